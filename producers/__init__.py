@@ -1,0 +1,1 @@
+"""What puts events in: the HTTP collector, files, the simulator, the catalog."""

@@ -1,0 +1,50 @@
+"""What could not be processed, why, and where it came from (the shape of Snowplow's bad rows)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from schemas.events import Instant
+
+PAYLOAD_BYTES_MAX = 64 * 1024  # enough to repair any event the collector would take; more is cut and said so
+
+# undecodable: not JSON or not the right types. unprocessable: well formed, but cannot be folded.
+# dropped: a row a data set adapter leaves out on purpose. late: older than what can still be told from a duplicate.
+Kind = Literal["undecodable", "unprocessable", "too_large", "dropped", "sink_rejected"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """One complaint: where in the input, which rule, in words."""
+
+    path: str
+    keyword: str
+    message: str
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    timestamp: Instant
+    messages: tuple[Message, ...]
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True):
+    """`topic` is a Kafka topic, or the name of a file or endpoint when the input never reached one."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """`dead_letter_id` is derived from source and payload, so that reading twice gives one row."""
+
+    dead_letter_id: str
+    tenant: str
+    kind: Kind
+    failure: Failure
+    payload: bytes  # base64 in JSON
+    payload_bytes: int  # before it was cut
+    source: Source
+    attempts: int = 1
+    first_seen: Instant

@@ -1,0 +1,65 @@
+"""What the personalize worker says: recommendations and churn alerts, as JSON with CloudEvents headers."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Literal
+
+import msgspec
+
+from schemas.events import Instant
+
+
+class Reason(msgspec.Struct, frozen=True, kw_only=True):
+    """A past event's share in a score; shares of one item sum to at most 1."""
+
+    event_id: str
+    item_id: str
+    share: float
+
+
+class RecommendedItem(msgspec.Struct, frozen=True, kw_only=True):
+    item_id: str
+    score: float
+    source: str  # the part of the blend that contributed most: model, personal, rules, popularity, pinned
+    reasons: tuple[Reason, ...] = ()
+
+
+class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+    """`degraded` is null, or names the shortcut that was taken: explanations, cached_vector, counts_only, no_history."""
+
+    recommendation_id: str
+    tenant: str
+    user_id: str
+    items: tuple[RecommendedItem, ...]
+    as_of_event_id: str
+    as_of_ts: Instant
+    model_version: str
+    degraded: str | None = None
+
+
+class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):
+    """`probability` is P(no return within `horizon_days`) at `as_of_ts`; `interval` a 90% interval of it."""
+
+    alert_id: str
+    tenant: str
+    user_id: str
+    state: Literal["raised", "cleared"]
+    probability: float
+    horizon_days: int
+    interval: tuple[float, float]
+    reasons: tuple[str, ...]
+    last_event_ts: Instant
+    as_of_ts: Instant
+    model_version: str
+
+
+def output_id(kind: str, *parts: str) -> str:
+    """An id derived from what it stands for, so that a replay emits the same one.
+
+    >>> output_id("recommendation", "shop", "m-1", "v1") == output_id("recommendation", "shop", "m-1", "v1")
+    True
+    >>> len(output_id("alert", "shop", "u1"))
+    32
+    """
+    return hashlib.blake2b("\x1f".join((kind, *parts)).encode(), digest_size=16).hexdigest()

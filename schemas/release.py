@@ -1,0 +1,45 @@
+"""A released bundle of models: the manifest inside it and the announcement on the models topic."""
+
+from __future__ import annotations
+
+import msgspec
+
+from schemas.events import Instant
+
+FORMAT_VERSION = 1
+
+
+class FileEntry(msgspec.Struct, frozen=True, kw_only=True):
+    sha256: str
+    bytes: int
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """`manifest.json` of a bundle. `files` names every other file; one that is not named is not read."""
+
+    format_version: int
+    model_version: str  # sortable: UTC time and a content hash, 20261124T050000Z-1a2b3c4d
+    parent: str | None
+    created_at: Instant
+    feature_version: int  # must equal stream.core.featurize.FEATURE_VERSION of the worker
+    text_space: str  # id of the text encoder whose item vectors the bundle expects
+    text_dim: int
+    dim: int  # of user vectors and adapted item vectors
+    events_max: int  # length of the user encoder's input
+    blend: dict[str, float]  # weights of the parts of the score, see stream.core.recommend
+    counts: dict[str, float]  # half-lives and bounds of the live counts, see stream.core.counts
+    churn: dict[str, float]  # raise_at, clear_at, horizon_days, see stream.core.churn
+    data_from: Instant
+    data_to: Instant
+    metrics: dict[str, float]
+    files: dict[str, FileEntry]
+
+
+class ModelRelease(msgspec.Struct, frozen=True, kw_only=True):
+    """On `clickwake.models.v1` under key `current`: the bundle every worker should run."""
+
+    model_version: str
+    uri: str  # where the bundle is; relative to the registry unless it names a scheme
+    manifest_sha256: str
+    released_at: Instant
+    reason: str = ""

@@ -1,0 +1,73 @@
+"""The topic table: the one place that says which topics exist, how they are keyed, kept and cut up.
+
+The admin client creates them from here (`clickwake topics`); Faust declares nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+DAY_MS = 86_400_000
+FOREVER_MS = -1
+
+
+class Topic(msgspec.Struct, frozen=True, kw_only=True):
+    """`by_user` topics share the partition count, so that one worker owns a user in all of them."""
+
+    entity: str
+    version: int = 1
+    key: str
+    by_user: bool = False
+    partitions: int = 1  # for topics that are not by_user
+    cleanup: Literal["delete", "compact"] = "delete"
+    retention_ms: int = 7 * DAY_MS
+    message_bytes_max: int = 1_048_576
+    why: str
+
+    def name(self, prefix: str) -> str:
+        """
+        >>> EVENTS.name("clickwake")
+        'clickwake.events.v1'
+        """
+        return f"{prefix}.{self.entity}.v{self.version}"
+
+    def config(self, segment_ms: int = DAY_MS, delete_retention_ms: int = DAY_MS) -> dict[str, str]:
+        """Topic configuration for the admin client. LogAppendTime always: event time travels in the payload only,
+        because the broker deletes by record time and refuses records from the future with their whole batch."""
+        config = {
+            "cleanup.policy": self.cleanup,
+            "message.timestamp.type": "LogAppendTime",
+            "max.message.bytes": str(self.message_bytes_max),
+            "segment.ms": str(segment_ms),
+        }
+        if self.cleanup == "compact":
+            config["max.compaction.lag.ms"] = str(DAY_MS)
+            config["delete.retention.ms"] = str(delete_retention_ms)
+            config["min.cleanable.dirty.ratio"] = "0.1"
+        else:
+            config["retention.ms"] = str(self.retention_ms)
+        return config
+
+
+EVENTS = Topic(entity="events", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
+               why="every accepted event; long enough to rebuild the sink after a lost ClickHouse")
+IDENTITY = Topic(entity="identity", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
+                 why="claims of anonymous histories and the answers to them")
+ITEMS = Topic(entity="items", key="tenant/item", partitions=4, cleanup="compact", why="the catalog")
+ITEM_VECTORS = Topic(entity="item-vectors", key="space/tenant/item", partitions=4, cleanup="compact",
+                     why="encoded once in the fleet, read by everybody")
+ITEM_COUNTS = Topic(entity="item-counts", key="partition/tenant/item", partitions=4, cleanup="compact",
+                    why="absolute totals a partition owner publishes; readers sum over partitions")
+RECOMMENDATIONS = Topic(entity="recommendations", key="tenant/user", by_user=True, why="outputs")
+CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
+DEAD_LETTERS = Topic(entity="dead-letters", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
+                     message_bytes_max=2 * 1_048_576, why="inputs that could not be processed, with the reason")
+ERASURES = Topic(entity="erasures", key="tenant/user", by_user=True, cleanup="compact", why="users to forget")
+MODELS = Topic(entity="models", key="current", cleanup="compact", why="the released bundle")
+STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact",
+              message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
+
+TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, CHURN_ALERTS, DEAD_LETTERS, ERASURES,
+          MODELS, STATE)

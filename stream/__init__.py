@@ -1,0 +1,1 @@
+"""What happens to an event: a pure core, the ports it needs, and the adapters behind them."""

@@ -1,0 +1,126 @@
+"""One typed tree of settings; nothing else reads the environment.
+
+Every field can be set as `CLICKWAKE_<SECTION>__<FIELD>`, for example `CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS`.
+Unknown names are refused, so a typing error does not pass silently. `clickwake up` writes what it started to
+`<home>/local.env`; it is read when it is there, and the environment wins over it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Kafka(Section):
+    bootstrap_servers: str = "127.0.0.1:9092"
+    topic_prefix: str = Field("clickwake", pattern=r"^[a-zA-Z0-9._-]+$")
+    partitions: int = Field(4, ge=1, description="partitions of every user topic; part of the contract once there is data")
+    replication_factor: int = Field(1, ge=1)
+    min_insync_replicas: int = Field(1, ge=1)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ssl_cafile: Path | None = None
+
+    @model_validator(mode="after")
+    def _sasl_needs_a_user(self) -> Self:
+        if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
+            raise ValueError("CLICKWAKE_KAFKA__SASL_USERNAME and __SASL_PASSWORD must be set when SECURITY_PROTOCOL is SASL_*")
+        return self
+
+
+class ClickHouse(Section):
+    host: str = "127.0.0.1"
+    port: int = 8123
+    user: str = "default"
+    password: SecretStr = SecretStr("")
+    database: str = "clickwake"
+    secure: bool = False
+
+
+class Models(Section):
+    registry: str = Field("", description="folder or fsspec URL of the releases; default <home>/models")
+
+
+class Collector(Section):
+    host: str = "127.0.0.1"
+    port: int = 8080
+    write_keys: dict[str, SecretStr] = Field(
+        default_factory=lambda: {"demo": SecretStr("demo-write-key")},
+        description="tenant → write key; set your own before listening beyond loopback",
+    )
+    event_bytes_max: int = 32 * 1024
+    batch_bytes_max: int = 500 * 1024
+    batch_events_max: int = 500
+    ack_timeout_ms: int = 10_000
+    cors_origins: tuple[str, ...] = ("*",)
+
+
+class Personalize(Section):
+    flush_interval_ms: int = Field(250, ge=10, description="state is written and input acknowledged this often")
+    batch_records_max: int = Field(2_000, ge=1, description="records of one partition in one batch")
+    recommend_interval_ms: int = Field(5_000, ge=0, description="a user's recommendations are renewed at most this often")
+    recommend_top_n: int = Field(10, ge=1, le=100)
+    category_cap: int = Field(3, ge=1, description="items of one category among the recommended")
+    lateness_max_ms: int = Field(2 * 86_400_000, description="live events older than the partition's clock by more are late")
+    skew_max_ms: int = Field(300_000, description="a live event may be ahead of the broker's clock by this much")
+    encode_users_max: int = Field(256, ge=1, description="users encoded in one ONNX call")
+    cached_states_max: int = Field(50_000, ge=1, description="decoded user states kept in memory, per partition")
+    onnx_threads: int = Field(1, ge=1)
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/personalize-*.json")
+
+
+class Sink(Section):
+    batch_rows_max: int = Field(20_000, ge=1)
+    flush_interval_ms: int = Field(250, ge=10)
+    metrics_port: int = 0
+
+
+class Training(Section):
+    every: str | None = Field(None, description="release interval of `clickwake train --every`, e.g. 6h")
+    seed: int = 7
+    text_model: Path | None = Field(None, description="folder of a Hugging Face BERT; default: MiniLM from its package")
+
+
+class Settings(BaseSettings):
+    """`home` holds everything a local installation writes: broker, engine, state, models, logs."""
+
+    model_config = SettingsConfigDict(env_prefix="CLICKWAKE_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    home: Path = Path(".clickwake")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    kafka: Kafka = Kafka()
+    clickhouse: ClickHouse = ClickHouse()
+    models: Models = Models()
+    collector: Collector = Collector()
+    personalize: Personalize = Personalize()
+    sink: Sink = Sink()
+    training: Training = Training()
+
+    @property
+    def registry(self) -> str:
+        """Where releases are: `models.registry`, else a folder under `home`."""
+        return self.models.registry or str(self.home.absolute() / "models")
+
+    @property
+    def state_dir(self) -> Path:
+        return self.home / "state"
+
+
+def load() -> Settings:
+    """The settings of this process: environment first, then `<home>/local.env` as `clickwake up` left it.
+
+    Raises pydantic's `ValidationError`, which names the field and the variable's value.
+    """
+    home = Path(os.environ.get("CLICKWAKE_HOME", ".clickwake"))
+    local_env = home / "local.env"
+    return Settings(_env_file=local_env if local_env.exists() else None)  # type: ignore[call-arg]  # pydantic-settings' own argument
