@@ -34,7 +34,7 @@ class Kafka(Section):
     @model_validator(mode="after")
     def _sasl_needs_a_user(self) -> Self:
         if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
-            raise ValueError("CLICKWAKE_KAFKA__SASL_USERNAME and __SASL_PASSWORD must be set when SECURITY_PROTOCOL is SASL_*")
+            raise ValueError("SECURITY_PROTOCOL SASL_* needs CLICKWAKE_KAFKA__SASL_USERNAME and __SASL_PASSWORD")
         return self
 
 
