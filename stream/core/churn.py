@@ -1,0 +1,96 @@
+"""Churn as survival: how likely a user who has been silent for s days stays silent for another H days.
+
+The model gives log S at fixed silences from one call at the user's last event; everything after that is closed form, so
+the moment at which mere silence crosses the threshold is known in advance. Between the edges log S is linear
+(piecewise-constant hazard), beyond the last edge the last hazard goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.core.state import DAY_MS, Alert
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+EDGES_DAYS = np.array([0, 1, 2, 4, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180], dtype=np.float64)
+SILENCE_DAYS_MAX = 365.0  # nobody is alerted later than this after the last event
+
+
+class ChurnPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Thresholds with hysteresis, from the manifest. `calib_*`: p' = sigmoid(calib_a · logit(p) + calib_b)."""
+
+    horizon_days: float = 14.0
+    raise_at: float = 0.8
+    clear_at: float = 0.5
+    cooldown_days: float = 3.0
+    calib_a: float = 1.0
+    calib_b: float = 0.0
+    interval_logit: float = 0.5  # half width of the 90% interval on the logit scale, from the calibration fold
+
+    @classmethod
+    def from_manifest(cls, values: dict[str, float]) -> ChurnPolicy:
+        return msgspec.convert(values, cls)
+
+
+def log_survival_at(log_survival: FloatArray, days: FloatArray | float) -> FloatArray:
+    """log S at any silence. log_survival (E,) at EDGES_DAYS; days scalar or (K,).
+
+    >>> curve = -0.1 * EDGES_DAYS
+    >>> round(float(log_survival_at(curve, 200.0)), 6)
+    -20.0
+    """
+    days = np.asarray(days, dtype=np.float64)
+    inside = np.interp(days, EDGES_DAYS, log_survival)
+    slope = (log_survival[-1] - log_survival[-2]) / (EDGES_DAYS[-1] - EDGES_DAYS[-2])
+    beyond = log_survival[-1] + slope * (days - EDGES_DAYS[-1])
+    return np.where(days > EDGES_DAYS[-1], beyond, inside)
+
+
+def p_no_return(log_survival: FloatArray, silence_days: FloatArray | float, policy: ChurnPolicy) -> FloatArray:
+    """Calibrated P(no event within the horizon | silent for `silence_days` so far)."""
+    silence = np.asarray(silence_days, dtype=np.float64)
+    log_p = log_survival_at(log_survival, silence + policy.horizon_days) - log_survival_at(log_survival, silence)
+    p = np.clip(np.exp(log_p), 1e-6, 1 - 1e-6)
+    logit = policy.calib_a * np.log(p / (1 - p)) + policy.calib_b
+    return 1 / (1 + np.exp(-logit))
+
+
+def interval(p: float, policy: ChurnPolicy) -> tuple[float, float]:
+    """90% interval of a calibrated probability."""
+    logit = np.log(p / (1 - p))
+    low, high = (1 / (1 + np.exp(-(logit + side * policy.interval_logit))) for side in (-1, 1))
+    return float(low), float(high)
+
+
+_GRID_DAYS = np.concatenate([np.arange(0, 30, 0.25), np.arange(30, 120, 1.0), np.arange(120, SILENCE_DAYS_MAX + 1, 5.0)])
+
+
+def due_ms(log_survival: FloatArray, last_ts_ms: int, policy: ChurnPolicy) -> int:
+    """Event time at which silence alone reaches `raise_at`; 0 when it does not within SILENCE_DAYS_MAX.
+
+    >>> flat = np.zeros(len(EDGES_DAYS))  # never returns
+    >>> due_ms(flat, 1000, ChurnPolicy())
+    1000
+    """
+    reached = p_no_return(log_survival, _GRID_DAYS, policy) >= policy.raise_at
+    first = int(reached.argmax())
+    if not reached[first]:
+        return 0
+    return last_ts_ms + round(float(_GRID_DAYS[first]) * DAY_MS)
+
+
+def on_event(alert: Alert, p_now: float, ts_ms: int, policy: ChurnPolicy) -> Literal["clear", "none"]:
+    """After an event: clear a raised alert once the risk has fallen below `clear_at`."""
+    return "clear" if alert.raised and p_now < policy.clear_at else "none"
+
+
+def on_due(alert: Alert, due_ts_ms: int, clock_ms: int, policy: ChurnPolicy) -> bool:
+    """Whether an alert is to be raised now: due, not raised already, out of the cool-down after the last clearing."""
+    if due_ts_ms == 0 or due_ts_ms > clock_ms or alert.raised:
+        return False
+    return alert.cleared_ts_ms == 0 or clock_ms - alert.cleared_ts_ms >= policy.cooldown_days * DAY_MS

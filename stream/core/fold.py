@@ -1,0 +1,132 @@
+"""One event into one user's state: idempotent, and indifferent to order within the window of remembered ids."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_left, insort
+from enum import Enum
+
+from schemas import events as names
+from schemas.events import Event
+from stream.core.state import (
+    DAY_MS,
+    DAYS_MAX,
+    ITEM_STATS_MAX,
+    RING_TOUCHES_MAX,
+    SEEN_IDS_MAX,
+    ItemStat,
+    Kind,
+    Touch,
+    UserState,
+)
+
+KIND_OF_NAME = {
+    names.PRODUCT_VIEWED: Kind.VIEW,
+    names.PRODUCT_CLICKED: Kind.CLICK,
+    names.PRODUCT_ADDED: Kind.CART,
+    names.PRODUCT_REMOVED: Kind.UNCART,
+    names.PRODUCT_WISHLISTED: Kind.WISH,
+    names.ORDER_COMPLETED: Kind.ORDER,
+    names.ORDER_REFUNDED: Kind.REFUND,
+    names.PRODUCT_REVIEWED: Kind.REVIEW,
+    names.PRODUCT_SHARED: Kind.SHARE,
+}
+
+
+class Outcome(Enum):
+    """What became of an event; every input has exactly one."""
+
+    FOLDED = "folded"
+    DUPLICATE = "duplicate"
+    LATE = "late"
+
+
+def id_hash(message_id: str) -> int:
+    """63-bit hash of an event id, the same on every machine."""
+    return int.from_bytes(hashlib.blake2b(message_id.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def touches(event: Event) -> list[Touch]:
+    """The item touches of an event: one a product line, none for events without an item."""
+    properties = event.properties
+    kind = KIND_OF_NAME.get(event.event or "", Kind.OTHER)
+    ts_ms = event.ts_ms
+    if properties.products:
+        if kind == Kind.OTHER:
+            return []  # lists that were merely shown (Product List Viewed) are exposure, not interest
+        return [
+            Touch(ts_ms, event.message_id, line.product_id, kind, (line.price or 0.0) * (line.quantity or 1.0))
+            for line in properties.products
+        ]
+    if properties.product_id is None:
+        return []
+    value = (properties.price or 0.0) * (properties.quantity or 1.0)
+    return [Touch(ts_ms, event.message_id, properties.product_id, kind, value)]
+
+
+def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) -> tuple[Outcome, list[Touch]]:
+    """Fold `event` into `state` in place; return what became of it and the touches it added.
+
+    `clock_ms` is the partition's clock; a live event older than it by more than `lateness_max_ms` is late. Import and
+    repair are never late against the clock, but an event from before the remembered ids is: it may have been folded.
+    """
+    ts_ms = event.ts_ms
+    hashed = id_hash(event.message_id)
+    if hashed in state.seen:
+        return Outcome.DUPLICATE, []
+    if ts_ms <= state.seen_horizon_ms or (event.lane == "live" and clock_ms - ts_ms > lateness_max_ms):
+        return Outcome.LATE, []
+    _remember(state, hashed, ts_ms)
+    added = touches(event)
+    for touch in added:
+        insort(state.ring, touch, key=Touch.order)
+        _count(state, touch)
+    if len(state.ring) > RING_TOUCHES_MAX:
+        del state.ring[: len(state.ring) - RING_TOUCHES_MAX]
+    _advance(state, event, ts_ms, added)
+    return Outcome.FOLDED, added
+
+
+def _remember(state: UserState, hashed: int, ts_ms: int) -> None:
+    state.seen[hashed] = ts_ms
+    while len(state.seen) > SEEN_IDS_MAX:
+        oldest = min(state.seen.values())
+        if oldest == max(state.seen.values()):
+            return  # one long basket: kept whole until time moves on
+        state.seen = {known: at for known, at in state.seen.items() if at > oldest}
+        state.seen_horizon_ms = max(state.seen_horizon_ms, oldest)
+
+
+def _count(state: UserState, touch: Touch) -> None:
+    stat = state.items.get(touch.item_id)
+    if stat is None:
+        stat = state.items[touch.item_id] = ItemStat()
+    stat.touches += 1
+    stat.last_ts_ms = max(stat.last_ts_ms, touch.ts_ms)
+    if touch.kind == Kind.ORDER:
+        stat.orders += 1
+        stat.last_order_ts_ms = max(stat.last_order_ts_ms, touch.ts_ms)
+    if len(state.items) > ITEM_STATS_MAX:
+        del state.items[min(state.items, key=lambda item: (state.items[item].last_ts_ms, item))]
+
+
+def _advance(state: UserState, event: Event, ts_ms: int, added: list[Touch]) -> None:
+    state.events += 1
+    state.first_ts_ms = ts_ms if state.first_ts_ms == 0 else min(state.first_ts_ms, ts_ms)
+    if (ts_ms, event.message_id) > (state.last_ts_ms, state.last_event_id):
+        state.last_ts_ms, state.last_event_id = ts_ms, event.message_id
+    day = ts_ms // DAY_MS
+    _add_day(state.days, day)
+    if event.event == names.ORDER_COMPLETED:
+        state.orders += 1
+        state.revenue += event.properties.revenue or sum(touch.value for touch in added)
+        _add_day(state.order_days, day)
+
+
+def _add_day(days: list[int], day: int) -> None:
+    at = bisect_left(days, day)
+    if at < len(days) and days[at] == day:
+        return
+    days.insert(at, day)
+    if len(days) > DAYS_MAX:
+        del days[0]

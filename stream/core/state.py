@@ -1,0 +1,122 @@
+"""What is kept of one user: raw recent events and exact counters, never a running vector.
+
+Everything derived (features, vectors, due times) is recomputed from this by pure functions, so training, which replays
+history through the same fold, cannot see anything that serving does not.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+STATE_VERSION = 1
+RING_TOUCHES_MAX = 64  # the user encoder reads 50; the rest is room for merging a linked history
+ITEM_STATS_MAX = 160  # personal repeat frequency; beyond this the item touched longest ago is forgotten
+SEEN_IDS_MAX = 128  # event-id hashes for duplicates; whole groups of one time are evicted, see `seen`
+DAYS_MAX = 64  # distinct active days kept for gap statistics
+DAY_MS = 86_400_000
+
+
+class Kind(IntEnum):
+    """What a user did to an item. The numbers are inputs of the user encoder: never renumber, only append."""
+
+    PAD = 0
+    VIEW = 1
+    CLICK = 2
+    CART = 3
+    UNCART = 4
+    WISH = 5
+    ORDER = 6
+    REFUND = 7
+    REVIEW = 8
+    SHARE = 9
+    OTHER = 10
+
+
+KINDS = len(Kind)
+
+
+class Touch(msgspec.Struct, frozen=True, array_like=True):
+    """One event's effect on one item. Order in the ring is (ts_ms, event_id, item_id): total, so replay-proof."""
+
+    ts_ms: int
+    event_id: str
+    item_id: str
+    kind: int
+    value: float  # price × quantity where known, else 0
+
+    def order(self) -> tuple[int, str, str]:
+        return (self.ts_ms, self.event_id, self.item_id)
+
+
+class ItemStat(msgspec.Struct, array_like=True):
+    """A user's exact dealings with one item."""
+
+    touches: int = 0
+    orders: int = 0
+    last_ts_ms: int = 0
+    last_order_ts_ms: int = 0
+
+
+class Alert(msgspec.Struct, array_like=True):
+    """Churn alert state: what was said is state, when it will be said is derived."""
+
+    raised: bool = False
+    silenced: bool = False  # lapsed before live began: not announced, cleared without a word
+    raised_ts_ms: int = 0
+    cleared_ts_ms: int = 0
+    alert_event_id: str = ""  # last event folded when it was raised: part of the alert's id
+
+
+class UserState(msgspec.Struct, array_like=True):
+    """State of one user. Times are event times in ms since 1970.
+
+    `seen` maps event-id hash → ts. When it outgrows its bound, the oldest whole group of equal times is evicted and
+    `seen_horizon_ms` rises to that time: an event at or before the horizon cannot be told from a duplicate any more and
+    counts as late. Evicting whole groups keeps long baskets of one timestamp exact.
+    """
+
+    version: int = STATE_VERSION
+    ring: list[Touch] = []
+    items: dict[str, ItemStat] = {}
+    seen: dict[int, int] = {}
+    seen_horizon_ms: int = 0
+    first_ts_ms: int = 0
+    last_ts_ms: int = 0
+    last_event_id: str = ""
+    events: int = 0
+    orders: int = 0
+    revenue: float = 0.0
+    days: list[int] = []  # distinct active days since 1970, ascending, the last DAYS_MAX
+    order_days: list[int] = []
+    alert: Alert = msgspec.field(default_factory=Alert)
+    recommended_ts_ms: int = 0
+    due_ts_ms: int = 0  # when silence alone crosses the churn threshold; 0: never
+    linked: dict[str, list[Touch]] = {}  # anonymous id → its ring, as last answered; replaced whole, so repeatable
+    claims: list[tuple[int, str]] = []  # on an anonymous state: (claimed up to ts, user), ascending
+    claimed: dict[str, int] = {}  # on a known state: anonymous id → latest event time both ids were seen together
+
+    def history(self) -> list[Touch]:
+        """Own ring and linked rings in total order, at most RING_TOUCHES_MAX, oldest first."""
+        if not self.linked:
+            return self.ring
+        merged = {touch.order(): touch for ring in (*self.linked.values(), self.ring) for touch in ring}
+        return [merged[order] for order in sorted(merged)][-RING_TOUCHES_MAX:]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(UserState)
+
+
+def encode(state: UserState) -> bytes:
+    """
+    >>> decode(encode(UserState(events=3))).events
+    3
+    """
+    return _encoder.encode(state)
+
+
+def decode(data: bytes) -> UserState:
+    """Inverse of `encode`; raises msgspec.ValidationError for bytes that no version wrote."""
+    return _decoder.decode(data)
