@@ -1,0 +1,120 @@
+"""Counts kept live: recent popularity and sequence rules with decay. No learning, updated by every event.
+
+Each partition keeps absolute totals of its own events an item and publishes them with the input offset they stand for;
+a reader sums over partitions. Weights decay by half-lives; since all weights of one kind decay alike, a weight is kept
+at its own reference time and only ratios matter when ranking. Sequence rules: Ludewig & Jannach, "Evaluation of
+session-based recommendation algorithms" (2018), section 3.1: a step of distance k adds 1/k.
+"""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from stream.core.state import DAY_MS, Kind, Touch
+
+SUCCESSORS_MAX = 40  # per item and partition; the weakest is dropped when a stronger one needs the room
+_WEIGHT = {
+    Kind.VIEW: 1.0, Kind.CLICK: 1.0, Kind.CART: 3.0, Kind.WISH: 2.0, Kind.ORDER: 5.0, Kind.REVIEW: 1.0,
+    Kind.SHARE: 2.0, Kind.OTHER: 0.5,
+}  # fmt: skip
+
+
+class CountsPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters of the live counts, from the manifest."""
+
+    popularity_half_life_days: float = 14.0
+    rules_half_life_days: float = 60.0
+    rules_window: int = 5  # how many earlier touches a touch is a successor of
+    rules_age_days_max: float = 30.0  # … if they are not older than this
+
+    @classmethod
+    def from_manifest(cls, values: dict[str, float]) -> CountsPolicy:
+        return msgspec.convert(values, cls, strict=False)
+
+
+class ItemCount(msgspec.Struct, array_like=True):
+    """Totals of one item from one partition's events up to and including `offset`."""
+
+    popularity: float = 0.0  # at ts_ms
+    ts_ms: int = 0
+    successors: dict[str, float] = {}  # at rules_ts_ms
+    rules_ts_ms: int = 0
+    offset: int = -1
+
+
+def add_popularity(count: ItemCount, touch: Touch, policy: CountsPolicy) -> None:
+    """Add a touch's weight, decayed to the later of the two times; commutes over touches."""
+    weight = _WEIGHT.get(Kind(touch.kind), 0.0)
+    count.popularity, count.ts_ms = _add(
+        count.popularity, count.ts_ms, weight, touch.ts_ms, policy.popularity_half_life_days
+    )
+
+
+def add_successor(count: ItemCount, successor: str, weight: float, ts_ms: int, policy: CountsPolicy) -> None:
+    """Strengthen the rule item → successor, keeping the SUCCESSORS_MAX strongest."""
+    later = max(count.rules_ts_ms, ts_ms)
+    if later > count.rules_ts_ms and count.successors:
+        factor = _decay(later - count.rules_ts_ms, policy.rules_half_life_days)
+        count.successors = {item: value * factor for item, value in count.successors.items()}
+    count.rules_ts_ms = later
+    count.successors[successor] = count.successors.get(successor, 0.0) + weight * _decay(
+        later - ts_ms, policy.rules_half_life_days
+    )
+    if len(count.successors) > SUCCESSORS_MAX:
+        del count.successors[min(count.successors, key=lambda item: (count.successors[item], item))]
+
+
+def rule_steps(ring: list[Touch], touch: Touch, policy: CountsPolicy) -> list[tuple[str, float]]:
+    """(earlier item, 1/k) for the distinct items touched before `touch` in a user's ring, nearest first."""
+    steps: list[tuple[str, float]] = []
+    seen = {touch.item_id}
+    order = touch.order()
+    oldest = touch.ts_ms - policy.rules_age_days_max * DAY_MS
+    for earlier in reversed(ring):
+        if earlier.order() >= order or earlier.item_id in seen:
+            continue
+        if earlier.ts_ms < oldest or len(steps) == policy.rules_window:
+            break
+        seen.add(earlier.item_id)
+        steps.append((earlier.item_id, 1.0 / (len(steps) + 1)))
+    return steps
+
+
+def _add(value: float, at_ms: int, weight: float, ts_ms: int, half_life_days: float) -> tuple[float, int]:
+    later = max(at_ms, ts_ms)
+    total = value * _decay(later - at_ms, half_life_days) + weight * _decay(later - ts_ms, half_life_days)
+    return total, later
+
+
+def _decay(elapsed_ms: float, half_life_days: float) -> float:
+    return math.exp2(-elapsed_ms / (half_life_days * DAY_MS))
+
+
+class PartitionCounts:
+    """One partition owner's totals; the caller publishes `dirty` and clears it once they are acknowledged."""
+
+    def __init__(self, policy: CountsPolicy, counts: dict[str, ItemCount] | None = None) -> None:
+        self.policy = policy
+        self.counts: dict[str, ItemCount] = counts if counts is not None else {}
+        self.dirty: set[str] = set()
+
+    def observe(self, tenant: str, touch: Touch, ring: list[Touch], offset: int, published: dict[str, int]) -> None:
+        """Count one folded touch. An item whose published totals already stand for `offset` or later is skipped:
+        after a crash between publishing counts and writing user state, the same events are folded again."""
+        key = f"{tenant}/{touch.item_id}"
+        if published.get(key, -1) < offset:
+            add_popularity(self._of(key, offset), touch, self.policy)
+        for earlier, weight in rule_steps(ring, touch, self.policy):
+            key = f"{tenant}/{earlier}"
+            if published.get(key, -1) < offset:
+                add_successor(self._of(key, offset), touch.item_id, weight, touch.ts_ms, self.policy)
+
+    def _of(self, key: str, offset: int) -> ItemCount:
+        count = self.counts.get(key)
+        if count is None:
+            count = self.counts[key] = ItemCount()
+        count.offset = max(count.offset, offset)
+        self.dirty.add(key)
+        return count
