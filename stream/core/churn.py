@@ -57,7 +57,8 @@ def p_no_return(log_survival: FloatArray, silence_days: FloatArray | float, poli
     log_p = log_survival_at(log_survival, silence + policy.horizon_days) - log_survival_at(log_survival, silence)
     p = np.clip(np.exp(log_p), 1e-6, 1 - 1e-6)
     logit = policy.calib_a * np.log(p / (1 - p)) + policy.calib_b
-    return 1 / (1 + np.exp(-logit))
+    calibrated: FloatArray = 1 / (1 + np.exp(-logit))
+    return calibrated
 
 
 def interval(p: float, policy: ChurnPolicy) -> tuple[float, float]:

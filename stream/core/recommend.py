@@ -73,7 +73,7 @@ def score(
     if users is not None and n:
         model = np.float32(blend.model) * (users @ index.matrix.T)
     personal = np.zeros((size, n), dtype=np.float32)
-    for at, (state, one, now) in enumerate(zip(states, sequences, now_ms, strict=True)):
+    for at, (state, now) in enumerate(zip(states, now_ms, strict=True)):
         for item_id, stat in state.items.items():
             row = index.row_of.get(item_id)
             if row is not None:
@@ -167,9 +167,9 @@ def explain(
     last_of = {item_id: position for position, item_id in enumerate(one.item_ids)}
     items = []
     for column, row in enumerate(rows):
-        position = last_of.get(index.ids[row])
-        if position is not None:
-            by_event[position, column] += parts.personal[at, row]
+        last = last_of.get(index.ids[row])
+        if last is not None:
+            by_event[last, column] += parts.personal[at, row]
         items.append(_explained(row, at, parts, by_event[:, column], one, index))
     return tuple(items)
 

@@ -1,0 +1,93 @@
+"""Raw bytes to an event or the reason why not. Total: any bytes give a value, never an exception."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from schemas.dead_letter import Kind, Message
+from schemas.events import EVENT_BYTES_MAX, Event
+
+OLDEST_MS = 946_684_800_000  # 2000-01-01: earlier is a broken clock, and ClickHouse's partitions start there
+TENANT_SEPARATOR = "/"
+
+
+class Ok(msgspec.Struct, frozen=True):
+    event: Event
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """Goes to the dead letters."""
+
+    kind: Kind
+    messages: tuple[Message, ...]
+
+
+class Drop(msgspec.Struct, frozen=True):
+    """Left out on purpose and only counted."""
+
+    reason: str
+
+
+Decoded = Ok | Reject | Drop
+
+_decoder = msgspec.json.Decoder(Event)
+_PATH = re.compile(r" - at `\$?\.?([^`]*)`")
+
+
+def decode(raw: bytes | None, append_ms: int, skew_max_ms: int) -> Decoded:
+    """Decode and check one record; `append_ms` is the broker's time for it.
+
+    >>> decode(b"{", 0, 0).messages[0].keyword
+    'json'
+    """
+    if raw is None:
+        return Drop("tombstone")
+    if len(raw) > 2 * EVENT_BYTES_MAX:  # the collector refuses above EVENT_BYTES_MAX; twice leaves room for its stamps
+        text = f"{len(raw)} bytes, at most {2 * EVENT_BYTES_MAX}"
+        return Reject("too_large", (Message(path="", keyword="maxBytes", message=text),))
+    try:
+        event = _decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        return Reject("undecodable", (message_of(error),))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Reject("undecodable", (Message(path="", keyword="json", message=str(error)),))
+    return _check(event, append_ms, skew_max_ms)
+
+
+def _check(event: Event, append_ms: int, skew_max_ms: int) -> Decoded:
+    def reject(path: str, keyword: str, text: str) -> Reject:
+        return Reject("unprocessable", (Message(path=path, keyword=keyword, message=text),))
+
+    if not event.user:
+        return reject("userId", "required", "neither userId nor anonymousId is given")
+    if TENANT_SEPARATOR in event.tenant:
+        return reject("tenant", "pattern", f"'{TENANT_SEPARATOR}' separates tenant and user in keys")
+    ts_ms = event.ts_ms
+    if ts_ms < OLDEST_MS:
+        return reject("timestamp", "minimum", f"{event.timestamp.isoformat()} is before 2000-01-01")
+    if ts_ms > append_ms + skew_max_ms:
+        ahead_s = (ts_ms - append_ms) // 1000
+        return reject("timestamp", "maximum", f"{event.timestamp.isoformat()} is {ahead_s} s ahead of the broker's clock")
+    consent = event.context.consent
+    if consent is not None and consent.personalization is False:
+        return Drop("no_consent")
+    return Ok(event)
+
+
+def message_of(error: msgspec.ValidationError) -> Message:
+    """Path, rule and words of a validation error.
+
+    >>> try: msgspec.json.decode(b'{"messageId": 1}', type=Event)
+    ... except msgspec.ValidationError as error: message_of(error).path
+    'messageId'
+    """
+    text = str(error)
+    found = _PATH.search(text)
+    if found:
+        return Message(path=found.group(1), keyword="type", message=_PATH.sub("", text))
+    missing = re.search(r"missing required field `([^`]*)`", text)
+    if missing:
+        return Message(path=missing.group(1), keyword="required", message=text)
+    return Message(path="", keyword="type", message=text)

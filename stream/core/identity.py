@@ -1,0 +1,76 @@
+"""Joining an anonymous history to a known user, although their keys live on different partitions.
+
+The user's partition sends a Claim to the anonymous id's partition; that owner answers with the part of its ring that
+belongs to the user, and again for every straggler. The user keeps it as a sub-history, replaced whole, so a repeated
+answer changes nothing. One anonymous id with two users (a shared device) is split by time: events up to a user's last
+claim, and after the claims of the others before it, are that user's. Two known ids are never joined.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from stream.core.state import Touch, UserState
+
+CLAIMS_MAX = 16  # users of one shared device remembered; more is a kiosk, whose history belongs to nobody
+
+
+class Claim(msgspec.Struct, frozen=True, tag="claim", array_like=True):
+    """`user` was seen together with `anonymous` at `ts_ms`. Keyed by the anonymous id."""
+
+    tenant: str
+    anonymous: str
+    user: str
+    ts_ms: int
+    lane: Literal["live", "import", "repair"] = "live"
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
+    """The anonymous history that belongs to `user`, oldest first. Keyed by the user."""
+
+    tenant: str
+    anonymous: str
+    user: str
+    ring: tuple[Touch, ...]
+
+
+Message = Claim | Answer
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(Message).decode
+
+
+def note_claim(state: UserState, claim: Claim) -> bool:
+    """Record a claim on the anonymous state; False when it says nothing new."""
+    known = {user: ts for ts, user in state.claims}
+    if known.get(claim.user, -1) >= claim.ts_ms:
+        return False
+    known[claim.user] = claim.ts_ms
+    state.claims = sorted((ts, user) for user, ts in known.items())[-CLAIMS_MAX:]
+    return True
+
+
+def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
+    """What each claiming user is owed now.
+
+    >>> ring = [Touch(ts, f"m{ts}", "i", 1, 0.0) for ts in (1, 5, 9)]
+    >>> [(a.user, [t.ts_ms for t in a.ring]) for a in answers(UserState(ring=ring, claims=[(5, "u"), (9, "v")]), "t", "x")]
+    [('u', [1, 5]), ('v', [9])]
+    """
+    result = []
+    after = -1
+    for ts_ms, user in state.claims:
+        ring = tuple(touch for touch in state.ring if after < touch.ts_ms <= ts_ms)
+        result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring))
+        after = ts_ms
+    return result
+
+
+def link(state: UserState, answer: Answer) -> bool:
+    """Put an answer into the known user's state; False when it changes nothing."""
+    ring = list(answer.ring)
+    if state.linked.get(answer.anonymous) == ring:
+        return False
+    state.linked[answer.anonymous] = ring
+    return True

@@ -1,0 +1,45 @@
+"""What the stream needs of the world outside. Each port has a real adapter and a fake in the tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+from schemas.release import Manifest
+from stream.core.featurize import Float32
+
+
+class Clock(Protocol):
+    """Wall time, used only to carry a partition's clock through silence."""
+
+    def now_ms(self) -> int: ...
+
+
+class Models(Protocol):
+    """A verified bundle, ready to run. Calls are synchronous and may take tens of milliseconds."""
+
+    manifest: Manifest
+
+    def adapt(self, text_vectors: Float32, item_ids: list[str]) -> Float32:
+        """(N, T) text vectors (zeros where there is no text) → (N, D) item vectors in the model's space."""
+        ...
+
+    def encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, Float32]:
+        """Inputs of `featurize.batch` → user vectors (B, D), event weights (B, L)."""
+        ...
+
+    def survival(self, features: Float32) -> Float32:
+        """(B, F) churn features → (B, E) log survival at `churn.EDGES_DAYS`."""
+        ...
+
+
+class Store(Protocol):
+    """One partition's state on local disk."""
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]: ...
+
+    def write(self, puts: dict[bytes, bytes | None], changelog_offset: int) -> None:
+        """All or nothing, with the changelog offset the values stand for."""
+        ...
