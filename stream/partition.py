@@ -1,0 +1,159 @@
+"""One partition of the personalize worker: its clock, its users' states, and the protocol that loses nothing.
+
+A batch, then an interval of batches:
+
+1. take the raw records of one poll;
+2. decode each: an event, a dead letter with the reason, or a counted drop;
+3. fold events into an overlay of the states in memory, in log order; encode the users that are due;
+4. decide: recommendations, churn alerts raised or cleared, claims and answers of identities;
+5. send these outputs and dead letters, await the broker's acknowledgement;
+   — batches repeat 1 to 5 until the interval closes —
+6. write the interval: live counts to their topic, changed states and then the partition's own record to the changelog,
+   each acknowledged by the broker, then one atomic RocksDB write of the same values with the changelog's offset;
+7. acknowledge the input.
+
+A crash after 1–4 leaves nothing behind. After 5: the input is read again, the outputs are sent again with the same ids.
+Within 6: counts carry the offset they stand for and skip what they already counted; states already written know the
+event ids; the partition's record comes last, so it never claims more than was written. Between changelog and RocksDB:
+recovery reads the changelog's tail. After 6, before 7: every record is at or below the recorded offset and is skipped.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, OrderedDict
+
+import msgspec
+
+from stream.core import state as states
+from stream.core.counts import PartitionCounts
+from stream.core.state import UserState
+from stream.ports import Store
+
+META_KEY = b"#meta"  # no user key starts with '#': the tenant is never empty
+DUE_PREFIX = b"#due/"
+_DUE_BYTES = 8
+
+
+class Meta(msgspec.Struct, array_like=True):
+    """The partition's own record: what its state stands for."""
+
+    offsets: dict[str, tuple[str, int]] = {}  # input topic → (topic id, last folded offset)
+    clock_ms: int = 0
+    live_since_ms: int = 0  # 0 until the first live event
+
+
+_meta_decoder = msgspec.msgpack.Decoder(Meta)
+
+
+def pack(state: UserState) -> bytes:
+    """A state as stored: 8 bytes of due time, so that timers are rebuilt without decoding, then the state."""
+    return state.due_ts_ms.to_bytes(_DUE_BYTES, "big") + states.encode(state)
+
+
+def unpack(data: bytes) -> UserState:
+    """Inverse of `pack`."""
+    return states.decode(data[_DUE_BYTES:])
+
+
+def due_of(data: bytes) -> int:
+    """Due time of a packed state."""
+    return int.from_bytes(data[:_DUE_BYTES], "big")
+
+
+class PartitionState:
+    """States of one partition: an overlay of changed ones over a cache over the store, and the churn timers."""
+
+    def __init__(self, partition: int, store: Store, counts: PartitionCounts, cached_max: int) -> None:
+        self.partition = partition
+        self.store = store
+        self.counts = counts
+        self.published = {key: count.offset for key, count in counts.counts.items()}
+        raw = store.get_many([META_KEY])[0]
+        self.meta = _meta_decoder.decode(raw) if raw else Meta()
+        self.dirty: dict[bytes, UserState] = {}
+        self._cache: OrderedDict[bytes, UserState] = OrderedDict()
+        self._cached_max = cached_max
+        self._stored_due: dict[bytes, int] = {}
+        self._timers: list[tuple[int, bytes]] = []
+        self.outcomes: Counter[str] = Counter()
+
+    def load_timers(self, entries: list[tuple[bytes, int]]) -> None:
+        """Set the churn timers from (user key, due time) pairs, as the store's small due records hold them."""
+        self._stored_due = dict(entries)
+        self._timers = [(due, key) for key, due in entries]
+        heapq.heapify(self._timers)
+
+    def load(self, keys: list[bytes]) -> None:
+        """Bring states into the cache with one read of the store."""
+        missing = [key for key in dict.fromkeys(keys) if key not in self.dirty and key not in self._cache]
+        for key, raw in zip(missing, self.store.get_many(missing), strict=True):
+            self._cache[key] = unpack(raw) if raw else UserState()
+        while len(self._cache) > self._cached_max + len(keys):
+            self._cache.popitem(last=False)
+
+    def read(self, key: bytes) -> UserState:
+        """A state for reading; whoever changes it must take it by `change`."""
+        found = self.dirty.get(key) or self._cache.get(key)
+        if found is None:
+            self.load([key])
+            found = self._cache[key]
+        return found
+
+    def change(self, key: bytes) -> UserState:
+        """A state to be changed in place; it is written when the interval closes."""
+        state = self.read(key)
+        self.dirty[key] = state
+        return state
+
+    def advance_clock(self, ts_ms: int) -> None:
+        self.meta.clock_ms = max(self.meta.clock_ms, ts_ms)
+
+    def set_due(self, key: bytes, due_ms: int) -> None:
+        """Set or clear (0) a user's churn timer; older entries for the user become void."""
+        state = self.change(key)
+        if state.due_ts_ms != due_ms:
+            state.due_ts_ms = due_ms
+            if due_ms:
+                heapq.heappush(self._timers, (due_ms, key))
+
+    def pop_due(self, clock_ms: int, limit: int) -> list[bytes]:
+        """Keys of users whose timer has come, at most `limit`; void entries are skipped."""
+        due: list[bytes] = []
+        while self._timers and self._timers[0][0] <= clock_ms and len(due) < limit:
+            at, key = heapq.heappop(self._timers)
+            if self.read(key).due_ts_ms == at:
+                due.append(key)
+        return due
+
+    def already_folded(self, topic: str, topic_id: str, offset: int) -> bool:
+        """Whether the state already stands for this record. A recreated topic has another id and starts anew."""
+        known = self.meta.offsets.get(topic)
+        return known is not None and known[0] == topic_id and offset <= known[1]
+
+    def mark_folded(self, topic: str, topic_id: str, offset: int) -> None:
+        self.meta.offsets[topic] = (topic_id, offset)
+
+    def frozen(self) -> tuple[list[tuple[bytes, bytes | None]], dict[bytes, bytes | None]]:
+        """What closing the interval writes: changelog records in order (partition record last), and the store's puts."""
+        log: list[tuple[bytes, bytes | None]] = [(key, pack(state)) for key, state in self.dirty.items()]
+        log.append((META_KEY, msgspec.msgpack.encode(self.meta)))
+        puts: dict[bytes, bytes | None] = dict(log)
+        for key, state in self.dirty.items():
+            if self._stored_due.get(key, 0) != state.due_ts_ms:
+                puts[DUE_PREFIX + key] = state.due_ts_ms.to_bytes(_DUE_BYTES, "big") if state.due_ts_ms else None
+        return log, puts
+
+    def written(self) -> None:
+        """The interval is durable: the overlay becomes the cache."""
+        for key, state in self.dirty.items():
+            if state.due_ts_ms:
+                self._stored_due[key] = state.due_ts_ms
+            else:
+                self._stored_due.pop(key, None)
+            self._cache[key] = state
+            self._cache.move_to_end(key)
+        self.dirty.clear()
+        while len(self._cache) > self._cached_max:
+            self._cache.popitem(last=False)
+

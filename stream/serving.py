@@ -1,0 +1,128 @@
+"""What a worker ranks with right now: one released bundle and, per tenant, the item index in that bundle's space.
+
+Vectors, counts and releases arrive from topics that every worker reads whole. Everything here happens on the event
+loop's thread between two batches, so a batch never sees half a release: it takes `current` once and keeps it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+
+from schemas.catalog import Item, ItemVector
+from stream.core.churn import ChurnPolicy
+from stream.core.counts import CountsPolicy, ItemCount
+from stream.core.featurize import Float32
+from stream.core.index import ItemIndex
+from stream.core.recommend import Blend
+from stream.ports import Models
+
+NO_MODEL = "none"
+ADAPT_ITEMS_MAX = 512  # items adapted in one call
+
+_item_vector = msgspec.msgpack.Decoder(ItemVector)
+_item_count = msgspec.msgpack.Decoder(ItemCount)
+
+
+class Serving:
+    """A bundle with its indexes; immutable in its bundle, growing in its items and counts."""
+
+    def __init__(self, models: Models | None) -> None:
+        self.models = models
+        manifest = models.manifest if models else None
+        self.version = manifest.model_version if manifest else NO_MODEL
+        self.space = manifest.text_space if manifest else ""
+        self.text_dim = manifest.text_dim if manifest else 0
+        self.dim = manifest.dim if manifest else 1
+        self.events_max = manifest.events_max if manifest else 50
+        self.counts_policy = CountsPolicy.from_manifest(manifest.counts) if manifest else CountsPolicy()
+        self.blend = Blend.from_manifest(manifest.blend) if manifest else Blend()
+        self.churn = ChurnPolicy.from_manifest(manifest.churn) if manifest else ChurnPolicy()
+        self.indexes: dict[str, ItemIndex] = {}
+
+    def index(self, tenant: str) -> ItemIndex:
+        """The tenant's index, empty at first."""
+        found = self.indexes.get(tenant)
+        if found is None:
+            found = self.indexes[tenant] = ItemIndex(self.dim, self.counts_policy)
+        return found
+
+    def put_items(self, entries: list[tuple[Item, Float32]]) -> None:
+        """Add items with their text vectors (T,), zeros where there is no text."""
+        for start in range(0, len(entries), ADAPT_ITEMS_MAX):
+            part = entries[start : start + ADAPT_ITEMS_MAX]
+            if self.models is None:
+                vectors = np.zeros((len(part), self.dim), dtype=np.float32)
+            else:
+                text = np.stack([vector for _, vector in part])  # (N, T)
+                vectors = self.models.adapt(text, [item.item_id for item, _ in part])  # (N, D)
+            for (item, _), vector in zip(part, vectors, strict=True):
+                self.index(item.tenant).put(item, vector)
+
+
+class ServingState:
+    """The raw contents of the topics, kept so that a release can be made ready beside the one that runs."""
+
+    def __init__(self) -> None:
+        self.current = Serving(None)
+        self.vectors: dict[tuple[str, str], dict[str, ItemVector]] = {}  # (tenant, item) → space → vector
+        self.counts: dict[tuple[str, str, int], ItemCount] = {}  # (tenant, item, partition)
+
+    def on_vector(self, key: bytes, value: bytes | None) -> tuple[Item, Float32] | None:
+        """One record of the item-vectors topic; returns what the current index is to be told, if anything."""
+        space, tenant, item_id = key.decode().split("/", 2)
+        if tenant.startswith("#"):
+            return None
+        spaces = self.vectors.setdefault((tenant, item_id), {})
+        if value is None:
+            spaces.pop(space, None)
+            if not spaces:
+                del self.vectors[tenant, item_id]
+                self.current.index(tenant).remove(item_id)
+            return None
+        vector = spaces[space] = _item_vector.decode(value)
+        if self.current.space and space != self.current.space:
+            return None
+        return vector.item, self._text_vector(vector, self.current)
+
+    def on_count(self, key: bytes, value: bytes | None) -> None:
+        """One record of the item-counts topic: absolute totals of one partition."""
+        partition, tenant, item_id = key.decode().split("/", 2)
+        if value is not None:
+            count = self.counts[tenant, item_id, int(partition)] = _item_count.decode(value)
+            self.current.index(tenant).set_counts(item_id, int(partition), count)
+
+    def counts_of(self, partition: int) -> dict[str, ItemCount]:
+        """An owner's own totals as published, `tenant/item` → totals: where it starts when a partition is assigned."""
+        return {
+            f"{tenant}/{item}": msgspec.msgpack.decode(msgspec.msgpack.encode(count), type=ItemCount)
+            for (tenant, item, owner), count in self.counts.items()
+            if owner == partition
+        }
+
+    def prepare(self, models: Models) -> Serving:
+        """A Serving for a bundle with all known items and counts; the caller swaps it in between two batches.
+
+        Raises ValueError when the catalog's vectors are of another dimension than the bundle expects.
+        """
+        serving = Serving(models)
+        entries = []
+        for spaces in self.vectors.values():
+            vector = spaces.get(serving.space)
+            if vector is not None:
+                entries.append((vector.item, self._text_vector(vector, serving)))
+        serving.put_items(entries)
+        for (tenant, item_id, partition), count in self.counts.items():
+            serving.index(tenant).set_counts(item_id, partition, count)
+        return serving
+
+    def _text_vector(self, vector: ItemVector, serving: Serving) -> Float32:
+        if not vector.vector or serving.models is None:
+            return np.zeros(serving.text_dim, dtype=np.float32)
+        values = np.frombuffer(vector.vector, dtype="<f4")
+        if len(values) != serving.text_dim:
+            raise ValueError(
+                f"item {vector.item.item_id} has {len(values)} dimensions in space {vector.space}, "
+                f"bundle {serving.version} expects {serving.text_dim}"
+            )
+        return values.astype(np.float32)
