@@ -25,6 +25,7 @@ from collections import Counter, OrderedDict
 
 import msgspec
 
+from schemas.events import Lane
 from stream.core import state as states
 from stream.core.counts import PartitionCounts
 from stream.core.state import UserState
@@ -76,7 +77,10 @@ class PartitionState:
         self._cached_max = cached_max
         self._stored_due: dict[bytes, int] = {}
         self._timers: list[tuple[int, bytes]] = []
+        self.unscheduled: dict[bytes, bool] = {}  # users whose due time is stale → whether a live event touched them
+        self.carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
+        self._written_meta = msgspec.msgpack.encode(self.meta)
 
     def load_timers(self, entries: list[tuple[bytes, int]]) -> None:
         """Set the churn timers from (user key, due time) pairs, as the store's small due records hold them."""
@@ -105,6 +109,14 @@ class PartitionState:
         state = self.read(key)
         self.dirty[key] = state
         return state
+
+    def touched(self, key: bytes, lane: Lane) -> None:
+        """A user's state changed by an event: to be written, and the churn timer to be set anew."""
+        self.change(key)
+        self.unscheduled[key] = self.unscheduled.get(key, False) or lane == "live"
+
+    def meta_changed(self) -> bool:
+        return msgspec.msgpack.encode(self.meta) != self._written_meta
 
     def advance_clock(self, ts_ms: int) -> None:
         self.meta.clock_ms = max(self.meta.clock_ms, ts_ms)
@@ -154,6 +166,7 @@ class PartitionState:
             self._cache[key] = state
             self._cache.move_to_end(key)
         self.dirty.clear()
+        self._written_meta = msgspec.msgpack.encode(self.meta)
         while len(self._cache) > self._cached_max:
             self._cache.popitem(last=False)
 

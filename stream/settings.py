@@ -71,6 +71,7 @@ class Personalize(Section):
     recommend_interval_ms: int = Field(5_000, ge=0, description="a user's recommendations are renewed at most this often")
     recommend_top_n: int = Field(10, ge=1, le=100)
     category_cap: int = Field(3, ge=1, description="items of one category among the recommended")
+    exclude: Literal["none", "bought", "seen"] = Field("bought", description="items of a user's past left out")
     lateness_max_ms: int = Field(2 * 86_400_000, description="live events older than the partition's clock by more are late")
     skew_max_ms: int = Field(300_000, description="a live event may be ahead of the broker's clock by this much")
     encode_users_max: int = Field(256, ge=1, description="users encoded in one ONNX call")

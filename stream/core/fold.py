@@ -112,6 +112,7 @@ def _count(state: UserState, touch: Touch) -> None:
 
 def _advance(state: UserState, event: Event, ts_ms: int, added: list[Touch]) -> None:
     state.events += 1
+    state.known = state.known or event.user_id is not None
     state.first_ts_ms = ts_ms if state.first_ts_ms == 0 else min(state.first_ts_ms, ts_ms)
     if (ts_ms, event.message_id) > (state.last_ts_ms, state.last_event_id):
         state.last_ts_ms, state.last_event_id = ts_ms, event.message_id

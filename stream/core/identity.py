@@ -8,12 +8,12 @@ claim, and after the claims of the others before it, are that user's. Two known 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
+from schemas.events import Event, Lane
 from stream.core.state import Touch, UserState
 
+CLAIM_INTERVAL_MS = 30 * 60_000  # an event with both ids renews the claim at most this often
 CLAIMS_MAX = 16  # users of one shared device remembered; more is a kiosk, whose history belongs to nobody
 
 
@@ -24,7 +24,7 @@ class Claim(msgspec.Struct, frozen=True, tag="claim", array_like=True):
     anonymous: str
     user: str
     ts_ms: int
-    lane: Literal["live", "import", "repair"] = "live"
+    lane: Lane = "live"
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
@@ -36,13 +36,32 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
     ring: tuple[Touch, ...]
 
 
+def claims_of(state: UserState, event: Event) -> list[Claim]:
+    """Claims an event gives rise to, noted in the known user's state so that they are not sent with every event."""
+    if event.user_id is None:
+        return []
+    result = []
+    for anonymous in {event.anonymous_id, event.previous_id} - {None, event.user_id}:
+        assert anonymous is not None
+        ts_ms = event.ts_ms
+        last = state.claimed.get(anonymous)
+        if last is None or ts_ms - last >= CLAIM_INTERVAL_MS:
+            state.claimed[anonymous] = ts_ms
+            result.append(Claim(tenant=event.tenant, anonymous=anonymous, user=event.user_id, ts_ms=ts_ms, lane=event.lane))
+    while len(state.claimed) > CLAIMS_MAX:
+        del state.claimed[min(state.claimed, key=lambda anonymous: (state.claimed[anonymous], anonymous))]
+    return sorted(result, key=lambda claim: claim.anonymous)
+
+
 Message = Claim | Answer
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode
 
 
 def note_claim(state: UserState, claim: Claim) -> bool:
-    """Record a claim on the anonymous state; False when it says nothing new."""
+    """Record a claim on the anonymous state; False when it says nothing new or the id is a known user's."""
+    if state.known:
+        return False
     known = {user: ts for ts, user in state.claims}
     if known.get(claim.user, -1) >= claim.ts_ms:
         return False

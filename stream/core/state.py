@@ -95,7 +95,8 @@ class UserState(msgspec.Struct, array_like=True):
     due_ts_ms: int = 0  # when silence alone crosses the churn threshold; 0: never
     linked: dict[str, list[Touch]] = {}  # anonymous id → its ring, as last answered; replaced whole, so repeatable
     claims: list[tuple[int, str]] = []  # on an anonymous state: (claimed up to ts, user), ascending
-    claimed: dict[str, int] = {}  # on a known state: anonymous id → latest event time both ids were seen together
+    claimed: dict[str, int] = {}  # on a known state: anonymous id → event time of the last claim sent for it
+    known: bool = False  # an event named this id as userId: it is a person, never an anonymous history to be claimed
 
     def history(self) -> list[Touch]:
         """Own ring and linked rings in total order, at most RING_TOUCHES_MAX, oldest first."""

@@ -1,0 +1,138 @@
+"""Churn alerts in event time: timers that come due, alerts raised and cleared, and the silence before live began."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from schemas.outputs import ChurnAlert, output_id
+from stream.core import churn
+from stream.core.featurize import Float32, churn_features
+from stream.core.state import DAY_MS, Alert, UserState
+from stream.outbox import Outbox, utc
+from stream.partition import PartitionState
+from stream.serving import NO_MODEL, Serving
+
+if TYPE_CHECKING:
+    from stream.personalize import Runner
+
+DUE_USERS_MAX = 512  # users whose timers are handled in one model call
+
+
+class AlertDesk:
+    """Raises and clears. `run` takes model calls off the event loop."""
+
+    def __init__(self, run: Runner) -> None:
+        self.run = run
+
+    async def before_live_event(
+        self, part: PartitionState, serving: Serving, key: bytes, ts_ms: int, outbox: Outbox
+    ) -> None:
+        """Advance the clock; go live at the first live event; raise the user's own alert if it came due before now."""
+        if part.meta.live_since_ms == 0:
+            part.meta.live_since_ms = part.meta.clock_ms = ts_ms
+            self._silence_gap(part)
+        part.advance_clock(ts_ms)
+        state = part.read(key)
+        if 0 < state.due_ts_ms <= part.meta.clock_ms and key not in part.unscheduled:
+            await self._raise(part, serving, [key], outbox)
+
+    def _silence_gap(self, part: PartitionState) -> None:
+        """Users who lapsed before live began are not news: nobody knows whether they were silent in the gap."""
+        while keys := part.pop_due(part.meta.clock_ms, DUE_USERS_MAX):
+            for key in keys:
+                state = part.change(key)
+                state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
+                state.due_ts_ms = 0
+
+    async def raise_due(self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox) -> None:
+        """Raise every alert whose time has come, except for users with events not yet rescheduled."""
+        if part.meta.live_since_ms == 0:
+            return
+        while keys := part.pop_due(clock_ms, DUE_USERS_MAX):
+            await self._raise(part, serving, [key for key in keys if key not in part.unscheduled], outbox)
+
+    async def _raise(self, part: PartitionState, serving: Serving, keys: list[bytes], outbox: Outbox) -> None:
+        if not keys or serving.models is None:
+            return
+        curves = await self._curves(serving, [part.read(key) for key in keys])
+        for key, curve in zip(keys, curves, strict=True):
+            state = part.change(key)
+            due_ms = state.due_ts_ms
+            state.due_ts_ms = 0
+            if state.alert.raised:
+                continue
+            state.alert = Alert(raised=True, raised_ts_ms=due_ms, alert_event_id=state.last_event_id)
+            self._emit("raised", key, state, curve, due_ms, serving, outbox)
+            part.outcomes["alert_raised"] += 1
+
+    async def reschedule(self, part: PartitionState, serving: Serving, outbox: Outbox) -> None:
+        """New due times for users with new events; alerts cleared whose risk has fallen below `clear_at`."""
+        if serving.models is None:
+            return  # they stay unscheduled until there is a model
+        waiting = list(part.unscheduled.items())
+        for start in range(0, len(waiting), DUE_USERS_MAX):
+            some = waiting[start : start + DUE_USERS_MAX]
+            curves = await self._curves(serving, [part.read(key) for key, _ in some])
+            for (key, live), curve in zip(some, curves, strict=True):
+                self._reschedule_one(part, serving, key, live, curve, outbox)
+        part.unscheduled.clear()
+
+    def _reschedule_one(
+        self, part: PartitionState, serving: Serving, key: bytes, live: bool, curve: Float32, outbox: Outbox
+    ) -> None:
+        policy = serving.churn
+        state = part.change(key)
+        p_now = float(churn.p_no_return(curve, 0.0, policy))
+        if live and churn.on_event(state.alert, p_now, state.last_ts_ms, policy) == "clear":
+            if not state.alert.silenced:
+                self._emit("cleared", key, state, curve, state.last_ts_ms, serving, outbox)
+                part.outcomes["alert_cleared"] += 1
+            state.alert = Alert(cleared_ts_ms=state.last_ts_ms)
+        due_ms = churn.due_ms(curve, state.last_ts_ms, policy)
+        if due_ms and state.alert.cleared_ts_ms:
+            due_ms = max(due_ms, state.alert.cleared_ts_ms + round(policy.cooldown_days * DAY_MS))
+        if not live and part.meta.live_since_ms and 0 < due_ms <= part.meta.clock_ms:
+            state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
+            due_ms = 0
+        part.set_due(key, 0 if state.alert.raised else due_ms)
+
+    async def _curves(self, serving: Serving, states: list[UserState]) -> Float32:
+        """(B, E) log survival."""
+        assert serving.models is not None
+        features = np.stack([churn_features(state) for state in states])  # (B, F)
+        return await self.run(serving.models.survival, features)  # type: ignore[return-value]
+
+    def _emit(
+        self, what: str, key: bytes, state: UserState, curve: Float32, ts_ms: int, serving: Serving, outbox: Outbox
+    ) -> None:
+        tenant, user = key.decode().split("/", 1)
+        silence_days = max(0.0, (ts_ms - state.last_ts_ms) / DAY_MS)
+        p = float(churn.p_no_return(curve, silence_days, serving.churn))
+        alert = ChurnAlert(
+            alert_id=output_id("churn-alert", tenant, user, state.last_event_id, what),
+            tenant=tenant,
+            user_id=user,
+            state="raised" if what == "raised" else "cleared",
+            probability=round(p, 6),
+            horizon_days=round(serving.churn.horizon_days),
+            interval=churn.interval(p, serving.churn),
+            reasons=reasons(state, silence_days) if what == "raised" else ("came back",),
+            last_event_ts=utc(state.last_ts_ms),
+            as_of_ts=utc(ts_ms),
+            model_version=serving.version or NO_MODEL,
+        )
+        outbox.alert(alert, ts_ms)
+
+
+def reasons(state: UserState, silence_days: float) -> tuple[str, ...]:
+    """Why, in plain words: the silence against the user's own rhythm, and how much history there is.
+
+    >>> reasons(UserState(days=[1, 3, 5], orders=2), 9.0)
+    ('silent for 9.0 days, usually back after 2.0', '2 orders in 3 active days')
+    """
+    gaps = np.diff(state.days) if len(state.days) > 1 else None
+    rhythm = f"usually back after {float(np.median(gaps)):.1f}" if gaps is not None else "never came back before"
+    history = f"{state.orders} order{'s' * (state.orders != 1)} in {len(state.days)} active day{'s' * (len(state.days) != 1)}"
+    return (f"silent for {silence_days:.1f} days, {rhythm}", history)

@@ -1,0 +1,264 @@
+"""Events to decisions: the steps 2 to 6 of the protocol in `stream.partition`, for one batch and for one interval."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+
+from schemas import topics
+from schemas.dead_letter import Source
+from schemas.events import Event
+from schemas.events import key as user_key
+from schemas.outputs import Recommendation, output_id
+from schemas.topics import Topic
+from stream.alerts import AlertDesk
+from stream.core import fold, identity
+from stream.core.decode import Drop, Ok, Reject, decode, message_of
+from stream.core.featurize import batch, sequence
+from stream.core.fold import Outcome
+from stream.core.recommend import Rules, explain, rank, score
+from stream.core.state import UserState
+from stream.outbox import Outbox, Outputs, OutRecord, utc
+from stream.partition import PartitionState
+from stream.ports import Clock
+from stream.serving import Serving, ServingState
+from stream.settings import Personalize
+
+
+class Record(Protocol):
+    """One record as the broker keeps it."""
+
+    key: bytes | None
+    value: bytes | None
+    offset: int
+    timestamp: int  # the broker's append time, ms
+
+
+class Runner(Protocol):
+    """Runs a blocking model call off the event loop."""
+
+    async def __call__(self, call: Callable[..., object], *args: object) -> object: ...
+
+
+class Input(NamedTuple):
+    """Where a batch came from."""
+
+    topic: str
+    topic_id: str
+    entity: Topic
+
+
+class Personalizer:
+    """Stateless between batches but for what it is given; one for all partitions of a worker."""
+
+    def __init__(
+        self, settings: Personalize, serving: ServingState, outputs: Outputs, run: Runner, clock: Clock,
+        partition_of: Callable[[bytes], int],
+    ) -> None:  # fmt: skip
+        self.settings = settings
+        self.serving = serving
+        self.outputs = outputs
+        self.run = run
+        self.clock = clock
+        self.partition_of = partition_of
+        self.alerts = AlertDesk(run)
+        self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
+
+    async def process(self, part: PartitionState, source: Input, records: Sequence[Record]) -> None:
+        """Steps 2 to 5 for one batch of one input topic."""
+        serving = self.serving.current
+        outbox = Outbox()
+        if source.entity is topics.IDENTITY:
+            self._identities(part, source, records, outbox)
+            await self.send(outbox)
+            return
+        active: dict[bytes, Event] = {}
+        stragglers: dict[bytes, Event] = {}
+        for record, event in self._decode(part, source, records, outbox):
+            key = user_key(event.tenant, event.user)
+            if event.lane == "live":
+                await self.alerts.before_live_event(part, serving, key, event.ts_ms, outbox)
+            state = part.read(key)
+            outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
+            part.outcomes[outcome.value] += 1
+            if outcome is not Outcome.FOLDED:
+                continue
+            part.touched(key, event.lane)
+            for touch in added:
+                part.counts.observe(event.tenant, touch, state.ring, record.offset, part.published)
+            for claim in identity.claims_of(state, event):
+                outbox.claim(claim)
+            if state.claims:
+                stragglers[key] = event
+            if event.lane == "live":
+                active[key] = event
+        for key, event in stragglers.items():
+            for answer in identity.answers(part.read(key), event.tenant, event.user):
+                outbox.answer(answer)
+        backlog = len(records) >= self.settings.batch_records_max
+        await self._recommend(part, serving, active, outbox, explained=not backlog)
+        await self.alerts.raise_due(part, serving, part.meta.clock_ms, outbox)
+        await self.send(outbox)
+        part.mark_folded(source.topic, source.topic_id, records[-1].offset)
+
+    async def send(self, outbox: Outbox) -> None:
+        """Step 5: to the broker by the contract's partitioner, awaited."""
+        for topic, records in outbox.records.values():
+            by_partition: dict[int, list[OutRecord]] = {}
+            for record in records:
+                by_partition.setdefault(self.partition_of(record.key), []).append(record)
+            await self.outputs.send(topic, by_partition)
+
+    async def close_interval(self, part: PartitionState) -> None:
+        """Step 6: due times of everyone who was touched, then counts, changelog and store."""
+        outbox = Outbox()
+        await self.alerts.reschedule(part, self.serving.current, outbox)
+        await self.send(outbox)
+        await self._publish_counts(part)
+        if not part.dirty and not part.meta_changed():
+            return
+        log, puts = part.frozen()
+        records = [OutRecord(key, value, []) for key, value in log]
+        last = await self.outputs.send(topics.STATE, {part.partition: records})
+        part.store.write(puts, last[part.partition])
+        part.written()
+
+    async def tick(self, part: PartitionState, caught_up: bool) -> None:
+        """Carry the clock through silence, so that silence itself raises alerts. Only when nothing waits to be read:
+        otherwise the clock would run ahead of events that are already in the log."""
+        if not caught_up or part.meta.live_since_ms == 0:
+            part.carry_from_ms = self.clock.now_ms()
+            return
+        outbox = Outbox()
+        now_ms = self.clock.now_ms()
+        clock_ms = part.meta.clock_ms + max(0, now_ms - part.carry_from_ms)
+        await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
+        await self.send(outbox)
+
+    def _decode(
+        self, part: PartitionState, source: Input, records: Sequence[Record], outbox: Outbox
+    ) -> list[tuple[Record, Event]]:
+        """Step 2, and one read of the store for all users of the batch."""
+        events: list[tuple[Record, Event]] = []
+        keys: list[bytes] = []
+        for record in records:
+            if part.already_folded(source.topic, source.topic_id, record.offset):
+                part.outcomes["replayed"] += 1
+                continue
+            decoded = decode(record.value, record.timestamp, self.settings.skew_max_ms)
+            if isinstance(decoded, Ok):
+                key = user_key(decoded.event.tenant, decoded.event.user)
+                if self.partition_of(key) != part.partition:
+                    part.outcomes["dropped:misplaced"] += 1
+                    outbox.add(topics.EVENTS, key, record.value)
+                    continue
+                keys.append(key)
+                events.append((record, decoded.event))
+            elif isinstance(decoded, Reject):
+                self._reject(part, source, record, decoded, outbox)
+            else:
+                assert isinstance(decoded, Drop)
+                part.outcomes[f"dropped:{decoded.reason}"] += 1
+        part.load(keys)
+        return events
+
+    def _reject(self, part: PartitionState, source: Input, record: Record, reject: Reject, outbox: Outbox) -> None:
+        part.outcomes["rejected"] += 1
+        where = Source(topic=source.topic, partition=part.partition, offset=record.offset)
+        outbox.dead_letter(reject, record.value or b"", record.key, where, record.timestamp)
+
+    def _identities(self, part: PartitionState, source: Input, records: Sequence[Record], outbox: Outbox) -> None:
+        """Claims and answers; both are idempotent, so a second reading needs no protection."""
+        for record in records:
+            try:
+                message = identity.decode(record.value or b"")
+            except msgspec.ValidationError as error:
+                self._reject(part, source, record, Reject("undecodable", (message_of(error),)), outbox)
+                continue
+            except msgspec.DecodeError as error:
+                reject = Reject("undecodable", (message_of(msgspec.ValidationError(str(error))),))
+                self._reject(part, source, record, reject, outbox)
+                continue
+            if isinstance(message, identity.Claim):
+                key = user_key(message.tenant, message.anonymous)
+                if identity.note_claim(part.read(key), message):
+                    part.change(key)
+                for answer in identity.answers(part.read(key), message.tenant, message.anonymous):
+                    outbox.answer(answer)
+            else:
+                key = user_key(message.tenant, message.user)
+                if identity.link(part.read(key), message):
+                    part.change(key)
+        part.mark_folded(source.topic, source.topic_id, records[-1].offset)
+
+    async def _recommend(
+        self, part: PartitionState, serving: Serving, active: dict[bytes, Event], outbox: Outbox, explained: bool
+    ) -> None:
+        """Steps 3 and 4 for users of live events whose interval has passed."""
+        due: dict[str, list[tuple[UserState, Event]]] = {}
+        for key, event in active.items():
+            state = part.read(key)
+            if event.ts_ms - state.recommended_ts_ms >= self.settings.recommend_interval_ms:
+                state.recommended_ts_ms = event.ts_ms
+                due.setdefault(event.tenant, []).append((state, event))
+        for tenant, users in due.items():
+            for start in range(0, len(users), self.settings.encode_users_max):
+                await self._recommend_some(serving, tenant, users[start : start + self.settings.encode_users_max],
+                                           outbox, explained)  # fmt: skip
+        part.outcomes["recommended"] += sum(len(users) for users in due.values())
+
+    async def _recommend_some(
+        self, serving: Serving, tenant: str, users: list[tuple[UserState, Event]], outbox: Outbox, explained: bool
+    ) -> None:
+        index = serving.index(tenant)
+        if not len(index):
+            return
+        now = [event.ts_ms for _, event in users]
+        sequences = [
+            sequence(state, ts_ms, serving.events_max) for (state, _), ts_ms in zip(users, now, strict=True)
+        ]
+        vectors = weights = None
+        if serving.models is not None:
+            arrays = batch(sequences, index, now, serving.events_max)
+            vectors, weights = await self.run(serving.models.encode, arrays)  # type: ignore[misc]  # (B, D), (B, L)
+            vectors = np.where(arrays["mask"].any(axis=1)[:, None], vectors, 0)
+        states = [state for state, _ in users]
+        parts = score(vectors, states, sequences, index, serving.blend, now)
+        total = parts.total()
+        for at, (state, event) in enumerate(users):
+            rows = rank(total[at], state, index, self.rules)
+            one = sequences[at] if explained else sequences[at]._replace(item_ids=[], kinds=[], ts_ms=[], event_ids=[])
+            known = weights[at] if weights is not None else None
+            degraded = None if explained else "explanations"
+            if serving.models is None:
+                degraded = "counts_only"
+            elif not sequences[at].item_ids:
+                degraded = "no_history"
+            outbox.recommendation(
+                Recommendation(
+                    recommendation_id=output_id("recommendation", tenant, event.message_id, serving.version),
+                    tenant=tenant,
+                    user_id=event.user,
+                    items=explain(rows, at, parts, one, known, index, serving.blend),
+                    as_of_event_id=event.message_id,
+                    as_of_ts=utc(event.ts_ms),
+                    model_version=serving.version,
+                    degraded=degraded,
+                ),
+                event.ts_ms,
+            )
+
+    async def _publish_counts(self, part: PartitionState) -> None:
+        counts = part.counts
+        records: dict[int, list[OutRecord]] = {}
+        for key in sorted(counts.dirty):
+            full = f"{part.partition}/{key}".encode()
+            target = self.partition_of(full) % topics.ITEM_COUNTS.partitions
+            records.setdefault(target, []).append(OutRecord(full, msgspec.msgpack.encode(counts.counts[key]), []))
+        if records:
+            await self.outputs.send(topics.ITEM_COUNTS, records)
+            part.published.update((key, counts.counts[key].offset) for key in counts.dirty)
+            counts.dirty.clear()
