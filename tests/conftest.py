@@ -1,0 +1,62 @@
+"""One real broker and one embedded ClickHouse server a session, started when the first test asks for them.
+
+Tests share both: use `topic_prefix` for topics, and a database or tables of your own.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stream.settings import ClickHouse, Kafka, Settings
+
+
+@pytest.fixture(scope="session")
+def runtime_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clickwake")
+
+
+@pytest.fixture(scope="session")
+def kafka(runtime_home: Path) -> Iterator[str]:
+    """Bootstrap servers of a real Kafka broker."""
+    from clickwake import process
+    from clickwake.local_kafka import Broker
+
+    with Broker(runtime_home, port=process.free_port()) as broker:
+        yield broker.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def clickhouse(runtime_home: Path) -> Iterator[ClickHouse]:
+    """Settings of the embedded ClickHouse server; the database in them does not exist yet."""
+    from clickwake import process
+    from clickwake.local_clickhouse.launch import ClickHouseServer
+
+    with ClickHouseServer(runtime_home, port=process.free_port()) as server:
+        yield ClickHouse(port=server.port)
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix no other test uses."""
+    return f"t{uuid.uuid4().hex[:10]}"
+
+
+@pytest.fixture
+def settings(kafka: str, clickhouse: ClickHouse, topic_prefix: str, tmp_path: Path) -> Settings:
+    """Settings of one test: the shared servers, its own topics, database and home."""
+    return Settings(
+        home=tmp_path / "home",
+        kafka=Kafka(bootstrap_servers=kafka, topic_prefix=topic_prefix),
+        clickhouse=clickhouse.model_copy(update={"database": topic_prefix}),
+    )
+
+
+@pytest.fixture(scope="session")
+def data_sets() -> Path:
+    """Folder of the public data sets; tests that need one skip with the file's name when it is not there."""
+    return Path(os.environ.get("CLICKWAKE_TEST_DATA", str(Path(__file__).parents[2] / "shared" / "data")))
