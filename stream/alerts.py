@@ -11,7 +11,7 @@ from stream.core import churn
 from stream.core.featurize import Float32, churn_features
 from stream.core.state import DAY_MS, Alert, UserState
 from stream.outbox import Outbox, utc
-from stream.partition import PartitionState
+from stream.partition import Cause, PartitionState
 from stream.serving import NO_MODEL, Serving
 
 if TYPE_CHECKING:
@@ -75,17 +75,17 @@ class AlertDesk:
         for start in range(0, len(waiting), DUE_USERS_MAX):
             some = waiting[start : start + DUE_USERS_MAX]
             curves = await self._curves(serving, [part.read(key) for key, _ in some])
-            for (key, live), curve in zip(some, curves, strict=True):
-                self._reschedule_one(part, serving, key, live, curve, outbox)
+            for (key, cause), curve in zip(some, curves, strict=True):
+                self._reschedule_one(part, serving, key, cause, curve, outbox)
         part.unscheduled.clear()
 
     def _reschedule_one(
-        self, part: PartitionState, serving: Serving, key: bytes, live: bool, curve: Float32, outbox: Outbox
+        self, part: PartitionState, serving: Serving, key: bytes, cause: Cause, curve: Float32, outbox: Outbox
     ) -> None:
         policy = serving.churn
         state = part.change(key)
         p_now = float(churn.p_no_return(curve, 0.0, policy))
-        if live and churn.on_event(state.alert, p_now, state.last_ts_ms, policy) == "clear":
+        if cause == "live" and churn.on_event(state.alert, p_now, state.last_ts_ms, policy) == "clear":
             if not state.alert.silenced:
                 self._emit("cleared", key, state, curve, state.last_ts_ms, serving, outbox)
                 part.outcomes["alert_cleared"] += 1
@@ -93,16 +93,18 @@ class AlertDesk:
         due_ms = churn.due_ms(curve, state.last_ts_ms, policy)
         if due_ms and state.alert.cleared_ts_ms:
             due_ms = max(due_ms, state.alert.cleared_ts_ms + round(policy.cooldown_days * DAY_MS))
-        if not live and part.meta.live_since_ms and 0 < due_ms <= part.meta.clock_ms:
-            state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
-            due_ms = 0
+        if 0 < due_ms <= part.meta.clock_ms and part.meta.live_since_ms and cause != "live":
+            if cause == "import" or state.last_ts_ms < part.meta.live_since_ms:
+                state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
+            else:
+                due_ms = part.meta.clock_ms  # the new model would have said so earlier; it says so now
         part.set_due(key, 0 if state.alert.raised else due_ms)
 
     async def _curves(self, serving: Serving, states: list[UserState]) -> Float32:
         """(B, E) log survival."""
         assert serving.models is not None
         features = np.stack([churn_features(state) for state in states])  # (B, F)
-        return await self.run(serving.models.survival, features)  # type: ignore[return-value]
+        return await self.run(serving.models.survival, features)
 
     def _emit(
         self, what: str, key: bytes, state: UserState, curve: Float32, ts_ms: int, serving: Serving, outbox: Outbox
@@ -134,5 +136,11 @@ def reasons(state: UserState, silence_days: float) -> tuple[str, ...]:
     """
     gaps = np.diff(state.days) if len(state.days) > 1 else None
     rhythm = f"usually back after {float(np.median(gaps)):.1f}" if gaps is not None else "never came back before"
-    history = f"{state.orders} order{'s' * (state.orders != 1)} in {len(state.days)} active day{'s' * (len(state.days) != 1)}"
-    return (f"silent for {silence_days:.1f} days, {rhythm}", history)
+    return (
+        f"silent for {silence_days:.1f} days, {rhythm}",
+        f"{_plural(state.orders, 'order')} in {_plural(len(state.days), 'active day')}",
+    )
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, OrderedDict
+from typing import Literal
 
 import msgspec
 
@@ -34,6 +35,7 @@ from stream.ports import Store
 META_KEY = b"#meta"  # no user key starts with '#': the tenant is never empty
 DUE_PREFIX = b"#due/"
 _DUE_BYTES = 8
+Cause = Literal["live", "import", "model"]  # why a due time is stale; the strongest cause wins, live first
 
 
 class Meta(msgspec.Struct, array_like=True):
@@ -77,7 +79,7 @@ class PartitionState:
         self._cached_max = cached_max
         self._stored_due: dict[bytes, int] = {}
         self._timers: list[tuple[int, bytes]] = []
-        self.unscheduled: dict[bytes, bool] = {}  # users whose due time is stale → whether a live event touched them
+        self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
         self.carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
         self._written_meta = msgspec.msgpack.encode(self.meta)
@@ -113,7 +115,15 @@ class PartitionState:
     def touched(self, key: bytes, lane: Lane) -> None:
         """A user's state changed by an event: to be written, and the churn timer to be set anew."""
         self.change(key)
-        self.unscheduled[key] = self.unscheduled.get(key, False) or lane == "live"
+        if lane == "live":
+            self.unscheduled[key] = "live"
+        else:
+            self.unscheduled.setdefault(key, "import")
+
+    def refresh(self, keys: list[bytes]) -> None:
+        """A new model moves the due times of these users."""
+        for key in keys:
+            self.unscheduled.setdefault(key, "model")
 
     def meta_changed(self) -> bool:
         return msgspec.msgpack.encode(self.meta) != self._written_meta

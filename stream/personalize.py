@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
-import numpy as np
 
 from schemas import topics
 from schemas.dead_letter import Source
@@ -17,7 +16,7 @@ from schemas.topics import Topic
 from stream.alerts import AlertDesk
 from stream.core import fold, identity
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
-from stream.core.featurize import batch, sequence
+from stream.core.featurize import Float32, batch, sequence
 from stream.core.fold import Outcome
 from stream.core.recommend import Rules, explain, rank, score
 from stream.core.state import UserState
@@ -26,6 +25,8 @@ from stream.partition import PartitionState
 from stream.ports import Clock
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
+
+T = TypeVar("T")
 
 
 class Record(Protocol):
@@ -40,7 +41,7 @@ class Record(Protocol):
 class Runner(Protocol):
     """Runs a blocking model call off the event loop."""
 
-    async def __call__(self, call: Callable[..., object], *args: object) -> object: ...
+    async def __call__(self, call: Callable[..., T], *args: object) -> T: ...
 
 
 class Input(NamedTuple):
@@ -220,11 +221,13 @@ class Personalizer:
         sequences = [
             sequence(state, ts_ms, serving.events_max) for (state, _), ts_ms in zip(users, now, strict=True)
         ]
-        vectors = weights = None
+        vectors: Float32 | None = None
+        weights: Float32 | None = None
         if serving.models is not None:
             arrays = batch(sequences, index, now, serving.events_max)
-            vectors, weights = await self.run(serving.models.encode, arrays)  # type: ignore[misc]  # (B, D), (B, L)
-            vectors = np.where(arrays["mask"].any(axis=1)[:, None], vectors, 0)
+            vectors, weights = await self.run(serving.models.encode, arrays)  # (B, D), (B, L)
+            assert vectors is not None
+            vectors[~arrays["mask"].any(axis=1)] = 0  # nothing known of this user: the model has no say
         states = [state for state, _ in users]
         parts = score(vectors, states, sequences, index, serving.blend, now)
         total = parts.total()

@@ -1,0 +1,118 @@
+"""Fakes of the ports, small enough to be read at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from schemas.release import Manifest
+from schemas.topics import Topic
+from stream.core.churn import EDGES_DAYS
+from stream.outbox import OutRecord
+
+DAY_MS = 86_400_000
+T0_MS = 1_750_000_000_000
+
+
+class FakeRecord(NamedTuple):
+    key: bytes | None
+    value: bytes | None
+    offset: int
+    timestamp: int
+
+
+class FakeStore:
+    """A dict with the store's promises."""
+
+    def __init__(self) -> None:
+        self.values: dict[bytes, bytes] = {}
+        self.changelog_offset = -1
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        return [self.values.get(key) for key in keys]
+
+    def write(self, puts: dict[bytes, bytes | None], changelog_offset: int) -> None:
+        for key, value in puts.items():
+            if value is None:
+                self.values.pop(key, None)
+            else:
+                self.values[key] = value
+        self.changelog_offset = changelog_offset
+
+
+class FakeOutputs:
+    """Keeps what was sent; raises on the n-th send when told to, as a broker that went away."""
+
+    def __init__(self, fail_at: int | None = None) -> None:
+        self.sent: list[tuple[str, int, OutRecord]] = []
+        self.offsets: dict[tuple[str, int], int] = {}
+        self.sends = 0
+        self.fail_at = fail_at
+
+    async def send(self, topic: Topic, records: dict[int, list[OutRecord]]) -> dict[int, int]:
+        self.sends += 1
+        if self.sends == self.fail_at:
+            raise ConnectionError("fake broker is away")
+        last = {}
+        for partition, some in records.items():
+            for record in some:
+                self.sent.append((topic.entity, partition, record))
+                self.offsets[topic.entity, partition] = self.offsets.get((topic.entity, partition), -1) + 1
+            last[partition] = self.offsets[topic.entity, partition]
+        return last
+
+    def values(self, entity: str) -> list[Any]:
+        return [msgspec.json.decode(record.value or b"null") for topic, _, record in self.sent if topic == entity]
+
+
+class FakeClock:
+    def __init__(self, now_ms: int = T0_MS) -> None:
+        self.at_ms = now_ms
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+async def run_inline(call: Callable[..., Any], *args: object) -> Any:
+    return call(*args)
+
+
+class FakeModels:
+    """Mean of the item vectors, and one hazard for everybody."""
+
+    def __init__(self, hazard_per_day: float = 0.0, dim: int = 4) -> None:
+        self.hazard_per_day = hazard_per_day
+        moment = datetime(2025, 1, 1, tzinfo=UTC)
+        self.manifest = Manifest(
+            format_version=1, model_version="fake-1", parent=None, created_at=moment, feature_version=1, text_space="s",
+            text_dim=dim, dim=dim, events_max=50, blend={}, counts={},
+            churn={"horizon_days": 14.0, "raise_at": 0.8, "clear_at": 0.7}, data_from=moment, data_to=moment, metrics={}, files={},
+        )  # fmt: skip
+
+    def adapt(self, text_vectors: Any, item_ids: list[str]) -> Any:
+        return text_vectors
+
+    def encode(self, arrays: Mapping[str, Any]) -> Any:
+        mask = arrays["mask"].astype(np.float32)
+        weights = mask / np.maximum(mask.sum(axis=1, keepdims=True), 1)
+        return np.einsum("bl,bld->bd", weights, arrays["items"]), weights
+
+    def survival(self, features: Any) -> Any:
+        return np.tile((-self.hazard_per_day * EDGES_DAYS).astype(np.float32), (len(features), 1))
+
+
+def event(
+    user: str = "u", ts_ms: int = T0_MS, name: str = "Product Viewed", item: str | None = "i1", **more: Any
+) -> dict[str, Any]:
+    """A canonical event as a dict."""
+    result: dict[str, Any] = {
+        "messageId": more.pop("id", f"{user}-{ts_ms}-{item}"), "type": "track", "event": name, "tenant": "t", "userId": user,
+        "timestamp": datetime.fromtimestamp(ts_ms / 1000, tz=UTC).isoformat(),
+        "properties": {"product_id": item} if item else {},
+    }  # fmt: skip
+    result.update(more)
+    return {key: value for key, value in result.items() if value is not None}

@@ -1,0 +1,228 @@
+"""The protocol of a partition on fakes: what is said, what is written, and what a crash leaves behind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from schemas import topics
+from schemas.catalog import Item, ItemVector
+from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.partition import META_KEY, PartitionState, unpack
+from stream.personalize import Input, Personalizer
+from stream.serving import ServingState
+from stream.settings import Personalize
+from tests.support.fakes import DAY_MS, T0_MS, FakeClock, FakeModels, FakeOutputs, FakeRecord, FakeStore, event, run_inline
+
+EVENTS = Input("clickwake.events.v1", "topic-1", topics.EVENTS)
+IDENTITY = Input("clickwake.identity.v1", "topic-2", topics.IDENTITY)
+
+
+class Bench:
+    """One partition that owns every key, with its fakes."""
+
+    def __init__(self, models: FakeModels | None = None, store: FakeStore | None = None, **settings: Any) -> None:
+        self.store = store or FakeStore()
+        self.outputs = FakeOutputs()
+        self.clock = FakeClock()
+        self.serving = ServingState()
+        if models:
+            self.serving.current = self.serving.prepare(models)
+        self.personalizer = Personalizer(
+            Personalize(**settings), self.serving, self.outputs, run_inline, self.clock, lambda key: 0
+        )
+        self.part = PartitionState(0, self.store, PartitionCounts(CountsPolicy()), 100)
+        self.offset = -1
+
+    def items(self, count: int = 6, **marks: Any) -> None:
+        for n in range(count):
+            vector = np.zeros(4, dtype="<f4")
+            vector[n % 4] = 1.0
+            item = Item(item_id=f"i{n}", tenant="t", title=f"item {n}", category=f"c{n % 2}", **marks.get(f"i{n}", {}))
+            value = ItemVector(space="s", content_hash=str(n), vector=vector.tobytes(), item=item)
+            told = self.serving.on_vector(f"s/t/i{n}".encode(), msgspec.msgpack.encode(value))
+            assert told is not None
+            self.serving.current.put_items([told])
+
+    async def feed(self, *events: dict[str, Any] | bytes, source: Input = EVENTS) -> None:
+        records = []
+        for one in events:
+            self.offset += 1
+            value = one if isinstance(one, bytes) else msgspec.json.encode(one)
+            records.append(FakeRecord(b"t/u", value, self.offset, T0_MS + 400 * DAY_MS))
+        await self.personalizer.process(self.part, source, records)
+
+    async def close(self) -> None:
+        await self.personalizer.close_interval(self.part)
+
+
+async def test_a_live_event_gives_a_recommendation_with_its_reason() -> None:
+    bench = Bench(FakeModels())
+    bench.items()
+    await bench.feed(event(item="i1"))
+    (said,) = bench.outputs.values("recommendations")
+    assert said["as_of_event_id"] == "u-1750000000000-i1" and said["model_version"] == "fake-1"
+    assert said["items"][0]["item_id"] in {"i1", "i5"}  # the same vector
+    assert said["items"][0]["reasons"][0]["event_id"] == "u-1750000000000-i1"
+
+
+async def test_recommendations_keep_the_interval_and_the_catalog_rules() -> None:
+    bench = Bench(FakeModels(), recommend_interval_ms=5_000, category_cap=2)
+    bench.items(i0={"in_stock": False}, i2={"blocked": True}, i4={"pinned": True})
+    await bench.feed(event(item="i1"))
+    await bench.feed(event(item="i1", ts_ms=T0_MS + 4_999))
+    await bench.feed(event(item="i3", ts_ms=T0_MS + 5_000, name="Order Completed"))
+    first, second = bench.outputs.values("recommendations")
+    listed = [item["item_id"] for item in second["items"]]
+    assert listed[0] == "i4" and not {"i0", "i2", "i3"} & set(listed)
+    assert len([i for i in [item["item_id"] for item in first["items"]] if i in {"i1", "i3", "i5"}]) == 2
+
+
+async def test_without_a_model_counts_answer_and_say_so() -> None:
+    bench = Bench()
+    bench.items()
+    await bench.feed(event(item="i1"))
+    assert bench.outputs.values("recommendations")[0]["degraded"] == "counts_only"
+
+
+async def test_bad_records_become_dead_letters_and_neighbours_are_not_harmed() -> None:
+    bench = Bench(FakeModels())
+    bench.items()
+    await bench.feed(b"{", event(item="i1"), event(ts_ms=1), event(userId=None), event(properties={"product_id": 5}))
+    letters = bench.outputs.values("dead-letters")
+    assert [letter["failure"]["messages"][0]["path"] for letter in letters] == [
+        "",
+        "timestamp",
+        "userId",
+        "properties.product_id",
+    ]
+    assert bench.part.outcomes["rejected"] == 4 and bench.part.outcomes["folded"] == 1
+
+
+async def test_every_input_is_accounted_for() -> None:
+    bench = Bench(FakeModels())
+    twice = event(item="i1")
+    refused = event(item="i2", id="x", context={"consent": {"personalization": False}})
+    late = event(item="i3", ts_ms=T0_MS - 30 * DAY_MS)
+    await bench.feed(twice, twice, refused, late, b"null")
+    assert dict(bench.part.outcomes) == {
+        "folded": 1, "duplicate": 1, "dropped:no_consent": 1, "late": 1, "rejected": 1, "recommended": 1,
+    }  # fmt: skip
+
+
+async def test_a_crash_before_the_interval_closes_changes_nothing_and_replay_gives_the_same_ids() -> None:
+    bench = Bench(FakeModels())
+    bench.items()
+    inputs = [event(item=f"i{n % 5}", ts_ms=T0_MS + n * 10_000) for n in range(10)]
+    await bench.feed(*inputs)
+    before = {value["recommendation_id"] for value in bench.outputs.values("recommendations")}
+    assert bench.store.values == {}
+    again = Bench(FakeModels(), store=bench.store)
+    again.items()
+    await again.feed(*inputs)
+    await again.close()
+    assert {value["recommendation_id"] for value in again.outputs.values("recommendations")} == before
+    assert unpack(again.store.values[b"t/u"]).events == 10
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 3])
+async def test_a_crash_at_every_send_then_replay_equals_an_undisturbed_run(fail_at: int) -> None:
+    inputs = [event(user=f"u{n % 3}", item=f"i{n % 5}", ts_ms=T0_MS + n * 10_000) for n in range(30)]
+    undisturbed = Bench(FakeModels())
+    undisturbed.items()
+    await undisturbed.feed(*inputs)
+    await undisturbed.close()
+    crashed = Bench(FakeModels())
+    crashed.items()
+    crashed.outputs.fail_at = fail_at
+    with pytest.raises(ConnectionError):
+        await crashed.feed(*inputs)
+        await crashed.close()
+    again = Bench(FakeModels(), store=crashed.store)
+    for entity, _, record in crashed.outputs.sent:
+        if entity == "item-counts":
+            again.serving.on_count(record.key, record.value)
+    again.part = PartitionState(0, again.store, PartitionCounts(CountsPolicy(), again.serving.counts_of(0)), 100)
+    again.items()
+    await again.feed(*inputs)
+    await again.close()
+    assert again.store.values == undisturbed.store.values
+    assert again.part.counts.counts == undisturbed.part.counts.counts
+
+
+async def test_an_offset_already_folded_is_skipped_and_a_recreated_topic_is_not() -> None:
+    bench = Bench(FakeModels())
+    await bench.feed(event(item="i1"))
+    await bench.close()
+    bench.offset = -1
+    await bench.feed(event(item="i2"))
+    assert bench.part.outcomes["replayed"] == 1
+    bench.offset = -1
+    await bench.feed(event(item="i2"), source=Input(EVENTS.topic, "another-id", topics.EVENTS))
+    assert bench.part.outcomes["folded"] == 2
+
+
+async def test_silence_raises_an_alert_in_event_time_and_a_return_clears_it() -> None:
+    bench = Bench(FakeModels(hazard_per_day=0.02))  # P(no return in 14 days) = 0.756: never due …
+    await bench.feed(event())
+    await bench.close()
+    assert unpack(bench.store.values[b"t/u"]).due_ts_ms == 0
+    bench = Bench(FakeModels(hazard_per_day=0.01))  # … and 0.869: due at once
+    await bench.feed(event())
+    await bench.close()
+    await bench.feed(event(user="other", ts_ms=T0_MS + 60_000))
+    (raised,) = bench.outputs.values("churn-alerts")
+    assert raised["state"] == "raised" and raised["user_id"] == "u" and raised["interval"][0] < 0.869 < raised["interval"][1]
+    bench.serving.current.models = FakeModels(hazard_per_day=1.0)
+    await bench.feed(event(ts_ms=T0_MS + 120_000))
+    await bench.close()
+    assert [alert["state"] for alert in bench.outputs.values("churn-alerts")] == ["raised", "cleared"]
+
+
+async def test_silence_of_the_whole_partition_raises_by_the_wall_clock_only_when_caught_up() -> None:
+    bench = Bench(FakeModels(hazard_per_day=0.01))
+    await bench.feed(event())
+    await bench.close()
+    await bench.personalizer.tick(bench.part, caught_up=False)
+    bench.clock.at_ms += 1_000
+    assert bench.outputs.values("churn-alerts") == []
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    assert [alert["state"] for alert in bench.outputs.values("churn-alerts")] == ["raised"]
+
+
+async def test_importing_history_then_going_live_raises_nothing_and_calls_nothing_late() -> None:
+    bench = Bench(FakeModels(hazard_per_day=0.01))
+    history = [event(user=f"u{n}", ts_ms=T0_MS - (300 - n) * DAY_MS, lane="import") for n in range(200)]
+    await bench.feed(*history)
+    await bench.close()
+    await bench.feed(event(user="now", ts_ms=T0_MS))
+    await bench.close()
+    assert bench.outputs.values("churn-alerts") == []
+    assert bench.outputs.values("recommendations") == []  # no items: nothing to say
+    assert bench.part.outcomes["late"] == 0 and bench.part.outcomes["folded"] == 201
+
+
+async def test_identify_joins_an_anonymous_history_once_and_for_stragglers() -> None:
+    bench = Bench(FakeModels())
+    await bench.feed(event(user="a", userId=None, anonymousId="a", item="i1"))
+    await bench.feed(event(anonymousId="a", item=None, type="identify", event=None, ts_ms=T0_MS + 1_000))
+    for _ in range(2):  # the second time nothing changes
+        sent = [record.value for entity, _, record in bench.outputs.sent if entity == "identity" and record.value]
+        await bench.feed(*sent, source=IDENTITY)
+    assert [touch.item_id for touch in bench.part.read(b"t/u").history()] == ["i1"]
+    bench.outputs.sent.clear()
+    await bench.feed(event(user="a", userId=None, anonymousId="a", item="i2", ts_ms=T0_MS + 500))
+    sent = [record.value for entity, _, record in bench.outputs.sent if entity == "identity" and record.value]
+    await bench.feed(*sent, source=IDENTITY)
+    assert [touch.item_id for touch in bench.part.read(b"t/u").history()] == ["i1", "i2"]
+
+
+async def test_the_partition_record_is_the_last_of_the_changelog() -> None:
+    bench = Bench(FakeModels())
+    await bench.feed(event(user="u1"), event(user="u2"))
+    await bench.close()
+    log = [record.key for entity, _, record in bench.outputs.sent if entity == "personalize-state"]
+    assert log[-1] == META_KEY and set(log[:-1]) == {b"t/u1", b"t/u2"}
