@@ -90,7 +90,8 @@ class FakeModels:
         self.manifest = Manifest(
             format_version=1, model_version="fake-1", parent=None, created_at=moment, feature_version=1, text_space="s",
             text_dim=dim, dim=dim, events_max=50, blend={}, counts={},
-            churn={"horizon_days": 14.0, "raise_at": 0.8, "clear_at": 0.7}, data_from=moment, data_to=moment, metrics={}, files={},
+            churn={"horizon_days": 14.0, "raise_at": 0.8, "clear_at": 0.7}, data_from=moment, data_to=moment,
+            metrics={}, files={},
         )  # fmt: skip
 
     def adapt(self, text_vectors: Any, item_ids: list[str]) -> Any:

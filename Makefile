@@ -1,0 +1,47 @@
+# Two commands: `make demo` and `make test`. Each makes .venv from hash-pinned lock files, then runs.
+PYTHON ?= python3.11
+ifeq ($(shell command -v $(PYTHON) 2>/dev/null),)
+PYTHON := python3
+endif
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+TORCH_BACKEND ?=
+UV_FLAGS := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND),--require-hashes)
+
+.PHONY: demo test check lint types locks clean
+
+demo: $(VENV)/.dev
+	$(BIN)/clickwake demo $(if $(KEEP),--keep) $(if $(DATASET),--dataset $(DATASET) --data $(DATA))
+
+test: check
+	$(BIN)/pytest
+
+check: lint types
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+# uv is fetched by pip from the index the machine is set up for; everything else by uv, each file checked by hash.
+$(VENV)/.dev: requirements-dev.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip install --python $(BIN)/python $(UV_FLAGS) -r requirements-dev.lock
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps -e .
+	touch $@
+
+COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-header --no-annotate --quiet
+
+locks:
+	$(COMPILE) --extra local -o requirements.lock > /dev/null
+	$(COMPILE) --extra local --extra train -o requirements-train.lock > /dev/null
+	$(COMPILE) --extra local --extra train --extra dev -o requirements-dev.lock > /dev/null
+
+clean:
+	-$(BIN)/clickwake down
+	rm -rf .clickwake
