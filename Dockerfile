@@ -1,0 +1,29 @@
+# One image for the workers and the collector (no torch), one for training. Build: docker build --target workers .
+FROM python:3.11-slim AS base
+ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CLICKWAKE_HOME=/var/lib/clickwake
+RUN groupadd --system --gid 10001 clickwake \
+ && useradd --system --uid 10001 --gid clickwake --home-dir /var/lib/clickwake --create-home clickwake
+WORKDIR /app
+
+FROM base AS workers
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+RUN pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY schemas schemas
+COPY stream stream
+COPY producers producers
+COPY workers workers
+COPY clickwake clickwake
+COPY training/__init__.py training/__init__.py
+RUN pip install --no-cache-dir --no-deps .
+USER clickwake
+VOLUME /var/lib/clickwake
+CMD ["clickwake", "--help"]
+
+FROM base AS training
+COPY requirements-train.lock pyproject.toml README.md LICENSE ./
+RUN pip install --no-cache-dir --require-hashes -r requirements-train.lock
+COPY . .
+RUN pip install --no-cache-dir --no-deps .
+USER clickwake
+VOLUME /var/lib/clickwake
+CMD ["python", "-m", "training.schedule", "--every", "6h"]
