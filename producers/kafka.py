@@ -58,7 +58,7 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     if kafka.ssl_cafile is not None:
         options["ssl_cafile"] = str(kafka.ssl_cafile)
     if kafka.security_protocol.startswith("SASL"):
-        assert kafka.sasl_password is not None  # noqa: S105 - the settings tree refuses SASL without one
+        assert kafka.sasl_password is not None, "the settings tree refuses SASL without a password"
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
         options["sasl_plain_password"] = kafka.sasl_password.get_secret_value()
