@@ -1,0 +1,146 @@
+"""The partitions this worker owns: opened on assignment, closed before they are taken away, flushed by a timer.
+
+One lock a partition serialises batches, ticks and interval closings; different partitions do not wait for each other's
+disk or broker round trips except in the agent's own loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NamedTuple
+
+import structlog
+
+from stream.partition import DUE_PREFIX, META_KEY, PartitionState, due_of
+from stream.personalize import Input, Personalizer
+
+log = structlog.get_logger()
+REFRESH_USERS_MAX = 500  # users a tick whose due times are moved to a new model
+
+
+class Opened(NamedTuple):
+    """What opening a partition yields: its state, and how to let go of its store."""
+
+    state: PartitionState
+    close: Callable[[], None]
+    user_keys: Callable[[], Iterable[bytes]]
+
+
+class Owned:
+    """One partition while it is ours."""
+
+    def __init__(self, partition: int, opening: asyncio.Task[Opened]) -> None:
+        self.partition = partition
+        self.opening = opening
+        self.lock = asyncio.Lock()
+        self.open_batches: list[Any] = []
+        self.refreshing: Iterable[bytes] | None = None
+        self.model_version = ""
+
+
+class Fleet:
+    """All partitions of this worker. `opener` recovers a partition's state; `source_of` names a batch's input."""
+
+    def __init__(
+        self,
+        personalizer: Personalizer,
+        opener: Callable[[int], Awaitable[Opened]],
+        source_of: Callable[[str], Awaitable[Input]],
+        caught_up: Callable[[int], bool],
+        may_write: Callable[[], bool],
+        flush_interval_ms: int,
+        on_closed: Callable[[PartitionState, float], None] = lambda state, seconds: None,
+    ) -> None:  # fmt: skip
+        self.personalizer = personalizer
+        self.opener = opener
+        self.source_of = source_of
+        self.caught_up = caught_up
+        self.may_write = may_write
+        self.flush_interval_ms = flush_interval_ms
+        self.on_closed = on_closed
+        self.owned: dict[int, Owned] = {}
+
+    async def assigned(self, partitions: set[int]) -> None:
+        """Start opening partitions that are new to us; batches wait for it, other partitions do not."""
+        for partition in sorted(partitions - self.owned.keys()):
+            task = asyncio.ensure_future(self.opener(partition))
+            self.owned[partition] = Owned(partition, task)
+
+    async def revoked(self, partitions: set[int]) -> None:
+        """Close the open intervals, then let the stores go: whoever comes next starts from what is written."""
+        for partition in sorted(partitions & self.owned.keys()):
+            owned = self.owned.pop(partition)
+            if not owned.opening.done():
+                owned.opening.cancel()
+                continue
+            async with owned.lock:
+                opened = owned.opening.result()
+                await self._close(owned, opened.state)
+                opened.close()
+
+    async def handle(self, batch: Any) -> None:
+        """One batch: steps 1 to 5 at once, 6 and 7 when the interval closes."""
+        owned = self.owned.get(batch.partition)
+        if owned is None or batch.stale:
+            return  # it will be read again by whoever owns the partition now
+        opened = await owned.opening
+        async with owned.lock:
+            if batch.stale:
+                return
+            source = await self.source_of(batch.topic)
+            await self.personalizer.process(opened.state, source, batch.records)
+            owned.open_batches.append(batch)
+
+    async def run_timer(self) -> None:
+        """Close intervals and let time pass, until cancelled."""
+        while True:
+            await asyncio.sleep(self.flush_interval_ms / 1000)
+            for owned in list(self.owned.values()):
+                if owned.opening.done() and not owned.opening.cancelled():
+                    async with owned.lock:
+                        if self.owned.get(owned.partition) is owned:
+                            await self._tick(owned, owned.opening.result())
+
+    async def _tick(self, owned: Owned, opened: Opened) -> None:
+        version = self.personalizer.serving.current.version
+        if owned.model_version != version:
+            owned.model_version = version
+            owned.refreshing = iter(opened.user_keys())
+        if owned.refreshing is not None:
+            keys = [key for key, _ in zip(owned.refreshing, range(REFRESH_USERS_MAX), strict=False)]
+            opened.state.refresh(keys)
+            if len(keys) < REFRESH_USERS_MAX:
+                owned.refreshing = None
+        caught_up = not owned.open_batches and self.caught_up(owned.partition)
+        await self.personalizer.tick(opened.state, caught_up)
+        await self._close(owned, opened.state)
+
+    async def _close(self, owned: Owned, state: PartitionState) -> None:
+        """Steps 6 and 7. A worker that slept through a rebalance writes nothing; its records are read again.
+
+        Batches that went stale by a mere rewind are folded already: their second reading is told by offset and ids.
+        """
+        if not self.may_write():
+            log.warning("interval not written", partition=owned.partition, batches=len(owned.open_batches),
+                        why="the group moved on or the last heartbeat is too old; its records are read again")  # fmt: skip
+            return
+        started = time.perf_counter()
+        await self.personalizer.close_interval(state)
+        for batch in owned.open_batches:
+            batch.ack()
+        if owned.open_batches:
+            self.on_closed(state, time.perf_counter() - started)
+        owned.open_batches.clear()
+
+
+def rebuild_due(entries: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:
+    """Due records from packed states, after a store was rebuilt from the changelog."""
+    puts: dict[bytes, bytes | None] = {}
+    for key, value in entries:
+        if not key.startswith(b"#") and key != META_KEY:
+            due = due_of(value)
+            if due:
+                puts[DUE_PREFIX + key] = due.to_bytes(8, "big")
+    return puts
