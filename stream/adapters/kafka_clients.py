@@ -1,0 +1,127 @@
+"""How this process reaches Kafka: one place that turns the settings into client arguments."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from functools import lru_cache
+from typing import Any
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from aiokafka.partitioner import murmur2
+
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S_MAX = 5.0
+CACHED_KEYS_MAX = 100_000  # pure-Python murmur2 costs 5 µs a key; users come back within a batch and after it
+
+
+class KafkaMissing(ConnectionError):
+    """No broker answered. The message names the address and what to do."""
+
+
+def ssl_context(settings: Settings) -> ssl.SSLContext | None:
+    """A verifying context when the protocol asks for TLS, else None."""
+    if not settings.kafka.security_protocol.endswith("SSL"):
+        return None
+    cafile = settings.kafka.ssl_cafile
+    return ssl.create_default_context(cafile=None if cafile is None else str(cafile))
+
+
+def aiokafka_arguments(settings: Settings) -> dict[str, Any]:
+    """Address and authentication for aiokafka's consumer and producer."""
+    kafka = settings.kafka
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "security_protocol": kafka.security_protocol,
+        "ssl_context": ssl_context(settings),
+    }
+    if kafka.security_protocol.startswith("SASL") and kafka.sasl_password is not None:
+        arguments |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.sasl_username,
+            "sasl_plain_password": kafka.sasl_password.get_secret_value(),
+        }
+    return arguments
+
+
+def admin_arguments(settings: Settings) -> dict[str, Any]:
+    """Address and authentication for kafka-python's admin client."""
+    arguments = aiokafka_arguments(settings)
+    return {key: value for key, value in arguments.items() if value is not None}
+
+
+async def topic_id(settings: Settings, topic: str) -> str:
+    """The id the broker gave this incarnation of the topic (KIP-516): a topic deleted and made again has another.
+
+    Raises `KafkaMissing` when no broker answers and `LookupError` when there is no such topic.
+    """
+    return await asyncio.to_thread(_topic_id, settings, topic)
+
+
+def _topic_id(settings: Settings, topic: str) -> str:
+    from kafka.admin import KafkaAdminClient
+    from kafka.errors import KafkaError as AdminError
+
+    try:
+        admin = KafkaAdminClient(**admin_arguments(settings))
+    except AdminError as error:
+        raise KafkaMissing(missing(settings, error)) from error
+    try:
+        described = admin.describe_topics([topic])[0]
+    except AdminError as error:
+        raise KafkaMissing(missing(settings, error)) from error
+    finally:
+        admin.close()
+    if described["error_code"]:
+        raise LookupError(f"topic {topic} does not exist on {settings.kafka.bootstrap_servers}; "
+                          f"create the topics first (clickwake topics)")
+    return str(described["topic_id"])
+
+
+def missing(settings: Settings, error: BaseException) -> str:
+    """What to tell a person when no broker answers."""
+    return (f"no Kafka broker answers at {settings.kafka.bootstrap_servers} ({error!r}); start one (clickwake up) "
+            f"or set CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS")
+
+
+@lru_cache(maxsize=CACHED_KEYS_MAX)
+def _hash(key: bytes) -> int:
+    return int(murmur2(key)) & 0x7FFFFFFF
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition of a key: murmur2 as Java's and kafka-python's producers compute it.
+
+    >>> [partition_of(key, 4) for key in (b"shop/u1", b"shop/u2", b"shop/u3")]
+    [0, 3, 3]
+    """
+    return _hash(key) % partitions
+
+
+async def wait_for_kafka(settings: Settings, timeout_s: float | None = None) -> None:
+    """Return once a broker answers; until then say every few seconds which address was tried.
+
+    Raises `KafkaMissing` after `timeout_s`; waits for ever with None.
+    """
+    started = time.monotonic()
+    wait_s = 0.25
+    while True:
+        client = AIOKafkaClient(**aiokafka_arguments(settings))
+        try:
+            await client.bootstrap()
+        except (KafkaError, OSError) as error:
+            if timeout_s is not None and time.monotonic() - started > timeout_s:
+                raise KafkaMissing(missing(settings, error)) from error
+            log.warning("%s; trying again in %.1f s", missing(settings, error), wait_s)
+            await asyncio.sleep(wait_s)  # a backoff: there is no condition to wait for but the broker itself
+            wait_s = min(2 * wait_s, BACKOFF_S_MAX)
+        else:
+            return
+        finally:
+            await client.close()
