@@ -1,0 +1,48 @@
+"""Prometheus metrics of a worker, on a loopback port that is written to `<home>/run/<name>-<pid>.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from stream.partition import PartitionState
+from stream.settings import Settings
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Counters are absolute since the process started; a scraper takes rates."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name = name
+        self.records = Counter("clickwake_records", "input records taken", ["topic"])
+        self.outcomes = Counter("clickwake_outcomes", "what became of inputs, and what was said", ["outcome", "partition"])
+        self.batch_seconds = Histogram("clickwake_batch_seconds", "steps 2 to 5 of a batch", buckets=_SECONDS)
+        self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
+        self.releases = Counter("clickwake_releases", "bundles announced, by what became of them", ["result"])
+        self.model = Gauge("clickwake_model_info", "1 for the model in use", ["model_version"])
+        server, _ = start_http_server(settings.personalize.metrics_port, addr="127.0.0.1")
+        run = settings.home / "run"
+        run.mkdir(parents=True, exist_ok=True)
+        self.path: Path = run / f"{name}-{os.getpid()}.json"
+        self.path.write_text(json.dumps({"pid": os.getpid(), "metrics_port": server.server_port}))
+
+    def batch_done(self, topic: str, records: int, seconds: float) -> None:
+        self.records.labels(topic).inc(records)
+        self.batch_seconds.observe(seconds)
+
+    def interval_closed(self, state: PartitionState, seconds: float) -> None:
+        self.interval_seconds.observe(seconds)
+        for outcome, count in state.outcomes.items():
+            self.outcomes.labels(outcome, str(state.partition)).inc(count)
+        state.outcomes.clear()
+
+    def release(self, result: str, version: str) -> None:
+        self.releases.labels(result).inc()
+        if result == "taken":
+            self.model.clear()
+            self.model.labels(version).set(1)

@@ -1,0 +1,95 @@
+"""Announced bundles taken over between two batches, or refused with the reason while the old one goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import Executor
+from typing import Any
+
+import msgspec
+import structlog
+
+from schemas.release import ModelRelease
+from stream.adapters import model_store
+from stream.adapters.metrics import Metrics
+from stream.serving import Serving, ServingState
+from stream.settings import Settings
+
+log = structlog.get_logger()
+RETRY_S = 5.0  # a registry that is away, or a new vector space that is still being encoded
+
+_release = msgspec.json.Decoder(ModelRelease)
+
+
+class Releases:
+    """Follows the models topic. The newest announcement wins; the swap is one assignment on the event loop."""
+
+    def __init__(self, settings: Settings, state: ServingState, executor: Executor, metrics: Metrics) -> None:
+        self.settings = settings
+        self.state = state
+        self.executor = executor
+        self.metrics = metrics
+        self._announced: ModelRelease | None = None
+        self._changed = asyncio.Event()
+        self._first = asyncio.Event()
+
+    def on_records(self, records: list[Any]) -> None:
+        """Records of the models topic; one that cannot be read is refused like a bad bundle."""
+        for record in records:
+            if record.key != b"current" or record.value is None:
+                continue
+            try:
+                self._announced = _release.decode(record.value)
+            except msgspec.DecodeError as error:
+                self._refuse("?", f"the announcement at offset {record.offset} is unreadable: {error}")
+                continue
+            self._changed.set()
+
+    async def first_loaded(self) -> None:
+        """Returns once an announcement that was there at the start is taken or refused; at once when there is none."""
+        if self._announced is not None:
+            await self._first.wait()
+
+    async def run(self) -> None:
+        """Take over every announcement, until cancelled."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            release = self._announced
+            assert release is not None
+            if release.model_version != self.state.current.version:
+                await self._take(release)
+            self._first.set()
+
+    async def _take(self, release: ModelRelease) -> None:
+        loop = asyncio.get_running_loop()
+        threads = self.settings.personalize.onnx_threads
+        try:
+            bundle = await loop.run_in_executor(
+                self.executor, lambda: model_store.load(self.settings.registry, release, threads=threads)
+            )
+            serving = self.state.prepare(bundle)
+        except model_store.BundleRefused as error:
+            self._refuse(release.model_version, str(error))
+            return
+        except ValueError as error:
+            self._refuse(release.model_version, str(error))
+            return
+        if self._waits_for_space(serving):
+            log.info("release waits for its vector space", model_version=serving.version, space=serving.space)
+            loop.call_later(RETRY_S, self._changed.set)
+            return
+        self.state.current = serving
+        self.metrics.release("taken", serving.version)
+        log.info("release taken", model_version=serving.version, items=sum(len(one) for one in serving.indexes.values()))
+
+    def _waits_for_space(self, serving: Serving) -> bool:
+        """A release in a new space flips only once every item known in the old space is encoded in the new one."""
+        old = self.state.current.space
+        if not old or old == serving.space:
+            return False
+        return any(old in spaces and serving.space not in spaces for spaces in self.state.vectors.values())
+
+    def _refuse(self, version: str, why: str) -> None:
+        self.metrics.release("refused", version)
+        log.error("release refused", model_version=version, why=why, keeps=self.state.current.version)

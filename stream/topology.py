@@ -1,0 +1,187 @@
+"""The personalize worker's topology, in the order an event travels it.
+
+    events, identity ─▶ batches of raw records ─▶ Fleet.handle ─▶ Personalizer.process (decode, fold, encode, decide)
+        ─▶ recommendations, churn-alerts, dead-letters, identity ─▶ interval: item-counts, state changelog, RocksDB ─▶ ack
+
+    item-vectors, item-counts, models ─▶ ServingState, read whole by every worker
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+
+from schemas import topics
+from schemas.topics import Topic
+from stream.adapters import changelog, faust_compat, kafka_clients
+from stream.adapters.global_reader import GlobalReader
+from stream.adapters.metrics import Metrics
+from stream.adapters.releases import Releases
+from stream.adapters.state_store import PartitionStore
+from stream.core.counts import PartitionCounts
+from stream.fleet import Fleet, Opened, rebuild_due
+from stream.outbox import OutRecord
+from stream.partition import DUE_PREFIX, PartitionState
+from stream.personalize import Input, Personalizer
+from stream.serving import ServingState
+from stream.settings import Settings
+
+log = structlog.get_logger()
+T = TypeVar("T")
+HEARTBEAT_AGE_MAX_MS = 25_000  # below the session timeout: after it, another worker may own the partition
+
+
+class WallClock:
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+class KafkaOutputs:
+    """The Outputs port over the app's idempotent producer: whole batches, acks=all, awaited."""
+
+    def __init__(self, app: faust_compat.App, prefix: str) -> None:
+        self.app = app
+        self.prefix = prefix
+
+    async def send(self, topic: Topic, records: dict[int, list[OutRecord]]) -> dict[int, int]:
+        return await faust_compat.send_batches(self.app, topic.name(self.prefix), records)
+
+
+class Personalize:
+    """Everything one personalize process holds. `app` is ready to run."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        prefix = settings.kafka.topic_prefix
+        self.events = topics.EVENTS.name(prefix)
+        self.identity = topics.IDENTITY.name(prefix)
+        self.app = faust_compat.create_app(
+            settings, name="personalize", on_assigned=self.on_assigned, on_revoked=self.on_revoked
+        )
+        self.metrics = Metrics("personalize", settings)
+        self.serving = ServingState()
+        self.models_thread = ThreadPoolExecutor(1, thread_name_prefix="onnx")  # inline calls would stall heartbeats
+        self.releases = Releases(settings, self.serving, self.models_thread, self.metrics)
+        personalizer = Personalizer(
+            settings.personalize,
+            self.serving,
+            KafkaOutputs(self.app, prefix),
+            self.run_model,
+            WallClock(),
+            partial(kafka_clients.partition_of, partitions=settings.kafka.partitions),
+        )
+        self.fleet = Fleet(
+            personalizer,
+            self.open_partition,
+            self.source_of,
+            self.caught_up,
+            self.may_write,
+            settings.personalize.flush_interval_ms,
+            self.metrics.interval_closed,
+        )
+        self.sources: dict[str, Input] = {}
+        self.readers = {
+            topic: GlobalReader(settings, topic.name(prefix), on_records)
+            for topic, on_records in (
+                (topics.ITEM_VECTORS, self.on_vectors),
+                (topics.ITEM_COUNTS, self.on_counts),
+                (topics.MODELS, self.releases.on_records),
+            )
+        }
+        faust_compat.batch_agent(self.app, self.events, self.identity, name="personalize")(self.agent)
+        self.app.task(self.fleet_timer)
+        self.app.task(self.follow)
+
+    async def agent(self, batches: AsyncIterator[faust_compat.RecordBatch]) -> None:
+        """The Faust agent: one batch after the other."""
+        async for batch in batches:
+            started = time.perf_counter()
+            await self.fleet.handle(batch)
+            self.metrics.batch_done(batch.topic, len(batch.records), time.perf_counter() - started)
+
+    async def fleet_timer(self) -> None:
+        try:
+            await self.fleet.run_timer()
+        except Exception as error:  # anything unexpected: acknowledge nothing more, end the process
+            await self.app.fail(error)
+
+    async def follow(self) -> None:
+        """Keep the topics that every worker reads whole, and take over releases."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for reader in self.readers.values():
+                    group.create_task(reader.run())
+                group.create_task(self.releases.run())
+        except* Exception as errors:
+            await self.app.fail(errors.exceptions[0])
+
+    async def run_model(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.models_thread, partial(call, *args))
+
+    def on_vectors(self, records: list[Any]) -> None:
+        told = [told for record in records if (told := self.serving.on_vector(record.key, record.value)) is not None]
+        self.serving.current.put_items(told)
+
+    def on_counts(self, records: list[Any]) -> None:
+        for record in records:
+            self.serving.on_count(record.key, record.value)
+
+    async def on_assigned(self, partitions: set[faust_compat.TP]) -> None:
+        await self.fleet.assigned({tp.partition for tp in partitions if tp.topic == self.events})
+
+    async def on_revoked(self, partitions: set[faust_compat.TP]) -> None:
+        await self.fleet.revoked({tp.partition for tp in partitions if tp.topic == self.events})
+
+    async def source_of(self, topic: str) -> Input:
+        """The input's identity: a topic deleted and made again has another id, and its offsets mean something else."""
+        found = self.sources.get(topic)
+        if found is None:
+            entity = topics.EVENTS if topic == self.events else topics.IDENTITY
+            found = self.sources[topic] = Input(topic, await kafka_clients.topic_id(self.settings, topic), entity)
+        return found
+
+    def caught_up(self, partition: int) -> bool:
+        """Whether everything the broker has of the partition is folded."""
+        owned = self.fleet.owned.get(partition)
+        highwater = self.app.consumer.highwater(faust_compat.TP(self.events, partition))
+        if owned is None or highwater is None:
+            return False
+        _, folded = owned.opening.result().state.meta.offsets.get(self.events, ("", -1))
+        return bool(highwater <= folded + 1)
+
+    def may_write(self) -> bool:
+        return (
+            self.app.failure is None
+            and faust_compat.current_generation(self.app) >= 0
+            and faust_compat.heartbeat_age_ms(self.app) < HEARTBEAT_AGE_MAX_MS
+        )
+
+    async def open_partition(self, partition: int) -> Opened:
+        """Recover one partition: its store brought up to the changelog's end, its counts as they were published."""
+        await asyncio.gather(*(reader.ready() for reader in self.readers.values()))
+        await self.releases.first_loaded()
+        topic = topics.STATE.name(self.settings.kafka.topic_prefix)
+        store = await PartitionStore.open(self.settings, topic, partition)
+        recovered = await changelog.recover(store, topic, partition, self.settings)
+        due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
+        if recovered.records:
+            stale: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
+            store.write(stale | rebuild_due(store.iterate(b"")), store.changelog_offset)
+            due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
+        counts = PartitionCounts(self.serving.current.counts_policy, self.serving.counts_of(partition))
+        state = PartitionState(partition, store, counts, self.settings.personalize.cached_states_max)
+        state.load_timers([(key, int.from_bytes(value, "big")) for key, value in due])
+        log.info("partition opened", partition=partition, recovered=recovered.records, seconds=round(recovered.seconds, 3),
+                 timers=len(due))  # fmt: skip
+        return Opened(state, store.close, lambda: (key for key, _ in store.iterate(b"") if not key.startswith(b"#")))
+
+
+def create_app(settings: Settings) -> faust_compat.App:
+    """The Faust app of a personalize worker."""
+    return Personalize(settings).app
