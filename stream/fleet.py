@@ -80,6 +80,11 @@ class Fleet:
                 await self._close(owned, opened.state)
                 opened.close()
 
+    def paused(self) -> str:
+        """What legitimately holds batches up, for the watchdog; empty when nothing does."""
+        opening = [owned.partition for owned in self.owned.values() if not owned.opening.done()]
+        return f"recovering partitions {opening}" if opening else ""
+
     async def handle(self, batch: Any) -> None:
         """One batch: steps 1 to 5 at once, 6 and 7 when the interval closes."""
         owned = self.owned.get(batch.partition)

@@ -124,7 +124,7 @@ class Personalizer:
         log, puts = part.frozen()
         records = [OutRecord(key, value, []) for key, value in log]
         last = await self.outputs.send(topics.STATE, {part.partition: records})
-        part.store.write(puts, last[part.partition])
+        part.store.write(puts, last[part.partition], self.clock.now_ms())
         part.written()
 
     async def tick(self, part: PartitionState, caught_up: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -38,8 +38,8 @@ class Models(Protocol):
 class Store(Protocol):
     """One partition's state on local disk."""
 
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]: ...
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 
-    def write(self, puts: dict[bytes, bytes | None], changelog_offset: int) -> None:
+    def write(self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int) -> None:
         """All or nothing, with the changelog offset the values stand for."""
         ...

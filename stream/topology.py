@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import structlog
 
 from schemas import topics
-from schemas.topics import Topic
-from stream.adapters import changelog, faust_compat, kafka_clients
+from schemas.topics import DAY_MS, Topic
+from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.metrics import Metrics
 from stream.adapters.releases import Releases
-from stream.adapters.state_store import PartitionStore
+from stream.adapters.state_store import Identity, PartitionStore, directory
 from stream.core.counts import PartitionCounts
 from stream.fleet import Fleet, Opened, rebuild_due
 from stream.outbox import OutRecord
@@ -85,6 +85,7 @@ class Personalize:
             settings.personalize.flush_interval_ms,
             self.metrics.interval_closed,
         )
+        self.following = asyncio.Event()
         self.sources: dict[str, Input] = {}
         self.readers = {
             topic: GlobalReader(settings, topic.name(prefix), on_records)
@@ -116,8 +117,11 @@ class Personalize:
         try:
             async with asyncio.TaskGroup() as group:
                 for reader in self.readers.values():
-                    group.create_task(reader.run())
+                    reader.start()
+                    group.create_task(reader.wait_failed())
+                self.following.set()
                 group.create_task(self.releases.run())
+                group.create_task(watchdog.watch(self.app, paused=self.fleet.paused))
         except* Exception as errors:
             await self.app.fail(errors.exceptions[0])
 
@@ -164,22 +168,25 @@ class Personalize:
 
     async def open_partition(self, partition: int) -> Opened:
         """Recover one partition: its store brought up to the changelog's end, its counts as they were published."""
+        await self.following.wait()
         await asyncio.gather(*(reader.ready() for reader in self.readers.values()))
         await self.releases.first_loaded()
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
-        store = await PartitionStore.open(self.settings, topic, partition)
+        clock = self.fleet.personalizer.clock
+        identity = Identity(await kafka_clients.topic_id(self.settings, topic), DAY_MS, clock.now_ms())
+        store = PartitionStore.open(directory(self.settings, "personalize", partition), identity)
         recovered = await changelog.recover(store, topic, partition, self.settings)
         due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         if recovered.records:
             stale: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
-            store.write(stale | rebuild_due(store.iterate(b"")), store.changelog_offset)
+            store.write(stale | rebuild_due(store.iterate()), store.changelog_offset, clock.now_ms())
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         counts = PartitionCounts(self.serving.current.counts_policy, self.serving.counts_of(partition))
         state = PartitionState(partition, store, counts, self.settings.personalize.cached_states_max)
         state.load_timers([(key, int.from_bytes(value, "big")) for key, value in due])
         log.info("partition opened", partition=partition, recovered=recovered.records, seconds=round(recovered.seconds, 3),
                  timers=len(due))  # fmt: skip
-        return Opened(state, store.close, lambda: (key for key, _ in store.iterate(b"") if not key.startswith(b"#")))
+        return Opened(state, store.close, lambda: (key for key, _ in store.iterate() if not key.startswith(b"#")))
 
 
 def create_app(settings: Settings) -> faust_compat.App:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -32,10 +32,10 @@ class FakeStore:
         self.values: dict[bytes, bytes] = {}
         self.changelog_offset = -1
 
-    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.values.get(key) for key in keys]
 
-    def write(self, puts: dict[bytes, bytes | None], changelog_offset: int) -> None:
+    def write(self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int) -> None:
         for key, value in puts.items():
             if value is None:
                 self.values.pop(key, None)
