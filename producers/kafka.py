@@ -45,7 +45,7 @@ class NotAcknowledged(RuntimeError):
 
 
 def compression() -> str | None:
-    """lz4 when its package is installed, else none: the one codec that costs less than it saves in pure Python."""
+    """lz4 when its package is installed, else none: it costs less than the checksum, in Python, of what it saves."""
     return "lz4" if importlib.util.find_spec("lz4") else None
 
 

@@ -1,0 +1,1 @@
+"""The HTTP collector: takes events as Segment's SDKs send them, answers once Kafka has acknowledged them."""

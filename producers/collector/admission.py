@@ -1,0 +1,194 @@
+"""From what a client sent to what travels: types checked, stamps set, nothing else touched. Pure but for the new id.
+
+The original object travels, so unknown fields survive; `schemas.events.Event` decides which types are right.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from schemas.dead_letter import Kind, Message
+from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, encode, key
+
+DEPTH_MAX = 32  # no real event is deeper, and every reader downstream recurses
+EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # a clock before it is a clock that was never set
+AHEAD_MAX = timedelta(days=1)  # covers time zones taken for UTC
+IDS = ("messageId", "userId", "anonymousId", "previousId")
+
+_PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:the key path )?`(?P<path>[^`]*)`)?$", re.DOTALL)
+_KEYWORDS = (("missing required", "required"), ("RFC3339", "format"), ("timezone", "format"), ("length", "length"),
+             ("enum", "enum"), ("range", "range"))
+
+
+class Admitted(msgspec.Struct, frozen=True):
+    """One record for the events topic."""
+
+    message_id: str
+    key: bytes
+    value: bytes
+
+
+class NotAdmitted(msgspec.Struct, frozen=True):
+    """Why an event is refused, and what of it to keep."""
+
+    kind: Kind
+    messages: tuple[Message, ...]
+    payload: bytes
+    message_id: str | None = None
+    user: str = ""
+
+
+class Arrival(msgspec.Struct, frozen=True, kw_only=True):
+    """What all events of a request share."""
+
+    tenant: str
+    received_at: datetime
+    event_bytes_max: int
+    type: EventType | None = None  # set by the endpoint; None in a batch
+    sent_at: Any = None  # of the batch, for events without their own
+
+
+class Complaint(ValueError):
+    def __init__(self, path: str, keyword: str, message: str) -> None:
+        super().__init__(message)
+        self.message = Message(path=path, keyword=keyword, message=message)
+
+
+def complaint(error: Exception, path: str = "") -> Message:
+    """A decoding or validation error as path, keyword and words.
+
+    >>> complaint(msgspec.ValidationError("Expected `str`, got `int` - at `$.userId`"))
+    Message(path='userId', keyword='type', message='Expected `str`, got `int`')
+    """
+    if isinstance(error, Complaint):
+        return error.message
+    if isinstance(error, RecursionError):
+        return Message(path=path, keyword="depth", message="the JSON is nested too deeply")
+    if isinstance(error, UnicodeError):
+        return Message(path=path, keyword="encoding", message=f"not UTF-8: {error}")
+    match = _PATH.match(str(error))
+    what, found = (match["what"], match["path"]) if match else (str(error), None)
+    if not isinstance(error, msgspec.ValidationError):
+        return Message(path=path, keyword="json", message=what)
+    keyword = next((keyword for text, keyword in _KEYWORDS if text in what), "type")
+    named = path or (found or "").removeprefix("$").removeprefix(".")
+    if missing := re.search(r"missing required field `([^`]*)`", what):
+        named = f"{named}.{missing[1]}".removeprefix(".")
+    return Message(path=named, keyword=keyword, message=what)
+
+
+def depth(value: Any) -> int:
+    """How deeply objects and arrays are nested.
+
+    >>> depth({"a": [1, {}]})
+    3
+    """
+    deepest, level = 0, [value]
+    while level := [item for item in level if isinstance(item, dict | list)]:
+        deepest += 1
+        level = [child for item in level for child in (item.values() if isinstance(item, dict) else item)]
+    return deepest
+
+
+def iso(instant: datetime) -> str:
+    """An instant in milliseconds, UTC, as it travels."""
+    return instant.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _instant(value: Any, path: str) -> datetime:
+    try:
+        return msgspec.convert(value, Instant)
+    except msgspec.ValidationError as error:
+        raise Complaint(path, "format", f"{error}; send a time such as 2026-01-31T12:00:00.000Z") from None
+
+
+def event_time(original: datetime | None, sent: datetime | None, received: datetime) -> datetime:
+    """receivedAt - (sentAt - originalTimestamp), which takes the error of the client's clock out.
+
+    Without a send time, or when the result is not plausible (sent before it happened, far from now), the client's own
+    time stands; without that, the time of receipt. Raises Complaint when nothing plausible is left.
+
+    >>> at = datetime(2026, 1, 1, tzinfo=UTC)
+    >>> event_time(datetime(1970, 1, 1, 0, 0, tzinfo=UTC), datetime(1970, 1, 1, 0, 1, tzinfo=UTC), at)
+    datetime.datetime(2025, 12, 31, 23, 59, tzinfo=datetime.timezone.utc)
+    """
+    if original is None:
+        return received
+    if sent is not None and sent >= original:
+        try:
+            corrected = received - (sent - original)
+        except OverflowError:
+            corrected = EARLIEST - timedelta(days=1)
+        if corrected >= EARLIEST:
+            return corrected
+    if not EARLIEST <= original <= received + AHEAD_MAX:
+        raise Complaint("timestamp", "range", f"{original.isoformat()} is before 2000 or more than a day ahead")
+    return original
+
+
+def _stamp(event: dict[str, Any], arrival: Arrival) -> None:
+    """Sets what the collector decides: type, tenant, lane, id and times."""
+    if arrival.type is not None:
+        event["type"] = arrival.type
+    for name in IDS:
+        if event.get(name, 0) in (None, ""):  # SDKs send these for "not known"
+            del event[name]
+    event.setdefault("messageId", str(uuid.uuid4()))
+    event["tenant"], event["lane"], event["receivedAt"] = arrival.tenant, "live", iso(arrival.received_at)
+    source = "originalTimestamp" if event.get("originalTimestamp") is not None else "timestamp"
+    given, sent = event.get(source), event.get("sentAt")
+    original = None if given is None else _instant(given, source)
+    sent_at: datetime | None = None
+    if sent is not None:
+        sent_at = _instant(sent, "sentAt")
+    elif arrival.sent_at is not None:
+        sent_at = _instant(arrival.sent_at, "sentAt")
+        event["sentAt"] = arrival.sent_at
+    if given is not None:
+        event["originalTimestamp"] = given
+    event["timestamp"] = iso(event_time(original, sent_at, arrival.received_at))
+
+
+def _check(event: Event) -> None:
+    """What the types do not say; raises Complaint."""
+    if not event.user:
+        raise Complaint("userId", "required", "userId or anonymousId is required")
+    if event.type == "track" and event.event is None:
+        raise Complaint("event", "required", "a track call needs the name of the event")
+    if event.type == "alias" and not (event.previous_id and event.user_id):
+        raise Complaint("previousId", "required", "an alias call needs previousId and userId")
+
+
+def _known(event: dict[str, Any], name: str) -> str | None:
+    value = event.get(name)
+    return value if isinstance(value, str) and 0 < len(value) <= ID_CHARS_MAX else None
+
+
+def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
+    """Any bytes give a record or the reason why not; never an exception."""
+    if len(raw) > arrival.event_bytes_max:
+        text = f"the event has {len(raw):,} bytes, at most {arrival.event_bytes_max:,} are taken"
+        return NotAdmitted("too_large", (Message(path="", keyword="maxBytes", message=text),), raw)
+    event: Any = None
+    payload = raw
+    try:
+        event = msgspec.json.decode(raw)
+        if not isinstance(event, dict):
+            raise Complaint("", "type", "an event is a JSON object")
+        if event.pop("writeKey", None) is not None:
+            payload = msgspec.json.encode(event)  # the key is a secret and ends here
+        if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and depth(event) > DEPTH_MAX:
+            raise Complaint("", "depth", f"the JSON is nested deeper than {DEPTH_MAX} levels")
+        _stamp(event, arrival)
+        typed = msgspec.convert(event, Event)
+        _check(typed)
+        return Admitted(typed.message_id, key(arrival.tenant, typed.user), encode(event))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, Complaint) as error:
+        ids = event if isinstance(event, dict) else {}
+        user = _known(ids, "userId") or _known(ids, "anonymousId") or ""
+        return NotAdmitted("undecodable", (complaint(error),), payload, _known(ids, "messageId"), user)

@@ -1,0 +1,230 @@
+"""Routes of the collector. `create_app(settings)` is the whole service but for the socket.
+
+A request: 1 a slot is taken, or 429; 2 the body is read within limits; 3 the write key gives the tenant; 4 each event is
+admitted or refused; 5 events and dead letters are sent, and acknowledged; 6 the answer. A crash before 6 leaves the
+client without an answer: it sends again under the same messageIds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from producers import dead_letters
+from producers.collector import body, openapi
+from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint
+from producers.collector.broker import Broker, Record, Unavailable
+from producers.collector.metrics import Metrics
+from producers.collector.refusal import Json, Refused, invalid
+from schemas import topics
+from schemas.dead_letter import Source
+from schemas.events import EventType, key
+from stream.settings import Settings
+
+INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
+RETRY_AFTER_S = 1
+
+ENDPOINTS: dict[str, EventType | None] = {
+    "track": "track", "identify": "identify", "page": "page", "screen": "screen", "group": "group", "alias": "alias",
+    "batch": None,
+}
+ALIASES = {"t": "track", "i": "identify", "p": "page", "s": "screen", "g": "group", "a": "alias", "b": "batch"}
+
+log = structlog.get_logger("collector")
+
+
+class Envelope(msgspec.Struct, rename="camel"):
+    """The parts of a body that are read before its events are."""
+
+    batch: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
+    write_key: Any = None
+    sent_at: Any = None
+
+
+class Collector:
+    """Handlers of one app; holds what they share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings.collector
+        self.metrics = Metrics()
+        self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
+        self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
+        self._kafka, self._inflight = settings.kafka, 0
+        self.broker: Broker | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self.broker = Broker(self._kafka, (self._events, self._dead_letters), self.settings.ack_timeout_ms, self.metrics)
+        self.broker.start()
+        try:
+            yield
+        finally:
+            await self.broker.stop()
+
+    def endpoint(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        """The handler of one kind of call."""
+        async def handle(request: Request) -> Response:
+            response = await self._guarded(request, name)
+            self.metrics.requests.labels(name, str(response.status_code)).inc()
+            return response
+
+        return handle
+
+    async def _guarded(self, request: Request, name: str) -> Response:
+        if self._inflight >= INFLIGHT_MAX:
+            return Refused(429, "busy", "Too many requests at once; send again.", retry_after_s=RETRY_AFTER_S).response()
+        self._inflight += 1
+        self.metrics.inflight.set(self._inflight)
+        try:
+            return await self._take(request, name)
+        except Refused as refused:
+            return refused.response()
+        except Unavailable as error:
+            return Refused(503, "kafka_unavailable", str(error), retry_after_s=RETRY_AFTER_S).response()
+        finally:
+            self._inflight -= 1
+            self.metrics.inflight.set(self._inflight)
+
+    async def _take(self, request: Request, name: str) -> Response:
+        basic = body.basic_key(request)
+        tenant = None if basic is None else body.tenant_of(basic, self.settings.write_keys)
+        is_batch = ENDPOINTS[name] is None
+        limit = self.settings.batch_bytes_max if is_batch else self.settings.event_bytes_max
+        raw = await body.read(request, limit, "The batch" if is_batch else "The event")
+        envelope = _envelope(raw)
+        if tenant is None:
+            given = envelope.write_key if isinstance(envelope.write_key, str) else None
+            tenant = body.tenant_of(given, self.settings.write_keys)
+        arrival = Arrival(
+            tenant=tenant, received_at=datetime.now(UTC), event_bytes_max=self.settings.event_bytes_max,
+            type=ENDPOINTS[name], sent_at=envelope.sent_at if is_batch else None,
+        )
+        raws = self._batch(envelope) if is_batch else [raw]
+        results = [admit(item, arrival) for item in raws]
+        await self._send(results, arrival, f"collector:/v1/{name}")
+        return _answer(results, is_batch)
+
+    def _batch(self, envelope: Envelope) -> list[bytes]:
+        if envelope.batch is msgspec.UNSET or not envelope.batch:
+            raise invalid("batch", "required", "a batch needs `batch`, an array of at least one event")
+        if len(envelope.batch) > self.settings.batch_events_max:
+            raise Refused(
+                413, "too_many_events",
+                f"The batch has {len(envelope.batch)} events, at most {self.settings.batch_events_max} are taken.",
+            )
+        return [bytes(item) for item in envelope.batch]
+
+    async def _send(self, results: list[Admitted | NotAdmitted], arrival: Arrival, endpoint: str) -> None:
+        """Everything acknowledged, events and dead letters alike, or Unavailable."""
+        assert self.broker is not None, "requests come after startup"
+        records = [
+            Record(self._events, result.key, result.value) if isinstance(result, Admitted)
+            else self._dead_letter(result, arrival, Source(topic=endpoint, partition=0, offset=index))
+            for index, result in enumerate(results)
+        ]
+        await self.broker.send(records)
+        for result in results:
+            self.metrics.events.labels("accepted" if isinstance(result, Admitted) else result.messages[0].keyword).inc()
+
+    def _dead_letter(self, refused: NotAdmitted, arrival: Arrival, source: Source) -> Record:
+        letter = dead_letters.dead_letter(
+            tenant=arrival.tenant, kind=refused.kind, messages=refused.messages, payload=refused.payload, source=source,
+            at=arrival.received_at,
+        )
+        return Record(self._dead_letters, key(arrival.tenant, refused.user), dead_letters.encode(letter))
+
+    async def live(self, request: Request) -> Response:
+        return Json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        assert self.broker is not None, "requests come after startup"
+        reason = await self.broker.ready()
+        if reason is None:
+            return Json({"status": "ok"})
+        return Refused(503, "kafka_unavailable", reason, retry_after_s=RETRY_AFTER_S).response()
+
+    async def prometheus(self, request: Request) -> Response:
+        return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _envelope(raw: bytes) -> Envelope:
+    try:
+        return msgspec.json.decode(raw, type=Envelope)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        message = complaint(error)
+        raise invalid(message.path, message.keyword, f"The body cannot be read: {message.message}.") from error
+
+
+def _answer(results: list[Admitted | NotAdmitted], is_batch: bool) -> Response:
+    """200 when an event was accepted; 400 when none was. Refused events are listed either way, and kept."""
+    refused = [(index, result) for index, result in enumerate(results) if isinstance(result, NotAdmitted)]
+    if len(refused) == len(results):
+        first = refused[0][1]
+        messages = [
+            msgspec.structs.replace(message, path=f"batch[{index}].{message.path}".rstrip(".") if is_batch else message.path)
+            for index, result in refused for message in result.messages
+        ]
+        return Refused(400, "invalid_event", f"No event was accepted: {first.messages[0].message}.", messages).response()
+    if not is_batch:
+        return Json({"success": True, "messageId": results[0].message_id})
+    rejected = [
+        {"index": index, "messageId": result.message_id, "messages": result.messages} for index, result in refused
+    ]
+    return Json({"success": True, "accepted": len(results) - len(refused), "rejected": rejected})
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for nothing else"
+    response = Refused(error.status_code, "http_error", f"{error.detail}: {request.method} {request.url.path}").response()
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("unexpected_error", path=request.url.path, exc_info=error)
+    return Refused(500, "internal", "The collector failed on this request; it is logged. Send it again later.").response()
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The ASGI app; its lifespan connects to Kafka in the background, so it starts without it and answers 503."""
+    collector = Collector(settings)
+    document = openapi.document(settings.collector)
+    page = openapi.page(document, settings.collector)
+
+    async def openapi_json(request: Request) -> Response:
+        return Json(document)
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def root(request: Request) -> Response:
+        return RedirectResponse("/docs")
+
+    calls = {name: name for name in ENDPOINTS} | ALIASES
+    routes = [Route(f"/v1/{path}", collector.endpoint(name), methods=["POST"]) for path, name in calls.items()]
+    routes += [
+        Route("/health/live", collector.live), Route("/health/ready", collector.ready),
+        Route("/metrics", collector.prometheus), Route("/openapi.json", openapi_json), Route("/docs", docs),
+        Route("/", root),
+    ]
+    cors = Middleware(
+        CORSMiddleware, allow_origins=list(settings.collector.cors_origins), allow_methods=["GET", "POST"],
+        allow_headers=["*"], expose_headers=["Retry-After"], max_age=86_400,
+    )
+    return Starlette(
+        routes=routes, middleware=[cors], lifespan=collector.lifespan,
+        exception_handlers={HTTPException: _http_error, Exception: _unexpected},
+    )

@@ -1,0 +1,114 @@
+"""Reads a request's body without ever holding more than the limit, compressed or not, and finds the write key."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import zlib
+from collections.abc import Mapping
+
+from pydantic import SecretStr
+from starlette.requests import ClientDisconnect, Request
+
+from producers.collector.refusal import Refused
+
+BODY_TIMEOUT_S = 15.0  # a slow phone sends 500 KiB in that; a client that drips bytes holds a slot no longer
+MEDIA_TYPES = ("application/json", "text/plain", "application/octet-stream", "")  # sendBeacon sends text/plain
+GZIP_WBITS = 31
+
+
+def too_large(limit: int, what: str) -> Refused:
+    return Refused(413, "too_large", f"{what} is larger than {limit:,} bytes, compressed or not. Send it in smaller parts.")
+
+
+class Inflater:
+    """Decompresses gzip piece by piece, any number of members, and stops at the limit: a bomb costs its first bytes.
+
+    >>> import gzip
+    >>> inflater = Inflater(100, "the body")
+    >>> inflater.feed(gzip.compress(b"abc")) + inflater.feed(b"") + inflater.finish()
+    b'abc'
+    """
+
+    def __init__(self, limit: int, what: str) -> None:
+        self._limit, self._what, self._room = limit, what, limit
+        self._stream = zlib.decompressobj(GZIP_WBITS)
+        self._started = False
+
+    def feed(self, piece: bytes) -> bytes:
+        out = bytearray()
+        while piece:
+            if self._stream.eof:
+                self._stream = zlib.decompressobj(GZIP_WBITS)
+            self._started = True
+            try:
+                part = self._stream.decompress(piece, self._room + 1)
+            except zlib.error as error:
+                raise Refused(400, "invalid_gzip", f"The body is not valid gzip: {error}.") from error
+            if len(part) > self._room:
+                raise too_large(self._limit, self._what)
+            self._room -= len(part)
+            out += part
+            piece = self._stream.unused_data if self._stream.eof else self._stream.unconsumed_tail
+        return bytes(out)
+
+    def finish(self) -> bytes:
+        if not (self._started and self._stream.eof):
+            raise Refused(400, "invalid_gzip", "The gzip body is cut off.")
+        return b""
+
+
+async def read(request: Request, limit: int, what: str) -> bytes:
+    """The decompressed body; raises Refused 400, 408, 413 or 415."""
+    media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
+        raise Refused(415, "unsupported_media_type", f"Content-Type {media_type!r} is not taken; send application/json.")
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", ""):
+        raise Refused(415, "unsupported_encoding", f"Content-Encoding {encoding!r} is not taken; send gzip or none.")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise too_large(limit, what)
+    inflater = Inflater(limit, what) if encoding == "gzip" else None
+    body, received = bytearray(), 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            async for piece in request.stream():
+                received += len(piece)
+                if received > limit:
+                    raise too_large(limit, what)
+                body += inflater.feed(piece) if inflater else piece
+    except TimeoutError:
+        raise Refused(408, "timeout", f"The body did not arrive within {BODY_TIMEOUT_S:g} s.") from None
+    except ClientDisconnect:
+        raise Refused(400, "disconnected", "The client went away before the body was complete.") from None
+    if inflater:
+        inflater.finish()
+    return bytes(body)
+
+
+def basic_key(request: Request) -> str | None:
+    """The user name of Basic auth, which is the write key; None without such a header. Raises Refused 401."""
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if not scheme:
+        return None
+    try:
+        if scheme.lower() != "basic":
+            raise ValueError
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[0]
+    except (ValueError, binascii.Error):
+        raise Refused(401, "unauthorized", "The Authorization header is not Basic auth (write key as user).") from None
+
+
+def tenant_of(write_key: str | None, write_keys: Mapping[str, SecretStr]) -> str:
+    """The tenant a write key belongs to; raises Refused 401. Every key is compared, each in constant time."""
+    found = None
+    given = (write_key or "").encode("utf-8", "surrogatepass")
+    for tenant, key in write_keys.items():
+        if hmac.compare_digest(given, key.get_secret_value().encode()):
+            found = tenant
+    if found is None or not given:
+        raise Refused(401, "unauthorized", "No known write key: send it as Basic auth user or as `writeKey` in the body.")
+    return found

@@ -1,0 +1,160 @@
+"""The collector's description of itself: OpenAPI 3.1 from the schemas, and a page for people without outside parts."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import msgspec
+
+from schemas.events import Event
+from stream.settings import Collector
+
+SET_BY_COLLECTOR = ("tenant", "lane", "receivedAt")
+CALLS = {
+    "track": "Something a user did: `event` names it, `properties` says more.",
+    "identify": "Who the user is: `userId` and `traits`.",
+    "page": "A page was seen.",
+    "screen": "A screen of an app was seen.",
+    "group": "The user belongs to a group.",
+    "alias": "`previousId` and `userId` are one person.",
+    "batch": "Up to 500 events of any type in `batch`, each with its `type`.",
+}
+EXAMPLE = {
+    "userId": "u1", "event": "Product Viewed", "properties": {"product_id": "85123A", "price": 2.55},
+    "timestamp": "2026-01-31T12:00:00.000Z",
+}
+
+
+class Complaint(msgspec.Struct):
+    path: str
+    keyword: str
+    message: str
+
+
+class Problem(msgspec.Struct):
+    code: str
+    message: str
+    messages: list[Complaint]
+
+
+class Error(msgspec.Struct):
+    error: Problem
+
+
+class Rejected(msgspec.Struct, rename="camel"):
+    index: int
+    message_id: str | None
+    messages: list[Complaint]
+
+
+class Accepted(msgspec.Struct):
+    success: bool
+    accepted: int
+    rejected: list[Rejected]
+
+
+class AcceptedOne(msgspec.Struct, rename="camel"):
+    success: bool
+    message_id: str
+
+
+def _schemas() -> dict[str, Any]:
+    (_, *_), components = msgspec.json.schema_components(
+        [Event, Error, Accepted, AcceptedOne], ref_template="#/components/schemas/{name}"
+    )
+    event = components["Event"]
+    for name in SET_BY_COLLECTOR:
+        event["properties"].pop(name)
+    event["properties"]["traits"] = {"type": "object"}
+    event["required"] = ["type"]
+    event["description"] = "An event as a client sends it. Unknown fields are kept. Needs userId or anonymousId."
+    components["Batch"] = {
+        "type": "object", "required": ["batch"],
+        "properties": {
+            "batch": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Event"}},
+            "sentAt": {"type": "string", "format": "date-time"}, "writeKey": {"type": "string"},
+        },
+    }
+    return dict(components)
+
+
+def _answers(ok: str) -> dict[str, Any]:
+    def answer(description: str, name: str) -> dict[str, Any]:
+        schema = {"$ref": f"#/components/schemas/{name}"}
+        return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+    return {
+        "200": answer("Acknowledged by Kafka; events that are not are listed in `rejected` and kept as dead letters.", ok),
+        "400": answer("Nothing was accepted; `messages` names each field and reason. Do not retry.", "Error"),
+        "401": answer("No or an unknown write key.", "Error"),
+        "413": answer("Larger than the limits.", "Error"),
+        "415": answer("Another media type or encoding than JSON, text/plain, gzip.", "Error"),
+        "429": answer("Too many requests at once: retry after Retry-After seconds.", "Error"),
+        "503": answer("Kafka has not acknowledged: retry after Retry-After seconds, with the same messageId.", "Error"),
+    }
+
+
+def document(settings: Collector) -> dict[str, Any]:
+    """The OpenAPI document, with the limits this collector runs with."""
+    paths: dict[str, Any] = {}
+    for name, summary in CALLS.items():
+        batch = name == "batch"
+        schema = {"$ref": f"#/components/schemas/{'Batch' if batch else 'Event'}"}
+        example = {"batch": [{"type": "track"} | EXAMPLE]} if batch else EXAMPLE
+        if name == "batch":
+            summary = summary.replace("500", str(settings.batch_events_max))
+        paths[f"/v1/{name}"] = {"post": {
+            "operationId": name, "summary": summary, "security": [{"writeKey": []}, {}],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
+            "responses": _answers("Accepted" if batch else "AcceptedOne"),
+        }}
+    for path, summary in (("/health/live", "The process runs."), ("/health/ready", "Kafka answers."),
+                          ("/metrics", "Prometheus metrics.")):
+        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "ok"}}}}
+    limits = (f"{settings.event_bytes_max:,} bytes an event; {settings.batch_bytes_max:,} bytes and "
+              f"{settings.batch_events_max} events a batch, after decompression.")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Clickwake collector", "version": "1", "description":
+                 f"Takes events as Segment's SDKs send them and answers once Kafka has acknowledged them. Limits: {limits}"},
+        "paths": paths,
+        "components": {
+            "schemas": _schemas(),
+            "securitySchemes": {"writeKey": {"type": "http", "scheme": "basic", "description":
+                                             "Write key as user, empty password; or `writeKey` in the body."}},
+        },
+    }
+
+
+def page(document: dict[str, Any], settings: Collector) -> str:
+    """The same for people, in one HTML file."""
+    def esc(value: object) -> str:
+        return html.escape(str(value))
+
+    rows = "".join(
+        f"<tr><td><code>{method.upper()} {esc(path)}</code></td><td>{esc(call['summary'])}</td></tr>"
+        for path, methods in document["paths"].items() for method, call in methods.items()
+    )
+    answers = "".join(
+        f"<tr><td><code>{status}</code></td><td>{esc(answer['description'])}</td></tr>"
+        for status, answer in document["paths"]["/v1/batch"]["post"]["responses"].items()
+    )
+    fields = "".join(
+        f"<tr><td><code>{esc(name)}</code></td><td><code>{esc(msgspec.json.encode(schema).decode())}</code></td></tr>"
+        for name, schema in document["components"]["schemas"]["Event"]["properties"].items()
+    )
+    body = msgspec.json.encode(EXAMPLE).decode()
+    curl = f"curl -u YOUR_WRITE_KEY: -H 'Content-Type: application/json' \\\n  -d '{body}' \\\n  http://HOST:PORT/v1/track"
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Clickwake collector</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}}
+table{{border-collapse:collapse;width:100%}}td{{border-top:1px solid #d8dee4;padding:.4rem .6rem;vertical-align:top}}
+td:first-child{{white-space:nowrap}}
+code,pre{{font:14px/1.45 ui-monospace,monospace;overflow-wrap:anywhere}}pre{{background:#f3f5f7;padding:1rem;overflow:auto}}
+@media(prefers-color-scheme:dark){{body{{background:#15181c;color:#e4e7ea}}pre{{background:#20252b}}td{{border-color:#333a42}}}}
+</style></head><body><h1>Clickwake collector</h1><p>{esc(document["info"]["description"])}</p>
+<p>Segment's SDKs work unchanged: point them at this host. <code>/v1/t i p s g a b</code> are short forms; gzip and
+text/plain bodies (sendBeacon) are taken. Machine-readable: <a href="/openapi.json">openapi.json</a>.</p>
+<h2>Try it</h2><pre>{esc(curl)}</pre><h2>Calls</h2><table>{rows}</table><h2>Answers</h2><table>{answers}</table>
+<h2>Fields of an event that are checked</h2><p>Others are kept as they are.</p><table>{fields}</table></body></html>"""
