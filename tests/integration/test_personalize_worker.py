@@ -1,0 +1,106 @@
+"""The personalize worker as a process on a real broker: every count and state equals a recomputation from the log."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clickwake import topics as topic_admin
+from schemas import topics
+from stream.settings import Settings
+from tests.support.cluster import (
+    comparable,
+    item_counts,
+    lag,
+    oracle,
+    produce_events,
+    read_all,
+    start_worker,
+    stored_states,
+    until,
+)
+from tests.support.fakes import T0_MS, event
+
+USERS = 300
+
+
+def history(count: int, lane: str = "import") -> list[dict[str, Any]]:
+    """Events in time order, with 3% duplicates."""
+    draw = random.Random(7)
+    events = [
+        event(user=f"u{draw.randrange(USERS)}", ts_ms=T0_MS + n * 1_000, item=f"i{draw.randrange(80)}", id=f"m{n}", lane=lane,
+              name=draw.choice(["Product Viewed", "Product Added", "Order Completed"]))
+        for n in range(count)
+    ]  # fmt: skip
+    for _ in range(count // 33):
+        events.append(draw.choice(events))
+    return events
+
+
+def assert_equals_oracle(settings: Settings) -> None:
+    truth = oracle(settings)
+    found = stored_states(settings)
+    assert found.keys() == truth.keys()
+    different = [key for key in truth if comparable(found[key]) != comparable(truth[key])]
+    assert different == []
+
+
+def caught_up(settings: Settings) -> bool:
+    return lag(settings, "personalize", topics.EVENTS) == 0
+
+
+def test_states_equal_a_recomputation_and_survive_a_lost_store(settings: Settings, tmp_path: Path) -> None:
+    topic_admin.create(settings)
+    produce_events(settings, history(4_000))
+    worker = start_worker(settings, "workers.personalize")
+    until(lambda: caught_up(settings), 60, "all events folded")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    assert_equals_oracle(settings)
+    produce_events(settings, history(4_000))  # the whole replay again: nothing changes
+    again = start_worker(settings, "workers.personalize", home=tmp_path / "empty")  # store rebuilt from the changelog
+    until(lambda: caught_up(settings), 60, "the replay folded")
+    again.send_signal(signal.SIGTERM)
+    assert again.wait(20) == 0
+    assert_equals_oracle(settings)
+
+
+@pytest.mark.timeout(240)
+def test_killed_while_replaying_and_a_second_worker_coming_and_going(settings: Settings, tmp_path: Path) -> None:
+    topic_admin.create(settings)
+    events = history(30_000)
+    produce_events(settings, events[:15_000])
+    first = start_worker(settings, "workers.personalize", home=tmp_path / "one")
+    until(lambda: lag(settings, "personalize", topics.EVENTS) < 14_000, 60, "some events folded")
+    first.kill()
+    first.wait(10)
+    first = start_worker(settings, "workers.personalize", home=tmp_path / "one")
+    second = start_worker(settings, "workers.personalize", home=tmp_path / "two")
+    produce_events(settings, events[15_000:22_000])
+    until(lambda: caught_up(settings), 120, "both workers caught up")
+    produce_events(settings, events[22_000:])
+    second.send_signal(signal.SIGTERM)
+    assert second.wait(20) == 0
+    until(lambda: caught_up(settings), 60, "the first worker took over")
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(20) == 0
+    assert_equals_oracle(settings)
+    assert item_counts(settings)
+
+
+def test_bad_records_are_dead_letters_and_neighbours_go_on(settings: Settings) -> None:
+    topic_admin.create(settings)
+    bad = [(b"t/u1", b"{"), (b"t/u1", b"\xff\xfe"), (b"t/u1", b"[1,2"), (b"t/u2", b'{"messageId": 5}'), (b"t/u2", b"x" * 200_000)]
+    good = history(500)
+    produce_events(settings, [*good[:250], *bad, *good[250:]])
+    worker = start_worker(settings, "workers.personalize")
+    until(lambda: caught_up(settings), 60, "everything read")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+    letters = read_all(settings, topics.DEAD_LETTERS)
+    assert len(letters) == len(bad)
+    assert len(stored_states(settings)) == len({event["userId"] for event in good})

@@ -1,0 +1,142 @@
+"""Real Kafka in tests: topics from the table, records in, everything on a topic out, worker processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+
+from schemas import topics
+from schemas.events import key as user_key
+from schemas.topics import Topic
+from stream.core.counts import ItemCount
+from stream.core.fold import fold
+from stream.core.state import UserState
+from stream.core.state import encode as encode_state
+from stream.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+
+
+def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """Poll until the condition is true; fails with what was awaited."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        found = condition()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
+
+
+def produce_events(settings: Settings, events: Iterable[dict[str, Any] | tuple[bytes, bytes]]) -> int:
+    """Send events by the contract's partitioner and wait for the broker; raw (key, bytes) pairs go as they are."""
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", linger_ms=5)
+    topic = topics.EVENTS.name(settings.kafka.topic_prefix)
+    sent = 0
+    futures = []
+    for one in events:
+        if isinstance(one, tuple):
+            key, value = one
+        else:
+            key = user_key(one["tenant"], one.get("userId") or one["anonymousId"])
+            value = msgspec.json.encode(one)
+        futures.append(producer.send(topic, key=key, value=value))
+        sent += 1
+    producer.flush(60)
+    for future in futures:
+        future.get(10)
+    producer.close()
+    return sent
+
+
+def read_all(settings: Settings, topic: Topic) -> list[Any]:
+    """Every record on a topic, by partition and offset."""
+    consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=None, auto_offset_reset="earliest",
+                             consumer_timeout_ms=1_000, enable_auto_commit=False)  # fmt: skip
+    name = topic.name(settings.kafka.topic_prefix)
+    parts = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
+    consumer.assign(parts)
+    consumer.seek_to_beginning(*parts)
+    ends = consumer.end_offsets(parts)
+    records: list[Any] = []
+    while any(consumer.position(tp) < ends[tp] for tp in parts):
+        for some in consumer.poll(timeout_ms=500).values():
+            records.extend(some)
+    consumer.close()
+    return records
+
+
+def lag(settings: Settings, group: str, topic: Topic) -> int:
+    """Records between the group's commits and the end of the topic; all of them where nothing is committed."""
+    consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=f"{settings.kafka.topic_prefix}-{group}",
+                             enable_auto_commit=False)  # fmt: skip
+    name = topic.name(settings.kafka.topic_prefix)
+    parts = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
+    ends = consumer.end_offsets(parts)
+    behind = sum(ends[tp] - (consumer.committed(tp) or 0) for tp in parts)
+    consumer.close()
+    return int(behind)
+
+
+def start_worker(settings: Settings, module: str, home: Path | None = None, **extra: str) -> subprocess.Popen[bytes]:
+    """A worker process with these settings; its log is `<home>/<module>-N.log`."""
+    home = home or settings.home
+    home.mkdir(parents=True, exist_ok=True)
+    env = {
+        **os.environ,
+        "CLICKWAKE_HOME": str(home),
+        "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "CLICKWAKE_KAFKA__TOPIC_PREFIX": settings.kafka.topic_prefix,
+        "CLICKWAKE_KAFKA__PARTITIONS": str(settings.kafka.partitions),
+        "CLICKWAKE_CLICKHOUSE__PORT": str(settings.clickhouse.port),
+        "CLICKWAKE_CLICKHOUSE__DATABASE": settings.clickhouse.database,
+        **extra,
+    }
+    log = home / f"{module}-{len(list(home.glob('*.log')))}.log"
+    with log.open("wb") as out:
+        return subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+
+
+def oracle(settings: Settings) -> dict[bytes, UserState]:
+    """States by a plain recomputation from the input log: the truth every run must end in."""
+    states: dict[bytes, UserState] = {}
+    from schemas.events import Event
+
+    for record in read_all(settings, topics.EVENTS):
+        event = msgspec.json.decode(record.value, type=Event)
+        state = states.setdefault(user_key(event.tenant, event.user), UserState())
+        fold(state, event, 0, 1 << 60)
+    return states
+
+
+def comparable(state: UserState) -> bytes:
+    """A state without what depends on when something was said rather than on what happened."""
+    plain = msgspec.structs.replace(state, recommended_ts_ms=0, due_ts_ms=0, claimed={})
+    return encode_state(plain)
+
+
+def stored_states(settings: Settings) -> dict[bytes, UserState]:
+    """What the changelog says the states are: the last value of each key."""
+    from stream.partition import unpack
+
+    last = {record.key: record.value for record in read_all(settings, topics.STATE)}
+    return {key: unpack(value) for key, value in last.items() if not key.startswith(b"#") and value is not None}
+
+
+def item_counts(settings: Settings) -> dict[str, float]:
+    """Popularity weights undone of their decay are not comparable; totals of successors over partitions are."""
+    last = {record.key: record.value for record in read_all(settings, topics.ITEM_COUNTS)}
+    totals: dict[str, float] = {}
+    for key, value in last.items():
+        item = key.decode().split("/", 1)[1]
+        count = msgspec.msgpack.decode(value, type=ItemCount)
+        totals[item] = totals.get(item, 0.0) + count.popularity + sum(count.successors.values())
+    return totals
