@@ -51,7 +51,7 @@ def settings(kafka: str, clickhouse: ClickHouse, topic_prefix: str, tmp_path: Pa
     """Settings of one test: the shared servers, its own topics, database and home."""
     return Settings(
         home=tmp_path / "home",
-        kafka=Kafka(bootstrap_servers=kafka, topic_prefix=topic_prefix),
+        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": topic_prefix}),
         clickhouse=clickhouse.model_copy(update={"database": topic_prefix}),
     )
 

@@ -31,7 +31,8 @@ def main() -> None:
     os.environ["TZ"] = "UTC"  # the engine takes its time zone from here, and every stored time is UTC
     time.tzset()
     serve(options.port, options.path,
-          {"max_execution_time": str(options.max_execution_time), "max_memory_usage": str(options.max_memory_usage)})
+          {"max_execution_time": str(options.max_execution_time), "max_memory_usage": str(options.max_memory_usage),
+           "implicit_select": "0"})  # the library reads `1 + 1` as a query, a server does not
 
 
 def serve(port: int, path: Path, defaults: dict[str, str]) -> None:

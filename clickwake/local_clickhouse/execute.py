@@ -42,6 +42,7 @@ class Execution:
     def __init__(self, pool: Pool, request: Request, statement: Statement) -> None:
         self.summary = Summary()
         self.output_format = statement.format or request.default_format
+        self.has_output = statement.has_output
         self._pool, self._request, self._statement = pool, request, statement
         self._connection: EngineConnection | None = None
         self._session: Session | None = None

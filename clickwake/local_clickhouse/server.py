@@ -215,8 +215,10 @@ class Exchange:
         output = execution.output_format if execution else "TabSeparated"
         headers = {"Content-Type": _CONTENT_TYPES.get(output, "text/plain; charset=UTF-8"),
                    "X-ClickHouse-Server-Display-Name": "clickwake",
-                   "X-ClickHouse-Timezone": self._server.timezone, "X-ClickHouse-Format": output,
+                   "X-ClickHouse-Timezone": self._server.timezone,
                    "X-ClickHouse-Exception-Tag": self._tag, "X-ClickHouse-Query-Id": request.query_id if request else ""}
+        if execution and execution.has_output:
+            headers["X-ClickHouse-Format"] = output
         if execution:
             headers["X-ClickHouse-Summary"] = json.dumps(execution.summary.values(), separators=(",", ":"))
         if code is not None:

@@ -23,6 +23,7 @@ _TOKEN = re.compile(
 )
 # They would read files of whoever runs the server, or start programs; a real server confines them to a folder.
 _LOCAL_FUNCTIONS = {b"FILE", b"FILECLUSTER", b"EXECUTABLE", b"PYTHON", b"SQLITE", b"EXECUTABLEPOOL"}
+_ANSWERING = {b"SELECT", b"WITH", b"(", b"FROM", b"SHOW", b"DESCRIBE", b"DESC", b"EXISTS", b"EXPLAIN", b"CHECK", b"KILL"}
 _OPENING, _CLOSING = b"([{", b")]}"
 
 
@@ -48,6 +49,10 @@ class Statement:
     @property
     def is_insert(self) -> bool:
         return self.data_at is not None
+
+    @property
+    def has_output(self) -> bool:
+        return self.verb in _ANSWERING
 
     @property
     def may_stream(self) -> bool:
