@@ -227,7 +227,8 @@ def owns(app: App, generation: int) -> bool:
 
     False once the group moved on, or once the session may have expired without this process having noticed.
     """
-    return app.consumer.generation == generation and app.consumer.heartbeat_age_ms < SESSION_TIMEOUT_S * 1000
+    session_ms = app.conf.broker_session_timeout * 1000
+    return app.consumer.generation == generation and app.consumer.heartbeat_age_ms < session_ms
 
 
 def run(app: App) -> NoReturn:

@@ -1,6 +1,6 @@
 """Faust's aiokafka transport, turned from one message a record into one message a partition and poll.
 
-Every private name of Faust 0.15.3 and aiokafka 0.14.0 that Clickwake leans on is used in this file or in
+Every private name of Faust 0.15.3 and aiokafka 0.14.0 that Clickwake leans on is used in this file, `faust_thread` or
 `faust_compat`, and listed in `tests/contract/test_faust_compat_pins.py`, which fails when a version changes.
 
 What is Faust's own here: group membership, the assignor, flow control, agents and their supervision, start and stop.
@@ -20,130 +20,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
 
 from aiokafka import TopicPartition
-from aiokafka.errors import (
-    CommitFailedError,
-    IllegalGenerationError,
-    IllegalStateError,
-    KafkaError,
-    RebalanceInProgressError,
-    UnknownMemberIdError,
-)
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.errors import KafkaError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP as FaustTP
 from faust.types import ConsumerMessage
 
 from stream.adapters.faust_batches import TP, Delivery, Ledger, RecordBatch
+from stream.adapters.faust_thread import ConsumerThread, boot_time
 
 log = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S = 10.0  # longer than a leader election on a healthy cluster; a late commit is only a longer replay
-EARLIEST = -2  # OffsetResetStrategy.EARLIEST of aiokafka and of the protocol
 
-# A rebalance happened or is happening: whoever owns the partition next reads from the last commit.
-NOT_OURS_ANY_MORE = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError,
-                     IllegalStateError)
-
-T = TypeVar("T")
 PartitionsHook = Callable[[set[TP]], Awaitable[None]]
-
-
-def boot_time() -> float:
-    """Seconds that go on while the machine sleeps, so that a laptop that slept through a session knows it."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
-
-
-class Fetched(dict[Any, Any]):
-    """Records by partition, and the epoch in which they were taken from the fetcher's buffer."""
-
-    epoch: int
-
-    def __init__(self, records: Mapping[Any, Any], epoch: int) -> None:
-        super().__init__(records)
-        self.epoch = epoch
-
-
-class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Faust ships no types we can check against
-    """Runs aiokafka's consumer in its own thread and event loop; `fetch_epoch` belongs to that thread."""
-
-    fetch_epoch = 0
-    heartbeat_at = float("-inf")
-
-    async def on_start(self) -> None:
-        await super().on_start()
-        # aiokafka keeps the time of the last heartbeat in a local variable, so each heartbeat is watched from outside.
-        coordinator = self._ensure_consumer()._coordinator
-        send_heartbeat = coordinator._do_heartbeat
-
-        async def watched_heartbeat() -> bool:
-            sent_at = boot_time()  # the broker's session clock starts when it receives it: not before this
-            alive: bool = await send_heartbeat()
-            if alive:
-                self.heartbeat_at = sent_at
-            return alive
-
-        coordinator._do_heartbeat = watched_heartbeat
-
-    async def on_partitions_assigned(self, assigned: set[FaustTP], generation_id: int = 0) -> None:
-        self.heartbeat_at = boot_time()  # joining counts as one
-        await super().on_partitions_assigned(assigned, generation_id)
-
-    async def _fetch_records(self, consumer: Any, active_partitions: Any, timeout: float | None = None,  # noqa: ASYNC109  # the name is Faust's
-                             max_records: int | None = None) -> Fetched:
-        records = await super()._fetch_records(consumer, active_partitions, timeout=timeout, max_records=max_records)
-        return Fetched(records, self.fetch_epoch)  # no await in between: the positions moved in this very step
-
-    async def in_thread(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run in the consumer's loop. Not through Faust's method queue: its two workers may both be waiting."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self.thread_loop))
-
-    async def rewind(self, epoch: int) -> set[TP]:
-        """Seek every assigned partition to its committed offset and begin `epoch` in the same step."""
-        consumer = self._ensure_consumer()
-        subscription = consumer._subscription.subscription
-        assignment = None if subscription is None else subscription.assignment
-        if assignment is None:
-            return set()
-        committed = {tp: await consumer.committed(tp) for tp in assignment.tps}
-        if not assignment.active:
-            raise IllegalStateError("the partitions were reassigned while their committed offsets were read")
-        for tp, offset in committed.items():
-            if offset is None:
-                # `seek_to_beginning` would await in between; the reset itself is a plain call
-                consumer._fetcher.request_offset_reset([tp], EARLIEST)
-            else:
-                consumer._fetcher.seek_to(tp, offset)
-        self.fetch_epoch = epoch
-        return {TP(*tp) for tp in committed}
-
-    async def commit_once(self, offsets: Mapping[TP, int], generation: int) -> bool:
-        """One attempt, in exactly this generation; False if the group moved on. Raises other `KafkaError`s.
-
-        aiokafka's own `commit` retries for ever and then sends the generation of that later moment.
-        """
-        consumer = self._ensure_consumer()
-        coordinator = consumer._coordinator
-        subscription = consumer._subscription.subscription
-        assignment = None if subscription is None else subscription.assignment
-        if assignment is None:
-            return False
-        await coordinator.ensure_coordinator_known()
-        async with coordinator._commit_lock:
-            if coordinator.generation != generation:
-                return False
-            request = {TopicPartition(*tp): OffsetAndMetadata(offset, "") for tp, offset in offsets.items()
-                       if TopicPartition(*tp) in assignment.tps}
-            try:
-                await asyncio.shield(coordinator._do_commit_offsets(assignment, request))
-            except NOT_OURS_ANY_MORE:
-                return False
-        return True
 
 
 class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types we can check against
@@ -159,7 +52,8 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
         self._epoch_generation = -1
         self._rewind_needed = True
         self._rewind_lock = asyncio.Lock()
-        self._acknowledged_lock = asyncio.Lock()
+        self._commit_lock = asyncio.Lock()
+        self._hand_over_lock = asyncio.Lock()
         super().__init__(*args, **kwargs)
 
     def _new_consumer_thread(self) -> ConsumerThread:
@@ -231,7 +125,7 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
 
         Never raises for a broker that is away: then the next commit says the same or more.
         """
-        async with self._acknowledged_lock:
+        async with self._commit_lock:
             epoch, generation, offsets = self.ledger.epoch, self._epoch_generation, self.ledger.pending()
             if not offsets:
                 return True
@@ -274,6 +168,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
         Faust would wait here for each unacknowledged message while the flow is stopped. Ours are not tracked by it,
         so it finds nothing to wait for; what the hook did not acknowledge is read again by the next owner.
         """
+        async with self._hand_over_lock:  # SIGTERM may come during a rebalance
+            await self._hand_over()
+
+    async def _hand_over(self) -> None:
         self.assigned_ready.clear()
         if self._assigning is not None:
             assigning, self._assigning = self._assigning, None
@@ -303,6 +201,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
     @property
     def heartbeat_age_ms(self) -> float:
         return (boot_time() - self._thread.heartbeat_at) * 1000
+
+    async def positions(self) -> dict[TP, int]:
+        """The next offset each owned partition needs: acknowledged here, else committed, else its beginning."""
+        acknowledged = self.ledger.acknowledged()
+        unknown = [tp for tp in self._owned if tp not in acknowledged]
+        committed = await self._thread.in_thread(self._thread.committed_or_beginning(unknown))
+        return committed | {tp: offset for tp, offset in acknowledged.items() if tp in self._owned}
 
     async def end_offsets(self, partitions: Iterable[TP]) -> dict[TP, int]:
         """Asked of the broker, not of the fetcher's memory. Raises `KafkaError` when it does not answer."""

@@ -1,0 +1,109 @@
+"""Reading a changelog partition into its store, without a consumer group.
+
+The protocol: 1 the end offset is asked for once, at the start; 2 records are read from behind the store's offset, the
+last value of a key wins, a null value deletes; 3 each chunk is one atomic write with the offset it reaches. A crash at
+any point leaves a store that says how far it got, and the next recovery goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream.adapters.kafka_clients import aiokafka_arguments, wait_for_kafka
+from stream.adapters.state_store import NO_OFFSET, PartitionStore
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FETCH_BYTES_MAX = 8 << 20  # of one partition and request
+CHUNK_RECORDS_MAX = 20_000  # one RocksDB write; the loop is free again after each
+POLL_MS = 1_000
+SILENCE_S_MAX = 60.0  # without a record before the end: the broker is away or the end is made of transaction markers
+
+Progress = Callable[[int, int], None]  # offsets read, offsets to read
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a recovery did. `records` were read, `deleted` of them were tombstones."""
+
+    records: int
+    deleted: int
+    from_offset: int
+    end_offset: int
+    seconds: float
+
+
+class RecoveryFailed(RuntimeError):
+    """The changelog could not be read to the end it had at the start."""
+
+
+async def recover(store: PartitionStore, topic: str, partition: int, settings: Settings,
+                  progress: Progress | None = None) -> Recovered:
+    """Bring the store to the end the changelog partition has now.
+
+    Raises `RecoveryFailed` when nothing arrives for a minute although the end is not reached. Recovering again reads
+    only what came since.
+    """
+    started = time.monotonic()
+    await wait_for_kafka(settings, timeout_s=SILENCE_S_MAX)
+    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), group_id=None, enable_auto_commit=False,
+                                auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES_MAX)
+    await consumer.start()
+    try:
+        return await _read(consumer, store, TopicPartition(topic, partition), started, progress)
+    finally:
+        await consumer.stop()
+
+
+async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPartition, started: float,
+                progress: Progress | None) -> Recovered:
+    consumer.assign([tp])
+    try:
+        end = (await consumer.end_offsets([tp]))[tp]
+        beginning = (await consumer.beginning_offsets([tp]))[tp]
+    except KafkaError as error:
+        raise RecoveryFailed(f"the broker does not say where changelog {tp.topic}[{tp.partition}] ends: "
+                             f"{error!r}") from error
+    if store.changelog_offset >= end:
+        store.clear(f"it stands for changelog offset {store.changelog_offset}, but the changelog ends at {end}: the broker "
+                    f"lost records")
+    elif NO_OFFSET < store.changelog_offset < beginning - 1:
+        store.clear(f"it stands for changelog offset {store.changelog_offset}, but the changelog begins at {beginning}: "
+                    f"deletions in between are not known")
+    start = max(store.changelog_offset + 1, beginning)
+    consumer.seek(tp, start)
+    position, records, deleted, heard_at = start, 0, 0, time.monotonic()
+    while position < end:
+        chunk = (await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)).get(tp, [])
+        puts: dict[bytes, bytes | None] = {}
+        for record in chunk:
+            if record.key is None:
+                log.warning("changelog %s[%d]: record %d has no key and is left out; who writes there?", tp.topic,
+                            tp.partition, record.offset)
+                continue
+            puts[record.key] = record.value
+            if record.value is None:
+                deleted += 1
+        reached = await consumer.position(tp)  # beyond the last record where the log was compacted
+        if reached == position:
+            if time.monotonic() - heard_at > SILENCE_S_MAX:
+                raise RecoveryFailed(f"nothing came from {tp.topic}[{tp.partition}] for {SILENCE_S_MAX:.0f} s at offset "
+                                     f"{position} of {end}; is the broker up?")
+            continue
+        position, heard_at, records = reached, time.monotonic(), records + len(chunk)
+        await asyncio.to_thread(store.write, puts, position - 1, int(time.time() * 1000))
+        if progress is not None:
+            progress(min(position, end) - start, end - start)
+    store.touch(int(time.time() * 1000))
+    done = Recovered(records, deleted, start, end, time.monotonic() - started)
+    log.info("changelog %s[%d]: %d records (%d deletions) from offset %d to %d in %.1f s", tp.topic, tp.partition,
+             records, deleted, start, end, done.seconds)
+    return done

@@ -1,0 +1,125 @@
+"""A reader of everything on a topic: item vectors, item counts, model releases, erasures.
+
+A consumer group would split the partitions between workers, so each process reads all of them by `assign()`, from the
+beginning, and is ready once it has passed the ends seen at its start. It goes on following through broker outages.
+Reading from the beginning at every start is the replay: what a record does must be idempotent, last one a key wins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
+
+from stream.adapters.kafka_clients import aiokafka_arguments, wait_for_kafka
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_MS = 500
+RECORDS_MAX = 5_000  # handed over at once; the event loop is free between two hand-overs
+BACKOFF_S_MAX = 5.0
+FETCH_BYTES_MAX = 4 << 20
+
+OnRecords = Callable[[list[Any]], None]
+
+
+class GlobalReader:
+    """Calls `on_records` with aiokafka `ConsumerRecord`s (key, value, offset, partition, timestamp), in offset order
+    within a partition. The callback runs on the event loop and must be quick; what it raises ends the reader and is
+    raised by `ready()`, `wait_failed()` and `stop()`."""
+
+    def __init__(self, settings: Settings, topic: str, on_records: OnRecords) -> None:
+        self.topic = topic
+        self.records_read = 0
+        self._settings = settings
+        self._on_records = on_records
+        self._ready = asyncio.Event()
+        self._positions: dict[int, int] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to read, in a task of the running loop."""
+        self._task = asyncio.create_task(self._follow(), name=f"global-reader {self.topic}")
+
+    async def ready(self) -> None:
+        """Return once everything that was on the topic when the reader began has been handed over."""
+        task = self._running()
+        waiter = asyncio.create_task(self._ready.wait())
+        try:
+            await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+        if task.done():
+            await task
+
+    async def wait_failed(self) -> None:
+        """Wait until the reader ends; raises what ended it. For a task that ends the process with it."""
+        await asyncio.shield(self._running())
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        task, self._task = self._task, None
+        task.cancel()
+        try:
+            await task
+        except asyncio.CancelledError:
+            if not task.cancelled():
+                raise
+
+    def _running(self) -> asyncio.Task[None]:
+        if self._task is None:
+            raise RuntimeError(f"the reader of {self.topic} was not started")
+        return self._task
+
+    async def _follow(self) -> None:
+        """Read with one client after another: aiokafka rides out short outages itself, a new client the rest."""
+        backoff_s = 0.25
+        while True:
+            await wait_for_kafka(self._settings)
+            consumer = AIOKafkaConsumer(**aiokafka_arguments(self._settings), group_id=None, enable_auto_commit=False,
+                                        auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES_MAX)
+            try:
+                await consumer.start()
+                await self._read(consumer)
+            except KafkaError as error:
+                log.warning("reading %s was interrupted (%r); trying again in %.1f s", self.topic, error, backoff_s)
+            finally:
+                await consumer.stop()
+            await asyncio.sleep(backoff_s)  # a backoff between two clients
+            backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> None:
+        tps = await self._assign(consumer)
+        missing = dict(await consumer.end_offsets(tps))
+        while True:
+            fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
+            for tp, records in fetched.items():
+                self._on_records(records)
+                self.records_read += len(records)
+                self._positions[tp.partition] = records[-1].offset + 1
+            if not self._ready.is_set():
+                for tp in [tp for tp, end in missing.items() if await consumer.position(tp) >= end]:
+                    del missing[tp]
+                if not missing:
+                    self._ready.set()
+            if len(consumer.partitions_for_topic(self.topic) or ()) > len(tps):
+                tps = await self._assign(consumer)  # partitions were added: read the new ones too
+
+    async def _assign(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        # a client that has not asked for the topic yet does not know its partitions
+        await consumer._client._wait_on_metadata(self.topic)
+        partitions = consumer.partitions_for_topic(self.topic)
+        if not partitions:
+            raise KafkaError(f"topic {self.topic} does not exist; create the topics first (clickwake topics)")
+        tps = [TopicPartition(self.topic, partition) for partition in sorted(partitions)]
+        consumer.assign(tps)
+        for tp in tps:
+            if tp.partition in self._positions:
+                consumer.seek(tp, self._positions[tp.partition])
+        return tps

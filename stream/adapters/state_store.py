@@ -1,0 +1,257 @@
+"""One RocksDB a partition: the values a changelog partition stands for, and up to which offset.
+
+The store is a cache of its changelog. It may be thrown away at any time and is then read again (`changelog.recover`);
+it must never be ahead of what it claims. So each write is one atomic batch of the values and the changelog offset they
+stand for, and a store that cannot be trusted is wiped, saying why:
+
+- it is of another incarnation of the changelog topic (its id differs): its offsets mean nothing;
+- it was away for longer than half of `delete.retention.ms`: tombstones it has not read may be compacted away, and
+  erased users would come back;
+- RocksDB finds it corrupt, at opening or at an earlier read.
+
+A store that another process holds open is neither: that raises `StoreLocked`.
+RocksDB's log is not synced to disk: what a crash of the machine takes away is read again from the changelog.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import msgspec
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+
+from stream.settings import Settings
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+NO_OFFSET = -1  # nothing of the changelog has been read
+BLOCK_CACHE_BYTES = 64 << 20  # shared by all stores of the process
+WRITE_BUFFER_BYTES = 16 << 20  # of one store; two of them at most
+META_FAMILY = "meta"  # a column family of its own: no user's key can meet ours
+META_KEY = b"store"
+CORRUPT_MARK = "CORRUPT"  # left beside the database by a read that failed; the next opening wipes
+LOCKED_WORDS = ("lock hold by", "No locks available", "While lock file", "Resource temporarily unavailable")
+CORRUPT_WORDS = ("Corruption", "No such file", "Invalid argument", "not a directory", "does not exist")
+
+WIPED = "state store %s is wiped and will be read again from its changelog: %s"
+
+_block_cache: list[Cache] = []
+
+
+class StoreLocked(RuntimeError):
+    """Another process has this store open: two workers with one state folder."""
+
+
+class StoreCorrupt(RuntimeError):
+    """A read failed. The store is marked and will be wiped and rebuilt when it is opened next: end the process."""
+
+
+class Meta(msgspec.Struct, frozen=True, kw_only=True):
+    """What the values stand for. `changelog_offset` is of the last changelog record in them, -1 for none."""
+
+    format_version: int
+    topic_id: str
+    changelog_offset: int
+    written_at_ms: int
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a store must match to be trusted. `now_ms` is the wall clock when it is opened."""
+
+    topic_id: str
+    delete_retention_ms: int
+    now_ms: int
+
+
+def directory(settings: Settings, name: str, partition: int) -> Path:
+    """Where the store of a partition is: `<home>/state/<topic prefix>/<name>-<partition>`."""
+    return settings.state_dir / settings.kafka.topic_prefix / f"{name}-{partition:05d}"
+
+
+class PartitionStore:
+    """Keys and values are bytes. Not for several threads at once; reads and writes block, in the order of 10 µs a key."""
+
+    def __init__(self, path: Path, db: Rdict, meta: Meta, wiped: str | None) -> None:
+        self.path = path
+        self.wiped = wiped  # why the store began empty, None if it was kept or is new
+        self._meta = meta
+        self._db: Rdict | None = db
+
+    @classmethod
+    def open(cls, path: Path, identity: Identity) -> Self:
+        """The store at `path`, wiped first if it cannot be trusted. Raises `StoreLocked`, or `OSError` for a full disk."""
+        reason = _mistrust(path)
+        meta: Meta | None = None
+        if reason is None:
+            try:
+                db = _open(path)
+                meta = _read_meta(db)
+            except _Corrupt as error:
+                reason = str(error)
+            else:
+                reason = None if meta is None else _outdated(meta, identity)
+                if reason is None and meta is None and next(iter(db.keys()), None) is not None:
+                    reason = "it has values but does not say what they stand for"
+                if reason is None:
+                    return cls(path, db, meta or _fresh(identity), None)
+                db.close()
+            del db
+        log.warning(WIPED, path, reason)
+        _wipe(path)
+        return cls(path, _open(path), _fresh(identity), reason)
+
+    def clear(self, reason: str) -> None:
+        """Begin again with an empty store of the same identity."""
+        log.warning(WIPED, self.path, reason)
+        self.drop()
+        self._db, self.wiped = _open(self.path), reason
+        self._meta = msgspec.structs.replace(self._meta, changelog_offset=NO_OFFSET)
+
+    @property
+    def changelog_offset(self) -> int:
+        """Offset of the last changelog record the values stand for, `NO_OFFSET` for none. Recovery starts behind it."""
+        return self._meta.changelog_offset
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values in the order of the keys, None for a key that is not there. Raises `StoreCorrupt`."""
+        if not keys:
+            return []
+        try:
+            values: list[bytes | None] = self._open_db().get(list(keys))
+        except Exception as error:
+            raise self._damaged(error) from error
+        return values
+
+    def write(self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int) -> None:
+        """Apply all of it or nothing: None deletes. `changelog_offset` is of the last record these values stand for."""
+        if changelog_offset < self.changelog_offset:
+            raise ValueError(f"store {self.path} stands for changelog offset {self.changelog_offset}; writing "
+                             f"{changelog_offset} would make it claim less than it holds")
+        db = self._open_db()
+        batch = WriteBatch(raw_mode=True)
+        for key, value in puts.items():
+            if value is None:
+                batch.delete(key)
+            else:
+                batch.put(key, value)
+        self._write(db, batch, msgspec.structs.replace(self._meta, changelog_offset=changelog_offset, written_at_ms=now_ms))
+
+    def touch(self, now_ms: int) -> None:
+        """Say that the store is up to date at this time, although there was nothing to write."""
+        self._write(self._open_db(), WriteBatch(raw_mode=True), msgspec.structs.replace(self._meta, written_at_ms=now_ms))
+
+    def iterate(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Keys that begin with `prefix`, in byte order, as they were when the iteration began."""
+        try:
+            for key, value in self._open_db().items(from_key=prefix or None):
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+        except Exception as error:
+            raise self._damaged(error) from error
+
+    def close(self) -> None:
+        """Release the store. Closing twice does no harm."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None  # RocksDB's lock is released with the last reference
+
+    def drop(self) -> None:
+        """Close and delete from disk."""
+        self.close()
+        _wipe(self.path)
+
+    def _open_db(self) -> Rdict:
+        if self._db is None:
+            raise ValueError(f"state store {self.path} is closed")
+        return self._db
+
+    def _write(self, db: Rdict, batch: WriteBatch, meta: Meta) -> None:
+        batch.put(META_KEY, msgspec.json.encode(meta), db.get_column_family_handle(META_FAMILY))
+        db.write(batch)
+        self._meta = meta
+
+    def _damaged(self, error: Exception) -> Exception:
+        if not any(word in str(error) for word in CORRUPT_WORDS):
+            return error
+        (self.path / CORRUPT_MARK).write_text(repr(error))
+        return StoreCorrupt(f"state store {self.path} cannot be read ({error}); it will be wiped and read again from its "
+                            f"changelog when it is opened next")
+
+
+class _Corrupt(Exception):
+    pass
+
+
+def _fresh(identity: Identity) -> Meta:
+    return Meta(format_version=FORMAT_VERSION, topic_id=identity.topic_id, changelog_offset=NO_OFFSET,
+                written_at_ms=identity.now_ms)
+
+
+def _mistrust(path: Path) -> str | None:
+    mark = path / CORRUPT_MARK
+    return f"a read had failed: {mark.read_text()}" if mark.exists() else None
+
+
+def _outdated(meta: Meta, identity: Identity) -> str | None:
+    if meta.format_version != FORMAT_VERSION:
+        return f"it has format {meta.format_version}, this version reads {FORMAT_VERSION}"
+    if meta.topic_id != identity.topic_id:
+        return f"it belongs to changelog topic id {meta.topic_id}, the topic was made again with id {identity.topic_id}"
+    away_ms = identity.now_ms - meta.written_at_ms
+    if away_ms > identity.delete_retention_ms // 2:
+        return (f"it was away for {away_ms / 3_600_000:.1f} h, more than half of delete.retention.ms "
+                f"({identity.delete_retention_ms / 3_600_000:.1f} h): erased users could come back")
+    return None
+
+
+def _read_meta(db: Rdict) -> Meta | None:
+    try:
+        raw = db.get_column_family(META_FAMILY).get(META_KEY)
+        return None if raw is None else msgspec.json.decode(raw, type=Meta)
+    except Exception as error:
+        raise _Corrupt(f"what it stands for cannot be read: {error}") from error
+
+
+def _open(path: Path) -> Rdict:
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        return Rdict(str(path / "db"), _options(), column_families={META_FAMILY: Options(raw_mode=True)})
+    except Exception as error:  # rocksdict raises plain Exception with RocksDB's text
+        text = str(error)
+        if any(word in text for word in LOCKED_WORDS):
+            raise StoreLocked(f"state store {path} is open in another process; give each worker its own CLICKWAKE_HOME, "
+                              f"or stop the other one ({text})") from error
+        if any(word in text for word in CORRUPT_WORDS):
+            raise _Corrupt(text) from error
+        raise OSError(f"state store {path} cannot be opened: {text}") from error
+
+
+def _options() -> Options:
+    if not _block_cache:
+        _block_cache.append(Cache(BLOCK_CACHE_BYTES))
+    table = BlockBasedOptions()
+    table.set_block_cache(_block_cache[0])
+    table.set_bloom_filter(10, False)  # most users of a batch are new to a young store: spare them the disk
+    options = Options(raw_mode=True)
+    options.create_if_missing(True)
+    options.create_missing_column_families(True)
+    options.set_block_based_table_factory(table)
+    options.set_compression_type(DBCompressionType.lz4())
+    options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_background_jobs(2)
+    options.set_keep_log_file_num(2)
+    options.set_max_open_files(256)  # of one store; a worker may own dozens
+    return options
+
+
+def _wipe(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)

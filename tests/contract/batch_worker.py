@@ -1,0 +1,84 @@
+"""A worker in a process of its own for the transport's contract tests: `python batch_worker.py '{"log": …}'`.
+
+It writes one JSON line for each thing that happens to its log, acknowledging a batch only after its line is written, so
+that the log always covers at least what may be committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from stream.adapters import faust_compat
+from stream.adapters.faust_compat import TP, RecordBatch
+from stream.settings import Kafka, Settings
+
+
+class Worker:
+    """Holds batches open for `hold_ms`, as an interval does, then acknowledges them all."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options = options
+        self.open: list[RecordBatch] = []
+        self.log = Path(options["log"]).open("a", buffering=1)  # noqa: SIM115  # open as long as the process
+        settings = Settings(home=Path(options["home"]),
+                            kafka=Kafka(bootstrap_servers=options["servers"], topic_prefix=options["prefix"]))
+        self.app = faust_compat.create_app(settings, "worker", self.on_assigned, self.on_revoked,
+                                           batch_records_max=options.get("batch_records_max", 500), commit_interval_ms=200,
+                                           broker_session_timeout=6.0, broker_heartbeat_interval=1.0)
+        faust_compat.batch_agent(self.app, *options["topics"], name="work")(self.work)
+
+    def say(self, what: str, **fields: Any) -> None:
+        self.log.write(json.dumps({"what": what, **fields}) + "\n")
+
+    async def on_assigned(self, partitions: set[TP]) -> None:
+        self.say("assigned", partitions=sorted(partitions), generation=faust_compat.current_generation(self.app))
+        if self.options.get("fail") == "assigned":
+            raise RuntimeError("on_assigned fails on purpose")
+        await asyncio.sleep(self.options.get("recovery_s", 0))
+        self.say("recovered")
+
+    async def on_revoked(self, partitions: set[TP]) -> None:
+        self.flush()
+        self.say("revoked", partitions=sorted(partitions))
+
+    def flush(self) -> None:
+        for batch in self.open:
+            if faust_compat.owns(self.app, batch.generation):
+                self.say("done", partition=batch.partition, first=batch.first_offset, next=batch.next_offset,
+                         generation=batch.generation, stale=batch.stale)
+                batch.ack()
+            else:
+                self.say("fenced", partition=batch.partition, first=batch.first_offset)
+        self.open = []
+
+    async def work(self, batches: AsyncIterator[RecordBatch]) -> None:
+        flusher = asyncio.create_task(self.flush_forever())
+        async for batch in batches:
+            offsets = [record.offset for record in batch.records]
+            self.say("delivered", partition=batch.partition, first=batch.first_offset, next=batch.next_offset,
+                     generation=batch.generation, epoch=batch.epoch, ordered=offsets == sorted(set(offsets)))
+            if self.options.get("fail") == "body":
+                raise ValueError("the body fails on purpose")
+            if self.options.get("never_ack") == [batch.partition, batch.first_offset]:
+                continue
+            self.open.append(batch)
+            if not self.options.get("hold_ms"):
+                self.flush()
+            await asyncio.sleep(self.options.get("work_ms", 0) / 1000)
+        flusher.cancel()
+
+    async def flush_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self.options.get("hold_ms", 1_000) / 1000)
+            self.flush()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    faust_compat.run(Worker(json.loads(sys.argv[1])).app)

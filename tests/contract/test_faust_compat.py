@@ -1,0 +1,219 @@
+"""The batch transport against a real broker, with workers as processes: nothing lost, nothing committed too early."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kafka.admin import KafkaAdminClient, NewTopic
+
+from stream.adapters import producing
+from stream.settings import Kafka, Settings
+
+PARTITIONS = 4
+WORKER = Path(__file__).with_name("batch_worker.py")
+Entry = dict[str, Any]
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 60.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+class Bench:
+    """A topic, the workers on it, and what they logged."""
+
+    def __init__(self, servers: str, prefix: str, folder: Path) -> None:
+        self.servers, self.prefix, self.folder = servers, prefix, folder
+        self.settings = Settings(kafka=Kafka(bootstrap_servers=servers, topic_prefix=prefix))
+        self.admin = KafkaAdminClient(bootstrap_servers=servers)
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.sent = dict.fromkeys(range(PARTITIONS), 0)
+
+    def topic(self, name: str = "events") -> str:
+        return f"{self.prefix}.{name}"
+
+    def create(self, name: str = "events", partitions: int = PARTITIONS) -> None:
+        self.admin.create_topics([NewTopic(self.topic(name), partitions, 1)])
+
+    async def fill(self, records: int, name: str = "events") -> None:
+        producer = producing.create_producer(self.settings)
+        await producer.start()
+        try:
+            rows = [(b"k%d" % index, b"v%d" % index, ()) for index in range(records)]
+            await producing.send_batches(producer, self.topic(name), dict.fromkeys(range(PARTITIONS), rows))
+        finally:
+            await producer.stop()
+        for partition in self.sent:
+            self.sent[partition] += records
+
+    def start(self, name: str, **options: Any) -> subprocess.Popen[bytes]:
+        options = {"topics": [self.topic()], **options, "log": str(self.folder / f"{name}.jsonl"), "servers": self.servers,
+                   "home": str(self.folder / name), "prefix": self.prefix}
+        with (self.folder / f"{name}.out").open("ab") as output:
+            process = subprocess.Popen([sys.executable, str(WORKER), json.dumps(options)], stdout=output,
+                                       stderr=subprocess.STDOUT)
+        self.workers[name] = process
+        return process
+
+    def stop(self, name: str) -> int:
+        self.workers[name].send_signal(signal.SIGTERM)
+        return self.workers[name].wait(20)
+
+    def log(self, name: str, what: str = "") -> list[Entry]:
+        path = self.folder / f"{name}.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        entries: list[Entry] = [json.loads(line) for line in lines if line.endswith("}")]
+        return [entry for entry in entries if not what or entry["what"] == what]
+
+    def committed(self) -> dict[int, int]:
+        offsets = self.admin.list_group_offsets(f"{self.prefix}-worker")[f"{self.prefix}-worker"]
+        return {tp.partition: value.offset for tp, value in offsets.items() if value.offset >= 0}
+
+    def done(self) -> dict[int, set[int]]:
+        covered: dict[int, set[int]] = {partition: set() for partition in range(PARTITIONS)}
+        for name in self.workers:
+            for entry in self.log(name, "done"):
+                covered[entry["partition"]].update(range(entry["first"], entry["next"]))
+        return covered
+
+    def assert_commits_are_covered(self) -> None:
+        """Committed first, log second: what is committed must have been done before."""
+        committed, done = self.committed(), self.done()
+        for partition, offset in committed.items():
+            assert set(range(offset)) <= done[partition], f"partition {partition} committed {offset} before it was done"
+
+    def all_done(self) -> bool:
+        return self.committed() == self.sent
+
+    def assert_deliveries_have_no_gap(self, name: str) -> None:
+        """Within an epoch a worker sees each partition's offsets in order and without a gap."""
+        expected: dict[tuple[int, int], int] = {}
+        for entry in self.log(name, "delivered"):
+            assert entry["ordered"]
+            lane = (entry["epoch"], entry["partition"])
+            assert expected.get(lane, entry["first"]) == entry["first"], f"a gap at {entry}"
+            expected[lane] = entry["next"]
+
+
+@pytest.fixture
+def bench(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(kafka, topic_prefix, tmp_path)
+    bench.create()
+    yield bench
+    for process in bench.workers.values():
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+    bench.admin.close()
+
+
+async def test_each_record_once_in_order_and_all_committed_at_sigterm(bench: Bench) -> None:
+    await bench.fill(5_000)
+    bench.start("a", hold_ms=300)
+    wait_until(lambda: sum(map(len, bench.done().values())) == 4 * 5_000, "everything is done")
+    assert bench.stop("a") == 0
+    assert bench.committed() == bench.sent
+    bench.assert_deliveries_have_no_gap("a")
+    delivered = sum(entry["next"] - entry["first"] for entry in bench.log("a", "delivered"))
+    assert delivered == 4 * 5_000
+    assert max(entry["next"] - entry["first"] for entry in bench.log("a", "delivered")) <= 500
+    assert bench.log("a")[-1]["what"] == "revoked"
+
+
+async def test_open_batches_survive_joining_leaving_and_a_kill(bench: Bench) -> None:
+    await bench.fill(30_000)
+    slow: Mapping[str, Any] = {"hold_ms": 400, "work_ms": 10}
+    first = bench.start("a", **slow)
+    wait_until(lambda: len(bench.log("a", "done")) > 5, "a works")
+    bench.start("b", **slow)
+    wait_until(lambda: len(bench.log("b", "done")) > 5, "b works too")
+    bench.assert_commits_are_covered()
+    assert bench.log("a", "revoked"), "a handed over with batches open"
+    bench.start("c", **slow)
+    wait_until(lambda: len(bench.log("c", "done")) > 2, "c works too")
+    first.send_signal(signal.SIGKILL)
+    bench.assert_commits_are_covered()
+    assert bench.stop("b") == 0
+    bench.assert_commits_are_covered()
+    await bench.fill(1_000)
+    wait_until(bench.all_done, "c does the rest", 90)
+    bench.assert_commits_are_covered()
+    assert bench.stop("c") == 0
+    for name in "abc":
+        bench.assert_deliveries_have_no_gap(name)
+    assert {partition: len(offsets) for partition, offsets in bench.done().items()} == bench.sent
+
+
+async def test_a_commit_never_passes_an_open_batch(bench: Bench) -> None:
+    await bench.fill(3_000)
+    bench.start("a", never_ack=[0, 0])
+    rest = {partition: count for partition, count in bench.sent.items() if partition != 0}
+    wait_until(lambda: bench.committed() == rest, "all other partitions are committed")
+    assert bench.done()[0], "batches behind the open one were acknowledged"
+    assert bench.stop("a") == 0
+    assert bench.committed() == rest
+
+
+@pytest.mark.parametrize("where", ["body", "assigned"])
+async def test_an_exception_ends_the_process_and_acknowledges_nothing(bench: Bench, where: str) -> None:
+    await bench.fill(1_000)
+    process = bench.start("a", fail=where)
+    assert process.wait(30) == 1
+    assert bench.committed() == {}
+    assert "on purpose" in (bench.folder / "a.out").read_text()
+    bench.start("b")
+    wait_until(bench.all_done, "the next worker reads everything")
+
+
+async def test_a_recovery_longer_than_the_session_keeps_the_partitions(bench: Bench) -> None:
+    await bench.fill(100)
+    bench.start("a", recovery_s=9)
+    wait_until(bench.all_done, "a works after its recovery", 40)
+    assert [entry["generation"] for entry in bench.log("a", "assigned")] == [1]
+    assert bench.log("a")[1]["what"] == "recovered", "nothing is delivered before that"
+
+
+async def test_a_worker_that_slept_through_its_session_is_fenced(bench: Bench) -> None:
+    await bench.fill(20_000)
+    sleeper = bench.start("a", hold_ms=400, work_ms=5)
+    wait_until(lambda: len(bench.log("a", "done")) > 3, "a works")
+    bench.start("b", hold_ms=400)
+    wait_until(lambda: len(bench.log("b", "done")) > 3, "b works")
+    os.kill(sleeper.pid, signal.SIGSTOP)
+    before = len(bench.log("a"))
+    wait_until(lambda: bench.all_done(), "b does the rest", 60)
+    os.kill(sleeper.pid, signal.SIGCONT)
+    wait_until(lambda: len(bench.log("a", "assigned")) > 2, "a is a member again", 60)
+    late = bench.log("a")[before:]
+    taken_over = late[: next(index for index, entry in enumerate(late) if entry["what"] == "assigned")]
+    assert not [entry for entry in taken_over if entry["what"] == "done"], "it wrote what was not its own any more"
+    assert [entry for entry in taken_over if entry["what"] == "fenced"], "it had batches open"
+    assert bench.stop("a") == 0
+
+
+async def test_a_worker_has_the_same_partition_numbers_of_all_topics(bench: Bench) -> None:
+    bench.create("identity")
+    topics = [bench.topic(), bench.topic("identity")]
+    for name in "abc":
+        bench.start(name, topics=topics)
+
+    def settled() -> bool:
+        held = [{tuple(tp) for tp in bench.log(name, "assigned")[-1]["partitions"]} for name in "abc"
+                if bench.log(name, "assigned")]
+        return len(held) == 3 and sum(map(len, held)) == 8 == len(set().union(*held))
+
+    wait_until(settled, "three workers share eight partitions")
+    for name in "abc":
+        held = bench.log(name, "assigned")[-1]["partitions"]
+        assert {number for topic, number in held if topic == topics[0]} == {n for topic, n in held if topic == topics[1]}
