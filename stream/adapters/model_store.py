@@ -1,0 +1,168 @@
+"""The registry of releases: a folder or any fsspec URL.
+
+    <registry>/bundles/<model_version>/manifest.json, user_encoder.onnx, item_adapter.onnx, churn.onnx,
+                                       item_residuals.npz, golden.npz
+    <registry>/text/<space>/model.onnx, tokenizer.json, manifest.json
+
+A bundle is believed only after its files were hashed, and the bytes that were hashed are the bytes that are loaded; then
+its golden inputs must give its golden outputs on this machine. What fails is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import io
+import posixpath
+from typing import Any
+
+import fsspec
+import msgspec
+import numpy as np
+
+from schemas.release import FORMAT_VERSION, Manifest, ModelRelease
+from stream.adapters.onnx import Bundle, TextEncoder, sha256
+from stream.core.churn import EDGES_DAYS
+from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION, Float32
+
+BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "golden.npz")
+FILE_BYTES_MAX = 1 << 30
+GOLDEN_DELTA_MAX = 1e-3  # |Δ| between machines; kernels differ in the last bits
+
+_manifest = msgspec.json.Decoder(Manifest)
+
+
+class BundleRefused(Exception):
+    """Why a bundle is not taken; the worker keeps the one it has."""
+
+
+class TextModel(msgspec.Struct, frozen=True, kw_only=True):
+    """`manifest.json` of a text encoder."""
+
+    space: str
+    dim: int
+    tokens_max: int
+    files: dict[str, str]  # name → sha256
+
+
+def bundle_uri(registry: str, model_version: str) -> str:
+    return f"{registry.rstrip('/')}/bundles/{model_version}"
+
+
+def load(registry: str, release: ModelRelease, threads: int = 1) -> Bundle:
+    """Fetch, verify and open an announced bundle. Raises `BundleRefused`."""
+    uri = release.uri if "://" in release.uri or release.uri.startswith("/") else f"{registry.rstrip('/')}/{release.uri}"
+    raw = _read(f"{uri}/manifest.json")
+    if sha256(raw) != release.manifest_sha256:
+        raise BundleRefused(f"{uri}/manifest.json is not the announced one: its sha256 differs")
+    return verify(uri, raw, threads)
+
+
+def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
+    """Check a bundle against its manifest and open it. Raises `BundleRefused`."""
+    try:
+        manifest = _manifest.decode(raw_manifest)
+    except msgspec.DecodeError as error:
+        raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise BundleRefused(f"format {manifest.format_version}, this worker reads {FORMAT_VERSION}")
+    if manifest.feature_version != FEATURE_VERSION:
+        raise BundleRefused(f"features of version {manifest.feature_version}, this worker computes {FEATURE_VERSION}")
+    missing = set(BUNDLE_FILES) - manifest.files.keys()
+    if missing:
+        raise BundleRefused(f"the manifest names no {', '.join(sorted(missing))}")
+    files: dict[str, bytes] = {}
+    for name in BUNDLE_FILES:
+        entry = manifest.files[name]
+        data = files[name] = _read(f"{uri}/{name}")
+        if len(data) != entry.bytes or sha256(data) != entry.sha256:
+            raise BundleRefused(f"{name} is damaged: {len(data)} bytes with another sha256 than the manifest's")
+    try:
+        residuals = np.load(io.BytesIO(files["item_residuals.npz"]), allow_pickle=False)
+        ids, vectors = [str(one) for one in residuals["ids"]], residuals["vectors"].astype(np.float32)
+        bundle = Bundle(manifest, files, (ids, vectors), threads)
+        golden = dict(np.load(io.BytesIO(files["golden.npz"]), allow_pickle=False))
+        _check_golden(bundle, golden)
+    except BundleRefused:
+        raise
+    except Exception as error:  # onnxruntime and numpy raise many kinds for a file that is not what it should be
+        raise BundleRefused(f"{uri} cannot be opened: {type(error).__name__}: {error}") from error
+    return bundle
+
+
+def golden_outputs(bundle: Bundle, golden: dict[str, Any]) -> dict[str, Float32]:
+    """What a bundle says to golden inputs (items, kinds, ages, mask, text, features)."""
+    user, weights = bundle.encode({name: golden[name] for name in ("items", "kinds", "ages", "mask")})
+    adapted = bundle.adapt(golden["text"], [""] * len(golden["text"]))
+    return {"user": user, "weights": weights, "adapted": adapted, "log_survival": bundle.survival(golden["features"])}
+
+
+def _check_golden(bundle: Bundle, golden: dict[str, Any]) -> None:
+    manifest = bundle.manifest
+    shapes = {
+        "items": golden["items"].shape[-1] == manifest.dim,
+        "text": golden["text"].shape[-1] == manifest.text_dim,
+        "features": golden["features"].shape[-1] == len(CHURN_FEATURES),
+        "log_survival": golden["log_survival"].shape[-1] == len(EDGES_DAYS),
+    }
+    wrong = [name for name, fits in shapes.items() if not fits]
+    if wrong:
+        raise BundleRefused(f"dimensions of {', '.join(wrong)} differ from what the manifest and this worker expect")
+    for name, value in golden_outputs(bundle, golden).items():
+        expected = golden[name]
+        if value.shape != expected.shape:
+            raise BundleRefused(f"golden {name} has shape {value.shape}, expected {expected.shape}")
+        delta = float(np.abs(value - expected).max(initial=0.0))
+        if not delta <= GOLDEN_DELTA_MAX:
+            raise BundleRefused(f"golden {name} differs by {delta:.2g}, at most {GOLDEN_DELTA_MAX} is allowed")
+
+
+def load_text_encoder(registry: str, space: str | None = None, threads: int = 1) -> tuple[str, TextEncoder] | None:
+    """The text encoder of a space, or the newest there is; None when the registry has none. Raises `BundleRefused`."""
+    fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/text")
+    if not fs.exists(root):
+        return None
+    spaces = [space] if space else [posixpath.basename(one) for one in _newest_first(fs, root)]
+    if not spaces:
+        return None
+    uri = f"{registry.rstrip('/')}/text/{spaces[0]}"
+    model = msgspec.json.decode(_read(f"{uri}/manifest.json"), type=TextModel)
+    files = {name: _read(f"{uri}/{name}") for name in ("model.onnx", "tokenizer.json")}
+    for name, data in files.items():
+        if sha256(data) != model.files.get(name):
+            raise BundleRefused(f"text encoder {uri}/{name} is damaged: its sha256 is not the manifest's")
+    return model.space, TextEncoder(files["model.onnx"], files["tokenizer.json"], threads, model.tokens_max)
+
+
+def versions(registry: str) -> list[Manifest]:
+    """All bundles in the registry, newest first; unreadable ones are left out."""
+    fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/bundles")
+    found = []
+    for path in fs.glob(f"{root}/*/manifest.json") if fs.exists(root) else []:
+        found.append(_manifest.decode(fs.cat_file(path)))
+    return sorted(found, key=lambda one: one.model_version, reverse=True)
+
+
+def publish(registry: str, model_version: str, files: dict[str, bytes]) -> str:
+    """Write a bundle's files, the manifest last: a bundle without a manifest does not exist. Returns its URI."""
+    uri = bundle_uri(registry, model_version)
+    fs, root = fsspec.core.url_to_fs(uri)
+    fs.makedirs(root, exist_ok=True)
+    for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
+        fs.makedirs(posixpath.dirname(f"{root}/{name}"), exist_ok=True)
+        fs.pipe_file(f"{root}/{name}", files[name])
+    return uri
+
+
+def _newest_first(fs: Any, root: str) -> list[str]:
+    manifests = fs.glob(f"{root}/*/manifest.json")
+    return [posixpath.dirname(one) for one in sorted(manifests, key=lambda one: str(fs.modified(one)), reverse=True)]
+
+
+def _read(uri: str) -> bytes:
+    fs, path = fsspec.core.url_to_fs(uri)
+    try:
+        if fs.size(path) > FILE_BYTES_MAX:
+            raise BundleRefused(f"{uri} is larger than {FILE_BYTES_MAX} bytes")
+        data: bytes = fs.cat_file(path)
+    except FileNotFoundError as error:
+        raise BundleRefused(f"{uri} is missing") from error
+    return data

@@ -1,0 +1,99 @@
+"""ONNX sessions: hashed bytes in, arrays out, no surprises with threads.
+
+Calls block; the caller runs them on a thread of their own, because inline they stall the event loop for 400 ms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+from tokenizers import Tokenizer
+
+from stream.core.featurize import Float32
+
+TEXT_BATCH_MAX = 32
+TOKENS_MAX = 256
+
+
+def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    """A CPU session over these very bytes, which the caller has hashed. Spinning is off: the cores are shared."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class TextEncoder:
+    """Texts to unit vectors. Texts are sorted by length, so a batch pads little; the order of the result is the input's."""
+
+    def __init__(self, model: bytes, tokenizer_json: bytes, threads: int, tokens_max: int = TOKENS_MAX) -> None:
+        self._session = session(model, threads)
+        self._tokenizer = Tokenizer.from_str(tokenizer_json.decode())
+        self._tokenizer.enable_truncation(tokens_max)
+        self._tokenizer.enable_padding()
+        self._inputs = {one.name for one in self._session.get_inputs()}
+        self.dim = int(self._session.get_outputs()[0].shape[-1])
+
+    def encode(self, texts: list[str]) -> Float32:
+        """(N, T) float32, L2-normalised."""
+        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        for start in range(0, len(order), TEXT_BATCH_MAX):
+            some = order[start : start + TEXT_BATCH_MAX]
+            vectors[some] = self._encode_batch([texts[at] for at in some])
+        return vectors
+
+    def _encode_batch(self, texts: list[str]) -> Float32:
+        encoded = self._tokenizer.encode_batch(texts)
+        arrays = {
+            "input_ids": np.array([one.ids for one in encoded], dtype=np.int64),  # (B, L)
+            "attention_mask": np.array([one.attention_mask for one in encoded], dtype=np.int64),
+            "token_type_ids": np.array([one.type_ids for one in encoded], dtype=np.int64),
+        }
+        (vectors,) = self._session.run(None, {name: value for name, value in arrays.items() if name in self._inputs})
+        return np.asarray(vectors, dtype=np.float32)
+
+
+class Bundle:
+    """The three models of a release over one manifest; implements `stream.ports.Models`."""
+
+    def __init__(self, manifest: Any, files: Mapping[str, bytes], residuals: tuple[list[str], Float32], threads: int) -> None:
+        self.manifest = manifest
+        self._user = session(files["user_encoder.onnx"], threads)
+        self._adapter = session(files["item_adapter.onnx"], threads)
+        self._churn = session(files["churn.onnx"], threads)
+        self._residual_rows = {item_id: row for row, item_id in enumerate(residuals[0])}
+        self._residuals = residuals[1]
+
+    def adapt(self, text_vectors: Float32, item_ids: list[str]) -> Float32:
+        """(N, T) → (N, D): normalise(adapter(text) + residual of the item, if it has one)."""
+        (vectors,) = self._adapter.run(None, {"text": np.ascontiguousarray(text_vectors, dtype=np.float32)})
+        vectors = np.array(vectors, dtype=np.float32)
+        for at, item_id in enumerate(item_ids):
+            row = self._residual_rows.get(item_id)
+            if row is not None:
+                vectors[at] += self._residuals[row]
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
+
+    def encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, Float32]:
+        """`featurize.batch` → user vectors (B, D), event weights (B, L)."""
+        user, weights = self._user.run(["user", "weights"], dict(arrays))
+        return np.asarray(user, dtype=np.float32), np.asarray(weights, dtype=np.float32)
+
+    def survival(self, features: Float32) -> Float32:
+        """(B, F) → (B, E) log survival."""
+        (log_survival,) = self._churn.run(None, {"features": features})
+        return np.asarray(log_survival, dtype=np.float32)
