@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnxruntime
 from tokenizers import Tokenizer
 
+from schemas.release import Manifest
 from stream.core.featurize import Float32
 
 TEXT_BATCH_MAX = 32
@@ -69,7 +70,9 @@ class TextEncoder:
 class Bundle:
     """The three models of a release over one manifest; implements `stream.ports.Models`."""
 
-    def __init__(self, manifest: Any, files: Mapping[str, bytes], residuals: tuple[list[str], Float32], threads: int) -> None:
+    def __init__(
+        self, manifest: Manifest, files: Mapping[str, bytes], residuals: tuple[list[str], Float32], threads: int
+    ) -> None:
         self.manifest = manifest
         self._user = session(files["user_encoder.onnx"], threads)
         self._adapter = session(files["item_adapter.onnx"], threads)

