@@ -84,7 +84,7 @@ def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a key, as every Java client, kafka-python and aiokafka choose it.
 
     >>> [partition_of(b"demo/u%d" % n, 4) for n in range(6)]
-    [1, 1, 1, 0, 0, 0]
+    [1, 0, 3, 2, 3, 1]
     """
     return _hash(key) % partitions
 

@@ -175,6 +175,7 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
         text = f"the event has {len(raw):,} bytes, at most {arrival.event_bytes_max:,} are taken"
         return NotAdmitted("too_large", (Message(path="", keyword="maxBytes", message=text),), raw)
     event: Any = None
+    message_id: str | None = None  # as given; one drawn here would tell the client nothing
     payload = raw
     try:
         event = msgspec.json.decode(raw)
@@ -184,6 +185,7 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
             payload = msgspec.json.encode(event)  # the key is a secret and ends here
         if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and depth(event) > DEPTH_MAX:
             raise Complaint("", "depth", f"the JSON is nested deeper than {DEPTH_MAX} levels")
+        message_id = _known(event, "messageId")
         _stamp(event, arrival)
         typed = msgspec.convert(event, Event)
         _check(typed)
@@ -191,4 +193,4 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
     except (msgspec.MsgspecError, UnicodeError, RecursionError, Complaint) as error:
         ids = event if isinstance(event, dict) else {}
         user = _known(ids, "userId") or _known(ids, "anonymousId") or ""
-        return NotAdmitted("undecodable", (complaint(error),), payload, _known(ids, "messageId"), user)
+        return NotAdmitted("undecodable", (complaint(error),), payload, message_id, user)

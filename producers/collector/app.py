@@ -8,9 +8,9 @@ client without an answer: it sends again under the same messageIds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -54,6 +54,14 @@ class Envelope(msgspec.Struct, rename="camel"):
     sent_at: Any = None
 
 
+class Acknowledges(Protocol):
+    """The port to Kafka: `Broker`, or a fake in tests."""
+
+    async def send(self, records: Sequence[Record]) -> None: ...
+
+    async def ready(self) -> str | None: ...
+
+
 class Collector:
     """Handlers of one app; holds what they share."""
 
@@ -63,16 +71,17 @@ class Collector:
         self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
         self._kafka, self._inflight = settings.kafka, 0
-        self.broker: Broker | None = None
+        self.broker: Acknowledges | None = None
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        self.broker = Broker(self._kafka, (self._events, self._dead_letters), self.settings.ack_timeout_ms, self.metrics)
-        self.broker.start()
+        broker = Broker(self._kafka, (self._events, self._dead_letters), self.settings.ack_timeout_ms, self.metrics)
+        broker.start()
+        self.broker = broker
         try:
             yield
         finally:
-            await self.broker.stop()
+            await broker.stop()
 
     def endpoint(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         """The handler of one kind of call."""
@@ -224,7 +233,9 @@ def create_app(settings: Settings) -> Starlette:
         CORSMiddleware, allow_origins=list(settings.collector.cors_origins), allow_methods=["GET", "POST"],
         allow_headers=["*"], expose_headers=["Retry-After"], max_age=86_400,
     )
-    return Starlette(
+    app = Starlette(
         routes=routes, middleware=[cors], lifespan=collector.lifespan,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},
     )
+    app.state.collector = collector
+    return app

@@ -144,7 +144,7 @@ def required(text: str, column: str) -> str:
     return text
 
 
-def _parsed(row: int, line: bytes, columns: int, parse: Parse) -> Row:
+def parsed(row: int, line: bytes, columns: int, parse: Parse) -> Row:
     try:
         event, ts_ms = parse(row, fields(line, columns))
     except Invalid as error:
@@ -172,8 +172,8 @@ def in_event_time(path: Path, header: Sequence[str], time: Callable[[list[str]],
         last = current
     if in_order:
         for row, line in lines(path, header):
-            yield _parsed(row, line, columns, parse)
+            yield parsed(row, line, columns, parse)
         return
     held = [line for _, line in lines(path, header)]
     for index in sorted(range(len(held)), key=times.__getitem__):
-        yield _parsed(index + 1, held[index], columns, parse)
+        yield parsed(index + 1, held[index], columns, parse)

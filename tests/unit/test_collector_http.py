@@ -1,0 +1,258 @@
+"""The collector's HTTP surface against a fake of Kafka: statuses, limits, keys, what reaches which topic."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gzip
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import SecretStr
+from starlette.applications import Starlette
+
+from producers.collector.app import INFLIGHT_MAX, create_app
+from producers.collector.body import Inflater, tenant_of
+from producers.collector.broker import Record, Unavailable
+from producers.collector.refusal import Refused
+from schemas.dead_letter import DeadLetter
+from stream.settings import Collector, Settings
+
+KEY = "a-write-key"
+EVENT = {"userId": "u1", "event": "Product Viewed", "properties": {"product_id": "p1"}, "messageId": "m1"}
+
+
+class FakeKafka:
+    """Keeps what it is given; `down` refuses."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self.down = False
+
+    async def send(self, records: Sequence[Record]) -> None:
+        if self.down:
+            raise Unavailable("Kafka at nowhere:1 does not answer")
+        self.records += records
+
+    async def ready(self) -> str | None:
+        return "Kafka at nowhere:1 does not answer" if self.down else None
+
+    def sent(self, entity: str) -> list[dict[str, Any]]:
+        return [msgspec.json.decode(record.value) for record in self.records if record.topic == f"clickwake.{entity}.v1"]
+
+    def dead_letters(self) -> list[DeadLetter]:
+        letters = [record.value for record in self.records if record.topic == "clickwake.dead-letters.v1"]
+        return [msgspec.json.decode(letter, type=DeadLetter) for letter in letters]
+
+
+class Client:
+    """Requests to the app itself, without a socket and without its lifespan, which would connect to a real Kafka."""
+
+    def __init__(self, app: Starlette) -> None:
+        self.app = app
+
+    def request(self, method: str, path: str, **more: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://collector") as client:
+                return await client.request(method, path, **more)
+
+        return asyncio.run(ask())
+
+    def get(self, path: str) -> httpx.Response:
+        return self.request("GET", path)
+
+
+@pytest.fixture
+def kafka_fake() -> FakeKafka:
+    return FakeKafka()
+
+
+@pytest.fixture
+def client(kafka_fake: FakeKafka) -> Client:
+    app = create_app(Settings(collector=Collector(write_keys={"shop": SecretStr(KEY), "other": SecretStr("other-key")})))
+    app.state.collector.broker = kafka_fake
+    return Client(app)
+
+
+def post(client: Client, path: str, body: Any, **headers: str) -> Any:
+    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    basic = "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()
+    usual = {"Authorization": basic, "Content-Type": "application/json"}
+    return client.request("POST", path, content=content, headers=usual | headers)
+
+
+@pytest.mark.parametrize(("path", "kind", "more"), [
+    ("track", "track", {}), ("t", "track", {}), ("identify", "identify", {}), ("i", "identify", {}), ("page", "page", {}),
+    ("p", "page", {}), ("screen", "screen", {}), ("group", "group", {}), ("alias", "alias", {"previousId": "a"}),
+])
+def test_each_call_sets_its_type(
+    client: Client, kafka_fake: FakeKafka, path: str, kind: str, more: dict[str, str]
+) -> None:
+    response = post(client, f"/v1/{path}", EVENT | more)
+    assert (response.status_code, response.json()) == (200, {"success": True, "messageId": "m1"})
+    assert [(event["type"], event["tenant"]) for event in kafka_fake.sent("events")] == [(kind, "shop")]
+    assert kafka_fake.records[0].key == b"shop/u1"
+
+
+def test_a_batch_with_bad_events_takes_the_good_and_keeps_the_bad(client: Client, kafka_fake: FakeKafka) -> None:
+    batch = [EVENT | {"type": "track"}, {"type": "track", "event": "x", "messageId": "m2"}, 7]
+    response = post(client, "/v1/batch", {"batch": batch})
+    assert response.status_code == 200
+    answer = response.json()
+    assert (answer["accepted"], [bad["index"] for bad in answer["rejected"]]) == (1, [1, 2])
+    assert answer["rejected"][0]["messageId"] == "m2"
+    assert answer["rejected"][0]["messages"][0]["path"] == "userId"
+    letters = kafka_fake.dead_letters()
+    assert [letter.source.offset for letter in letters] == [1, 2]
+    assert msgspec.json.decode(letters[0].payload) == batch[1]
+    assert [event["messageId"] for event in kafka_fake.sent("events")] == ["m1"]
+
+
+def test_the_same_bad_event_gives_the_same_dead_letter_id(client: Client, kafka_fake: FakeKafka) -> None:
+    for _ in range(2):
+        assert post(client, "/v1/batch", {"batch": [{"type": "track"}]}).status_code == 400
+    first, second = kafka_fake.dead_letters()
+    assert first.dead_letter_id == second.dead_letter_id
+
+
+def test_when_nothing_is_accepted_the_answer_is_400_with_field_and_reason(client: Client) -> None:
+    response = post(client, "/v1/track", {"userId": 5, "event": "x"})
+    assert response.status_code == 400
+    message = response.json()["error"]["messages"][0]
+    assert (message["path"], message["keyword"]) == ("userId", "type")
+    batch = post(client, "/v1/batch", {"batch": [{"type": "track", "event": "x"}]}).json()
+    assert batch["error"]["messages"][0]["path"] == "batch[0].userId"
+
+
+@pytest.mark.parametrize(("body", "path"), [(b"{", ""), (b"[]", ""), (b'{"batch":{}}', "batch"), (b'{"batch":[]}', "batch"),
+                                            (b"{}", "batch"), (b'{"batch":[' + b"[" * 50_000, "")])
+def test_a_batch_that_is_none_is_400(client: Client, body: bytes, path: str) -> None:
+    response = post(client, "/v1/batch", body)
+    assert response.status_code == 400
+    assert response.json()["error"]["messages"][0]["path"] == path
+
+
+def test_the_write_key_gives_the_tenant(client: Client, kafka_fake: FakeKafka) -> None:
+    body = msgspec.json.encode(EVENT | {"writeKey": "other-key", "tenant": "shop"})
+    beacon = client.request("POST", "/v1/t", content=body, headers={"Content-Type": "text/plain;charset=UTF-8"})
+    assert beacon.status_code == 200
+    assert [event["tenant"] for event in kafka_fake.sent("events")] == ["other"]
+
+
+@pytest.mark.parametrize("headers", [
+    {"Authorization": "Basic " + base64.b64encode(b"nope:").decode()}, {"Authorization": "Bearer x"},
+    {"Authorization": "Basic %%%"}, {},
+])
+def test_without_a_known_key_401(client: Client, kafka_fake: FakeKafka, headers: dict[str, str]) -> None:
+    response = client.request("POST", "/v1/track", content=msgspec.json.encode(EVENT), headers=headers)
+    assert response.status_code == 401
+    assert "Basic" in response.headers["www-authenticate"]
+    assert kafka_fake.records == []
+
+
+def test_an_empty_key_opens_nothing() -> None:
+    with pytest.raises(Refused):
+        tenant_of("", {"shop": SecretStr("")})
+
+
+def test_kafka_away_is_503_to_retry_and_not_ready(client: Client, kafka_fake: FakeKafka) -> None:
+    kafka_fake.down = True
+    response = post(client, "/v1/track", EVENT)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert "nowhere:1" in response.json()["error"]["message"]
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health/live").status_code == 200
+    kafka_fake.down = False
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_limits(client: Client, kafka_fake: FakeKafka) -> None:
+    large = EVENT | {"properties": {"x": "y" * 33_000}}
+    assert post(client, "/v1/track", large).status_code == 413
+    assert post(client, "/v1/batch", {"batch": [EVENT | {"type": "track"}] * 501}).status_code == 413
+    assert post(client, "/v1/batch", b" " * 512_001).status_code == 413
+    assert kafka_fake.records == []
+    mixed = post(client, "/v1/batch", {"batch": [EVENT | {"type": "track"}, large | {"type": "track"}]})
+    assert mixed.json()["rejected"][0]["messages"][0]["keyword"] == "maxBytes"
+    assert kafka_fake.dead_letters()[0].kind == "too_large"
+
+
+def test_gzip_is_taken_and_a_bomb_is_refused(client: Client, kafka_fake: FakeKafka) -> None:
+    packed = gzip.compress(msgspec.json.encode(EVENT))
+    assert post(client, "/v1/track", packed, **{"Content-Encoding": "gzip"}).status_code == 200
+    bomb = gzip.compress(b" " * 50_000_000)
+    assert post(client, "/v1/batch", bomb, **{"Content-Encoding": "gzip"}).status_code == 413
+    assert post(client, "/v1/track", b"not gzip", **{"Content-Encoding": "gzip"}).status_code == 400
+    assert post(client, "/v1/track", packed[:-4], **{"Content-Encoding": "gzip"}).status_code == 400
+    assert len(kafka_fake.records) == 1
+
+
+def test_inflating_stops_at_the_limit_whatever_the_pieces() -> None:
+    packed = gzip.compress(b"a" * 600) + gzip.compress(b"b" * 500)
+    for size in (1, 7, len(packed)):
+        inflater = Inflater(1_100, "it")
+        pieces = [packed[at:at + size] for at in range(0, len(packed), size)]
+        assert b"".join(inflater.feed(piece) for piece in pieces) + inflater.finish() == b"a" * 600 + b"b" * 500
+        tight = Inflater(1_099, "it")
+        with pytest.raises(Refused) as refused:
+            for piece in pieces:
+                tight.feed(piece)
+        assert refused.value.status == 413
+    raw_deflate = zlib.compress(b"x", wbits=-15)
+    with pytest.raises(Refused):
+        Inflater(10, "it").feed(raw_deflate)
+
+
+@pytest.mark.parametrize("headers", [{"Content-Type": "application/xml"}, {"Content-Encoding": "br"}])
+def test_other_types_and_encodings_are_415(client: Client, headers: dict[str, str]) -> None:
+    assert post(client, "/v1/track", EVENT, **headers).status_code == 415
+
+
+def test_too_many_requests_at_once_are_429(client: Client) -> None:
+    client.app.state.collector._inflight = INFLIGHT_MAX
+    response = post(client, "/v1/track", EVENT)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+
+
+def test_a_browser_of_another_origin_may_send(client: Client) -> None:
+    asked = client.request("OPTIONS", "/v1/batch", headers={
+        "Origin": "https://shop.example", "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    })
+    assert asked.status_code == 200
+    assert "authorization" in asked.headers["access-control-allow-headers"].lower()
+    assert post(client, "/v1/t", EVENT, Origin="https://shop.example").headers["access-control-allow-origin"] == "*"
+
+
+def test_metrics_count_events_and_refusals(client: Client) -> None:
+    post(client, "/v1/track", EVENT)
+    post(client, "/v1/track", {"event": "x"})
+    text = client.get("/metrics").text
+    assert 'clickwake_collector_events_total{result="accepted"} 1.0' in text
+    assert 'clickwake_collector_events_total{result="required"} 1.0' in text
+    assert 'clickwake_collector_requests_total{endpoint="track",status="400"} 1.0' in text
+
+
+def test_errors_have_one_shape(client: Client) -> None:
+    for response in (client.get("/nothing"), client.get("/v1/track")):
+        assert set(response.json()["error"]) == {"code", "message", "messages"}
+
+
+def test_openapi_describes_what_is_served(client: Client) -> None:
+    document = client.get("/openapi.json").json()
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+    schema = {"$ref": "#/components/schemas/Event", "components": document["components"]}
+    validator = Draft202012Validator(schema)
+    assert validator.is_valid(EVENT | {"type": "track", "colour": "red"})
+    assert not validator.is_valid(EVENT | {"type": "sing"})
+    assert "tenant" not in document["components"]["schemas"]["Event"]["properties"]
+    page = client.get("/docs")
+    assert page.status_code == 200
+    assert "/v1/batch" in page.text
+    assert "src=" not in page.text and "http://cdn" not in page.text
