@@ -81,9 +81,10 @@ class Personalize(Section):
 
 
 class Sink(Section):
-    batch_rows_max: int = Field(20_000, ge=1)
-    flush_interval_ms: int = Field(250, ge=10)
-    metrics_port: int = 0
+    batch_rows_max: int = Field(20_000, ge=1, description="records in one batch")
+    batch_bytes_max: int = Field(32 * 1024 * 1024, ge=1, description="of their values; some ten times as much memory as rows")
+    flush_interval_ms: int = Field(250, ge=10, description="a batch that is not full is stored this long after its first record")
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/sink.json")
 
 
 class Training(Section):

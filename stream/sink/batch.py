@@ -1,0 +1,122 @@
+"""A batch, frozen: which rows go into which table in which insert. The same records always give the same inserts."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import msgspec
+
+from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Message, Source
+from schemas.outputs import output_id
+from stream.outbox import utc
+from stream.sink.rows import Complaint, Record, Rows, Skip, ToRows
+from stream.sink.tables import Row, Table
+
+PARTITIONS_PER_INSERT_MAX = 90  # ClickHouse refuses an insert into more than 100 (code 252); some room for a lower setting
+MESSAGE_CHARS_MAX = 2_000  # ClickHouse may quote the whole row in its complaint
+
+
+class Insert:
+    """Rows for one INSERT into one table, with the record each row came from. Never changed once made."""
+
+    def __init__(self, table: Table, rows: list[Row], records: list[Record]) -> None:
+        self.table, self.rows, self.records = table, rows, records
+
+    @cached_property
+    def data(self) -> list[list[Any]]:
+        """The rows as columns."""
+        return [list(column) for column in zip(*self.rows, strict=True)]
+
+    @cached_property
+    def token(self) -> str:
+        """Hash of the content: equal tokens mean equal rows, so that the server may skip a repeated insert.
+
+        Raises OverflowError for a number that no column could hold.
+        """
+        return hashlib.blake2b(msgspec.msgpack.encode(self.rows), digest_size=16, key=self.table.name.encode()).hexdigest()
+
+    def halves(self) -> tuple[Insert, Insert]:
+        middle = len(self.rows) // 2
+        return (Insert(self.table, self.rows[:middle], self.records[:middle]),
+                Insert(self.table, self.rows[middle:], self.records[middle:]))
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """A record that has to become a dead letter."""
+
+    record: Record
+    messages: tuple[Message, ...]
+
+
+class Batch:
+    """`inserts` in the order they are made; `outcomes` counts records by (topic, what became of them)."""
+
+    def __init__(self, inserts: list[Insert], rejections: list[Rejection], outcomes: Counter[tuple[str, str]]) -> None:
+        self.inserts, self.rejections, self.outcomes = inserts, rejections, outcomes
+        self.frozen_at = time.time()
+
+
+def freeze(records: Iterable[Record], to_rows: Mapping[str, ToRows]) -> Batch:
+    """Decode every record by its topic's function and sort the rows into inserts."""
+    by_table: dict[str, tuple[Table, list[Row], list[Record]]] = {}
+    rejections: list[Rejection] = []
+    outcomes: Counter[tuple[str, str]] = Counter()
+    for record in records:
+        outcome = to_rows[record.topic](record)
+        if isinstance(outcome, Rows):
+            outcomes[record.topic, "rows"] += 1
+            for table, row in outcome.rows:
+                found = by_table.get(table.name)
+                if found is None:
+                    found = by_table[table.name] = (table, [], [])
+                found[1].append(row)
+                found[2].append(record)
+        elif isinstance(outcome, Skip):
+            outcomes[record.topic, f"skipped_{outcome.reason}"] += 1
+        else:
+            assert isinstance(outcome, Complaint)
+            outcomes[record.topic, "rejected"] += 1
+            rejections.append(Rejection(record, outcome.messages))
+    inserts = [insert for name in sorted(by_table) for insert in _by_months(*by_table[name])]
+    return Batch(inserts, rejections, outcomes)
+
+
+def _by_months(table: Table, rows: list[Row], records: list[Record]) -> list[Insert]:
+    """One insert, or several when the rows span more months than one insert may touch."""
+    index = table.month_index
+    if index is None:
+        return [Insert(table, rows, records)]
+    months: dict[tuple[int, int], list[int]] = {}
+    for position, row in enumerate(rows):
+        clock = time.gmtime(row[index])
+        months.setdefault((clock.tm_year, clock.tm_mon), []).append(position)
+    if len(months) <= PARTITIONS_PER_INSERT_MAX:
+        return [Insert(table, rows, records)]
+    ordered = sorted(months)
+    inserts = []
+    for start in range(0, len(ordered), PARTITIONS_PER_INSERT_MAX):
+        positions = [p for month in ordered[start : start + PARTITIONS_PER_INSERT_MAX] for p in months[month]]
+        inserts.append(Insert(table, [rows[p] for p in positions], [records[p] for p in positions]))
+    return inserts
+
+
+def dead_letter(rejection: Rejection) -> DeadLetter:
+    """Its id and times depend on the record only, so that a second reading gives the same letter."""
+    record = rejection.record
+    raw, at = record.value or b"", utc(record.timestamp)
+    return DeadLetter(
+        dead_letter_id=output_id("sink-rejected", record.topic, str(record.partition), str(record.offset)),
+        tenant=(record.key or b"").decode(errors="replace").split("/", 1)[0],
+        kind="sink_rejected",
+        failure=Failure(timestamp=at, messages=tuple(
+            Message(path=m.path, keyword=m.keyword, message=m.message[:MESSAGE_CHARS_MAX]) for m in rejection.messages)),
+        payload=raw[:PAYLOAD_BYTES_MAX],
+        payload_bytes=len(raw),
+        source=Source(topic=record.topic, partition=record.partition, offset=record.offset),
+        first_seen=at,
+    )

@@ -1,0 +1,241 @@
+"""The sink's loop: Kafka to ClickHouse, batch by batch. The protocol is numbered in `workers/sink.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
+
+from schemas import topics
+from schemas.dead_letter import DeadLetter
+from stream.adapters.kafka_clients import aiokafka_arguments, missing, partition_of, wait_for_kafka
+from stream.adapters.producing import Message, create_producer, send_batches
+from stream.outbox import cloud_event
+from stream.settings import Settings
+from stream.sink import metrics, rows
+from stream.sink.batch import Batch, Rejection, dead_letter, freeze
+from stream.sink.rows import Record, ToRows
+from stream.sink.writer import Stopped, Writer
+
+log = structlog.get_logger()
+
+POLL_MS = 500  # an idle sink looks this often whether it is to stop
+POLL_RECORDS_MAX = 2_000  # taken from aiokafka at once, so that a batch goes over batch_bytes_max by little
+PARTITION_FETCH_BYTES_MAX = 1_048_576  # read ahead per partition while a batch is being stored: with 18 partitions 18 MB
+POLL_INTERVAL_MS_MAX = 24 * 3_600_000  # ClickHouse may be away for long: heartbeats go on, others fare no better
+SESSION_TIMEOUT_MS = 30_000
+COMMIT_TIMEOUT_S = 8.0  # the rows are stored; a commit that does not get through is made up for by the next
+TOPICS_PAUSE_S = 1.0
+T = TypeVar("T")
+
+
+def group(settings: Settings) -> str:
+    return f"{settings.kafka.topic_prefix}.sink"
+
+
+def row_functions(settings: Settings) -> dict[str, ToRows]:
+    """What to make of a record, by topic name."""
+    prefix = settings.kafka.topic_prefix
+    return {
+        topics.EVENTS.name(prefix): rows.event_rows(settings.personalize.skew_max_ms),
+        topics.RECOMMENDATIONS.name(prefix): rows.recommendation_rows,
+        topics.CHURN_ALERTS.name(prefix): rows.churn_alert_rows,
+        topics.DEAD_LETTERS.name(prefix): rows.dead_letter_rows,
+        topics.ITEMS.name(prefix): rows.item_rows,
+    }
+
+
+class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """One member of the consumer group `<prefix>.sink`. `run` returns after `stop`; anything unexpected is raised, and
+    then nothing of the current batch has been committed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._to_rows: Mapping[str, ToRows] = row_functions(settings)
+        self._stop = threading.Event()  # for the writer's thread
+        self._stopping = asyncio.Event()
+        self._writer = Writer(settings.clickhouse, self._stop)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="clickhouse")
+        self._consumer: Any = None
+        self._producer: AIOKafkaProducer | None = None
+        self._generation = 0  # of the assignment: a batch read under an older one is stored, but never committed
+        self._uncommitted: dict[TopicPartition, int] = {}
+        self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
+
+    def stop(self) -> None:
+        """Finish the batch if ClickHouse takes it, commit, leave the group. Call from the event loop."""
+        self._stop.set()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        try:
+            await self._unless_stopped(self._connect())
+            while not self._stopping.is_set():
+                records, generation = await self._collect()
+                if records:
+                    await self._store(records, generation)
+                elif self._uncommitted:
+                    await self._commit()
+        except Stopped as reason:
+            log.warning("sink.stopped", reason=str(reason), next="offsets were not committed: a later start reads it again")
+        finally:
+            await self._close()
+
+    async def _connect(self) -> None:
+        await self._in_thread(self._writer.prepare)
+        while self._consumer is None:
+            await wait_for_kafka(self.settings)
+            consumer = AIOKafkaConsumer(
+                **aiokafka_arguments(self.settings), group_id=group(self.settings), enable_auto_commit=False,
+                auto_offset_reset="earliest", isolation_level="read_committed", check_crcs=True,
+                max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX, max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
+                session_timeout_ms=SESSION_TIMEOUT_MS, heartbeat_interval_ms=SESSION_TIMEOUT_MS // 10,
+            )
+            try:
+                await consumer.start()
+            except KafkaConnectionError as error:  # it went away between the probe and now
+                await consumer.stop()
+                log.warning("sink.kafka_away", error=missing(self.settings, error))
+            else:
+                self._consumer = consumer
+        await self._topics()
+        self._consumer.subscribe(list(self._to_rows), listener=self)
+        log.info("sink.ready", group=group(self.settings), kafka=self.settings.kafka.bootstrap_servers)
+
+    async def _topics(self) -> None:
+        """Wait until every topic is there: a subscription to one that comes later is not noticed for minutes."""
+        while absent := sorted(set(self._to_rows) - await self._consumer.topics()):
+            log.warning("sink.topics_missing", topics=",".join(absent), kafka=self.settings.kafka.bootstrap_servers,
+                        next="create them (clickwake topics)", again_in_s=TOPICS_PAUSE_S)
+            await asyncio.sleep(TOPICS_PAUSE_S)  # the broker does not tell when a topic is created
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        self._generation += 1
+        self._uncommitted.clear()
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        log.info("sink.assigned", partitions=len(assigned))
+
+    async def _collect(self) -> tuple[list[Record], int]:
+        """1: records until the batch is full or `flush_interval_ms` after the first one; none after POLL_MS of silence.
+
+        Also returns the generation they were read in. What was read before a rebalance is dropped: its partitions
+        are read from the last commit by whoever owns them now.
+        """
+        limits, generation = self.settings.sink, self._generation
+        records: list[Record] = []
+        size, deadline, wait_ms = 0, 0.0, float(POLL_MS)
+        while len(records) < limits.batch_rows_max and size < limits.batch_bytes_max and wait_ms > 0:
+            most = min(POLL_RECORDS_MAX, limits.batch_rows_max - len(records))
+            found = await self._consumer.getmany(timeout_ms=int(wait_ms), max_records=most)
+            if generation != self._generation:
+                generation, records, size, deadline = self._generation, [], 0, 0.0
+            for some in found.values():
+                records += some
+                size += sum(len(record.value or b"") for record in some)
+            if not records or self._stopping.is_set():
+                break
+            deadline = deadline or time.monotonic() + limits.flush_interval_ms / 1000
+            wait_ms = (deadline - time.monotonic()) * 1000
+        return records, generation
+
+    async def _store(self, records: list[Record], generation: int) -> None:
+        batch = await self._in_thread(freeze, records, self._to_rows)  # 2
+        rejections = batch.rejections + await self._in_thread(self._writer.write, batch)  # 3
+        await self._reject(rejections)  # 4
+        self._count(batch, records)
+        if generation == self._generation:
+            for record in records:
+                tp = TopicPartition(record.topic, record.partition)
+                self._uncommitted[tp] = max(record.offset + 1, self._uncommitted.get(tp, 0))
+            await self._commit()  # 5
+
+    async def _reject(self, rejections: list[Rejection]) -> None:
+        """Dead letters, one a record, acknowledged by every in-sync replica."""
+        letters: dict[str, tuple[bytes, DeadLetter]] = {}
+        for rejection in rejections:
+            record = rejection.record
+            if record.topic == self._dead_letters and _is_ours(record.value):
+                metrics.LOST_LETTERS.inc()  # a letter about a letter about a letter … would never end
+                log.error("sink.letter_refused", topic=record.topic, partition=record.partition, offset=record.offset,
+                          error=rejection.messages[0].message, next="it stays on the topic until its retention ends")
+                continue
+            letter = dead_letter(rejection)
+            letters.setdefault(letter.dead_letter_id, (record.key or letter.dead_letter_id.encode(), letter))
+            metrics.REJECTED.labels(record.topic).inc()
+        if not letters:
+            return
+        if self._producer is None:
+            producer = create_producer(self.settings)
+            await producer.start()
+            self._producer = producer
+        partitions = len(await self._producer.partitions_for(self._dead_letters))
+        messages: dict[int, list[Message]] = {}
+        for ident, (key, letter) in letters.items():
+            headers = cloud_event("dead-letter", ident, letter.tenant, round(letter.first_seen.timestamp() * 1000))
+            messages.setdefault(partition_of(key, partitions), []).append((key, msgspec.json.encode(letter), headers))
+        await send_batches(self._producer, self._dead_letters, messages)
+
+    async def _commit(self) -> None:
+        """Failing is harmless: the rows are stored, the next commit includes these offsets, and a second reading
+        changes nothing."""
+        offsets = dict(self._uncommitted)
+        try:
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                await self._consumer.commit(offsets)
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            metrics.COMMIT_FAILURES.inc()
+            log.warning("sink.commit_failed", kafka=self.settings.kafka.bootstrap_servers, error=repr(error),
+                        next="the rows are stored; committed with the next batch, or read again by the new owner")
+            return
+        for tp, offset in offsets.items():
+            if self._uncommitted.get(tp) == offset:
+                del self._uncommitted[tp]
+            end = self._consumer.highwater(tp) if tp in self._consumer.assignment() else None
+            if end is not None:
+                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, end - offset))
+
+    def _count(self, batch: Batch, records: list[Record]) -> None:
+        for (topic, outcome), count in batch.outcomes.items():
+            metrics.RECORDS.labels(topic, outcome).inc(count)
+        metrics.BATCH_ROWS.observe(len(records))
+        metrics.DELAY_SECONDS.observe(max(0.0, time.time() - min(record.timestamp for record in records) / 1000))
+
+    async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
+        """In the one thread that decodes and inserts: heartbeats go on meanwhile."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+
+    async def _unless_stopped(self, work: Awaitable[None]) -> None:
+        """Await `work`, or raise Stopped as soon as the process is to end."""
+        task, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+            raise Stopped("asked to end while waiting for Kafka, its topics or ClickHouse")
+        task.result()
+
+    async def _close(self) -> None:
+        self._stop.set()
+        for client in (self._consumer, self._producer):
+            if client is not None:
+                await client.stop()
+        await self._in_thread(self._writer.close)
+        self._thread.shutdown()
+
+
+def _is_ours(value: bytes | None) -> bool:
+    """Is this dead letter one the sink wrote?"""
+    try:
+        return value is not None and msgspec.json.decode(value, type=DeadLetter).kind == "sink_rejected"
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False

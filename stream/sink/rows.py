@@ -1,0 +1,219 @@
+"""One record to its rows. Total: any bytes give rows, a complaint or a reason to skip, never an exception.
+
+What personalize rejects is not stored as an event: its dead letter is the one trace of it, so that every input is in
+exactly one of the two tables. Both call the same `stream.core.decode` with the broker's time, so both decide alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from schemas.catalog import Item
+from schemas.dead_letter import DeadLetter, Message
+from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventRow, Product
+from schemas.outputs import ChurnAlert, Recommendation
+from stream.core.decode import Drop, Ok, Reject, decode, message_of
+from stream.sink.tables import CHURN_ALERTS, DEAD_LETTERS, EVENT_PRODUCTS, EVENTS, ITEMS, RECOMMENDATIONS, Row, Table
+
+CLAMP_FIRST_S = 946_684_800  # 2000-01-01: a broken client clock must not open a partition for every month since 1970
+CLAMP_LAST_S = 4_102_444_799  # 2099-12-31 23:59:59
+NO_JSON = "{}"
+T = TypeVar("T")
+
+
+class Record(Protocol):
+    """What is read of a Kafka record; `timestamp` is the broker's append time in ms."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+
+
+class Rows(msgspec.Struct, frozen=True):
+    rows: tuple[tuple[Table, Row], ...]
+
+
+class Skip(msgspec.Struct, frozen=True):
+    """Nothing to store and nobody to tell: `reason` is counted."""
+
+    reason: str
+
+
+class Complaint(msgspec.Struct, frozen=True):
+    """Becomes a dead letter of kind sink_rejected: nobody else reads this topic and would write one."""
+
+    messages: tuple[Message, ...]
+
+
+Outcome = Rows | Skip | Complaint
+ToRows = Callable[[Record], Outcome]
+
+_event_decoder, _row_decoder = msgspec.json.Decoder(Event), msgspec.json.Decoder(EventRow)
+
+
+def _ms(instant: datetime) -> int:
+    return round(instant.timestamp() * 1000)
+
+
+def _ms_or_none(instant: datetime | None) -> int | None:
+    return None if instant is None else round(instant.timestamp() * 1000)
+
+
+def clamp_s(ts_ms: int) -> int:
+    """Seconds since 1970 within 2000..2099.
+
+    >>> clamp_s(-5), clamp_s(1_700_000_000_999), clamp_s(10**15)
+    (946684800, 1700000000, 4102444799)
+    """
+    return min(max(ts_ms // 1000, CLAMP_FIRST_S), CLAMP_LAST_S)
+
+
+def event_rows(skew_max_ms: int) -> ToRows:
+    """Rows of the events topic; `skew_max_ms` must be personalize's."""
+
+    def to_rows(record: Record) -> Outcome:
+        raw = record.value
+        decoded = decode(raw, record.timestamp, skew_max_ms)
+        if isinstance(decoded, Ok):
+            event = decoded.event
+        elif isinstance(decoded, Reject):
+            return Skip(decoded.kind)  # personalize writes its dead letter
+        elif isinstance(decoded, Drop) and decoded.reason == "no_consent" and raw is not None:
+            event = _event_decoder.decode(raw)  # no profile without consent to personalization, but the statistics
+        else:
+            return Skip(decoded.reason)
+        assert raw is not None
+        return _event(event, _row_decoder.decode(raw), record)
+
+    return to_rows
+
+
+def line_revenue(line: Product) -> float | None:
+    """
+    >>> line_revenue(Product(product_id="a", price=2.5, quantity=2)), line_revenue(Product(product_id="a", price=2.5))
+    (5.0, 2.5)
+    """
+    return None if line.price is None else line.price * (1 if line.quantity is None else line.quantity)
+
+
+def _revenues(event: Event, lines: tuple[Product, ...]) -> tuple[float | None, list[float | None]]:
+    """Revenue of the event and of each line; each is filled from the other where that is exact."""
+    total, of_lines = event.properties.revenue, [line_revenue(line) for line in lines]
+    if event.event in (ORDER_COMPLETED, ORDER_REFUNDED) and lines:
+        known = [amount for amount in of_lines if amount is not None]
+        if total is None and len(known) == len(lines):
+            total = sum(known)
+        elif total is not None and of_lines == [None]:
+            of_lines = [total]
+    return total, of_lines
+
+
+def _event(event: Event, texts: EventRow, record: Record) -> Rows:
+    p, context = event.properties, event.context
+    anonymised = context.consent is not None and context.consent.analytics is False  # only counts that name nobody are kept
+    user_id, anonymous_id = ("", "") if anonymised else (event.user_id or "", event.anonymous_id or "")
+    user, session_id = user_id or anonymous_id, "" if anonymised else context.session_id or ""
+    ts_ms, original_ms = event.ts_ms, _ms_or_none(event.original_timestamp)
+    partition_s = clamp_s(ts_ms if original_ms is None else original_ms)
+    order_id, name = "" if anonymised else p.order_id or "", event.event or ""
+    kafka = (record.partition, record.offset, record.timestamp)
+    lines = p.products
+    if not lines and p.product_id is not None:
+        lines = (Product(product_id=p.product_id, price=p.price, quantity=p.quantity),)
+    revenue, revenues = _revenues(event, lines)
+    recommendation_id = "" if anonymised else p.recommendation_id or ""
+    properties, traits, free = (NO_JSON,) * 3 if anonymised else (
+        str(texts.properties, "utf-8"), str(texts.traits, "utf-8"), str(texts.context, "utf-8"))
+    row = (
+        event.tenant, event.message_id, event.lane, event.type, name,
+        ts_ms, original_ms, _ms_or_none(event.received_at), partition_s,
+        user_id, anonymous_id, user, session_id,
+        p.product_id or "", p.quantity, p.price, p.currency or "",
+        order_id, revenue, "" if anonymised else p.query or "", p.rating,
+        recommendation_id, anonymised, properties, traits, free, *kafka,
+    )
+    products = tuple(
+        (EVENT_PRODUCTS, (
+            event.tenant, event.message_id, number, event.lane, name, ts_ms, partition_s, user, session_id,
+            line.product_id, line.name or "", line.category or "", line.brand or "", line.quantity, line.price, amount,
+            order_id, recommendation_id, *kafka))
+        for number, (line, amount) in enumerate(zip(lines, revenues, strict=True)))
+    return Rows(((EVENTS, row), *products))
+
+
+def _typed(kind: type[T], make: Callable[[T, Record], Rows], tombstone: ToRows | None = None) -> ToRows:
+    """Rows of a topic of `kind` as JSON."""
+    decoder = msgspec.json.Decoder(kind)
+
+    def to_rows(record: Record) -> Outcome:
+        if record.value is None:
+            return Skip("tombstone") if tombstone is None else tombstone(record)
+        try:
+            return make(decoder.decode(record.value), record)
+        except msgspec.ValidationError as error:
+            return Complaint((message_of(error),))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return Complaint((Message(path="", keyword="json", message=str(error)),))
+
+    return to_rows
+
+
+def _recommendation(value: Recommendation, record: Record) -> Rows:
+    as_of_ms = _ms(value.as_of_ts)
+    items = value.items
+    return Rows(((RECOMMENDATIONS, (
+        value.tenant, value.recommendation_id, value.user_id, [item.item_id for item in items],
+        [item.score for item in items], [item.source for item in items],
+        [msgspec.json.encode(item.reasons).decode() for item in items], value.as_of_event_id,
+        as_of_ms, value.model_version, value.degraded or "", clamp_s(as_of_ms),
+        record.partition, record.offset, record.timestamp)),))
+
+
+def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
+    as_of_ms = _ms(value.as_of_ts)
+    return Rows(((CHURN_ALERTS, (
+        value.tenant, value.alert_id, value.user_id, value.state, value.probability,
+        value.interval[0], value.interval[1], value.horizon_days, list(value.reasons),
+        _ms(value.last_event_ts), as_of_ms, value.model_version, clamp_s(as_of_ms),
+        record.partition, record.offset, record.timestamp)),))
+
+
+def _dead_letter(value: DeadLetter, record: Record) -> Rows:
+    complaints = value.failure.messages
+    first_seen_ms = _ms(value.first_seen)
+    return Rows(((DEAD_LETTERS, (
+        value.tenant, value.dead_letter_id, value.kind, _ms(value.failure.timestamp), [c.path for c in complaints],
+        [c.keyword for c in complaints], [c.message for c in complaints], value.payload.decode(errors="replace"),
+        value.payload_bytes, value.source.topic, value.source.partition, value.source.offset, value.attempts,
+        first_seen_ms, clamp_s(first_seen_ms), record.partition, record.offset, record.timestamp)),))
+
+
+def _item(value: Item, record: Record) -> Rows:
+    return Rows(((ITEMS, (
+        value.tenant, value.item_id, value.title, value.brand, value.category,
+        value.description, value.price, value.url or "", value.image_url or "", value.in_stock,
+        value.blocked, value.pinned, _ms_or_none(value.updated_at), 0,
+        record.partition, record.offset, record.timestamp)),))
+
+
+def _item_removed(record: Record) -> Outcome:
+    """A tombstone: the key `tenant/item` says which item left the catalog."""
+    tenant, separator, item_id = (record.key or b"").decode(errors="replace").partition("/")
+    if not (tenant and separator and item_id):
+        return Skip("tombstone_without_key")
+    return Rows(((ITEMS, (
+        tenant, item_id, "", "", "", "", None, "", "", False, False, False, None, 1,
+        record.partition, record.offset, record.timestamp)),))
+
+
+recommendation_rows = _typed(Recommendation, _recommendation)
+churn_alert_rows = _typed(ChurnAlert, _churn_alert)
+dead_letter_rows = _typed(DeadLetter, _dead_letter)
+item_rows = _typed(Item, _item, tombstone=_item_removed)

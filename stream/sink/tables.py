@@ -1,0 +1,73 @@
+"""The columns the sink writes, in order, with the types it sends them as.
+
+Plain String stands in for LowCardinality(String): the server builds the dictionary faster than Python does. Times are
+sent as integers (ms since 1970), for the same reason. A test compares the names with the migrations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+_MS, _MS_OR_NULL, _S = "DateTime64(3, 'UTC')", "Nullable(DateTime64(3, 'UTC'))", "DateTime('UTC')"
+_KAFKA = {"kafka_partition": "Int32", "kafka_offset": "Int64", "broker_time": _MS}
+
+Row = tuple[Any, ...]
+
+
+class Table(msgspec.Struct, frozen=True):
+    """`month_column` is the column that PARTITION BY reads, None for a table without partitions."""
+
+    name: str
+    columns: dict[str, str]
+    month_column: str | None = "partition_time"
+
+    @property
+    def month_index(self) -> int | None:
+        return None if self.month_column is None else list(self.columns).index(self.month_column)
+
+
+EVENTS = Table("events", {
+    "tenant": "String", "message_id": "String", "lane": "String", "type": "String", "event": "String",
+    "timestamp": _MS, "original_timestamp": _MS_OR_NULL, "received_at": _MS_OR_NULL, "partition_time": _S,
+    "user_id": "String", "anonymous_id": "String", "user": "String", "session_id": "String",
+    "product_id": "String", "quantity": "Nullable(Float64)", "price": "Nullable(Float64)", "currency": "String",
+    "order_id": "String", "revenue": "Nullable(Float64)", "query": "String", "rating": "Nullable(Float64)",
+    "recommendation_id": "String", "anonymised": "Bool", "properties": "String", "traits": "String", "context": "String",
+    **_KAFKA,
+})
+EVENT_PRODUCTS = Table("event_products", {
+    "tenant": "String", "message_id": "String", "line": "UInt16", "lane": "String", "event": "String", "timestamp": _MS,
+    "partition_time": _S, "user": "String", "session_id": "String", "product_id": "String", "name": "String",
+    "category": "String", "brand": "String", "quantity": "Nullable(Float64)", "price": "Nullable(Float64)",
+    "revenue": "Nullable(Float64)", "order_id": "String", "recommendation_id": "String",
+    **_KAFKA,
+})
+ITEMS = Table("items", {
+    "tenant": "String", "item_id": "String", "title": "String", "brand": "String", "category": "String",
+    "description": "String", "price": "Nullable(Float64)", "url": "String", "image_url": "String", "in_stock": "Bool",
+    "blocked": "Bool", "pinned": "Bool", "updated_at": _MS_OR_NULL, "removed": "UInt8",
+    **_KAFKA,
+}, month_column=None)
+RECOMMENDATIONS = Table("recommendations", {
+    "tenant": "String", "recommendation_id": "String", "user_id": "String", "item_ids": "Array(String)",
+    "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)", "as_of_event_id": "String",
+    "as_of_ts": _MS, "model_version": "String", "degraded": "String", "partition_time": _S,
+    **_KAFKA,
+})
+CHURN_ALERTS = Table("churn_alerts", {
+    "tenant": "String", "alert_id": "String", "user_id": "String", "state": "String", "probability": "Float64",
+    "probability_low": "Float64", "probability_high": "Float64", "horizon_days": "UInt16", "reasons": "Array(String)",
+    "last_event_ts": _MS, "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
+    **_KAFKA,
+})
+DEAD_LETTERS = Table("dead_letters", {
+    "tenant": "String", "dead_letter_id": "String", "kind": "String", "failed_at": _MS, "paths": "Array(String)",
+    "keywords": "Array(String)", "messages": "Array(String)", "payload": "String", "payload_bytes": "UInt64",
+    "source_topic": "String", "source_partition": "Int32", "source_offset": "Int64", "attempts": "UInt32",
+    "first_seen": _MS, "partition_time": _S,
+    **_KAFKA,
+})
+
+TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, CHURN_ALERTS, DEAD_LETTERS)

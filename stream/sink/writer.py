@@ -1,0 +1,103 @@
+"""Inserts one frozen batch: retries what will go away, finds and returns what will not. Runs in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import structlog
+from clickhouse_connect.driver.client import Client
+
+from schemas.dead_letter import Message
+from stream.adapters import clickhouse
+from stream.settings import ClickHouse
+from stream.sink import metrics
+from stream.sink.batch import Batch, Insert, Rejection
+
+log = structlog.get_logger()
+
+
+class Stopped(Exception):
+    """The process is to end while ClickHouse does not take the batch. Nothing is committed: it will be read again."""
+
+
+class Writer:
+    """One connection and one thread at a time; `stop` may be set from any thread and ends the waiting."""
+
+    def __init__(self, settings: ClickHouse, stop: threading.Event, migrate: bool = True) -> None:
+        self._settings, self._stop, self._migrate = settings, stop, migrate
+        self._client: Client | None = None
+
+    def prepare(self) -> None:
+        """Migrate, waiting for ClickHouse as long as it takes. Raises Stopped, MigrationError."""
+        try:
+            if self._migrate:
+                clickhouse.migrate(self._settings, stopped=self._stop.wait)
+            self._connection()
+        except clickhouse.ClickHouseMissing as error:
+            raise Stopped(str(error)) from error
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    def write(self, batch: Batch) -> list[Rejection]:
+        """Insert all of it; returns the records ClickHouse will never take. Raises Stopped."""
+        rejected = []
+        for insert in batch.inserts:
+            rejected += self._bisect(insert)
+        return rejected
+
+    def _bisect(self, insert: Insert) -> list[Rejection]:
+        """Insert it; when some row is refused for good, its halves, down to single rows."""
+        error = self._insert(insert)
+        if error is None:
+            metrics.ROWS.labels(insert.table.name).inc(len(insert.rows))
+            return []
+        if len(insert.rows) > 1:
+            first, second = insert.halves()
+            return self._bisect(first) + self._bisect(second)
+        cause = "" if error.__cause__ is None else f" ({error.__cause__})"
+        text = " ".join(str(error).split()) + cause
+        record = insert.records[0]
+        log.error("sink.rejected", table=insert.table.name, topic=record.topic, partition=record.partition,
+                  offset=record.offset, error=text, next="kept as a dead letter of kind sink_rejected")
+        return [Rejection(record, (Message(path=insert.table.name, keyword=type(error).__name__, message=text),))]
+
+    def _insert(self, insert: Insert) -> Exception | None:
+        """None once the server has acknowledged, or the error that says a row is bad; anything else is retried for ever."""
+        pause_s, attempt = clickhouse.BACKOFF_FIRST_S, 0
+        while True:
+            attempt += 1
+            try:
+                started = time.perf_counter()
+                clickhouse.insert(self._connection(), insert.table.name, insert.table.columns, insert.data, insert.token)
+                metrics.INSERT_SECONDS.labels(insert.table.name).observe(time.perf_counter() - started)
+                metrics.BLOCKED.set(0)
+                return None
+            except Exception as error:
+                verdict = clickhouse.verdict(error)
+                if verdict == "row":
+                    metrics.BLOCKED.set(0)
+                    return error
+                self._wait(insert, error, attempt, pause_s)
+                if verdict == "schema":  # a server that came back empty
+                    self.close()
+                    self.prepare()
+                pause_s = min(2 * pause_s, clickhouse.BACKOFF_MAX_S)
+
+    def _wait(self, insert: Insert, error: Exception, attempt: int, pause_s: float) -> None:
+        metrics.BLOCKED.set(1)
+        metrics.RETRIES.labels(type(error).__name__).inc()
+        text = " ".join(str(error).split())[:500] or type(error).__name__
+        log.warning("sink.retry", address=clickhouse.address(self._settings), table=insert.table.name,
+                    rows=len(insert.rows), attempt=attempt, again_in_s=pause_s, error=text,
+                    next="the same batch is tried again until it is stored; offsets stay where they are")
+        if self._stop.wait(pause_s):
+            raise Stopped(f"{len(insert.rows)} rows for {insert.table.name} were not stored: {text}")
+
+    def _connection(self) -> Client:
+        if self._client is None:
+            self._client = clickhouse.connect(self._settings, stopped=self._stop.wait)
+        return self._client
