@@ -13,6 +13,7 @@ import subprocess
 import time
 import uuid
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -124,10 +125,11 @@ class Broker:
             raise
         return self
 
-    def wait(self, timeout_s: float = START_TIMEOUT_S) -> None:
+    def wait(self, timeout_s: float = START_TIMEOUT_S, exit_code: Callable[[], int | None] | None = None) -> None:
+        """Return once it answers. `exit_code` tells of the process when somebody else runs the command."""
         deadline = time.monotonic() + timeout_s
         while not answers(self.bootstrap_servers):
-            code = self.exit_code()
+            code = (exit_code or self.exit_code)()
             if code is not None:
                 raise StartError(f"Kafka ended with code {code} while starting on {self.bootstrap_servers}. "
                                  f"{_advice(self.log)}\nEnd of {self.log}:\n{process.tail(self.log)}")

@@ -74,6 +74,11 @@ def alive(pid: int, started: float) -> bool:
         return False
 
 
+def started_at(pid: int) -> float:
+    """Seconds since 1970, as the kernel knows it; tells a process from a later one with the same id."""
+    return psutil.Process(pid).create_time()
+
+
 def port_is_free(port: int, host: str = LOOPBACK) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -59,10 +60,11 @@ class ClickHouseServer:
             raise
         return self
 
-    def wait(self, timeout_s: float = START_TIMEOUT_S) -> None:
+    def wait(self, timeout_s: float = START_TIMEOUT_S, exit_code: Callable[[], int | None] | None = None) -> None:
+        """Return once it answers. `exit_code` tells of the process when somebody else runs the command."""
         deadline = time.monotonic() + timeout_s
         while not answers(process.LOOPBACK, self.port):
-            code = self.exit_code()
+            code = (exit_code or self.exit_code)()
             if code is not None or time.monotonic() > deadline:
                 what = f"did not answer in {timeout_s:.0f} s" if code is None else f"ended with code {code}"
                 raise StartError(f"the ClickHouse server on {process.LOOPBACK}:{self.port} {what}.\n"
