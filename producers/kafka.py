@@ -10,9 +10,9 @@ same ids is what makes that harmless.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib.util
+import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from typing import Any, Self
 
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 from kafka.partitioner.default import DefaultPartitioner, murmur2
 
 from stream.settings import Kafka
@@ -30,6 +31,7 @@ LINGER_MS = 20  # how long a batch that is not full waits for more; nobody waits
 DELIVERY_TIMEOUT_MS = 120_000  # a broker restart takes seconds; after two minutes a person should hear of it
 BOOTSTRAP_TIMEOUT_MS = 5_000  # one attempt to reach the cluster
 METADATA_TIMEOUT_MS = 10_000  # after this a topic counts as missing
+CLOSE_TIMEOUT_S = 5.0
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 5.0
 UNACKNOWLEDGED_MAX = 20_000  # records in flight: kafka-python itself keeps any number in memory
 UNACKNOWLEDGED_BYTES_MAX = 64 * 1024 * 1024
@@ -112,11 +114,34 @@ def missing_topic(kafka: Kafka, topic: str) -> str:
     return f"Topic {topic} does not exist on Kafka at {kafka.bootstrap_servers}: create the topics with `clickwake topics`."
 
 
+def _probe(kafka: Kafka) -> None:
+    """Raises OSError unless a bootstrap server takes a connection: sooner and clearer than the client's own timeout."""
+    failure: OSError | None = None
+    for server in kafka.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=BOOTSTRAP_TIMEOUT_MS / 1000).close()
+            return
+        except OSError as error:
+            failure = error
+        except ValueError:
+            failure = OSError(f"{server!r} is not host:port")
+    assert failure is not None, "split gives at least one server"
+    raise failure
+
+
 def _connect(kafka: Kafka, wait_s: float, on_wait: Callable[[str], None]) -> Any:
     """A connected KafkaProducer, tried with backoff for `wait_s`; then KafkaUnavailable."""
     deadline, backoff_s = time.monotonic() + wait_s, BACKOFF_FIRST_S
     while True:
+        clients: list[Any] = []
+
+        def client(clients: list[Any] = clients, **config: Any) -> Any:
+            clients.append(KafkaNetClient(**config))
+            return clients[-1]
+
         try:
+            _probe(kafka)
             return KafkaProducer(
                 **client_options(kafka),
                 client_id="clickwake-producer",
@@ -133,8 +158,11 @@ def _connect(kafka: Kafka, wait_s: float, on_wait: Callable[[str], None]) -> Any
                 reconnect_backoff_max_ms=int(BACKOFF_MAX_S * 1000),
                 allow_auto_create_topics=False,  # the topic table decides what exists
                 metrics_enabled=False,
+                kafka_client=client,
             )
-        except KafkaError as error:
+        except (KafkaError, OSError) as error:
+            for opened in clients:  # a constructor that fails leaves its sockets open
+                opened.close()
             if time.monotonic() + backoff_s > deadline:
                 raise KafkaUnavailable(unreachable(kafka, error)) from error
             on_wait(f"{unreachable(kafka, error)} Trying again in {backoff_s:g} s.")
@@ -159,7 +187,7 @@ class Producer:
             try:
                 self._producer.partitions_for(topic)
             except KafkaError as error:
-                self._producer.close(timeout=0)
+                self.abandon()
                 raise KafkaUnavailable(missing_topic(kafka, topic)) from error
 
     def send(self, topic: str, key: bytes, value: bytes | None, headers: Sequence[tuple[str, bytes]] = ()) -> None:
@@ -193,12 +221,17 @@ class Producer:
         try:
             self.flush()
         finally:
-            self._producer.close(timeout=5)
+            self.abandon()
 
     def abandon(self) -> None:
-        """Disconnects without waiting for what is unacknowledged."""
-        with contextlib.suppress(KafkaError):  # its complaint about unfinished batches is what was asked for
-            self._producer.close(timeout=0)
+        """Disconnects without waiting for what is unacknowledged.
+
+        kafka-python's own close flushes first and stays open when that times out, so its sender is ended directly.
+        """
+        sender = self._producer._sender
+        sender.force_close()
+        sender.join(CLOSE_TIMEOUT_S)
+        self._producer.close(timeout=0)
 
     def __enter__(self) -> Self:
         return self
