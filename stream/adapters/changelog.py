@@ -99,7 +99,7 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
                                      f"{position} of {end}; is the broker up?")
             continue
         position, heard_at, records = reached, time.monotonic(), records + len(chunk)
-        await asyncio.to_thread(store.write, puts, position - 1, int(time.time() * 1000))
+        await _write(store, puts, position - 1)
         if progress is not None:
             progress(min(position, end) - start, end - start)
     store.touch(int(time.time() * 1000))
@@ -107,3 +107,12 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
     log.info("changelog %s[%d]: %d records (%d deletions) from offset %d to %d in %.1f s", tp.topic, tp.partition,
              records, deleted, start, end, done.seconds)
     return done
+
+
+async def _write(store: PartitionStore, puts: dict[bytes, bytes | None], offset: int) -> None:
+    writing = asyncio.create_task(asyncio.to_thread(store.write, puts, offset, int(time.time() * 1000)))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])  # the thread cannot be stopped, and whoever cancelled may close the store next
+        raise

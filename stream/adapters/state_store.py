@@ -87,25 +87,12 @@ class PartitionStore:
     @classmethod
     def open(cls, path: Path, identity: Identity) -> Self:
         """The store at `path`, wiped first if it cannot be trusted. Raises `StoreLocked`, or `OSError` for a full disk."""
-        reason = _mistrust(path)
-        meta: Meta | None = None
-        if reason is None:
-            try:
-                db = _open(path)
-                meta = _read_meta(db)
-            except _Corrupt as error:
-                reason = str(error)
-            else:
-                reason = None if meta is None else _outdated(meta, identity)
-                if reason is None and meta is None and next(iter(db.keys()), None) is not None:
-                    reason = "it has values but does not say what they stand for"
-                if reason is None:
-                    return cls(path, db, meta or _fresh(identity), None)
-                db.close()
-            del db
-        log.warning(WIPED, path, reason)
+        found = _trusted(path, identity)
+        if not isinstance(found, str):
+            return cls(path, *found, None)
+        log.warning(WIPED, path, found)
         _wipe(path)
-        return cls(path, _open(path), _fresh(identity), reason)
+        return cls(path, _open(path), _fresh(identity), found)
 
     def clear(self, reason: str) -> None:
         """Begin again with an empty store of the same identity."""
@@ -195,9 +182,29 @@ def _fresh(identity: Identity) -> Meta:
                 written_at_ms=identity.now_ms)
 
 
-def _mistrust(path: Path) -> str | None:
+def _trusted(path: Path, identity: Identity) -> tuple[Rdict, Meta] | str:
+    """The open database and what it stands for, or why it must be wiped; then it is closed."""
     mark = path / CORRUPT_MARK
-    return f"a read had failed: {mark.read_text()}" if mark.exists() else None
+    if mark.exists():
+        return f"a read had failed: {mark.read_text()}"
+    try:
+        db = _open(path)
+    except _Corrupt as error:
+        return str(error)
+    try:
+        raw = db.get_column_family(META_FAMILY).get(META_KEY)
+        meta = None if raw is None else msgspec.json.decode(raw, type=Meta)
+        unexplained = meta is None and next(iter(db.keys()), None) is not None
+    except Exception as error:  # rocksdict's and msgspec's: either way nobody knows what the values stand for
+        db.close()
+        return f"what it stands for cannot be read: {error}"
+    reason = "it has values but does not say what they stand for" if unexplained else None
+    if meta is not None:
+        reason = _outdated(meta, identity)
+    if reason is None:
+        return db, meta or _fresh(identity)
+    db.close()
+    return reason
 
 
 def _outdated(meta: Meta, identity: Identity) -> str | None:
@@ -210,14 +217,6 @@ def _outdated(meta: Meta, identity: Identity) -> str | None:
         return (f"it was away for {away_ms / 3_600_000:.1f} h, more than half of delete.retention.ms "
                 f"({identity.delete_retention_ms / 3_600_000:.1f} h): erased users could come back")
     return None
-
-
-def _read_meta(db: Rdict) -> Meta | None:
-    try:
-        raw = db.get_column_family(META_FAMILY).get(META_KEY)
-        return None if raw is None else msgspec.json.decode(raw, type=Meta)
-    except Exception as error:
-        raise _Corrupt(f"what it stands for cannot be read: {error}") from error
 
 
 def _open(path: Path) -> Rdict:

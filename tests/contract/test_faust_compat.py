@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -14,8 +15,12 @@ from typing import Any
 
 import pytest
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaError
 
+from clickwake.local_kafka import Broker
+from clickwake.process import free_port
 from stream.adapters import producing
+from stream.adapters.global_reader import GlobalReader
 from stream.settings import Kafka, Settings
 
 PARTITIONS = 4
@@ -77,7 +82,11 @@ class Bench:
         return [entry for entry in entries if not what or entry["what"] == what]
 
     def committed(self) -> dict[int, int]:
-        offsets = self.admin.list_group_offsets(f"{self.prefix}-worker")[f"{self.prefix}-worker"]
+        try:
+            offsets = self.admin.list_group_offsets(f"{self.prefix}-worker")[f"{self.prefix}-worker"]
+        except KafkaError as error:  # a broker that has just started looks for its group coordinators first
+            assert error.retriable, error
+            return {}
         return {tp.partition: value.offset for tp, value in offsets.items() if value.offset >= 0}
 
     def done(self) -> dict[int, set[int]]:
@@ -219,3 +228,39 @@ async def test_a_worker_has_the_same_partition_numbers_of_all_topics(bench: Benc
     for name in "abc":
         held = bench.log(name, "assigned")[-1]["partitions"]
         assert {number for topic, number in held if topic == topics[0]} == {n for topic, n in held if topic == topics[1]}
+
+
+async def test_a_broker_restart_loses_nothing_and_ends_no_worker(tmp_path: Path) -> None:
+    with Broker(tmp_path / "broker", port=free_port()) as broker:
+        bench = Bench(broker.bootstrap_servers, "restart", tmp_path)
+        bench.create()
+        await bench.fill(2_000)
+        worker = bench.start("a", hold_ms=300)
+        try:
+            wait_until(bench.all_done, "the worker works")
+            got: list[Any] = []
+            reader = GlobalReader(bench.settings, bench.topic(), got.extend)
+            reader.start()
+            await reader.ready()
+            broker.stop()
+            sending = asyncio.create_task(bench.fill(1_000))
+            await asyncio.sleep(8)  # longer than the session of the test: the outage itself is what is tested
+            assert worker.poll() is None, "an outage is no reason to end"
+            broker.start()
+            await asyncio.to_thread(broker.wait)
+            await sending
+            await asyncio.to_thread(wait_until, bench.all_done, "it goes on by itself", 60)
+            assert worker.poll() is None
+            async with asyncio.timeout(30):
+                while len(got) < 4 * 3_000:  # noqa: ASYNC110  # the callback is the condition
+                    await asyncio.sleep(0.05)
+            await reader.stop()
+            assert sorted({(record.partition, record.offset) for record in got}) == [
+                (partition, offset) for partition in range(PARTITIONS) for offset in range(3_000)]
+            assert bench.stop("a") == 0
+            bench.assert_deliveries_have_no_gap("a")
+            assert {partition: len(offsets) for partition, offsets in bench.done().items()} == bench.sent
+        finally:
+            worker.kill()
+            worker.wait()
+            bench.admin.close()
