@@ -61,6 +61,147 @@ def collector(
     raise typer.Exit(serve(host=host, port=port))
 
 
+@app.command()
+def simulate(
+    shoppers: Annotated[int, typer.Option(min=1, help="people who visit the shop")] = 400,
+    days: Annotated[int, typer.Option(min=1, help="length of the world")] = 120,
+    seed: Annotated[int, typer.Option(min=0, help="the same seed and start give the same events")] = 7,
+    to: Annotated[str, typer.Option(help="kafka, or a file such as events.jsonl.gz")] = "kafka",
+    speed: Annotated[str, typer.Option(help="max, or a multiple of real time such as 1x or 86400x")] = "max",
+    lane: Annotated[str, typer.Option(help="import: history, raises no alerts; live: as if it happened now")] = "import",
+    truth: Annotated[
+        Path | None, typer.Option(help="folder of the truth; default: beside the file, else <home>/simulate"),
+    ] = None,
+    mess: Annotated[float, typer.Option(min=0.0, max=1.0, help="share of events duplicated, damaged, misdated …")] = 0.0,
+    items: Annotated[int, typer.Option(min=100, help="products in the catalog")] = 2400,
+    tenant: Annotated[str, typer.Option(help="whose events these become")] = "demo",
+    start: Annotated[str | None, typer.Option(help="ISO time; default: it ends at midnight, at 1x begins now")] = None,
+    begin: Annotated[str | None, typer.Option("--from", help="send nothing before this ISO time or `now`")] = None,
+    until: Annotated[str | None, typer.Option(help="send nothing from this ISO time or `now` on")] = None,
+    catalog: Annotated[bool, typer.Option(help="send the catalog first")] = True,
+    follow: Annotated[bool, typer.Option("--follow", help="shoppers look at their recommendations (live lane)")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
+) -> None:
+    """Put a simulated shop's events on Kafka or into a file, with the planted truth beside them."""
+    from producers.simulate import command
+
+    command.simulate(command.options(
+        shoppers=shoppers, days=days, seed=seed, to=to, speed=speed, lane=lane, truth=truth, mess=mess, items=items,
+        tenant=tenant, start=start, begin=begin, until=until, catalog=catalog, recommendations=follow), as_json=as_json)
+
+
+@app.command()
+def up(
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="run in the background, return once ready")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="run only this process besides the servers; may be repeated"),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = 1,
+    train_every: Annotated[str | None, typer.Option(help="retrain and release this often, such as 6h")] = None,
+    ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run everything on this machine: Kafka, ClickHouse, topics, tables and all processes, until Ctrl-C."""
+    from clickwake import commands
+
+    raise typer.Exit(commands.run_up(detach=detach, only=tuple(only or ()), workers=workers, train_every=train_every,
+                                     ready_fd=ready_fd))
+
+
+@app.command()
+def down() -> None:
+    """End what `clickwake up` started, wherever it runs; data stays."""
+    from clickwake import commands
+
+    raise typer.Exit(commands.run_down())
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False) -> None:
+    """What runs, since when, and where; exits with 0 when all is ready and 3 when not."""
+    from clickwake import commands
+
+    raise typer.Exit(commands.run_status(as_json=as_json))
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False) -> None:
+    """Check this machine and what is configured, and say what to do about each problem."""
+    from clickwake import doctor
+
+    raise typer.Exit(doctor.run(as_json=as_json))
+
+
+@app.command()
+def topics(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="create nothing, only compare")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
+) -> None:
+    """Create the Kafka topics that are missing; exits with 1 when an existing one differs."""
+    from clickwake import commands
+
+    raise typer.Exit(commands.run_topics(dry_run=dry_run, as_json=as_json))
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help="a ClickHouse query")],
+    output_format: Annotated[
+        str | None, typer.Option("--format", help="any ClickHouse format, such as CSVWithNames or Parquet"),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a row")] = False,
+) -> None:
+    """Run a query against ClickHouse."""
+    from clickwake import query as sql_query
+
+    raise typer.Exit(sql_query.run(query, output_format=output_format, as_json=as_json))
+
+
+@app.command()
+def schemas(
+    check: Annotated[bool, typer.Option("--check", help="write nothing; exit 1 and name the files that differ")] = False,
+    out: Annotated[Path | None, typer.Option(help="folder to write to; default: schemas/json of this installation")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the names as JSON")] = False,
+) -> None:
+    """Export the JSON Schemas of events, items, outputs, dead letters and releases."""
+    import json
+
+    from schemas import export
+
+    folder = out or export.FOLDER
+    files = export.differing(folder) if check else export.write(folder)
+    if as_json:
+        typer.echo(json.dumps({"folder": str(folder), "differ" if check else "written": files}))
+    elif check:
+        typer.echo(f"differ from the structs: {', '.join(files)}; run `clickwake schemas`" if files else "up to date")
+    else:
+        typer.echo(f"written to {folder}: {', '.join(files) or 'nothing, all up to date'}")
+    raise typer.Exit(1 if check and files else 0)
+
+
+@app.command()
+def migrate(
+    wait: Annotated[float, typer.Option(min=0, help="seconds to wait for ClickHouse")] = 30.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the applied files as JSON")] = False,
+) -> None:
+    """Create or update the ClickHouse tables and views (the sink does the same when it starts)."""
+    import json
+
+    from stream.adapters.clickhouse import ClickHouseMissing, MigrationError, address
+    from stream.adapters.clickhouse import migrate as apply
+    from stream.settings import load
+
+    settings = load().clickhouse
+    try:
+        applied = apply(settings, wait_s=wait)
+    except (ClickHouseMissing, MigrationError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps({"database": settings.database, "applied": applied}))
+    else:
+        typer.echo(f"database {settings.database} at {address(settings)}: {', '.join(applied) or 'nothing to apply'}")
+
+
 def main() -> None:
     """Entry point of the `clickwake` script."""
     app()

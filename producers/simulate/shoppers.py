@@ -177,16 +177,18 @@ def _shopper(number: int, shop: Shop, catalog: Catalog) -> tuple[ShopperTruth, n
     tastes = _tastes(life, shop.to_ms, catalog, rng)
     starts = _starts(life, cohort, rate, shop, rng)
     devices = 1 if identity in ("never", "shared") or cohort == "one_time" else int(rng.integers(1, 3))
-    anonymous = tuple(f"a{shop.seed}-{number:05d}-{device}" for device in range(devices))
     identify_at = None
     if identity == "later" and len(starts) > 1:
         identify_at = int(starts[min(int(rng.integers(1, 9)), len(starts) - 1)])
     elif identity == "later":
-        identity = "never"  # one visit only: there is no later
+        identity, devices = "never", 1  # one visit only: there is no later
+    anonymous = tuple(f"a{shop.seed}-{number:05d}-{device}" for device in range(devices))
     return ShopperTruth(
         number=number, cohort=cohort, identity=identity, user_id=None if identity == "never" else f"u{number:05d}",
         anonymous_ids=anonymous, shared_with=None, identify_at_ms=identify_at, joined_at_ms=int(starts[0]),
-        left_at_ms=life.left_ms, fades_from_ms=life.fades_ms, holidays=life.holidays, sessions_per_day=round(rate, 3),
+        left_at_ms=life.left_ms,
+        fades_from_ms=None if life.fades_ms is None else max(life.fades_ms, int(starts[0])),
+        holidays=life.holidays, sessions_per_day=round(rate, 3),
         price_sensitivity=round(float(rng.beta(2, 3)), 3), noise_share=round(float(rng.uniform(0.15, 0.25)), 3),
         recommendation_attention=round(float(rng.uniform(0.1, 0.5)), 3),
         promotion_attention=round(float(rng.uniform(0.1, 0.6)), 3),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -89,10 +90,16 @@ class Floor(NamedTuple):
     world_id: str
 
 
+@functools.lru_cache(maxsize=1_024)
+def _minute(number: int) -> str:
+    return datetime.fromtimestamp(number * 60, UTC).strftime("%Y-%m-%dT%H:%M:")
+
+
 def iso(ts_ms: int) -> str:
     """UTC with milliseconds.
 
-    >>> iso(0)
-    '1970-01-01T00:00:00.000Z'
+    >>> iso(0), iso(1_767_225_661_042)
+    ('1970-01-01T00:00:00.000Z', '2026-01-01T00:01:01.042Z')
     """
-    return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ts_ms % 1000:03d}Z"
+    minute, rest = divmod(ts_ms, 60_000)
+    return f"{_minute(minute)}{rest / 1000:06.3f}Z"

@@ -66,11 +66,17 @@ class World:
         """What was planted."""
         return self._truth
 
-    def history(self, until: Time | None = None, *, lane: Lane = "import") -> Iterator[dict[str, Any]]:
-        """Events before `until` (default: the world's end), oldest first. Events are to be read, not changed."""
+    def history(self, until: Time | None = None, *, from_: Time | None = None, lane: Lane = "import",
+                pace: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
+        """Events in [from_, until) (default: all), oldest first. Events are to be read, not changed.
+
+        `pace(ts_ms)` is called before each event is decided and may wait until that time has come.
+        """
         until_ms = self._bounded(until)
         life = _Life(self, lane)
-        yield from life.run(until_ms)
+        if from_ is not None:
+            life.skip(min(ms_of(from_), until_ms))
+        yield from life.run(until_ms, pace)
         self._ended = until_ms, life
 
     def live(self, from_: Time, until: Time | None = None, recommendations: Recommendations | None = None, *,
@@ -78,8 +84,7 @@ class World:
         """Events in [from_, until) of shoppers who may look at their latest recommendations.
 
         `recommendations(user)` is asked with the id the shop knows at that moment, at the moment a shopper looks; it
-        returns item ids, best first, or a `Shown` that names the recommendation. `pace(ts_ms)` is called before each
-        event is decided and may wait until that time has come.
+        returns item ids, best first, or a `Shown` that names the recommendation. `pace` is as in `history`.
         """
         from_ms, until_ms = ms_of(from_), self._bounded(until)
         ended, self._ended = self._ended, None
@@ -87,8 +92,7 @@ class World:
             life = ended[1]
         else:
             life = _Life(self, "import")
-            for _ in life.run(from_ms):
-                pass
+            life.skip(from_ms)
         life.go_live(recommendations)
         yield from life.run(until_ms, pace)
 
@@ -144,6 +148,11 @@ class _Life:
         self.lane, self.recommendations = "live", recommendations
         for _, _, _, visit in self._open:
             visit.lane, visit.recommendations = "live", recommendations
+
+    def skip(self, until_ms: int) -> None:
+        """Live through the time before `until_ms` without telling."""
+        for _ in self.run(until_ms):
+            pass
 
     def run(self, until_ms: int, pace: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
         """Events before `until_ms`, in time order; equal times by the order in which the visits began."""
