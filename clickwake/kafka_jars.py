@@ -69,18 +69,23 @@ def fetch_jars(home: Path, progress: Progress | None = None) -> list[Path]:
     """
     jars = read_lock()
     found = {jar: _verified(jar, jar_folders(home)) for jar in jars}
-    missing = [jar for jar, path in found.items() if path is None]
-    if missing:
+    absent = [jar for jar, path in found.items() if path is None]
+    if absent:
         target = _writable(home)
         done = 0
         with tempfile.TemporaryDirectory(prefix=".download-", dir=target) as scratch, \
                 ThreadPoolExecutor(DOWNLOAD_THREADS) as pool:
-            for jar, path in zip(missing, pool.map(lambda jar: _download(jar, Path(scratch), target), missing), strict=True):
+            for jar, path in zip(absent, pool.map(lambda jar: _download(jar, Path(scratch), target), absent), strict=True):
                 found[jar] = path
                 done += 1
                 if progress:
-                    progress(jar.filename, done, len(missing))
+                    progress(jar.filename, done, len(absent))
     return [path for path in found.values() if path is not None]
+
+
+def missing(home: Path) -> list[Jar]:
+    """Locked jars that are not here, or not as the lock says."""
+    return [jar for jar in read_lock() if _verified(jar, jar_folders(home)) is None]
 
 
 def _verified(jar: Jar, folders: tuple[Path, ...]) -> Path | None:

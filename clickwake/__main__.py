@@ -1,0 +1,5 @@
+"""`python -m clickwake` is the `clickwake` command."""
+
+from clickwake.cli import main
+
+main()

@@ -1,0 +1,177 @@
+"""`clickwake doctor`: what is here, what is missing, and what to do about each."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from clickwake import kafka_jars, local_kafka, process, up
+from clickwake.local_clickhouse import launch
+from stream.settings import Settings, load
+
+PYTHON_MIN = (3, 11)
+Level = Literal["ok", "warning", "problem"]
+_MARK = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "problem": "[red]✗[/]"}
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One line; `do` is empty when there is nothing to do."""
+
+    name: str
+    level: Level
+    found: str
+    do: str = ""
+
+
+def run(*, as_json: bool) -> int:
+    """Exits with 1 when there is a problem; warnings do not count."""
+    checks = []
+    console = Console()
+    for check in examine(load()):
+        checks.append(check)
+        if not as_json:
+            console.print(f"{_MARK[check.level]} {check.name:<14} {escape(check.found)}", highlight=False, soft_wrap=True)
+            if check.do:
+                console.print(f"  {'':<14} → {escape(check.do)}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(msgspec.json.encode(checks).decode())
+    return 1 if any(check.level == "problem" for check in checks) else 0
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    own_kafka = "bootstrap_servers" not in Settings(home=settings.home).kafka.model_fields_set
+    own_clickhouse = "host" not in Settings(home=settings.home).clickhouse.model_fields_set
+    yield _python()
+    if own_kafka:
+        yield _java()
+        yield _jars(settings)
+    if own_clickhouse:
+        yield _engine()
+    yield _disk(settings)
+    status = up.read_status(settings.home.absolute())
+    yield _supervisor(settings, running=status is not None)
+    if status is None:
+        yield from _ports(settings, own_kafka=own_kafka, own_clickhouse=own_clickhouse)
+    yield _kafka(settings, expected=status is not None or not own_kafka)
+    yield _clickhouse(settings, expected=status is not None or not own_clickhouse)
+    yield _models(settings)
+
+
+def _python() -> Check:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    good = sys.version_info[:2] >= PYTHON_MIN
+    return Check(name="python", level="ok" if good else "problem", found=found,
+                 do="" if good else f"install Python {'.'.join(map(str, PYTHON_MIN))} or newer")
+
+
+def _java() -> Check:
+    try:
+        java = local_kafka.find_java()
+    except process.StartError as error:
+        return Check(name="java", level="problem", found="not found", do=str(error))
+    return Check(name="java", level="ok", found=f"{java.version} at {java.path}")
+
+
+def _jars(settings: Settings) -> Check:
+    missing = kafka_jars.missing(settings.home)
+    total = len(kafka_jars.read_lock())
+    name = f"Kafka {kafka_jars.KAFKA_VERSION}"
+    if missing:
+        return Check(name="jars", level="warning", found=f"{name}: {len(missing)} of {total} jars are missing or damaged",
+                     do="`clickwake up` downloads them")
+    return Check(name="jars", level="ok", found=f"{name}: {total} jars, every sha256 as pinned")
+
+
+def _engine() -> Check:
+    wanted = ("chdb", "lz4", "zstandard")
+    absent = [name for name in wanted if importlib.util.find_spec(name) is None]
+    if absent:
+        return Check(name="engine", level="problem", found=f"missing: {', '.join(absent)}",
+                     do="pip install 'clickwake[local]', or set CLICKWAKE_CLICKHOUSE__HOST")
+    return Check(name="engine", level="ok", found="chdb")
+
+
+def _disk(settings: Settings) -> Check:
+    folder = settings.home.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    good = free >= local_kafka.DISK_FREE_BYTES_MIN
+    return Check(name="disk", level="ok" if good else "problem",
+                 found=f"{free / 2**30:.1f} GiB free for {settings.home.absolute()}",
+                 do="" if good else "make room, or set CLICKWAKE_HOME to another disk")
+
+
+def _supervisor(settings: Settings, *, running: bool) -> Check:
+    found = f"{'runs' if running else 'does not run'} in {settings.home.absolute()}"
+    return Check(name="clickwake up", level="ok", found=found)
+
+
+def _ports(settings: Settings, *, own_kafka: bool, own_clickhouse: bool) -> Iterator[Check]:
+    wanted = {"Kafka": local_kafka.DEFAULT_PORT if own_kafka else 0,
+              "ClickHouse": launch.DEFAULT_PORT if own_clickhouse else 0,
+              "collector": settings.collector.port}
+    taken = [f"{port} ({name})" for name, port in wanted.items() if port and not process.port_is_free(port)]
+    if taken:
+        yield Check(name="ports", level="warning", found=f"taken: {', '.join(taken)}",
+                    do="nothing: `clickwake up` takes free ones and writes them to local.env")
+    else:
+        yield Check(name="ports", level="ok", found=", ".join(f"{port} free" for port in wanted.values() if port))
+
+
+def _kafka(settings: Settings, *, expected: bool) -> Check:
+    address = settings.kafka.bootstrap_servers
+    if settings.kafka.security_protocol == "PLAINTEXT":
+        there = local_kafka.answers(address)
+    else:
+        there = _succeeds(lambda: _list_topics(settings))
+    return _server("kafka", address, there, expected, "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS")
+
+
+def _list_topics(settings: Settings) -> object:
+    from clickwake.topics import describe
+
+    return describe(settings)
+
+
+def _succeeds(call: Callable[[], object]) -> bool:
+    from clickwake.topics import TopicsError
+
+    try:
+        call()
+    except TopicsError:
+        return False
+    return True
+
+
+def _clickhouse(settings: Settings, *, expected: bool) -> Check:
+    clickhouse = settings.clickhouse
+    there = launch.answers(clickhouse.host, clickhouse.port, secure=clickhouse.secure)
+    address = f"{clickhouse.host}:{clickhouse.port}"
+    return _server("clickhouse", address, there, expected, "CLICKWAKE_CLICKHOUSE__HOST and __PORT")
+
+
+def _server(name: str, address: str, there: bool, expected: bool, setting: str) -> Check:
+    if there:
+        return Check(name=name, level="ok", found=f"answers at {address}")
+    return Check(name=name, level="problem" if expected else "warning", found=f"does not answer at {address}",
+                 do=f"`clickwake up` starts one; to use another, set {setting}")
+
+
+def _models(settings: Settings) -> Check:
+    import fsspec
+
+    filesystem, path = fsspec.core.url_to_fs(settings.registry)
+    found = sorted(filesystem.ls(path, detail=False)) if filesystem.exists(path) else []
+    if found:
+        return Check(name="models", level="ok", found=f"{len(found)} entries in {settings.registry}")
+    return Check(name="models", level="warning", found=f"none in {settings.registry}",
+                 do="`clickwake train` makes one; until then recommendations come from the live counts alone")
