@@ -1,7 +1,7 @@
 """`python -m workers.sink`: events, items and outputs into ClickHouse. Start more to share the partitions.
 
 Its own process and consumer group, `<prefix>.sink`: while ClickHouse is away nothing else notices, and Kafka's lag is
-the buffer. A batch goes through these steps, one batch at a time:
+the buffer. A batch goes through these steps, while the next one is collected (step 1) and not more:
 
 1. Collect records until `sink.batch_rows_max` or `batch_bytes_max` is reached, or `flush_interval_ms` after the first.
 2. Freeze: decode all of them into rows, sorted into inserts by table and month. From here on the batch does not change.

@@ -78,16 +78,29 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def run(self) -> None:
         try:
             await self._unless_stopped(self._connect())
-            while not self._stopping.is_set():
-                records, generation = await self._collect()
-                if records:
-                    await self._store(records, generation)
-                elif self._uncommitted:
-                    await self._commit()
+            await self._loop()
         except Stopped as reason:
             log.warning("sink.stopped", reason=str(reason), next="offsets were not committed: a later start reads it again")
         finally:
             await self._close()
+
+    async def _loop(self) -> None:
+        """One batch is stored while the next is collected; never more, so memory is bounded while ClickHouse is away."""
+        storing: asyncio.Task[None] | None = None
+        try:
+            while not self._stopping.is_set():
+                records, generation = await self._collect()
+                if storing is not None:
+                    await storing
+                    storing = None
+                if records and not self._stopping.is_set():  # on the way out they were not touched yet
+                    storing = asyncio.create_task(self._store(records, generation))
+                elif self._uncommitted:
+                    await self._commit()
+        finally:
+            if storing is not None:  # Kafka failed, or the end came while a batch was being stored
+                self._stop.set()
+                await storing
 
     async def _connect(self) -> None:
         await self._in_thread(self._writer.prepare)
