@@ -176,12 +176,8 @@ class Personalizer:
         for record in records:
             try:
                 message = identity.decode(record.value or b"")
-            except msgspec.ValidationError as error:
-                self._reject(part, source, record, Reject("undecodable", (message_of(error),)), outbox)
-                continue
             except msgspec.DecodeError as error:
-                reject = Reject("undecodable", (message_of(msgspec.ValidationError(str(error))),))
-                self._reject(part, source, record, reject, outbox)
+                self._reject(part, source, record, Reject("undecodable", (message_of(error),)), outbox)
                 continue
             if isinstance(message, identity.Claim):
                 key = user_key(message.tenant, message.anonymous)

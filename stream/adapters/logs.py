@@ -25,11 +25,8 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler()
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processor=structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
-        )
-    )
+    line = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=line))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("aiokafka", "kafka", "faust", "mode"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

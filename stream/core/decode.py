@@ -76,8 +76,8 @@ def _check(event: Event, append_ms: int, skew_max_ms: int) -> Decoded:
     return Ok(event)
 
 
-def message_of(error: msgspec.ValidationError) -> Message:
-    """Path, rule and words of a validation error.
+def message_of(error: Exception) -> Message:
+    """Path, rule and words of a decoding error.
 
     >>> try: msgspec.json.decode(b'{"messageId": 1}', type=Event)
     ... except msgspec.ValidationError as error: message_of(error).path
