@@ -1,0 +1,233 @@
+"""Churn as a discrete-time hazard model: for each interval of silence, the chance of coming back in it.
+
+Likelihood and censoring: Gensheimer & Narasimhan, "A scalable discrete-time survival model for neural networks" (2019).
+Calibration: Platt (1999) on the logit of P(no return within the horizon), on visits later than those trained on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from stream.core.churn import EDGES_DAYS, ChurnPolicy, log_survival_at
+from stream.core.featurize import CHURN_FEATURES, Float32
+from stream.core.state import DAY_MS
+from training.snapshot import Visit, visit_arrays
+
+HIDDEN = 32
+STEPS = 600
+BATCH = 2_048
+CALIBRATION_SHARE = 0.25  # the latest visits
+SILENCES_DAYS = (0.0, 3.0, 7.0, 14.0, 30.0)  # at which the calibration fold is asked
+HORIZONS_DAYS = (14.0, 30.0, 60.0, 90.0)
+STAYING_AWAY_MAX = 0.6  # where more than this do not return within a horizon, silence so short says nothing
+PRECISION_WANTED = 0.8
+AT_ONCE_MAX = 0.1  # share of visits that may end above the threshold: an alert on the heels of a visit is no news
+ALERTS_MIN = 30  # below this a precision is chance
+CLEAR_BELOW = 0.15  # hysteresis
+
+
+class HazardNet(nn.Module):
+    """features (B, F) → log S at EDGES_DAYS (B, E), never rising, 0 at silence 0."""
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+        intervals = len(EDGES_DAYS) - 1
+        self.layers = nn.Sequential(
+            nn.Linear(len(CHURN_FEATURES), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, intervals)
+        )
+        nn.init.constant_(self.layers[-1].bias, -2.0)
+
+    def hazards(self, features: Tensor) -> Tensor:
+        """Logits of returning within each interval, given silence until it begins (B, E - 1)."""
+        scaled = (features - self.mean) / self.std  # type: ignore[operator]  # a buffer is typed as a module too
+        return torch.as_tensor(self.layers(scaled.clamp(-5.0, 5.0)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        stays = nn.functional.logsigmoid(-self.hazards(features))  # (B, E - 1), log(1 - hazard)
+        return torch.cat([stays[:, :1] * 0.0, stays.cumsum(1)], dim=1)
+
+
+@dataclass
+class ChurnFit:
+    """The net, its policy, and what the calibration fold said."""
+
+    net: HazardNet
+    policy: ChurnPolicy
+    loss: list[float] = field(default_factory=list)
+    metrics: dict[str, float] = field(default_factory=dict)
+    calibration: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] = (np.zeros(0), np.zeros(0))  # (p, stayed away)
+
+
+def interval_labels(days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_]) -> tuple[Float32, Float32]:
+    """(survived (V, E-1), returned (V, E-1)): which intervals were outlived, and in which one the user came back.
+
+    >>> survived, returned = interval_labels(np.array([3.0, 3.0]), np.array([False, True]))
+    >>> survived[:, :4].tolist(), returned[:, :4].tolist()
+    ([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    """
+    ends, starts = EDGES_DAYS[1:], EDGES_DAYS[:-1]
+    survived = days[:, None] >= ends  # (V, E - 1)
+    returned = (days[:, None] >= starts) & ~survived & ~censored[:, None]
+    return survived.astype(np.float32), returned.astype(np.float32)
+
+
+def fit(visits: list[Visit], *, seed: int, end_ms: int, horizon_days: float | None = None) -> ChurnFit:
+    """Train on the earlier visits, calibrate on the later ones, choose the thresholds there.
+
+    `horizon_days` None takes the shortest horizon for which not returning is no longer what nearly everybody does.
+    The net never sees how a visit of its fold continued after the fold's end: it is censored there.
+    """
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    cut = max(1, int(len(visits) * (1 - CALIBRATION_SHARE)))
+    cut_ms = visits[cut].last_ts_ms if cut < len(visits) else end_ms
+    net, losses = _train(censor([one for one in visits if one.last_ts_ms < cut_ms] or visits, cut_ms), rng)
+    later = [one for one in visits if one.last_ts_ms >= cut_ms] or visits
+    features, days, censored = visit_arrays(later)
+    with torch.no_grad():
+        curves = net(torch.from_numpy(features)).numpy().astype(np.float64)  # (V, E)
+    horizon = horizon_days or _horizon(days, censored)
+    policy = ChurnPolicy(horizon_days=horizon)
+    p, stayed = asked(curves, days, censored, policy, SILENCES_DAYS)
+    policy = _calibrated(policy, p, stayed)
+    policy, chosen = _thresholds(policy, curves, days, censored)
+    p, stayed = asked(curves, days, censored, policy, SILENCES_DAYS)
+    return ChurnFit(net, policy, losses, chosen, (p, stayed))
+
+
+def censor(visits: list[Visit], at_ms: int) -> list[Visit]:
+    """What was known of these visits at `at_ms`."""
+    known = []
+    for one in visits:
+        days = (at_ms - one.last_ts_ms) / DAY_MS
+        known.append(one if one.days <= days else Visit(one.user, one.last_ts_ms, one.features, max(0.0, days), censored=True))
+    return known
+
+
+def _train(visits: list[Visit], rng: np.random.Generator) -> tuple[HazardNet, list[float]]:
+    features, days, censored = visit_arrays(visits)
+    survived, returned = interval_labels(days, censored)
+    x, s, r = torch.from_numpy(features), torch.from_numpy(survived), torch.from_numpy(returned)
+    net = HazardNet(x.mean(0), x.std(0, correction=0).clamp(min=1e-3))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
+    losses = []
+    for step in range(STEPS):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / STEPS)
+        at = torch.from_numpy(rng.integers(0, len(x), min(BATCH, len(x))))
+        hazards = net.hazards(x[at])
+        log_h, log_not = nn.functional.logsigmoid(hazards), nn.functional.logsigmoid(-hazards)
+        loss = -(log_h * r[at] + log_not * s[at]).sum(1).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return net.eval(), losses
+
+
+def asked(
+    curves: npt.NDArray[np.float64], days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_],
+    policy: ChurnPolicy, silences: tuple[float, ...],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:  # fmt: skip
+    """(p (K,), stayed away (K,)) for every visit and silence at which the user is still away and the truth is known."""
+    p_all, y_all = [], []
+    for silence in silences:
+        until = silence + policy.horizon_days
+        known = (days > silence) & (~censored | (days >= until))
+        p_all.append(p_after(curves[known], np.full(int(known.sum()), silence), policy))
+        y_all.append((days[known] >= until).astype(np.float64))
+    return np.concatenate(p_all), np.concatenate(y_all)
+
+
+def p_after(curves: npt.NDArray[np.float64], silence: npt.NDArray[np.float64], policy: ChurnPolicy) -> npt.NDArray[np.float64]:
+    """`stream.core.churn.p_no_return` of many curves, each at its own silence."""
+    if not len(curves):
+        return np.zeros(0)
+    log_p = np.array([
+        log_survival_at(curve, s + policy.horizon_days) - log_survival_at(curve, s)
+        for curve, s in zip(curves, silence, strict=True)
+    ])  # fmt: skip
+    p = np.clip(np.exp(log_p), 1e-6, 1 - 1e-6)
+    return np.asarray(1 / (1 + np.exp(-(policy.calib_a * np.log(p / (1 - p)) + policy.calib_b))))
+
+
+def _horizon(days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_]) -> float:
+    for horizon in HORIZONS_DAYS:
+        known = ~censored | (days >= horizon)
+        if known.sum() >= ALERTS_MIN and float((days[known] >= horizon).mean()) <= STAYING_AWAY_MAX:
+            return horizon
+    return HORIZONS_DAYS[0]
+
+
+def _calibrated(policy: ChurnPolicy, p: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> ChurnPolicy:
+    """Platt's two parameters by Newton's method, with his smoothed targets; unchanged where one class is missing."""
+    positive, negative = float(y.sum()), float(len(y) - y.sum())
+    if min(positive, negative) < ALERTS_MIN:
+        return policy
+    target = np.where(y > 0, (positive + 1) / (positive + 2), 1 / (negative + 2))
+    x = np.stack([np.log(p / (1 - p)), np.ones(len(p))], axis=1)  # (K, 2)
+    beta = np.array([1.0, 0.0])
+    for _ in range(50):
+        q = 1 / (1 + np.exp(-x @ beta))
+        gradient = x.T @ (q - target) + 1e-3 * (beta - [1.0, 0.0])
+        hessian = x.T @ (x * (q * (1 - q))[:, None]) + 1e-3 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        beta = beta - step
+        if np.abs(step).max() < 1e-8:
+            break
+    if beta[0] <= 0:  # would turn the ranking around: the fold says nothing about the slope
+        return policy
+    q = 1 / (1 + np.exp(-x @ beta))
+    width = _interval_logit(q, y)
+    return ChurnPolicy(
+        horizon_days=policy.horizon_days, calib_a=float(beta[0]), calib_b=float(beta[1]), interval_logit=width
+    )
+
+
+def _interval_logit(q: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> float:
+    """Largest gap, on the logit scale, between said and seen over tenths, at least the binomial 90% width."""
+    widths = [0.1]
+    for part in np.array_split(np.argsort(q), 10):
+        if len(part) >= ALERTS_MIN:
+            said = float(q[part].mean())
+            seen = float((y[part].sum() + 1) / (len(part) + 2))
+            gap = abs(np.log(said / (1 - said)) - np.log(seen / (1 - seen)))
+            widths.append(max(gap, 1.645 / np.sqrt(len(part) * seen * (1 - seen))))
+    return float(np.clip(np.sort(widths)[int(0.9 * (len(widths) - 1))], 0.1, 2.0))
+
+
+def _thresholds(
+    policy: ChurnPolicy, curves: npt.NDArray[np.float64], days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_]
+) -> tuple[ChurnPolicy, dict[str, float]]:
+    """The lowest raise_at with the wanted precision and few alerts on the heels of a visit, else the most precise."""
+    grid = np.concatenate([np.arange(0, 30, 1.0), np.arange(30, 121, 5.0)])  # silences (G,)
+    p = np.stack([p_after(curves, np.full(len(curves), silence), policy) for silence in grid], axis=1)  # (V, G)
+    tried: list[tuple[float, float, float, int]] = []  # raise_at, precision, at once, alerts
+    for raise_at in np.arange(0.5, 0.96, 0.025):
+        reached = p >= raise_at
+        due = np.where(reached.any(1), grid[reached.argmax(1)], np.inf)
+        raised = (due < days) & (~censored | (days >= due + policy.horizon_days))
+        precision = float((days[raised] >= due[raised] + policy.horizon_days).mean()) if raised.any() else 0.0
+        tried.append((float(raise_at), precision, float((due == 0).mean()), int(raised.sum())))
+    enough = [one for one in tried if one[3] >= ALERTS_MIN]
+    good = [one for one in enough if one[1] >= PRECISION_WANTED and one[2] <= AT_ONCE_MAX]
+    calm = [one for one in enough if one[2] <= AT_ONCE_MAX]
+    if good:
+        best = good[0]
+    elif calm or enough:
+        best = max(calm or enough, key=lambda one: (one[1], -one[0]))
+    else:
+        best = (policy.raise_at, float("nan"), float("nan"), 0)
+    raise_at = round(best[0], 3)
+    chosen = ChurnPolicy(
+        horizon_days=policy.horizon_days, raise_at=raise_at, clear_at=round(raise_at - CLEAR_BELOW, 3),
+        calib_a=policy.calib_a, calib_b=policy.calib_b, interval_logit=policy.interval_logit,
+    )  # fmt: skip
+    metrics = {"churn_alert_precision": best[1], "churn_alerts": float(best[3]), "churn_alerts_at_once": best[2]}
+    return chosen, {name: value for name, value in metrics.items() if np.isfinite(value)}

@@ -1,0 +1,268 @@
+"""History replayed through `stream.core.fold`, so that training sees exactly what serving sees.
+
+A moment is what one user touched at one time or in one order. Each moment is a training example: its items are the
+targets, the user's state just before it is the input. Each end of a visit is a churn example: the features as of the
+last event, and how long the user then stayed away, or at least stayed away until the history ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from producers.datasets.registry import DATASETS
+from producers.datasets.table import Accepted
+from schemas.catalog import Item
+from schemas.events import Event
+from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.core.featurize import CHURN_FEATURES, Float32, Sequence, churn_features, sequence
+from stream.core.fold import Outcome, fold, touches
+from stream.core.state import DAY_MS, Kind, UserState
+from stream.settings import Settings
+
+EVENTS_MAX_OF_ENCODER = 50  # L of the user encoder; the ring holds 64
+TARGETS_MAX = 64  # of one moment; a wholesaler's order of 500 lines would drown the others
+VISIT_GAP_MS = 6 * 3_600_000  # silence after which the next event is a return; shorter pauses are one visit
+EVENTS_MAX = 5_000_000  # newest events of a history: some 1 KB of memory each
+INTEREST = frozenset({Kind.VIEW, Kind.CLICK, Kind.CART, Kind.WISH, Kind.ORDER, Kind.REVIEW, Kind.SHARE, Kind.OTHER})
+
+
+class EmptyHistory(ValueError):
+    """There is nothing to learn from; the message says where it was looked for and what to do."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Events of one tenant in event-time order, and its catalog."""
+
+    name: str
+    events: list[Event]
+    items: dict[str, Item]
+
+    def until(self, ts_ms: int) -> History:
+        """The events before `ts_ms`."""
+        return History(self.name, [event for event in self.events if event.ts_ms < ts_ms], self.items)
+
+    @property
+    def from_ms(self) -> int:
+        return self.events[0].ts_ms
+
+    @property
+    def to_ms(self) -> int:
+        return self.events[-1].ts_ms
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One training example. `history` ends before `ts_ms`."""
+
+    user: str
+    ts_ms: int
+    history: Sequence
+    targets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Visit:
+    """One churn example: after `features` as of `last_ts_ms` the user stayed away for `days`, or longer if `censored`."""
+
+    user: str
+    last_ts_ms: int
+    features: Float32
+    days: float
+    censored: bool
+
+
+@dataclass
+class Snapshot:
+    """What a replay leaves: the users' states and live counts at the end, and the examples on the way there."""
+
+    states: dict[str, UserState] = field(default_factory=dict)
+    counts: PartitionCounts = field(default_factory=lambda: PartitionCounts(CountsPolicy()))
+    moments: list[Moment] = field(default_factory=list)
+    visits: list[Visit] = field(default_factory=list)
+    touched: dict[str, set[str]] = field(default_factory=dict)  # user → items ever touched, beyond the state's bound
+
+
+def replay(history: History, policy: CountsPolicy | None = None, end_ms: int | None = None) -> Snapshot:
+    """Fold a history; visits still open are censored at `end_ms` (default: the last event)."""
+    snapshot = Snapshot(counts=PartitionCounts(policy or CountsPolicy()))
+    open_moments: dict[str, _OpenMoment] = {}
+    for offset, event in enumerate(history.events):
+        _observe(snapshot, open_moments, event, offset)
+    for user, moment in open_moments.items():
+        _close(snapshot, user, moment)
+    end = end_ms if end_ms is not None else (history.to_ms if history.events else 0)
+    for user, state in snapshot.states.items():
+        days = (end - state.last_ts_ms) / DAY_MS
+        if days > 0:
+            snapshot.visits.append(Visit(user, state.last_ts_ms, churn_features(state), days, censored=True))
+    snapshot.moments.sort(key=lambda one: (one.ts_ms, one.user))
+    snapshot.visits.sort(key=lambda one: (one.last_ts_ms, one.user))
+    return snapshot
+
+
+@dataclass
+class _OpenMoment:
+    ts_ms: int
+    order_id: str | None
+    history: Sequence
+    targets: dict[str, None]
+
+    def takes(self, event: Event) -> bool:
+        return event.ts_ms == self.ts_ms or (self.order_id is not None and event.properties.order_id == self.order_id)
+
+
+def _observe(snapshot: Snapshot, open_moments: dict[str, _OpenMoment], event: Event, offset: int) -> None:
+    user, ts_ms = event.user, event.ts_ms
+    state = snapshot.states.setdefault(user, UserState())
+    if state.events and ts_ms - state.last_ts_ms >= VISIT_GAP_MS:
+        away_days = (ts_ms - state.last_ts_ms) / DAY_MS
+        snapshot.visits.append(Visit(user, state.last_ts_ms, churn_features(state), away_days, censored=False))
+    wanted = [touch.item_id for touch in touches(event) if touch.kind in INTEREST]
+    if wanted:
+        moment = open_moments.get(user)
+        if moment is None or not moment.takes(event):
+            if moment is not None:
+                _close(snapshot, user, moment)
+            before = sequence(state, ts_ms - 1, EVENTS_MAX_OF_ENCODER)
+            moment = open_moments[user] = _OpenMoment(ts_ms, event.properties.order_id, before, {})
+        moment.targets.update(dict.fromkeys(wanted))
+    outcome, added = fold(state, event, ts_ms, lateness_max_ms=0)  # in event-time order nothing is late
+    if outcome is Outcome.FOLDED:
+        seen = snapshot.touched.setdefault(user, set())
+        for touch in added:
+            seen.add(touch.item_id)
+            snapshot.counts.observe(event.tenant, touch, state.ring, offset, {})
+
+
+def _close(snapshot: Snapshot, user: str, moment: _OpenMoment) -> None:
+    if moment.history.item_ids:
+        targets = tuple(moment.targets)[:TARGETS_MAX]
+        snapshot.moments.append(Moment(user, moment.ts_ms, moment.history, targets))
+
+
+def next_moments(later: Iterable[Event], users: Iterable[str]) -> dict[str, tuple[int, tuple[str, ...]]]:
+    """The first moment of each of `users` among later events: user → (its time, its items)."""
+    wanted, found = set(users), dict[str, _OpenMoment]()
+    for event in later:
+        if event.user not in wanted:
+            continue
+        items = [touch.item_id for touch in touches(event) if touch.kind in INTEREST]
+        if not items:
+            continue
+        moment = found.get(event.user)
+        if moment is None:
+            nothing = Sequence([], [], [], [])
+            moment = found[event.user] = _OpenMoment(event.ts_ms, event.properties.order_id, nothing, {})
+        if moment.takes(event):
+            moment.targets.update(dict.fromkeys(items))
+    return {user: (moment.ts_ms, tuple(moment.targets)) for user, moment in found.items()}
+
+
+def visit_arrays(visits: list[Visit]) -> tuple[Float32, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Features (V, F), days away (V,), censored (V,)."""
+    features = np.array([one.features for one in visits], dtype=np.float32).reshape(len(visits), len(CHURN_FEATURES))
+    return features, np.array([one.days for one in visits]), np.array([one.censored for one in visits], dtype=bool)
+
+
+def from_events(events: Iterable[dict[str, Any]], items: Iterable[Item] = (), name: str = "events") -> History:
+    """A history from canonical events in any order; those of users who refused personalization are left out.
+
+    Raises `EmptyHistory`, and msgspec's ValidationError for an event that is none.
+    """
+    typed = (msgspec.convert(event, Event) for event in events)
+    return _history(name, typed, items)
+
+
+def from_file(events_path: Path, items_path: Path | None = None) -> History:
+    """A history from JSON lines: canonical events, and `Item`s. A line that cannot be read is named."""
+    items = list(_lines(items_path, Item)) if items_path is not None else []
+    return _history(events_path.name, _lines(events_path, Event), items)
+
+
+def from_dataset(name: str, path: Path) -> History:
+    """A history from a public data set by its registered name; its rejected and dropped rows are left out."""
+    dataset = DATASETS.get(name)
+    if dataset is None:
+        raise EmptyHistory(f"there is no data set {name!r}; known are {', '.join(sorted(DATASETS))}")
+    accepted = (row.event for row in dataset.rows(path) if isinstance(row, Accepted))
+    return from_events(accepted, dataset.items(path), name)
+
+
+def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
+    """A tenant's history from ClickHouse, and its catalog as far as the events name it (title, category, brand).
+
+    Raises `EmptyHistory` when the sink has stored nothing yet, and ClickHouseMissing when no server answers.
+    """
+    from stream.adapters.clickhouse import connect
+
+    client = connect(settings.clickhouse, wait_s=10.0)
+    try:
+        query = (
+            "SELECT message_id, lane, type, event, timestamp, user_id, anonymous_id, properties, context FROM ("
+            "SELECT * FROM events FINAL WHERE tenant = {tenant:String} AND user != '' AND NOT anonymised "
+            "ORDER BY timestamp DESC, message_id LIMIT {most:UInt64}) ORDER BY timestamp, message_id"
+        )
+        rows = client.query(query, parameters={"tenant": tenant, "most": EVENTS_MAX}).result_rows
+        return _history(f"ClickHouse, tenant {tenant}", (_from_row(tenant, row) for row in rows), _named_items(client, tenant))
+    finally:
+        client.close()
+
+
+def _from_row(tenant: str, row: tuple[Any, ...]) -> Event:
+    message_id, lane, kind, event, timestamp, user_id, anonymous_id, properties, context = row
+    return msgspec.convert(
+        {
+            "messageId": message_id, "type": kind, "event": event or None, "lane": lane, "tenant": tenant,
+            "timestamp": timestamp, "userId": user_id or None, "anonymousId": anonymous_id or None,
+            "properties": msgspec.json.decode(properties or "{}"), "context": msgspec.json.decode(context or "{}"),
+        },
+        Event,
+    )  # fmt: skip
+
+
+def _named_items(client: Any, tenant: str) -> Iterator[Item]:
+    query = (
+        "SELECT product_id, argMax(name, (name != '', timestamp)), argMax(brand, (brand != '', timestamp)), "
+        "argMax(category, (category != '', timestamp)) FROM event_products FINAL "
+        "WHERE tenant = {tenant:String} AND product_id != '' GROUP BY product_id ORDER BY product_id"
+    )
+    for item_id, name, brand, category in client.query(query, parameters={"tenant": tenant}).result_rows:
+        yield Item(item_id=item_id, tenant=tenant, title=name[:4_000], brand=brand, category=category)
+
+
+def _lines(path: Path, kind: type[Any]) -> Iterator[Any]:
+    decoder = msgspec.json.Decoder(kind)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield decoder.decode(line)
+                except msgspec.DecodeError as error:
+                    raise ValueError(f"{path}:{number} is no {kind.__name__}: {error}; repair or remove the line") from error
+
+
+def _history(name: str, events: Iterable[Event], items: Iterable[Item]) -> History:
+    newest: list[Event] = [event for event in events if event.user and _allowed(event)]
+    newest.sort(key=lambda event: (event.ts_ms, event.message_id))
+    newest = newest[-EVENTS_MAX:]
+    if not newest:
+        raise EmptyHistory(f"{name} holds no events with a user; send some first, or name another source")
+    catalog = {item.item_id: item for item in items}
+    for event in newest:
+        for touch in touches(event):
+            if touch.item_id not in catalog:
+                catalog[touch.item_id] = Item(item_id=touch.item_id, tenant=event.tenant)
+    return History(name, newest, catalog)
+
+
+def _allowed(event: Event) -> bool:
+    consent = event.context.consent
+    return consent is None or consent.personalization is not False
