@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -81,27 +82,29 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
     start = max(store.changelog_offset + 1, beginning)
     consumer.seek(tp, start)
     position, records, deleted, heard_at = start, 0, 0, time.monotonic()
-    while position < end:
-        chunk = (await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)).get(tp, [])
-        puts: dict[bytes, bytes | None] = {}
-        for record in chunk:
-            if record.key is None:
-                log.warning("changelog %s[%d]: record %d has no key and is left out; who writes there?", tp.topic,
-                            tp.partition, record.offset)
+    writing: asyncio.Task[None] | None = None  # one chunk is written in a thread while the next is decoded
+    try:
+        while position < end:
+            chunk = (await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)).get(tp, [])
+            reached = await consumer.position(tp)  # beyond the last record where the log was compacted
+            if reached == position:
+                _check_silence(tp, time.monotonic() - heard_at, position, end)
                 continue
-            puts[record.key] = record.value
-            if record.value is None:
-                deleted += 1
-        reached = await consumer.position(tp)  # beyond the last record where the log was compacted
-        if reached == position:
-            if time.monotonic() - heard_at > SILENCE_S_MAX:
-                raise RecoveryFailed(f"nothing came from {tp.topic}[{tp.partition}] for {SILENCE_S_MAX:.0f} s at offset "
-                                     f"{position} of {end}; is the broker up?")
-            continue
-        position, heard_at, records = reached, time.monotonic(), records + len(chunk)
-        await _write(store, puts, position - 1)
-        if progress is not None:
-            progress(min(position, end) - start, end - start)
+            position, heard_at, records = reached, time.monotonic(), records + len(chunk)
+            puts = _fold(tp, chunk)
+            deleted += sum(1 for record in chunk if record.value is None)
+            if writing is not None:
+                await writing
+            now_ms = int(time.time() * 1000)
+            writing = asyncio.create_task(asyncio.to_thread(store.write, puts, position - 1, now_ms))
+            if progress is not None:
+                progress(min(position, end) - start, end - start)
+        if writing is not None:
+            await asyncio.shield(writing)
+    finally:
+        if writing is not None and not writing.done():
+            # the thread cannot be stopped, and whoever cancelled may close the store next
+            await asyncio.wait([writing])
     store.touch(int(time.time() * 1000))
     done = Recovered(records, deleted, start, end, time.monotonic() - started)
     log.info("changelog %s[%d]: %d records (%d deletions) from offset %d to %d in %.1f s", tp.topic, tp.partition,
@@ -109,10 +112,16 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
     return done
 
 
-async def _write(store: PartitionStore, puts: dict[bytes, bytes | None], offset: int) -> None:
-    writing = asyncio.create_task(asyncio.to_thread(store.write, puts, offset, int(time.time() * 1000)))
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait([writing])  # the thread cannot be stopped, and whoever cancelled may close the store next
-        raise
+def _fold(tp: TopicPartition, chunk: list[Any]) -> dict[bytes, bytes | None]:
+    puts: dict[bytes, bytes | None] = {record.key: record.value for record in chunk}
+    if None in puts:
+        log.warning("changelog %s[%d]: records without a key near offset %d are left out; who writes there?", tp.topic,
+                    tp.partition, chunk[0].offset)
+        del puts[None]  # type: ignore[arg-type]  # the very case that is not supposed to be
+    return puts
+
+
+def _check_silence(tp: TopicPartition, silent_s: float, position: int, end: int) -> None:
+    if silent_s > SILENCE_S_MAX:
+        raise RecoveryFailed(f"nothing came from {tp.topic}[{tp.partition}] for {SILENCE_S_MAX:.0f} s at offset "
+                             f"{position} of {end}; is the broker up?")
