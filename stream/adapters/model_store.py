@@ -17,6 +17,7 @@ from typing import Any
 import fsspec
 import msgspec
 import numpy as np
+import structlog
 
 from schemas.release import FORMAT_VERSION, Manifest, ModelRelease
 from stream.adapters.onnx import Bundle, TextEncoder, sha256
@@ -28,10 +29,15 @@ FILE_BYTES_MAX = 1 << 30
 GOLDEN_DELTA_MAX = 1e-3  # |Δ| between machines; kernels differ in the last bits
 
 _manifest = msgspec.json.Decoder(Manifest)
+log = structlog.get_logger()
 
 
 class BundleRefused(Exception):
     """Why a bundle is not taken; the worker keeps the one it has."""
+
+
+class RegistryAway(BundleRefused):
+    """The registry did not answer, which says nothing about the bundle: trying again later may help."""
 
 
 class TextModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +84,8 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
     try:
         residuals = np.load(io.BytesIO(files["item_residuals.npz"]), allow_pickle=False)
         ids, vectors = [str(one) for one in residuals["ids"]], residuals["vectors"].astype(np.float32)
+        if vectors.shape != (len(ids), manifest.dim):  # golden items have no residual, so they would not show it
+            raise BundleRefused(f"item_residuals.npz has {vectors.shape} for {len(ids)} items of {manifest.dim} dimensions")
         bundle = Bundle(manifest, files, (ids, vectors), threads)
         golden = dict(np.load(io.BytesIO(files["golden.npz"]), allow_pickle=False))
         _check_golden(bundle, golden)
@@ -117,14 +125,17 @@ def _check_golden(bundle: Bundle, golden: dict[str, Any]) -> None:
 
 def load_text_encoder(registry: str, space: str | None = None, threads: int = 1) -> tuple[str, TextEncoder] | None:
     """The text encoder of a space, or the newest there is; None when the registry has none. Raises `BundleRefused`."""
-    fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/text")
+    fs, root = _open(f"{registry.rstrip('/')}/text")
     if not fs.exists(root):
         return None
     spaces = [space] if space else [posixpath.basename(one) for one in _newest_first(fs, root)]
     if not spaces:
         return None
     uri = f"{registry.rstrip('/')}/text/{spaces[0]}"
-    model = msgspec.json.decode(_read(f"{uri}/manifest.json"), type=TextModel)
+    try:
+        model = msgspec.json.decode(_read(f"{uri}/manifest.json"), type=TextModel)
+    except msgspec.DecodeError as error:
+        raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}; export the text encoder again") from error
     files = {name: _read(f"{uri}/{name}") for name in ("model.onnx", "tokenizer.json")}
     for name, data in files.items():
         if sha256(data) != model.files.get(name):
@@ -133,23 +144,35 @@ def load_text_encoder(registry: str, space: str | None = None, threads: int = 1)
 
 
 def versions(registry: str) -> list[Manifest]:
-    """All bundles in the registry, newest first; unreadable ones are left out."""
-    fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/bundles")
+    """All bundles in the registry, newest first; unreadable ones are left out and logged."""
+    fs, root = _open(f"{registry.rstrip('/')}/bundles")
     found = []
     for path in fs.glob(f"{root}/*/manifest.json") if fs.exists(root) else []:
-        found.append(_manifest.decode(fs.cat_file(path)))
+        try:
+            found.append(_manifest.decode(fs.cat_file(path)))
+        except msgspec.DecodeError as error:
+            log.warning("bundle left out", manifest=path, why=str(error))
     return sorted(found, key=lambda one: one.model_version, reverse=True)
 
 
 def publish(registry: str, model_version: str, files: dict[str, bytes]) -> str:
     """Write a bundle's files, the manifest last: a bundle without a manifest does not exist. Returns its URI."""
     uri = bundle_uri(registry, model_version)
-    fs, root = fsspec.core.url_to_fs(uri)
-    fs.makedirs(root, exist_ok=True)
-    for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
-        fs.makedirs(posixpath.dirname(f"{root}/{name}"), exist_ok=True)
-        fs.pipe_file(f"{root}/{name}", files[name])
+    write_files(uri, files)
     return uri
+
+
+def write_files(uri: str, files: dict[str, bytes]) -> None:
+    """Write files under a folder; `manifest.json` last and by renaming, so that no reader sees half of one."""
+    fs, root = _open(uri)
+    for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
+        path = f"{root}/{name}"
+        fs.makedirs(posixpath.dirname(path), exist_ok=True)
+        if name == "manifest.json":
+            fs.pipe_file(f"{path}.partial", files[name])
+            fs.mv(f"{path}.partial", path)
+        else:
+            fs.pipe_file(path, files[name])
 
 
 def _newest_first(fs: Any, root: str) -> list[str]:
@@ -157,12 +180,25 @@ def _newest_first(fs: Any, root: str) -> list[str]:
     return [posixpath.dirname(one) for one in sorted(manifests, key=lambda one: str(fs.modified(one)), reverse=True)]
 
 
+def _open(uri: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it. Raises `BundleRefused` when its scheme cannot be used here."""
+    try:
+        fs, path = fsspec.core.url_to_fs(uri)
+    except (ValueError, ImportError) as error:
+        raise BundleRefused(f"{uri} cannot be reached from here: {error}; check CLICKWAKE_MODELS__REGISTRY") from error
+    return fs, path
+
+
 def _read(uri: str) -> bytes:
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = _open(uri)
     try:
         if fs.size(path) > FILE_BYTES_MAX:
             raise BundleRefused(f"{uri} is larger than {FILE_BYTES_MAX} bytes")
         data: bytes = fs.cat_file(path)
     except FileNotFoundError as error:
         raise BundleRefused(f"{uri} is missing") from error
+    except BundleRefused:
+        raise
+    except Exception as error:  # each kind of store raises its own client's errors
+        raise RegistryAway(f"{uri} could not be read: {type(error).__name__}: {error}") from error
     return data
