@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import psutil
 
 LOOPBACK = "127.0.0.1"
 STOP_TIMEOUT_S = 20.0  # a worker flushes its state and leaves its group within this; Kafka closes its log segments
+CHILDREN_TIMEOUT_S = 1.0  # for what a process started itself, once it is gone
+POLL_S = 0.02
 _LINUX_PR_SET_PDEATHSIG = 1
 
 
@@ -38,31 +41,41 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = Non
 
 
 def stop(process: subprocess.Popen[bytes], timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """SIGTERM to the process group, SIGKILL to whatever of it is left after `timeout_s`; returns once it is gone."""
-    group = _group(process.pid)
-    for member in group:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.terminate()
-    _, alive = psutil.wait_procs([m for m in group if m.pid != process.pid], timeout=0)
+    """SIGTERM to the process group, SIGKILL to whatever of it is left after `timeout_s`; returns once it is gone.
+
+    The group outlives its leader, so children that the leader started in its last moment are found too.
+    """
+    members = _family(process.pid)
+    _signal_group(process.pid, signal.SIGTERM)
     try:
         process.wait(timeout_s)
     except subprocess.TimeoutExpired:
-        process.kill()
+        members += _family(process.pid)
+        _signal_group(process.pid, signal.SIGKILL)
         process.wait()
-    _, alive = psutil.wait_procs(alive, timeout=1)
-    for member in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            member.kill()
-    psutil.wait_procs(alive, timeout=5)
+    _await_gone(members, CHILDREN_TIMEOUT_S)
+    _signal_group(process.pid, signal.SIGKILL)
+    _await_gone(members, CHILDREN_TIMEOUT_S)
 
 
-def _group(pid: int) -> list[psutil.Process]:
-    """The process and its descendants; empty when it is gone already."""
+def _signal_group(group: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):  # nobody left in it
+        os.killpg(group, number)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """The process's descendants; none when it is gone already."""
     try:
-        leader = psutil.Process(pid)
-        return [leader, *leader.children(recursive=True)]
+        return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _await_gone(members: list[psutil.Process], timeout_s: float) -> None:
+    """They are not our children, so the kernel tells us nothing. A zombie waits for its own parent only: it is gone."""
+    deadline = time.monotonic() + timeout_s
+    while any(alive(member.pid, member.create_time()) for member in members) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
 
 
 def alive(pid: int, started: float) -> bool:
