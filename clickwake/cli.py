@@ -202,6 +202,26 @@ def migrate(
         typer.echo(f"database {settings.database} at {address(settings)}: {', '.join(applied) or 'nothing to apply'}")
 
 
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="stay up afterwards, until Ctrl-C")] = False,
+    dataset: Annotated[str | None, typer.Option(help="replay this data set instead of the simulated shop")] = None,
+    data: Annotated[Path | None, typer.Option(help="its file")] = None,
+) -> None:
+    """Everything on this machine, with a simulated shop whose truth is known; ends with a summary checked against it."""
+    from clickwake import demo as whole
+    from clickwake import demo_dataset
+    from stream.settings import load
+
+    home = load().home.absolute()
+    if dataset is None:
+        whole.run(home, keep=keep)
+    elif data is None:
+        raise typer.BadParameter("--dataset needs --data PATH")
+    else:
+        demo_dataset.run(home, dataset, data, keep=keep)
+
+
 def main() -> None:
     """Entry point of the `clickwake` script."""
     app()

@@ -124,3 +124,9 @@ def _check_parity(model: torch.nn.Module, encoder: TextEncoder, tokenizer: bytes
         delta = float(np.abs(expected - vector).max())
         if delta > PARITY_DELTA_MAX:
             raise TextModelRefused(f"ONNX and torch differ by {delta:.2g} on {text!r}, allowed is {PARITY_DELTA_MAX}")
+
+
+if __name__ == "__main__":
+    from stream.settings import load
+
+    print(msgspec.json.encode({"space": export(load())}).decode())
