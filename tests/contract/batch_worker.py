@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from stream.adapters import faust_compat
+from stream.adapters import faust_compat, watchdog
 from stream.adapters.faust_compat import TP, RecordBatch
 from stream.settings import Kafka, Settings
 
@@ -32,6 +32,11 @@ class Worker:
                                            batch_records_max=options.get("batch_records_max", 500), commit_interval_ms=200,
                                            broker_session_timeout=6.0, broker_heartbeat_interval=1.0)
         faust_compat.batch_agent(self.app, *options["topics"], name="work")(self.work)
+        if "stall_s" in options:
+            self.app.task(self.watch)
+
+    async def watch(self) -> None:
+        await watchdog.watch(self.app, stall_s=self.options["stall_s"], interval_s=0.2)
 
     def say(self, what: str, **fields: Any) -> None:
         self.log.write(json.dumps({"what": what, **fields}) + "\n")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
@@ -21,6 +22,7 @@ from clickwake.local_kafka import Broker
 from clickwake.process import free_port
 from stream.adapters import producing
 from stream.adapters.global_reader import GlobalReader
+from stream.adapters.watchdog import EXIT_STALLED
 from stream.settings import Kafka, Settings
 
 PARTITIONS = 4
@@ -55,10 +57,13 @@ class Bench:
         producer = producing.create_producer(self.settings)
         await producer.start()
         try:
-            rows = [(b"k%d" % index, b"v%d" % index, ()) for index in range(records)]
-            await producing.send_batches(producer, self.topic(name), dict.fromkeys(range(PARTITIONS), rows))
+            await self.send(producer, records, name)
         finally:
             await producer.stop()
+
+    async def send(self, producer: AIOKafkaProducer, records: int, name: str = "events") -> None:
+        rows = [(b"k%d" % index, b"v%d" % index, ()) for index in range(records)]
+        await producing.send_batches(producer, self.topic(name), dict.fromkeys(range(PARTITIONS), rows))
         for partition in self.sent:
             self.sent[partition] += records
 
@@ -74,6 +79,12 @@ class Bench:
     def stop(self, name: str) -> int:
         self.workers[name].send_signal(signal.SIGTERM)
         return self.workers[name].wait(20)
+
+    def kill(self) -> None:
+        for process in self.workers.values():
+            process.kill()
+            process.wait()
+        self.admin.close()
 
     def log(self, name: str, what: str = "") -> list[Entry]:
         path = self.folder / f"{name}.jsonl"
@@ -120,11 +131,7 @@ def bench(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(kafka, topic_prefix, tmp_path)
     bench.create()
     yield bench
-    for process in bench.workers.values():
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-    bench.admin.close()
+    bench.kill()
 
 
 async def test_each_record_once_in_order_and_all_committed_at_sigterm(bench: Bench) -> None:
@@ -173,6 +180,19 @@ async def test_a_commit_never_passes_an_open_batch(bench: Bench) -> None:
     assert bench.done()[0], "batches behind the open one were acknowledged"
     assert bench.stop("a") == 0
     assert bench.committed() == rest
+
+
+async def test_the_watchdog_ends_a_worker_that_stands_still_and_no_other(bench: Bench) -> None:
+    await bench.fill(1_000)
+    working = bench.start("a", stall_s=2)
+    wait_until(bench.all_done, "a works")
+    await bench.fill(1_000)
+    wait_until(bench.all_done, "a works on")
+    assert bench.stop("a") == 0, working.args
+    await bench.fill(1_000)
+    stuck = bench.start("b", stall_s=2, never_ack=[0, 2_000])
+    assert stuck.wait(30) == EXIT_STALLED
+    assert "events[0] has 1000 records waiting" in (bench.folder / "b.out").read_text()
 
 
 @pytest.mark.parametrize("where", ["body", "assigned"])
@@ -233,34 +253,37 @@ async def test_a_worker_has_the_same_partition_numbers_of_all_topics(bench: Benc
 async def test_a_broker_restart_loses_nothing_and_ends_no_worker(tmp_path: Path) -> None:
     with Broker(tmp_path / "broker", port=free_port()) as broker:
         bench = Bench(broker.bootstrap_servers, "restart", tmp_path)
-        bench.create()
-        await bench.fill(2_000)
-        worker = bench.start("a", hold_ms=300)
+        producer = producing.create_producer(bench.settings)
+        got: list[Any] = []
+        reader = GlobalReader(bench.settings, bench.topic(), got.extend)
         try:
+            bench.create()
+            await producer.start()
+            await bench.send(producer, 2_000)
+            worker = bench.start("a", hold_ms=300)
             wait_until(bench.all_done, "the worker works")
-            got: list[Any] = []
-            reader = GlobalReader(bench.settings, bench.topic(), got.extend)
             reader.start()
             await reader.ready()
+            bench.admin.close()
             broker.stop()
-            sending = asyncio.create_task(bench.fill(1_000))
+            sending = asyncio.create_task(bench.send(producer, 1_000))
             await asyncio.sleep(8)  # longer than the session of the test: the outage itself is what is tested
             assert worker.poll() is None, "an outage is no reason to end"
             broker.start()
             await asyncio.to_thread(broker.wait)
             await sending
+            bench.admin = KafkaAdminClient(bootstrap_servers=bench.servers)
             await asyncio.to_thread(wait_until, bench.all_done, "it goes on by itself", 60)
             assert worker.poll() is None
             async with asyncio.timeout(30):
-                while len(got) < 4 * 3_000:  # noqa: ASYNC110  # the callback is the condition
+                while len(got) < PARTITIONS * 3_000:  # noqa: ASYNC110  # the callback is the condition
                     await asyncio.sleep(0.05)
-            await reader.stop()
             assert sorted({(record.partition, record.offset) for record in got}) == [
                 (partition, offset) for partition in range(PARTITIONS) for offset in range(3_000)]
             assert bench.stop("a") == 0
             bench.assert_deliveries_have_no_gap("a")
             assert {partition: len(offsets) for partition, offsets in bench.done().items()} == bench.sent
         finally:
-            worker.kill()
-            worker.wait()
-            bench.admin.close()
+            await reader.stop()
+            await producer.stop()
+            bench.kill()
