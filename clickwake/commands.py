@@ -49,7 +49,7 @@ def run_up(*, detach: bool, only: tuple[str, ...], workers: int, train_every: st
                     _show_addresses(console, local.home)
                     console.print("Ctrl-C ends it.")
 
-                up.run(home(), say=lambda text: spinner.update(text), on_ready=on_ready, **options)
+                up.run(home(), say=spinner.update if console.is_terminal else console.print, on_ready=on_ready, **options)
     except (StartError, TopicsError, ConnectionError) as error:
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return EXIT_FAILED

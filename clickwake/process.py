@@ -16,6 +16,7 @@ import psutil
 
 LOOPBACK = "127.0.0.1"
 STOP_TIMEOUT_S = 20.0  # a worker flushes its state and leaves its group within this; Kafka closes its log segments
+LOG_BYTES_MAX = 32 << 20  # a longer log becomes `.log.1` at the next start, in place of the one before
 CHILDREN_TIMEOUT_S = 1.0  # for what a process started itself, once it is gone
 POLL_S = 0.02
 _LINUX_PR_SET_PDEATHSIG = 1
@@ -34,6 +35,8 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = Non
     that waits for a broker which is gone too would wait for ever; every part of Clickwake is safe to kill.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
+    if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
+        log.replace(log.with_name(log.name + ".1"))
     guarded = [sys.executable, "-m", "clickwake.process", str(os.getpid()), *command] if sys.platform == "linux" else command
     with log.open("ab") as out:
         return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
