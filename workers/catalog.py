@@ -4,11 +4,15 @@
 (space, content) is on the item-vectors topic already reuse that vector, the rest are encoded on a thread of their own;
 4 vectors, removals and dead letters are sent and acknowledged by the broker (acks=all); 5 the offsets are committed.
 A crash before 5 reads the items again: what was encoded is found by its hash, so nothing is encoded twice.
+
+Each space has a consumer group of its own, so a text encoder that is new in the registry reads the whole catalog from the
+beginning, while the vectors of the space before it stay where they are.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import signal
 import time
@@ -23,11 +27,11 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 from schemas import topics
 from schemas.catalog import Item, ItemVector
-from schemas.dead_letter import Source
+from schemas.dead_letter import Message, Source
 from stream.adapters import kafka_clients, producing
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.logs import configure
-from stream.adapters.model_store import load_text_encoder
+from stream.adapters.model_store import load_text_encoder, newest_text_space
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject, message_of
 from stream.outbox import Outbox, OutRecord
@@ -35,7 +39,8 @@ from stream.settings import Settings, load
 
 log = structlog.get_logger()
 POLL_RECORDS_MAX = 256  # under a second of encoding, so that a restart repeats little
-REGISTRY_POLL_S = 2.0
+REGISTRY_POLL_S = 2.0  # while there is no text encoder at all
+SPACE_POLL_S = 15.0  # a registry does not tell when there is a newer one
 
 _item = msgspec.json.Decoder(Item)
 _vector = msgspec.msgpack.Decoder(ItemVector)
@@ -44,6 +49,38 @@ _vector = msgspec.msgpack.Decoder(ItemVector)
 def content_hash(space: str, text: str) -> str:
     """Equal hashes mean equal vectors."""
     return hashlib.blake2b(f"{space}\x1f{text}".encode(), digest_size=16).hexdigest()
+
+
+def decode(key: bytes | None, value: bytes | None) -> Item | Reject | None:
+    """The item of a record, None for a removal, or why it is neither. Total: any bytes give a value.
+
+    The key must name the same item as the value. Every worker splits keys at "/" to find the tenant, so a key that
+    cannot be split would end all of them, and one that splits elsewhere would put an item into another tenant's shop.
+
+    >>> decode(b"shop/mug", None) is None, decode(b"mug", None).messages[0].keyword
+    (True, 'pattern')
+    """
+    try:
+        tenant, _, item_id = (key or b"").decode().partition("/")
+    except UnicodeDecodeError as error:
+        return _reject("key", "encoding", f"the key is not UTF-8 at byte {error.start}")
+    if not tenant or tenant.startswith("#") or not item_id:
+        return _reject("key", "pattern", f"the key {key!r} is not tenant/item_id, or its tenant starts with #")
+    if value is None:
+        return None
+    try:
+        item = _item.decode(value)
+    except msgspec.ValidationError as error:
+        return Reject("undecodable", (message_of(error),))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return Reject("undecodable", (Message(path="", keyword="json", message=str(error)),))
+    if (item.tenant, item.item_id) != (tenant, item_id):
+        return _reject("key", "const", f"the key {key!r} names another item than the value, {item.tenant}/{item.item_id}")
+    return item
+
+
+def _reject(path: str, keyword: str, text: str) -> Reject:
+    return Reject("unprocessable", (Message(path=path, keyword=keyword, message=text),))
 
 
 class Catalog:
@@ -66,27 +103,26 @@ class Catalog:
                 self.known[vector.content_hash] = vector.vector
 
     async def handle(self, records: Sequence[Any]) -> None:
-        """Steps 2 to 4."""
+        """Steps 2 to 4. Records keep their order: an item removed in the poll that brought it stays removed."""
         outbox = Outbox()
-        items: list[Item] = []
+        taken: list[tuple[bytes, Item | None]] = []
         for record in records:
-            if record.value is None:
-                outbox.add(topics.ITEM_VECTORS, f"{self.space}/".encode() + record.key, None)
-                continue
-            try:
-                items.append(_item.decode(record.value))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                why = message_of(error)
+            decoded = decode(record.key, record.value)
+            if isinstance(decoded, Reject):
                 where = Source(topic=record.topic, partition=record.partition, offset=record.offset)
-                outbox.dead_letter(Reject("undecodable", (why,)), record.value, record.key, where, record.timestamp)
-        await self._encode_unknown(items)
-        for item in items:
-            text = item.text()
-            digest = content_hash(self.space, text)
-            vector = ItemVector(space=self.space, content_hash=digest, vector=self.known[digest] if text else b"", item=item)
-            key = f"{self.space}/{item.tenant}/{item.item_id}".encode()
-            outbox.add(topics.ITEM_VECTORS, key, msgspec.msgpack.encode(vector))
+                outbox.dead_letter(decoded, record.value or b"", record.key, where, record.timestamp)
+            else:
+                taken.append((f"{self.space}/".encode() + record.key, decoded))
+        await self._encode_unknown([item for _, item in taken if item is not None])
+        for key, item in taken:
+            outbox.add(topics.ITEM_VECTORS, key, None if item is None else self._vector(item))
         await self._send(outbox)
+
+    def _vector(self, item: Item) -> bytes:
+        text = item.text()
+        digest = content_hash(self.space, text)
+        vector = self.known[digest] if text else b""
+        return msgspec.msgpack.encode(ItemVector(space=self.space, content_hash=digest, vector=vector, item=item))
 
     async def _encode_unknown(self, items: list[Item]) -> None:
         texts = {content_hash(self.space, text): text for item in items if (text := item.text())}
@@ -127,42 +163,75 @@ async def wait_for_text_encoder(settings: Settings, stop: asyncio.Event) -> tupl
 
 
 async def run(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT."""
+    """Until SIGTERM or SIGINT: at once while something is still waited for, else after the batch in hand."""
     stop = asyncio.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    while not stop.is_set():
+        ready = asyncio.Event()
+        serving = asyncio.create_task(serve(settings, stop, ready))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not ready.is_set() and stop.is_set():
+            serving.cancel()
+        try:
+            await serving
+        except asyncio.CancelledError:
+            if not stop.is_set():
+                raise
+
+
+async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -> None:
+    """Encode into the registry's newest space until asked to stop, or until there is a newer one."""
     await kafka_clients.wait_for_kafka(settings)
     found = await wait_for_text_encoder(settings, stop)
     if found is None:
         return
     space, encoder = found
-    producer = producing.create_producer(settings)
-    await producer.start()
-    catalog = Catalog(settings, space, encoder, producer)
-    reader = GlobalReader(settings, topics.ITEM_VECTORS.name(settings.kafka.topic_prefix), catalog.on_vectors)
-    reader.start()
-    await reader.ready()
     prefix = settings.kafka.topic_prefix
-    consumer = AIOKafkaConsumer(
-        topics.ITEMS.name(prefix), **kafka_clients.aiokafka_arguments(settings), group_id=f"{prefix}-catalog-{space}",
-        enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=POLL_RECORDS_MAX,
-        session_timeout_ms=30_000, heartbeat_interval_ms=3_000,
-    )  # fmt: skip
-    await consumer.start()
-    log.info("catalog ready", space=space, known=len(catalog.known))
-    try:
-        while not stop.is_set():
-            fetched = await consumer.getmany(timeout_ms=500)
-            records = [record for some in fetched.values() for record in some]
-            if records:
-                started = time.perf_counter()
-                await catalog.handle(records)
-                await consumer.commit()
-                log.info("items", records=len(records), encoded=catalog.encoded, s=round(time.perf_counter() - started, 2))
-    finally:
-        await consumer.stop()
-        await reader.stop()
-        await producer.stop()
+    async with contextlib.AsyncExitStack() as stack:
+        producer = producing.create_producer(settings)
+        stack.push_async_callback(producer.stop)
+        await producer.start()
+        catalog = Catalog(settings, space, encoder, producer)
+        stack.callback(catalog.thread.shutdown)
+        reader = GlobalReader(settings, topics.ITEM_VECTORS.name(prefix), catalog.on_vectors)
+        reader.start()
+        stack.push_async_callback(reader.stop)
+        await reader.ready()
+        consumer = AIOKafkaConsumer(
+            topics.ITEMS.name(prefix), **kafka_clients.aiokafka_arguments(settings), group_id=f"{prefix}-catalog-{space}",
+            enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=POLL_RECORDS_MAX,
+            session_timeout_ms=30_000, heartbeat_interval_ms=3_000,
+        )  # fmt: skip
+        stack.push_async_callback(consumer.stop)
+        await consumer.start()
+        log.info("catalog ready", space=space, known=len(catalog.known))
+        ready.set()
+        reading = asyncio.create_task(reader.wait_failed())
+        stack.callback(reading.cancel)
+        await _consume(catalog, consumer, reading, stop)
+
+
+async def _consume(catalog: Catalog, consumer: Any, reading: asyncio.Task[None], stop: asyncio.Event) -> None:
+    asked = time.monotonic()
+    while not stop.is_set():
+        if reading.done():
+            await reading  # raises: without what the fleet has encoded, this process would encode it again
+        if time.monotonic() - asked >= SPACE_POLL_S:
+            asked = time.monotonic()
+            newest = await asyncio.to_thread(newest_text_space, catalog.settings.registry)
+            if newest not in (None, catalog.space):
+                log.info("a newer text encoder", space=newest, before=catalog.space)
+                return
+        fetched = await consumer.getmany(timeout_ms=500)
+        records = [record for some in fetched.values() for record in some]
+        if records:
+            started = time.perf_counter()
+            await catalog.handle(records)
+            await consumer.commit()
+            log.info("items", records=len(records), encoded=catalog.encoded, s=round(time.perf_counter() - started, 2))
 
 
 if __name__ == "__main__":

@@ -125,13 +125,10 @@ def _check_golden(bundle: Bundle, golden: dict[str, Any]) -> None:
 
 def load_text_encoder(registry: str, space: str | None = None, threads: int = 1) -> tuple[str, TextEncoder] | None:
     """The text encoder of a space, or the newest there is; None when the registry has none. Raises `BundleRefused`."""
-    fs, root = _open(f"{registry.rstrip('/')}/text")
-    if not fs.exists(root):
+    space = space or newest_text_space(registry)
+    if space is None:
         return None
-    spaces = [space] if space else [posixpath.basename(one) for one in _newest_first(fs, root)]
-    if not spaces:
-        return None
-    uri = f"{registry.rstrip('/')}/text/{spaces[0]}"
+    uri = f"{registry.rstrip('/')}/text/{space}"
     try:
         model = msgspec.json.decode(_read(f"{uri}/manifest.json"), type=TextModel)
     except msgspec.DecodeError as error:
@@ -141,6 +138,13 @@ def load_text_encoder(registry: str, space: str | None = None, threads: int = 1)
         if sha256(data) != model.files.get(name):
             raise BundleRefused(f"text encoder {uri}/{name} is damaged: its sha256 is not the manifest's")
     return model.space, TextEncoder(files["model.onnx"], files["tokenizer.json"], threads, model.tokens_max)
+
+
+def newest_text_space(registry: str) -> str | None:
+    """The space of the text encoder exported last; None when the registry has none."""
+    fs, root = _open(f"{registry.rstrip('/')}/text")
+    spaces = _newest_first(fs, root) if fs.exists(root) else []
+    return posixpath.basename(spaces[0]) if spaces else None
 
 
 def versions(registry: str) -> list[Manifest]:

@@ -1,0 +1,59 @@
+"""The catalog worker as a process: it ends when told to even without Kafka, and takes up a text encoder that is new."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import msgspec
+import pytest
+from kafka import KafkaProducer
+
+from clickwake import process
+from clickwake import topics as topic_admin
+from schemas import topics
+from schemas.catalog import Item
+from stream.settings import Kafka, Settings
+from tests.support.cluster import read_all, start_worker, until
+
+
+def log_of(home: Path) -> str:
+    return "".join(path.read_text() for path in home.glob("*.log"))
+
+
+def test_sigterm_ends_it_while_it_waits_for_kafka(tmp_path: Path) -> None:
+    nobody = Kafka(bootstrap_servers=f"127.0.0.1:{process.free_port()}")
+    worker = start_worker(Settings(home=tmp_path, kafka=nobody), "workers.catalog")
+    until(lambda: nobody.bootstrap_servers in log_of(tmp_path), 30, "the address it tried in its log")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+
+
+@pytest.mark.timeout(180)
+def test_a_text_encoder_that_is_new_gets_the_whole_catalog(settings: Settings, tmp_path: Path) -> None:
+    from training.text_encoder import export
+
+    first = export(Settings(home=tmp_path / "registry"))
+    registry = tmp_path / "registry" / "models"
+    topic_admin.create(settings)
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
+    item = Item(item_id="mug", tenant="t", title="Red ceramic mug")
+    producer.send(topics.ITEMS.name(settings.kafka.topic_prefix), key=b"t/mug", value=msgspec.json.encode(item))
+    producer.close(10)
+
+    def keys() -> set[bytes]:
+        return {record.key for record in read_all(settings, topics.ITEM_VECTORS)}
+
+    worker = start_worker(settings, "workers.catalog", CLICKWAKE_MODELS__REGISTRY=str(registry))
+    until(lambda: keys() == {f"{first}/t/mug".encode()}, 60, "the item in the first space")
+    shutil.copytree(registry / "text" / first, registry / "incoming")
+    manifest = registry / "incoming" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"space": "other"}))
+    os.utime(manifest)  # the newest, whatever the clock's resolution
+    (registry / "incoming").rename(registry / "text" / "other")
+    until(lambda: b"other/t/mug" in keys(), 60, "the item in the new space, without a restart")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0

@@ -1,0 +1,133 @@
+"""Records of the items topic as the catalog worker takes them: in order, in their own tenant, and none ends a reader."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.catalog import Item, ItemVector
+from stream.adapters.onnx import TextEncoder
+from stream.core.decode import Reject
+from stream.outbox import Outbox
+from stream.serving import ServingState
+from stream.settings import Settings
+from tests.support.fakes import T0_MS
+from workers.catalog import Catalog, decode
+
+MUG = Item(item_id="mug", tenant="t", title="Red mug")
+
+
+class Record(NamedTuple):
+    key: bytes | None
+    value: bytes | None
+    offset: int = 0
+    topic: str = "items"
+    partition: int = 0
+    timestamp: int = T0_MS
+
+
+class CountingEncoder:
+    """A vector a text, and how many texts were asked for."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def encode(self, texts: list[str]) -> Any:
+        self.texts += texts
+        return np.array([[len(text), 1.0] for text in texts], dtype=np.float32)
+
+
+class Written(Catalog):
+    """A catalog whose topics are a list."""
+
+    def __init__(self) -> None:
+        self.encoding = CountingEncoder()
+        super().__init__(Settings(), "space", cast(TextEncoder, self.encoding), cast(Any, None))
+        self.sent: list[tuple[str, bytes, bytes | None]] = []
+
+    async def _send(self, outbox: Outbox) -> None:
+        self.sent += [(topic.entity, one.key, one.value) for topic, records in outbox.records.values() for one in records]
+
+    def reader(self) -> ServingState:
+        """What a personalize worker makes of it."""
+        state = ServingState()
+        for entity, key, value in self.sent:
+            if entity == "item-vectors":
+                state.on_vector(key, value)
+        return state
+
+
+def put(item: Item) -> Record:
+    return Record(f"{item.tenant}/{item.item_id}".encode(), msgspec.json.encode(item))
+
+
+REMOVED = Record(b"t/mug", None)
+
+
+@pytest.mark.parametrize(
+    ("records", "left"),
+    [([put(MUG), REMOVED], []), ([REMOVED, put(MUG)], [("t", "mug")]), ([put(MUG), REMOVED, put(MUG)], [("t", "mug")])],
+)
+async def test_an_item_put_and_removed_in_one_poll_ends_as_it_was_said_last(
+    records: list[Record], left: list[tuple[str, str]]
+) -> None:
+    catalog = Written()
+    await catalog.handle(records)
+    assert list(catalog.reader().vectors) == left
+
+
+BAD = [
+    Record(b"mug", None),
+    Record(b"\xff/mug", None),
+    Record(b"#complete/mug", None),
+    Record(b"t/", None),
+    put(msgspec.structs.replace(MUG, tenant="a/b")),  # would land in tenant "a"
+    Record(b"t/cup", msgspec.json.encode(MUG)),  # its removal would leave the mug
+    Record(b"t/mug", b"{"),
+    Record(b"t/mug", b"\xff"),
+    Record(b"t/mug", b'{"item_id": "mug", "tenant": "t", "title": 5}'),
+    Record(b"t/mug", b'{"item_id": "mug", "tenant": "t", "x": ' + b"[" * 5_000 + b"]" * 5_000 + b"}"),
+]
+
+
+@pytest.mark.parametrize("bad", BAD, ids=lambda one: repr(one.key))
+async def test_a_bad_record_becomes_one_dead_letter_and_its_neighbours_go_on(bad: Record) -> None:
+    catalog = Written()
+    cup = msgspec.structs.replace(MUG, item_id="saucer", title="Saucer")
+    await catalog.handle([bad, put(cup)])
+    letters = [msgspec.json.decode(value or b"") for entity, _, value in catalog.sent if entity == "dead-letters"]
+    assert len(letters) == 1 and letters[0]["failure"]["messages"][0]["message"]
+    assert list(catalog.reader().vectors) == [("t", "saucer")]
+
+
+@given(key=st.binary(max_size=40) | st.none(), value=st.binary(max_size=60) | st.none())
+def test_decode_is_total(key: bytes | None, value: bytes | None) -> None:
+    decoded = decode(key, value)
+    if not isinstance(decoded, Reject):
+        tenant, item_id = (key or b"").decode().split("/", 1)
+        assert tenant and item_id and not tenant.startswith("#")
+        assert decoded is None or (decoded.tenant, decoded.item_id) == (tenant, item_id)
+
+
+async def test_one_text_is_encoded_once_and_no_text_gives_an_empty_vector() -> None:
+    catalog = Written()
+    twin, bare = msgspec.structs.replace(MUG, item_id="mug2", price=3.0), Item(item_id="bare", tenant="t")
+    await catalog.handle([put(MUG), put(twin), put(bare)])
+    await catalog.handle([put(msgspec.structs.replace(MUG, in_stock=False))])
+    assert catalog.encoding.texts == [MUG.text()]
+    vectors = [msgspec.msgpack.decode(value or b"", type=ItemVector) for _, _, value in catalog.sent]
+    assert vectors[0].vector == vectors[1].vector == vectors[3].vector != b"" and vectors[2].vector == b""
+    assert [one.item.in_stock for one in vectors] == [True, True, True, False]
+
+
+async def test_what_the_fleet_has_encoded_is_not_encoded_again() -> None:
+    first, second = Written(), Written()
+    await first.handle([put(MUG)])
+    second.on_vectors([Record(key, value) for _, key, value in first.sent])
+    await second.handle([put(MUG)])
+    assert second.encoding.texts == [] and second.sent == first.sent
