@@ -59,6 +59,9 @@ class AlertQuality(msgspec.Struct, frozen=True, kw_only=True):
 
     `lead_days` (median, lower and upper quartile) is left_at − raised over caught shoppers: positive was before they left.
     `lead_over_rule_days` is the median by which alerts were ahead of waiting for 30 silent days after the leaving.
+    `false_on_anonymous` of the wrong alerts were raised for an anonymous id whose owner has a known one: such an id falls
+    silent when its owner identifies.
+
     `holidays` are absences of shoppers who come back, begun by `as_of`; an alert raised during one is a false one.
     """
 
@@ -76,6 +79,7 @@ class AlertQuality(msgspec.Struct, frozen=True, kw_only=True):
     lead_days: tuple[float, float, float] | None
     lead_over_rule_days: float | None
     raised_before_leaving: int
+    false_on_anonymous: int
     holidays: int
     holidays_alerted: int
     by_cohort: dict[str, CohortAlerts]
@@ -200,17 +204,18 @@ def judge_alerts(truth: Truth, alerts: Iterable[ChurnAlert], as_of_ms: int, sett
             shared += bool(owners)
     tallies: dict[str, list[int]] = defaultdict(lambda: [0] * 5)
     leads: list[float] = []
-    settled = caught_settled = holidays = holidays_alerted = early = 0
+    settled = caught_settled = holidays = holidays_alerted = early = orphaned = 0
     for shopper in truth.shoppers:
         if shopper.joined_at_ms > as_of_ms:
             continue
         case, tally, left_at = cases[shopper.number], tallies[shopper.cohort], shopper.left_at_ms
-        right = sum(is_right(shopper, alert) for alert in case.raises)
+        wrong = [alert for alert in case.raises if not is_right(shopper, alert)]
+        orphaned += sum(shopper.user_id not in (None, alert.user_id) for alert in wrong)
         begun, alerted = _holidays(shopper, case, as_of_ms)
         holidays, holidays_alerted = holidays + begun, holidays_alerted + alerted
         left = left_at is not None and left_at <= as_of_ms
         caught_at = case.caught_at_ms(shopper) if left else None
-        for column, count in enumerate((1, left, caught_at is not None, len(case.raises), right)):
+        for column, count in enumerate((1, left, caught_at is not None, len(case.raises), len(case.raises) - len(wrong))):
             tally[column] += count
         if left_at is not None and left:
             is_settled = left_at <= as_of_ms - settle_days * DAY_MS
@@ -227,7 +232,7 @@ def judge_alerts(truth: Truth, alerts: Iterable[ChurnAlert], as_of_ms: int, sett
         left_settled=settled, caught_settled=caught_settled, recall_settled=_share(caught_settled, settled),
         lead_days=None if quartiles is None else (float(quartiles[0]), float(quartiles[1]), float(quartiles[2])),
         lead_over_rule_days=None if quartiles is None else float(quartiles[0]) + RULE_DAYS,
-        raised_before_leaving=early, holidays=holidays, holidays_alerted=holidays_alerted,
+        raised_before_leaving=early, false_on_anonymous=orphaned, holidays=holidays, holidays_alerted=holidays_alerted,
         by_cohort={cohort: CohortAlerts(shoppers=t[0], left=t[1], caught=t[2], raised=t[3], right=t[4])
                    for cohort, t in sorted(tallies.items())},
         unknown_users=unknown, shared_devices=shared,

@@ -128,6 +128,12 @@ def test_an_alert_that_was_cleared_catches_nobody() -> None:
     assert truth.alert_quality([alert("u0", 25), alert("u0", 27, "cleared"), alert("a0", 33)], at(60)).caught == 1
 
 
+def test_alerts_on_ids_their_owner_outgrew_are_false_and_counted() -> None:
+    truth = shop(shopper(0), shopper(1, "abrupt", left=30))
+    found = truth.alert_quality([alert("a0", 20), alert("u0", 21), alert("a1", 31)], at(60))
+    assert (found.raised, found.right, found.false_on_anonymous) == (3, 1, 1)
+
+
 def test_a_raise_counts_from_the_horizon_on() -> None:
     truth = shop(shopper(0, "abrupt", left=30))
     assert [truth.alert_quality([alert("u0", day, horizon=7)], at(60)).right for day in (22.9, 23.0, 30.0)] == [0, 1, 1]
