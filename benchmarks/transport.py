@@ -26,7 +26,7 @@ from typing import Any
 from stream.adapters import changelog, faust_compat, producing
 from stream.adapters.faust_compat import RecordBatch
 from stream.adapters.state_store import Identity, PartitionStore
-from stream.settings import Kafka, Settings
+from stream.settings import Settings
 
 PARTITIONS = 4
 EVENT_BYTES = 300  # a track event of the simulator
@@ -35,7 +35,8 @@ Role = dict[str, Any]
 
 
 def settings_of(role: Role) -> Settings:
-    return Settings(home=Path(role["home"]), kafka=Kafka(bootstrap_servers=role["servers"], topic_prefix=role["prefix"]))
+    kafka = {"bootstrap_servers": role["servers"], "topic_prefix": role["prefix"]}
+    return Settings.model_validate({"home": role["home"], "kafka": kafka})
 
 
 def report(role: Role, records: int, seconds: float) -> None:

@@ -94,7 +94,7 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
             puts = _fold(tp, chunk)
             deleted += sum(1 for record in chunk if record.value is None)
             if writing is not None:
-                await writing
+                await asyncio.shield(writing)
             now_ms = int(time.time() * 1000)
             writing = asyncio.create_task(asyncio.to_thread(store.write, puts, position - 1, now_ms))
             if progress is not None:
