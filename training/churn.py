@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from stream.core.churn import EDGES_DAYS, ChurnPolicy, log_survival_at
 from stream.core.featurize import CHURN_FEATURES, Float32
 from stream.core.state import DAY_MS
+from training.metrics import auc, brier, ece
 from training.snapshot import Visit, visit_arrays
 
 HIDDEN = 32
@@ -36,18 +37,21 @@ class HazardNet(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         intervals = len(EDGES_DAYS) - 1
         self.layers = nn.Sequential(
-            nn.Linear(len(CHURN_FEATURES), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, intervals)
+            nn.Linear(len(CHURN_FEATURES), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU()
         )
-        nn.init.constant_(self.layers[-1].bias, -2.0)
+        self.out = nn.Linear(HIDDEN, intervals)
+        nn.init.constant_(self.out.bias, -2.0)
 
     def hazards(self, features: Tensor) -> Tensor:
         """Logits of returning within each interval, given silence until it begins (B, E - 1)."""
-        scaled = (features - self.mean) / self.std  # type: ignore[operator]  # a buffer is typed as a module too
-        return torch.as_tensor(self.layers(scaled.clamp(-5.0, 5.0)))
+        scaled = (features - self.mean) / self.std
+        return torch.as_tensor(self.out(self.layers(scaled.clamp(-5.0, 5.0))))
 
     def forward(self, features: Tensor) -> Tensor:
         stays = nn.functional.logsigmoid(-self.hazards(features))  # (B, E - 1), log(1 - hazard)
@@ -91,15 +95,20 @@ def fit(visits: list[Visit], *, seed: int, end_ms: int, horizon_days: float | No
     net, losses = _train(censor([one for one in visits if one.last_ts_ms < cut_ms] or visits, cut_ms), rng)
     later = [one for one in visits if one.last_ts_ms >= cut_ms] or visits
     features, days, censored = visit_arrays(later)
-    with torch.no_grad():
-        curves = net(torch.from_numpy(features)).numpy().astype(np.float64)  # (V, E)
+    survival = curves(net, features)
     horizon = horizon_days or _horizon(days, censored)
     policy = ChurnPolicy(horizon_days=horizon)
-    p, stayed = asked(curves, days, censored, policy, SILENCES_DAYS)
+    p, stayed = asked(survival, days, censored, policy, SILENCES_DAYS)
     policy = _calibrated(policy, p, stayed)
-    policy, chosen = _thresholds(policy, curves, days, censored)
-    p, stayed = asked(curves, days, censored, policy, SILENCES_DAYS)
+    policy, chosen = _thresholds(policy, survival, days, censored)
+    p, stayed = asked(survival, days, censored, policy, SILENCES_DAYS)
     return ChurnFit(net, policy, losses, chosen, (p, stayed))
+
+
+@torch.no_grad()
+def curves(net: HazardNet, features: Float32) -> npt.NDArray[np.float64]:
+    """log S (V, E) of features (V, F)."""
+    return np.asarray(net(torch.from_numpy(features)).numpy().astype(np.float64))
 
 
 def censor(visits: list[Visit], at_ms: int) -> list[Visit]:
@@ -107,7 +116,8 @@ def censor(visits: list[Visit], at_ms: int) -> list[Visit]:
     known = []
     for one in visits:
         days = (at_ms - one.last_ts_ms) / DAY_MS
-        known.append(one if one.days <= days else Visit(one.user, one.last_ts_ms, one.features, max(0.0, days), censored=True))
+        cut = Visit(one.user, one.last_ts_ms, one.features, max(0.0, days), censored=True)
+        known.append(one if one.days <= days else cut)
     return known
 
 
@@ -132,7 +142,7 @@ def _train(visits: list[Visit], rng: np.random.Generator) -> tuple[HazardNet, li
 
 
 def asked(
-    curves: npt.NDArray[np.float64], days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_],
+    survival: npt.NDArray[np.float64], days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_],
     policy: ChurnPolicy, silences: tuple[float, ...],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:  # fmt: skip
     """(p (K,), stayed away (K,)) for every visit and silence at which the user is still away and the truth is known."""
@@ -140,18 +150,20 @@ def asked(
     for silence in silences:
         until = silence + policy.horizon_days
         known = (days > silence) & (~censored | (days >= until))
-        p_all.append(p_after(curves[known], np.full(int(known.sum()), silence), policy))
+        p_all.append(p_after(survival[known], np.full(int(known.sum()), silence), policy))
         y_all.append((days[known] >= until).astype(np.float64))
     return np.concatenate(p_all), np.concatenate(y_all)
 
 
-def p_after(curves: npt.NDArray[np.float64], silence: npt.NDArray[np.float64], policy: ChurnPolicy) -> npt.NDArray[np.float64]:
+def p_after(
+    survival: npt.NDArray[np.float64], silence: npt.NDArray[np.float64], policy: ChurnPolicy
+) -> npt.NDArray[np.float64]:
     """`stream.core.churn.p_no_return` of many curves, each at its own silence."""
-    if not len(curves):
+    if not len(survival):
         return np.zeros(0)
     log_p = np.array([
         log_survival_at(curve, s + policy.horizon_days) - log_survival_at(curve, s)
-        for curve, s in zip(curves, silence, strict=True)
+        for curve, s in zip(survival, silence, strict=True)
     ])  # fmt: skip
     p = np.clip(np.exp(log_p), 1e-6, 1 - 1e-6)
     return np.asarray(1 / (1 + np.exp(-(policy.calib_a * np.log(p / (1 - p)) + policy.calib_b))))
@@ -203,11 +215,11 @@ def _interval_logit(q: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> f
 
 
 def _thresholds(
-    policy: ChurnPolicy, curves: npt.NDArray[np.float64], days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_]
+    policy: ChurnPolicy, survival: npt.NDArray[np.float64], days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_]
 ) -> tuple[ChurnPolicy, dict[str, float]]:
     """The lowest raise_at with the wanted precision and few alerts on the heels of a visit, else the most precise."""
     grid = np.concatenate([np.arange(0, 30, 1.0), np.arange(30, 121, 5.0)])  # silences (G,)
-    p = np.stack([p_after(curves, np.full(len(curves), silence), policy) for silence in grid], axis=1)  # (V, G)
+    p = np.stack([p_after(survival, np.full(len(survival), silence), policy) for silence in grid], axis=1)  # (V, G)
     tried: list[tuple[float, float, float, int]] = []  # raise_at, precision, at once, alerts
     for raise_at in np.arange(0.5, 0.96, 0.025):
         reached = p >= raise_at
@@ -231,3 +243,12 @@ def _thresholds(
     )  # fmt: skip
     metrics = {"churn_alert_precision": best[1], "churn_alerts": float(best[3]), "churn_alerts_at_once": best[2]}
     return chosen, {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def calibration_metrics(fitted: ChurnFit) -> dict[str, float]:
+    """AUC, Brier and ECE on the calibration fold, which chose two parameters on it: slightly flattering."""
+    p, stayed = fitted.calibration
+    if not len(p):
+        return {}
+    values = {"churn_auc": auc(p, stayed), "churn_brier": brier(p, stayed), "churn_ece": ece(p, stayed)}
+    return {name: round(value, 5) for name, value in values.items() if np.isfinite(value)}

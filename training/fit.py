@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional
 
@@ -29,7 +30,7 @@ FULL_SOFTMAX_ITEMS_MAX = 20_000  # above this the loss is over the batch's targe
 NEGATIVES = 8_192
 VALIDATION_SHARE = 0.1  # the latest moments
 VALIDATION_MAX = 2_000
-SPEED_STEPS = 5  # measured before the number of steps is fixed
+WARMUP_STEPS = 50
 MASK_SHARE = 0.25  # of the items in pre-training
 
 
@@ -60,6 +61,7 @@ class Curve:
     validation_loss: list[float] = field(default_factory=list)
     seconds: float = 0.0
     stopped: str = ""
+    best_step: int = 0  # 0: never judged
 
 
 def arrays(moments: list[Moment], row_of: dict[str, int], config: Config) -> Arrays:
@@ -81,55 +83,53 @@ def arrays(moments: list[Moment], row_of: dict[str, int], config: Config) -> Arr
 
 def fit(
     moments: list[Moment], item_ids: list[str], text: Float32, config: Config,
-    *, seed: int, budget_s: float, pretrain: bool = False, progress: Progress | None = None,
+    *, seed: int, budget_s: float, pretrain: bool = False, steps_max: int | None = None, threads: int = 1,
 ) -> tuple[Recommender, Curve]:
     """Train on all moments but the latest tenth, by which it is judged when to stop.
 
-    text (N, T): text vectors of `item_ids`, zeros where there is no text. At most about `budget_s` seconds: the number of
-    steps is fixed after the first few by their speed, so a slower machine trains less, and the curve says so.
+    text (N, T): text vectors of `item_ids`, zeros where there is no text. The learning rate falls to nothing over
+    EPOCHS_MAX epochs or `budget_s` seconds, whichever ends first; the curve says which. With `steps_max` there is no
+    judging: that many steps on all moments, for a final model whose length of training is known.
     """  # fmt: skip
+    torch.set_num_threads(threads)
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     model = Recommender(config, torch.from_numpy(text))
     data = arrays(moments, {item: row for row, item in enumerate(item_ids)}, config)
-    held_out = max(1, int(len(data) * VALIDATION_SHARE)) if len(data) > 1 else 0
+    held_out = max(1, int(len(data) * VALIDATION_SHARE)) if len(data) > 1 and steps_max is None else 0
     train, validation = data.take(slice(0, len(data) - held_out)), data.take(slice(len(data) - held_out, None))
     validation = validation.take(slice(0, VALIDATION_MAX))
-    shown = progress or Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), transient=True
-    )
-    with shown:
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         if pretrain:
-            _run(model, train, validation, rng, budget_s * 0.25, shown, masked=True)
-        curve = _run(model, train, validation, rng, budget_s * (0.75 if pretrain else 1.0), shown, masked=False)
+            _run(model, train, validation, rng, budget_s * 0.25, None, shown, masked=True)
+        share = 0.75 if pretrain else 1.0
+        curve = _run(model, train, validation, rng, budget_s * share, steps_max, shown, masked=False)
     model.eval()
     return model, curve
 
 
 def _run(
-    model: Recommender, train: Arrays, validation: Arrays, rng: np.random.Generator, budget_s: float, shown: Progress,
-    *, masked: bool,
+    model: Recommender, train: Arrays, validation: Arrays, rng: np.random.Generator, budget_s: float,
+    steps_max: int | None, shown: Progress, *, masked: bool,
 ) -> Curve:  # fmt: skip
     curve, started = Curve(), time.monotonic()
     if not len(train):
         curve.stopped = "no moment has a history: only counts will rank"
         return curve
-    steps = EPOCHS_MAX * max(1, len(train) // BATCH)
+    steps = steps_max or EPOCHS_MAX * max(1, len(train) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    task = shown.add_task("pre-training" if masked else "user encoder", total=steps)
-    best, best_state, since_best = float("inf"), copy.deepcopy(model.state_dict()), 0
-    curve.stopped = f"after all {EPOCHS_MAX} epochs"
+    name = "pre-training" if masked else "user encoder"
+    task = shown.add_task(name, total=1.0)
+    best, best_state, since_best, checks = float("inf"), copy.deepcopy(model.state_dict()), 0, 0
     for step, batch in enumerate(_batches(train, rng)):
-        if step == SPEED_STEPS:
-            affordable = int(budget_s / ((time.monotonic() - started) / SPEED_STEPS))
-            if affordable < steps:
-                steps = max(SPEED_STEPS + 1, affordable)
-                curve.stopped = f"after {steps * BATCH / len(train):.1f} epochs: time budget of {budget_s:.0f} s"
-            shown.update(task, total=steps)
-        if step >= steps:
+        done = max(step / steps, (time.monotonic() - started) / budget_s)
+        if done >= 1.0:
+            epochs = f"after {step * BATCH / len(train):.1f} epochs"
+            curve.stopped = f"{epochs}, all that were planned" if step >= steps else f"{epochs}: budget of {budget_s:.0f} s"
             break
         for group in optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 50) * max(0.05, 1.0 - step / steps)
+            group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * max(0.02, 1.0 - done)
         model.train()
         loss = _masked_loss(model, batch, rng) if masked else _next_loss(model, batch, rng)
         optimizer.zero_grad(set_to_none=True)
@@ -138,22 +138,21 @@ def _run(
         optimizer.step()
         curve.steps.append(step)
         curve.loss.append(float(loss.detach()))
-        shown.update(task, advance=1, description=f"{'pre-training' if masked else 'user encoder'}, loss {curve.loss[-1]:.3f}")
-        last = step + 1 == steps
-        if not masked and len(validation) and (last or (step + 1) % max(1, steps // CHECKS_PER_RUN) == 0):
+        shown.update(task, completed=done, description=f"{name}, loss {curve.loss[-1]:.3f}")
+        if not masked and len(validation) and done * CHECKS_PER_RUN >= checks + 1:
+            checks = int(done * CHECKS_PER_RUN)
             judged = validation_loss(model, validation)
             curve.check_steps.append(step)
             curve.validation_loss.append(judged)
             since_best = 0 if judged < best else since_best + 1
             if judged < best:
-                best, best_state = judged, copy.deepcopy(model.state_dict())
+                best, best_state, curve.best_step = judged, copy.deepcopy(model.state_dict()), step + 1
             if since_best >= PATIENCE:
                 curve.stopped = f"at step {step + 1}: validation loss no longer fell"
                 break
-        if last:
-            break
-    if best < float("inf"):
+    if not masked and len(validation) and validation_loss(model, validation) > best:
         model.load_state_dict(best_state)
+    shown.update(task, completed=1.0)
     curve.seconds = time.monotonic() - started
     return curve
 

@@ -103,6 +103,9 @@ def replay(history: History, policy: CountsPolicy | None = None, end_ms: int | N
         days = (end - state.last_ts_ms) / DAY_MS
         if days > 0:
             snapshot.visits.append(Visit(user, state.last_ts_ms, churn_features(state), days, censored=True))
+    known = {user for user, state in snapshot.states.items() if state.known}
+    if known:  # an anonymous id that is never seen again is mostly a cookie that was lost, not a customer
+        snapshot.visits = [one for one in snapshot.visits if one.user in known]
     snapshot.moments.sort(key=lambda one: (one.ts_ms, one.user))
     snapshot.visits.sort(key=lambda one: (one.last_ts_ms, one.user))
     return snapshot
@@ -211,7 +214,8 @@ def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
             "ORDER BY timestamp DESC, message_id LIMIT {most:UInt64}) ORDER BY timestamp, message_id"
         )
         rows = client.query(query, parameters={"tenant": tenant, "most": EVENTS_MAX}).result_rows
-        return _history(f"ClickHouse, tenant {tenant}", (_from_row(tenant, row) for row in rows), _named_items(client, tenant))
+        events = (_from_row(tenant, row) for row in rows)
+        return _history(f"ClickHouse, tenant {tenant}", events, _named_items(client, tenant))
     finally:
         client.close()
 

@@ -126,11 +126,12 @@ class Recommender(nn.Module):
         self.adapter = ItemAdapter(config)
         self.residuals = nn.Embedding(len(text), config.dim)
         nn.init.normal_(self.residuals.weight, std=1.0 / math.sqrt(config.dim))
+        self.text: Tensor
         self.register_buffer("text", text)  # (N, T)
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
         """Unit vectors of all items (N, D), or of some rows."""
-        text = self.text if rows is None else self.text[rows]  # type: ignore[index]  # a buffer is typed as a module too
+        text = self.text if rows is None else self.text[rows]
         residual = self.residuals.weight if rows is None else self.residuals(rows)  # (N, D)
         if self.training and self.config.residual_dropout:
             kept = torch.rand(len(residual), 1) >= self.config.residual_dropout

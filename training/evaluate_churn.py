@@ -1,0 +1,86 @@
+"""How well it foresees churn: at a cut-off, who will not be seen again within the horizon.
+
+Ours learned on what came before the cut-off; everybody known then is asked at the cut-off, whatever their silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.core.churn import SILENCE_DAYS_MAX
+from stream.core.featurize import Float32, churn_features
+from stream.core.state import DAY_MS
+from training import baselines, churn
+from training.metrics import Interval, auc, bootstrap, brier, ece
+from training.snapshot import EmptyHistory, History, Snapshot, replay
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class ChurnRow:
+    """One method; Brier and ECE only for probabilities. `brier_versus` is ours minus this method, paired by user."""
+
+    method: str
+    users: int
+    auc: float
+    brier: float | None = None
+    ece: float | None = None
+    brier_versus: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Users at a cut-off: features (U, F), silence (U,) in days, and whether they stayed away (U,)."""
+
+    features: Float32
+    silence_days: npt.NDArray[np.float64]
+    away: npt.NDArray[np.float64]
+
+
+def asked(history: History, snapshot: Snapshot, cut_ms: int, horizon_days: float) -> Asked:
+    """Known users of a snapshot taken at `cut_ms`, and what they did in the horizon after it."""
+    end_ms = cut_ms + horizon_days * DAY_MS
+    back = {event.user for event in history.events if cut_ms <= event.ts_ms < end_ms}
+    known = {user: state for user, state in snapshot.states.items() if state.known} or snapshot.states
+    users = [user for user, state in known.items() if cut_ms - state.last_ts_ms <= SILENCE_DAYS_MAX * DAY_MS]
+    return Asked(
+        np.stack([churn_features(known[user]) for user in users]),
+        np.array([(cut_ms - known[user].last_ts_ms) / DAY_MS for user in users]),
+        np.array([float(user not in back) for user in users]),
+    )
+
+
+def compare(history: History, cut_ms: int, horizon_days: float, seed: int) -> list[ChurnRow]:
+    """Ours, recency, and logistic regressions on log RFM. Raises `EmptyHistory` when the history ends before the horizon."""
+    if history.to_ms < cut_ms + horizon_days * DAY_MS - DAY_MS:
+        raise EmptyHistory(f"{history.name} ends before {horizon_days:g} days after the split; choose an earlier one")
+    past = history.until(cut_ms)
+    snapshot = replay(past, end_ms=cut_ms)
+    fitted = churn.fit(snapshot.visits, seed=seed, end_ms=cut_ms, horizon_days=horizon_days)
+    test = asked(history, snapshot, cut_ms, horizon_days)
+    p = churn.p_after(churn.curves(fitted.net, test.features), test.silence_days, fitted.policy)
+    y = test.away
+    rows = [ChurnRow("clickwake", len(y), auc(p, y), brier(p, y), ece(p, y))]
+
+    def add(name: str, q: npt.NDArray[np.float64]) -> None:
+        versus = bootstrap((p - y) ** 2 - (q - y) ** 2)
+        rows.append(ChurnRow(name, len(y), auc(q, y), brier(q, y), ece(q, y), versus))
+
+    rows.append(ChurnRow("recency alone", len(y), auc(test.silence_days, y)))
+    x = baselines.rfm(test.features, test.silence_days)
+    earlier_ms = int(cut_ms - horizon_days * DAY_MS)
+    before = history.until(earlier_ms)
+    if before.events:
+        train = asked(past, replay(before), earlier_ms, horizon_days)
+        beta = baselines.logistic(baselines.rfm(train.features, train.silence_days), train.away)
+        add("logistic log-RFM, learned one horizon earlier", baselines.predict(beta, x))
+    fold = np.random.default_rng(seed).integers(0, FOLDS, len(y))
+    q = np.zeros(len(y))
+    for one in range(FOLDS):
+        q[fold == one] = baselines.predict(baselines.logistic(x[fold != one], y[fold != one]), x[fold == one])
+    add("logistic log-RFM, cross-validated on the answers themselves", q)
+    return rows

@@ -1,0 +1,112 @@
+"""One HTML page without outside parts: loss, comparison with intervals, calibration."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from typing import Any
+
+import numpy as np
+
+from schemas.release import Manifest
+from training.churn import ChurnFit
+from training.evaluate import TASKS, Row
+from training.fit import Curve
+from training.metrics import Interval, calibration_bins
+
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}"
+    "table{border-collapse:collapse}td,th{padding:.25rem .75rem;border-bottom:1px solid #ddd;text-align:right}"
+    "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
+)
+TASK_TITLES = {"all": "all items", "new": "only items new to the user"}
+
+
+def page(manifest: Manifest, curve: Curve, rows: list[Row], fitted: ChurnFit) -> str:
+    """The report of one bundle."""
+    policy = fitted.policy
+    parts = [
+        f"<h1>Bundle {html.escape(manifest.model_version)}</h1>",
+        f"<p>Data from {manifest.data_from:%Y-%m-%d} to {manifest.data_to:%Y-%m-%d}. The user encoder trained for "
+        f"{curve.seconds:.0f} s and stopped {html.escape(curve.stopped)}.</p>",
+        "<h2>Recommendations on held-out days</h2>",
+        "<p>Each known user's next moment, every item ranked; mean and 95% bootstrap interval over users. Learned without "
+        "these days; the released models then learned from them too.</p>",
+        _figure(lambda figure: _bars(figure, rows)) if rows else "<p>Nobody came back in the held-out days.</p>",
+        *(_table(task, rows) for task in TASKS if rows),
+        "<h2>Training</h2>",
+        _figure(lambda figure: _loss(figure, curve)),
+        "<h2>Churn</h2>",
+        f"<p>Asked: no return within {policy.horizon_days:g} days. Raised at {policy.raise_at:g}, cleared below "
+        f"{policy.clear_at:g}. Later visits than those the net learned from.</p>",
+        _figure(lambda figure: _calibration(figure, fitted)),
+        "<h2>Weights</h2>", _values(manifest.blend), "<h2>Metrics</h2>", _values(manifest.metrics),
+    ]  # fmt: skip
+    body = "\n".join(parts)
+    head = f"<meta charset=utf-8><title>Clickwake bundle</title><style>{_STYLE}</style>"
+    return f"<!doctype html><html lang=en>{head}{body}</html>"
+
+
+def _figure(draw: Any) -> str:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    draw(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+
+
+def _bars(figure: Any, rows: list[Row]) -> None:
+    axes = figure.subplots(1, len(TASKS), sharey=True)
+    for task, axis in zip(TASKS, axes, strict=True):
+        some = [row for row in rows if row.task == task]
+        means = np.array([row.ndcg_at_10.mean for row in some])
+        low, high = ([getattr(row.ndcg_at_10, side) for row in some] for side in ("low", "high"))
+        axis.barh([row.method for row in some], means, xerr=[means - low, np.array(high) - means], color="#4a7ebb")
+        axis.invert_yaxis()
+        axis.set_title(f"NDCG@10, {TASK_TITLES[task]}")
+
+
+def _loss(figure: Any, curve: Curve) -> None:
+    axis = figure.subplots()
+    axis.plot(curve.steps, curve.loss, lw=0.5, color="#bbb", label="batch")
+    axis.plot(curve.check_steps, curve.validation_loss, "o-", color="#4a7ebb", label="validation")
+    axis.set_xlabel("step")
+    axis.set_ylabel("loss")
+    axis.legend()
+
+
+def _calibration(figure: Any, fitted: ChurnFit) -> None:
+    axis = figure.subplots()
+    bins = calibration_bins(*fitted.calibration) if len(fitted.calibration[0]) else []
+    axis.plot([0, 1], [0, 1], lw=0.5, color="#999")
+    axis.plot([said for said, _, _ in bins], [seen for _, seen, _ in bins], "o-", color="#4a7ebb")
+    axis.set_xlabel("said: probability of no return")
+    axis.set_ylabel("seen")
+    axis.set_aspect("equal")
+
+
+def _cell(value: Interval | None, signed: bool = False) -> str:
+    if value is None:
+        return "<td>–</td>"
+    form = "+.4f" if signed else ".4f"
+    return f"<td>{value.mean:{form}} ({value.low:{form}} … {value.high:{form}})</td>"
+
+
+def _table(task: str, rows: list[Row]) -> str:
+    lines = [
+        f"<tr><td>{html.escape(row.method)}</td><td>{row.users}</td>{_cell(row.recall_at_20)}{_cell(row.ndcg_at_10)}"
+        f"{_cell(row.ndcg_versus, signed=True)}</tr>"
+        for row in rows if row.task == task
+    ]  # fmt: skip
+    head = "<tr><th>method<th>users<th>Recall@20<th>NDCG@10<th>ours minus it, NDCG@10</tr>"
+    return f"<h3>{TASK_TITLES[task].capitalize()}</h3><table>{head}{''.join(lines)}</table>"
+
+
+def _values(values: dict[str, float]) -> str:
+    lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{value:.5g}</td></tr>" for name, value in values.items())
+    return f"<table>{lines}</table>"

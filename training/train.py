@@ -1,0 +1,200 @@
+"""From a history to a published bundle.
+
+1 learn on what came before the validation window; 2 fit the blend on that window and judge on the newest, held-out one;
+3 learn again on everything, for as many steps, with that blend; 4 export, check, publish, load as a worker would.
+The metrics in the manifest are those of step 2: nobody can judge the final models before new events come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+
+from schemas.catalog import Item
+from schemas.release import Manifest
+from stream.adapters import model_store
+from stream.adapters.onnx import Bundle
+from stream.core.counts import CountsPolicy
+from stream.core.featurize import Float32
+from stream.core.recommend import Blend
+from stream.core.state import DAY_MS
+from stream.settings import Settings
+from training import blend, churn, evaluate, export, fit, report
+from training.churn import ChurnFit
+from training.evaluate import Row
+from training.fit import Curve
+from training.offline import index_of
+from training.snapshot import EmptyHistory, History, Moment, Snapshot, replay, visit_arrays
+from training.user_encoder import Config, Recommender
+
+log = structlog.get_logger()
+
+WINDOW_SHARE = 0.1  # of the moments: the newest are the held-out window, those before them the validation window
+WINDOW_DAYS_MAX = 28.0  # a longer window would judge models by how they age
+USERS_MIN = 20  # asked in a window; with fewer the blend keeps its defaults
+MOMENTS_MIN = 50
+NO_TEXT_SPACE = "none"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Models of one history, exported, and how they came to be."""
+
+    model: Recommender
+    curve: Curve
+    churn: ChurnFit
+    files: dict[str, bytes]
+    bundle: Bundle
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A published bundle."""
+
+    manifest: Manifest
+    manifest_sha256: str
+    rows: list[Row]
+
+
+def text_vectors(settings: Settings, items: dict[str, Item], say: Say) -> tuple[str, Float32]:
+    """(space, vectors (N, T)) of the catalog in its order; zeros where an item has no text."""
+    from training import text_encoder
+
+    space = text_encoder.export(settings)
+    found = model_store.load_text_encoder(settings.registry, space, threads=settings.training.threads)
+    assert found is not None, "export has just written it"
+    encoder = found[1]
+    texts = [item.text() for item in items.values()]
+    unique = sorted({text for text in texts if text})
+    say(f"encoding {len(unique)} item texts")
+    row_of = {text: row for row, text in enumerate(unique)}
+    encoded = encoder.encode(unique)
+    vectors = np.zeros((len(texts), encoder.dim), dtype=np.float32)
+    for at, text in enumerate(texts):
+        if text:
+            vectors[at] = encoded[row_of[text]]
+    return space, vectors
+
+
+def learn(
+    history: History, text: Float32, settings: Settings, *, space: str = NO_TEXT_SPACE, parent: str | None = None,
+    steps_max: int | None = None, policy: CountsPolicy | None = None, budget_s: float | None = None,
+) -> Learned:  # fmt: skip
+    """Replay a history, train all models on it and export them; nothing is published. Raises `EmptyHistory`."""
+    snapshot = replay(history, policy)
+    if not snapshot.visits:
+        raise EmptyHistory(f"{history.name}: all {len(history.events)} events lie at one time; a longer history is needed")
+    config = Config(text_dim=text.shape[1])
+    own = settings.training
+    model, curve = fit.fit(
+        snapshot.moments, list(history.items), text, config, seed=own.seed, budget_s=budget_s or own.budget_s,
+        pretrain=own.pretrain, steps_max=steps_max, threads=own.threads,
+    )  # fmt: skip
+    hazard = churn.fit(snapshot.visits, seed=own.seed, end_ms=history.to_ms, horizon_days=own.churn_horizon_days)
+    files = export.files(model, hazard.net, list(history.items))
+    manifest = export.draft(model, space, parent, files, (history.from_ms, history.to_ms))
+    return Learned(model, curve, hazard, files, export.open_files(manifest, files), snapshot)
+
+
+def fit_blend(learned: Learned, history: History, text: Float32, split_ms: int, end_ms: int, policy: CountsPolicy) -> Blend:
+    """Weights by the moments in [split_ms, end_ms), with models that saw only what came before."""
+    asked, users = evaluate.question(history, learned.snapshot, split_ms, end_ms)
+    if len(users) < USERS_MIN:
+        log.warning("blend keeps its defaults", users=len(users), needed=USERS_MIN)
+        return Blend(model=0.2, personal=0.3, rules=1.0, popularity=0.4)
+    index = index_of(learned.bundle, history.items, text, learned.snapshot, policy)
+    weights, reached = blend.fit(learned.bundle, index, asked)
+    log.info("blend fitted", users=len(users), objective=round(reached, 4), **msgspec.structs.asdict(weights))
+    return weights
+
+
+def window_start(moments: list[Moment], end_ms: int) -> int:
+    """Where the newest window begins that holds a tenth of the moments before `end_ms`, and is not too long."""
+    times = [one.ts_ms for one in moments if one.ts_ms < end_ms]
+    if len(times) < MOMENTS_MIN:
+        raise EmptyHistory(f"only {len(times)} moments of returning users, at least {MOMENTS_MIN} are needed to learn from")
+    return max(times[int(len(times) * (1 - WINDOW_SHARE))], int(end_ms - WINDOW_DAYS_MAX * DAY_MS))
+
+
+def windows(history: History) -> tuple[int, int, int]:
+    """(validation from, held out from, end) in ms."""
+    moments = replay(history).moments
+    end_ms = history.to_ms + 1
+    test_ms = window_start(moments, end_ms)
+    return window_start(moments, test_ms), test_ms, end_ms
+
+
+def train(
+    settings: Settings, history: History, *, text: tuple[str, Float32] | None = None, say: Say = lambda message: None
+) -> Trained:
+    """End to end, see the module. `text` replaces the text encoder by known vectors, (space, (N, T))."""
+    space, vectors = text or text_vectors(settings, history.items, say)
+    policy, budget_s = CountsPolicy(), settings.training.budget_s / 2  # two runs share it
+    validation_ms, test_ms, end_ms = windows(history)
+    say(f"learning from {len(history.events)} events, judged on the newest {(end_ms - test_ms) / DAY_MS:.1f} days")
+    first = learn(history.until(validation_ms), vectors, settings, space=space, policy=policy, budget_s=budget_s)
+    weights = fit_blend(first, history, vectors, validation_ms, test_ms, policy)
+    before_test = replay(history.until(test_ms), policy)
+    say("judging on the held-out days")
+    rows = evaluate.compare(history, before_test, first.bundle, vectors, test_ms, end_ms, weights, policy)
+    say("learning again from everything")
+    parent = newest_version(settings)
+    final = learn(history, vectors, settings, space=space, parent=parent, policy=policy, budget_s=budget_s,
+                  steps_max=max(1, len(first.curve.steps)))
+    metrics = evaluate.as_metrics(rows) | final.churn.metrics | churn.calibration_metrics(final.churn)
+    manifest = msgspec.structs.replace(
+        final.bundle.manifest, blend=_floats(weights), counts=_floats(policy), churn=_floats(final.churn.policy),
+        metrics=metrics,
+    )  # fmt: skip
+    golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
+    page = report.page(manifest, first.curve, rows, final.churn)
+    manifest, digest = export.publish(
+        settings.registry, manifest, final.files | {"golden.npz": golden}, {"report/index.html": page.encode()}
+    )
+    say(f"published {manifest.model_version}")
+    return Trained(manifest, digest, rows)
+
+
+def newest_version(settings: Settings) -> str | None:
+    """The newest bundle in the registry, which a new one names as its parent."""
+    known = model_store.versions(settings.registry)
+    return known[0].model_version if known else None
+
+
+def judge_released(settings: Settings, history: History, bundle: Bundle, text: Float32) -> list[Row]:
+    """A released bundle on the newest held-out days of a history, without baselines."""
+    _, test_ms, end_ms = windows(history)
+    policy = CountsPolicy.from_manifest(bundle.manifest.counts)
+    snapshot = replay(history.until(test_ms), policy)
+    weights = Blend.from_manifest(bundle.manifest.blend)
+    return evaluate.compare(history, snapshot, bundle, text, test_ms, end_ms, weights, policy, with_baselines=False)
+
+
+def evaluated(settings: Settings, history: History, split_ms: int, text: Float32, space: str, say: Say) -> tuple[
+    list[Row], Learned, Blend
+]:  # fmt: skip
+    """Learn on what came before `split_ms` alone and compare on what came after: blend on a window before the split."""
+    past, policy = history.until(split_ms), CountsPolicy()
+    validation_ms = window_start(replay(past).moments, split_ms)
+    say(f"learning from {len(past.events)} events before the split")
+    budget_s = settings.training.budget_s / 2
+    first = learn(past.until(validation_ms), text, settings, space=space, policy=policy, budget_s=budget_s)
+    weights = fit_blend(first, past, text, validation_ms, split_ms, policy)
+    steps = max(1, len(first.curve.steps))
+    final = learn(past, text, settings, space=space, policy=policy, steps_max=steps, budget_s=budget_s)
+    final = replace(final, curve=first.curve)
+    say("comparing")
+    rows = evaluate.compare(history, final.snapshot, final.bundle, text, split_ms, history.to_ms + 1, weights, policy)
+    return rows, final, weights
+
+
+def _floats(struct: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in msgspec.structs.asdict(struct).items()}
