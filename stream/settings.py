@@ -82,8 +82,8 @@ class Personalize(Section):
 
 class Sink(Section):
     batch_rows_max: int = Field(20_000, ge=1, description="records in one batch")
-    batch_bytes_max: int = Field(32 * 1024 * 1024, ge=1, description="of their values; some ten times as much memory as rows")
-    flush_interval_ms: int = Field(250, ge=10, description="a batch that is not full is stored this long after its first record")
+    batch_bytes_max: int = Field(32 << 20, ge=1, description="of their values; some ten times as much memory as rows")
+    flush_interval_ms: int = Field(250, ge=10, description="a batch is stored this long after its first record at most")
     metrics_port: int = Field(0, description="0: any free port, written to <home>/run/sink.json")
 
 
@@ -91,6 +91,10 @@ class Training(Section):
     every: str | None = Field(None, description="release interval of `clickwake train --every`, e.g. 6h")
     seed: int = 7
     text_model: Path | None = Field(None, description="folder of a Hugging Face BERT; default: MiniLM from its package")
+    budget_s: float = Field(240.0, gt=0, description="for training the user encoder, both runs of a release together")
+    pretrain: bool = Field(False, description="masked-item pre-training before next-item training; a quarter of the budget")
+    threads: int = Field(1, ge=1, description="of torch; on busy cores a second one waits at barriers and slows the first")
+    churn_horizon_days: float | None = Field(None, gt=0, description="default: the shortest of 14, 30, 60, 90 that says something")
 
 
 class Settings(BaseSettings):
