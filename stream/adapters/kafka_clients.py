@@ -18,6 +18,7 @@ from stream.settings import Settings
 log = logging.getLogger(__name__)
 
 BACKOFF_S_MAX = 5.0
+METADATA_S_MAX = 2.0  # a topic that was just made is unknown to a busy broker for a moment
 CACHED_KEYS_MAX = 100_000  # pure-Python murmur2 costs 5 µs a key; users come back within a batch and after it
 
 
@@ -61,7 +62,14 @@ async def topic_id(settings: Settings, topic: str) -> str:
 
     Raises `KafkaMissing` when no broker answers and `LookupError` when there is no such topic.
     """
-    return await asyncio.to_thread(_topic_id, settings, topic)
+    deadline = time.monotonic() + METADATA_S_MAX
+    while True:
+        try:
+            return await asyncio.to_thread(_topic_id, settings, topic)
+        except LookupError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.2)  # the broker announces nothing when its metadata are up to date
 
 
 def _topic_id(settings: Settings, topic: str) -> str:
