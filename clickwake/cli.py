@@ -203,6 +203,20 @@ def migrate(
 
 
 @app.command()
+def setup() -> None:
+    """Create what is missing of topics and tables; waits for Kafka and ClickHouse. For the first start of a deployment."""
+    from clickwake import topics as topic_admin
+    from stream.adapters.clickhouse import migrate as apply
+    from stream.settings import load
+
+    settings = load()
+    for outcome in topic_admin.create(settings):
+        typer.echo(f"{outcome.topic}: {outcome.result}")
+    for name in apply(settings.clickhouse):
+        typer.echo(f"applied {name}")
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="stay up afterwards, until Ctrl-C")] = False,
     dataset: Annotated[str | None, typer.Option(help="replay this data set instead of the simulated shop")] = None,

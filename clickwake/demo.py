@@ -131,7 +131,8 @@ def run(home: Path, *, keep: bool = False, console: Console | None = None) -> di
     with Local(home, say=lambda text: console.print(f"  {text}", style="dim")) as local:
         settings = local.settings
         end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-        world = World(SEED, SHOPPERS, HISTORY_DAYS + LIVE_DAYS, end - timedelta(days=HISTORY_DAYS + LIVE_DAYS), tenant=TENANT)
+        days = HISTORY_DAYS + LIVE_DAYS
+        world = World(SEED, SHOPPERS, days, end - timedelta(days=days), tenant=TENANT)
         live_from = end - timedelta(days=LIVE_DAYS)
         console.rule("2 · history: one shop, its catalog, its shoppers")
         space = _encoder(console, home)
@@ -140,7 +141,7 @@ def run(home: Path, *, keep: bool = False, console: Console | None = None) -> di
         first = _train(console, home, "--source", "clickhouse", "--release")
         await_zero(console, "release taken", lambda: 0 if _runs(settings, first) else 1, home / "logs" / "personalize.log")
         console.rule("4 · live shoppers")
-        with KafkaTarget(settings) as target:
+        with KafkaTarget(settings, lambda text: None) as target:
             second = _live(console, settings, home, world, live_from, target)
         await_zero(console, "live events folded", lambda: _lag(settings, "-personalize"), home / "logs" / "personalize.log")
         await_zero(console, "outputs stored", lambda: _sink_lag(settings), home / "logs" / "sink.log")
@@ -158,7 +159,7 @@ def run(home: Path, *, keep: bool = False, console: Console | None = None) -> di
 
 
 def _import(console: Console, settings: Settings, world: World, until: datetime, space: str) -> None:
-    with KafkaTarget(settings) as target, Progress(console=console, transient=True) as progress:
+    with KafkaTarget(settings, lambda text: None) as target, Progress(console=console, transient=True) as progress:
         target.catalog(world.items())
         task = progress.add_task("history", total=None)
         sent = 0
@@ -250,7 +251,8 @@ def _live(console: Console, settings: Settings, home: Path, world: World, live_f
     if not version:
         raise DemoFailed(f"the retrained model was not released; see {home / 'logs' / 'train.log'}")
     watch.poll()
-    console.print(f"  {sent:,} live events in {time.monotonic() - began:.0f} s, retrained model {version} released meanwhile")
+    took = time.monotonic() - began
+    console.print(f"  {sent:,} live events in {took:.0f} s, retrained model {version} released meanwhile")
     watch.close()
     return version
 
@@ -300,7 +302,8 @@ def summarize(settings: Settings, world: World, as_of: datetime) -> dict[str, An
 
 def _outputs(settings: Settings, topic: str, kind: type[Any]) -> list[Any]:
     """All outputs on a topic, each id once."""
-    consumer: Any = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=None, enable_auto_commit=False)
+    servers = settings.kafka.bootstrap_servers
+    consumer: Any = KafkaConsumer(bootstrap_servers=servers, group_id=None, enable_auto_commit=False)
     parts = [TopicPartition(topic, p) for p in range(settings.kafka.partitions)]
     consumer.assign(parts)
     consumer.seek_to_beginning(*parts)

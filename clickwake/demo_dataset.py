@@ -60,9 +60,11 @@ def run(home: Path, dataset: str, path: Path, *, keep: bool = False, console: Co
 def _replay(console: Console, settings: Settings, dataset: str, path: Path, *, restart: bool) -> Any:
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(dataset, total=None)
-        replay = Replay(settings, dataset, path, restart=restart,
-                        on_progress=lambda state: progress.update(task, description=f"{dataset}: {state.position:,} rows"))  # fmt: skip
-        return replay.run()
+
+        def show(state: Any) -> None:
+            progress.update(task, description=f"{dataset}: {state.position:,} rows")
+
+        return Replay(settings, dataset, path, restart=restart, on_progress=show).run()
 
 
 def _settle(console: Console, settings: Settings) -> None:

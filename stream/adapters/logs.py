@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import structlog
 
@@ -12,7 +13,7 @@ from stream.settings import Settings
 def configure(settings: Settings) -> None:
     """Route structlog and the standard library's loggers through one format at the configured level."""
     level = logging.getLevelNamesMapping()[settings.log_level]
-    shared = [
+    shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

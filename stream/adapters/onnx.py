@@ -89,7 +89,8 @@ class Bundle:
             if row is not None:
                 vectors[at] += self._residuals[row]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
+        unit: Float32 = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
+        return unit
 
     def encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, Float32]:
         """`featurize.batch` → user vectors (B, D), event weights (B, L)."""

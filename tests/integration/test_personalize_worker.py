@@ -32,8 +32,8 @@ def history(count: int, lane: str = "import") -> list[dict[str, Any]]:
     """Events in time order, with 3% duplicates."""
     draw = random.Random(7)
     events = [
-        event(user=f"u{draw.randrange(USERS)}", ts_ms=T0_MS + n * 1_000, item=f"i{draw.randrange(80)}", id=f"m{n}", lane=lane,
-              name=draw.choice(["Product Viewed", "Product Added", "Order Completed"]))
+        event(user=f"u{draw.randrange(USERS)}", ts_ms=T0_MS + n * 1_000, item=f"i{draw.randrange(80)}", id=f"m{n}",
+              lane=lane, name=draw.choice(["Product Viewed", "Product Added", "Order Completed"]))
         for n in range(count)
     ]  # fmt: skip
     for _ in range(count // 33):
@@ -94,7 +94,8 @@ def test_killed_while_replaying_and_a_second_worker_coming_and_going(settings: S
 
 def test_bad_records_are_dead_letters_and_neighbours_go_on(settings: Settings) -> None:
     topic_admin.create(settings)
-    bad = [(b"t/u1", b"{"), (b"t/u1", b"\xff\xfe"), (b"t/u1", b"[1,2"), (b"t/u2", b'{"messageId": 5}'), (b"t/u2", b"x" * 200_000)]
+    broken = [b"{", b"\xff\xfe", b"[1,2", b'{"messageId": 5}', b"x" * 200_000]
+    bad = [(b"t/u1", value) for value in broken]
     good = history(500)
     produce_events(settings, [*good[:250], *bad, *good[250:]])
     worker = start_worker(settings, "workers.personalize")

@@ -76,8 +76,8 @@ def read_all(settings: Settings, topic: Topic) -> list[Any]:
 
 def lag(settings: Settings, group: str, topic: Topic) -> int:
     """Records between the group's commits and the end of the topic; all of them where nothing is committed."""
-    consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=f"{settings.kafka.topic_prefix}-{group}",
-                             enable_auto_commit=False)  # fmt: skip
+    group_id = f"{settings.kafka.topic_prefix}-{group}"
+    consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=group_id, enable_auto_commit=False)
     name = topic.name(settings.kafka.topic_prefix)
     parts = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
     ends = consumer.end_offsets(parts)
