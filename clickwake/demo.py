@@ -44,6 +44,7 @@ LIVE_SECONDS = 75.0  # 30 days of shopping in this time
 RETRAIN_AT = 0.35  # share of the live part after which a retrained model is released
 LAG_TIMEOUT_S = 180.0
 TENANT = "demo"
+BUDGET_S = "40"  # of the user encoder, each time: enough to beat popularity clearly, short enough to watch
 
 
 class DemoFailed(RuntimeError):
@@ -207,7 +208,8 @@ def _offline(console: Console, home: Path, module: str, *arguments: str) -> dict
     log = home / "logs" / "train.log"
     with log.open("ab") as errors, console.status(f"{module} {' '.join(arguments)}"):
         done = subprocess.run([sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=errors,
-                              env={**os.environ, "CLICKWAKE_HOME": str(home)}, check=False)  # fmt: skip
+                              env={"CLICKWAKE_TRAINING__BUDGET_S": BUDGET_S, **os.environ, "CLICKWAKE_HOME": str(home)},
+                              check=False)  # fmt: skip
     if done.returncode:
         raise DemoFailed(f"{module} {' '.join(arguments)} ended with code {done.returncode}; see {log}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -169,7 +169,7 @@ class Local:
             lines.append(f"CLICKWAKE_COLLECTOR__PORT={process.free_port(COLLECTOR_PORT)}")
         text = "\n".join(["# Written by `clickwake up`, removed when it ends.", *lines, ""])
         (self.home / "local.env").write_text(text)
-        self.settings = Settings(home=self.home, _env_file=self.home / "local.env")  # type: ignore[call-arg]
+        self.settings = Settings(home=self.home, _env_file=self.home / "local.env")
         for name in self.names():
             self._say(f"{name}: starting")
             self._await_ready(name)

@@ -129,4 +129,4 @@ def load() -> Settings:
     """
     home = Path(os.environ.get("CLICKWAKE_HOME", ".clickwake"))
     local_env = home / "local.env"
-    return Settings(_env_file=local_env if local_env.exists() else None)  # type: ignore[call-arg]  # pydantic-settings' own argument
+    return Settings(_env_file=local_env if local_env.exists() else None)
