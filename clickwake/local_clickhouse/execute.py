@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import IO, Any
 
 from clickwake.local_clickhouse.errors import READONLY, QueryError
 from clickwake.local_clickhouse.pool import EngineConnection, Pool, Session
 from clickwake.local_clickhouse.request import Request
-from clickwake.local_clickhouse.sql import Statement
+from clickwake.local_clickhouse.sql import Statement, from_infile
 
 # Formats whose blocks follow on without a frame around them: these are streamed, all others are collected first.
 _STREAMED = {"native", "rowbinary", "tabseparated", "tsv", "tabseparatedraw", "tsvraw", "csv", "jsoneachrow", "ndjson",
@@ -46,7 +47,7 @@ class Execution:
         self._pool, self._request, self._statement = pool, request, statement
         self._connection: EngineConnection | None = None
         self._session: Session | None = None
-        self._inserter: Any = None
+        self._spool: IO[bytes] | None = None
         self._stream: Any = None
 
     def begin(self) -> None:
@@ -69,7 +70,7 @@ class Execution:
         if self._statement.is_insert:
             for name, value in self._request.params.items():
                 connection.apply({f"param_{name}": value}, None, remember=False)
-            self._open_insert(connection)
+            self._spool = tempfile.NamedTemporaryFile(prefix="clickwake-insert-")  # noqa: SIM115  # closed by commit or end
 
     def _check_reads_only(self, connection: EngineConnection) -> None:
         kind = connection.raw._conn.classify_query(self._statement.head.decode(errors="replace"))["query_class"].name
@@ -77,29 +78,22 @@ class Execution:
             raise QueryError.refused(READONLY, "Cannot execute query in readonly mode. For queries over HTTP, method GET "
                                                "implies readonly. You should use method POST for modifying queries")
 
-    def _open_insert(self, connection: EngineConnection) -> None:
-        try:
-            self._inserter = connection.raw.send_insert(self._statement.head.decode(), self._statement.format)
-        except Exception as error:
-            raise QueryError.of_engine(error) from error
-
     def append(self, data: bytes) -> None:
-        try:
-            self._inserter.append(data)
-        except Exception as error:
-            self._broken()
-            raise QueryError.of_engine(error) from error
+        """Data waits in a file: chdb's own streaming insert reports success for rows the table then refuses (a violated
+        constraint, too many parts, memory), and inline data is cut at the first empty line. An INSERT FROM INFILE fails
+        as a whole, with the engine's error."""
+        assert self._spool is not None
+        self._spool.write(data)
 
     def commit(self) -> None:
         """Write what was appended; only now is the INSERT done."""
-        try:
-            done = self._inserter.finish()
-        except Exception as error:
-            self._broken()
-            raise QueryError.of_engine(error) from error
-        finally:
-            self._inserter = None
-        self.summary.written_rows, self.summary.written_bytes = done.rows_written, done.bytes_written
+        assert self._spool is not None and self._connection is not None
+        with self._spool as spool:
+            self._spool = None
+            spool.flush()
+            sql = from_infile(self._statement.head, spool.name, self._statement.format or "TabSeparated")
+            done = self._connection.query(sql)
+        self.summary.written_rows, self.summary.written_bytes = done.rows_written(), done.bytes_written()
 
     def rows(self) -> Iterator[bytes]:
         """Run any other statement; the answer in pieces."""
@@ -137,10 +131,6 @@ class Execution:
             raise QueryError.of_engine(error) from error
         self._stream = None
 
-    def _broken(self) -> None:
-        if self._connection:
-            self._connection.broken = True
-
     def end(self) -> None:
         """Undo what `begin` did; an INSERT that was not committed is dropped, a stream that was not read to its end cut.
 
@@ -158,10 +148,10 @@ class Execution:
                 self._pool.close_session(session)
 
     def _close_open_ends(self, connection: EngineConnection) -> None:
-        connection.broken = connection.broken or self._inserter is not None or self._stream is not None
+        connection.broken = connection.broken or self._stream is not None
         try:
-            if self._inserter is not None:
-                self._inserter.cancel()
+            if self._spool is not None:
+                self._spool.close()
             if self._stream is not None:
                 self._stream.cancel()
             if not connection.broken:

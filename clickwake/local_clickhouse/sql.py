@@ -165,3 +165,21 @@ def _refuse_local(previous: bytes, token: Token, so_far: list[Token]) -> None:
     if before not in (b"INTO", b"TABLE", b"EXISTS", b".", b","):
         raise QueryError.refused(ACCESS_DENIED, f"{previous.decode().lower()}() reaches files of the machine the server "
                                                 "runs on, which the embedded server does not allow")
+
+
+def from_infile(head: bytes, path: str, data_format: str) -> bytes:
+    """An INSERT whose data is a file of this machine; the grammar wants the file before SETTINGS.
+
+    >>> from_infile(b"INSERT INTO t (a) SETTINGS x = 1 ", "/f", "CSV")
+    b"INSERT INTO t (a) FROM INFILE '/f' COMPRESSION 'none' SETTINGS x = 1 FORMAT CSV"
+    """
+    at, previous = len(head), b""
+    for token in tokens(head):
+        named = previous in (b"INTO", b"TABLE", b".")
+        if token.kind == "word" and token.depth == 0 and token.text == b"SETTINGS" and not named:
+            at = token.start
+            break
+        previous = token.text
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    parts = (head[:at], f"FROM INFILE '{escaped}' COMPRESSION 'none'".encode(), head[at:], f"FORMAT {data_format}".encode())
+    return b" ".join(part.strip() for part in parts if part.strip())
