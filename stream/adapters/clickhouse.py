@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import re
@@ -9,7 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import clickhouse_connect
 import msgspec
@@ -26,6 +27,7 @@ CONNECT_TIMEOUT_S = 5
 ANSWER_TIMEOUT_S = 60  # an insert of 20,000 rows takes one second; a merge under pressure may hold it up for some
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIGRATIONS = files("schemas") / "clickhouse"
+T = TypeVar("T")
 
 # Server errors that say a row is wrong, not the server, the schema or the network. The same rows will fail again.
 ROW_ERRORS = {
@@ -91,10 +93,15 @@ def connect(settings: ClickHouse, *, wait_s: float | None = None, database: str 
     Raises `ClickHouseMissing` after `wait_s` (None: never), or when `stopped(pause_s)`, which may wait up to the pause
     for somebody who wants to end the process, says so.
     """
+    return _persist(settings, wait_s, stopped, lambda: open_client(settings, database))
+
+
+def _persist(settings: ClickHouse, wait_s: float | None, stopped: Callable[[float], bool] | None,
+             attempt: Callable[[], T]) -> T:
     started, pause_s = time.monotonic(), BACKOFF_FIRST_S
     while True:
         try:
-            return open_client(settings, database)
+            return attempt()
         except (ClickHouseError, OSError) as error:
             text = missing(settings, error)
             if wait_s is not None and time.monotonic() - started + pause_s > wait_s:
@@ -139,23 +146,22 @@ def migrate(settings: ClickHouse, *, wait_s: float | None = None,
     """Create the database and apply the migrations it has not seen, in order; returns their names.
 
     Each is recorded with its sha256 after its last statement; one that was applied and edited later is refused with
-    MigrationError. Two processes may do this at once: every statement may run twice.
+    MigrationError. Two processes may do this at once: every statement may run twice. An error of the server in the
+    middle (it went away, a lock) starts over, within the limits of `connect`.
     """
-    first = connect(settings, wait_s=wait_s, database="default", stopped=stopped)
-    try:
-        first.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}")
-    finally:
-        first.close()
-    client = connect(settings, wait_s=wait_s, stopped=stopped)
-    try:
+    return _persist(settings, wait_s, stopped, lambda: _migrate(settings))
+
+
+def _migrate(settings: ClickHouse) -> list[str]:
+    with contextlib.closing(open_client(settings, "default")) as client:
+        client.command(f"CREATE DATABASE IF NOT EXISTS {_quoted(settings.database)}")
+    with contextlib.closing(open_client(settings)) as client:
         client.command(
             "CREATE TABLE IF NOT EXISTS schema_migrations (version UInt32 COMMENT 'number of the file', "
             "name String COMMENT 'file in schemas/clickhouse', sha256 String COMMENT 'of its text when it was applied', "
             "applied_at DateTime64(3, 'UTC') DEFAULT now64(3) COMMENT 'when its last statement had run') "
             "ENGINE = MergeTree ORDER BY version COMMENT 'Which migrations this database has seen'")
         return _apply(client, settings)
-    finally:
-        client.close()
 
 
 def _apply(client: Client, settings: ClickHouse) -> list[str]:

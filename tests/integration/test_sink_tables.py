@@ -1,0 +1,301 @@
+"""Migrations, tables and views on a real ClickHouse engine: hand-computed examples, and the same again after a replay."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+from clickhouse_connect.driver.client import Client
+
+from schemas import topics
+from stream.adapters import clickhouse as adapter
+from stream.settings import ClickHouse, Settings
+from stream.sink.batch import freeze
+from stream.sink.consumer import row_functions
+from stream.sink.tables import TABLES
+from stream.sink.writer import Writer
+
+VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "cohort_retention", "recommendations_served",
+         "churn_alerts_served", "recommendation_hits", "recommendation_hit_rate", "alert_outcomes", "alert_precision",
+         "accounting")
+FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
+APPENDED_MS = 1_800_000_000_000
+
+
+class Database:
+    """A migrated database of its own, and records that go into it as the sink would put them."""
+
+    def __init__(self, settings: ClickHouse) -> None:
+        self.settings = settings
+        adapter.migrate(settings, wait_s=10)
+        self.client: Client = adapter.connect(settings, wait_s=10)
+
+    def store(self, records: Sequence[Any]) -> None:
+        writer = Writer(self.settings, threading.Event())
+        assert writer.write(freeze(records, FUNCTIONS)) == []
+        writer.close()
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.client.query(sql).result_rows]
+
+    def counts(self) -> dict[str, int]:
+        """Rows as FINAL sees them."""
+        return {table.name: self.rows(f"SELECT count() FROM {table.name} FINAL")[0][0] for table in TABLES}  # noqa: S608
+
+    def everything(self) -> dict[str, list[str]]:
+        """Content of every table and view, without the time of insertion."""
+        sql = {table.name: f"SELECT {', '.join(table.columns)} FROM {table.name} FINAL" for table in TABLES}  # noqa: S608
+        sql |= {view: f"SELECT * FROM {view}" for view in VIEWS}  # noqa: S608
+        return {name: sorted(map(repr, self.rows(query))) for name, query in sql.items()}
+
+
+@pytest.fixture
+def database(clickhouse: ClickHouse) -> Iterator[Database]:
+    name = f"sink_{uuid.uuid4().hex[:8]}"
+    database = Database(clickhouse.model_copy(update={"database": name}))
+    yield database
+    database.client.command(f"DROP DATABASE {name}")
+    database.client.close()
+
+
+def on(topic: topics.Topic, values: Sequence[dict[str, Any]], first_offset: int = 0) -> list[Any]:
+    return [SimpleNamespace(topic=topic.name("clickwake"), partition=0, offset=offset, timestamp=APPENDED_MS + offset,
+                            key=b"shop/k", value=msgspec.json.encode(value))
+            for offset, value in enumerate(values, first_offset)]  # fmt: skip
+
+
+def event(ident: str, time: str, user: str, name: str, product: str | None = None, **more: Any) -> dict[str, Any]:
+    properties = {"product_id": product} if product else {}
+    return {"messageId": ident, "type": "track", "event": name, "userId": user, "tenant": "shop",
+            "timestamp": f"2026-01-{time}:00Z", "properties": {**properties, **more.pop("properties", {})}, **more}
+
+
+VIEW, ADD, CHECKOUT, ORDER, REFUND = (
+    "Product Viewed", "Product Added", "Checkout Started", "Order Completed", "Order Refunded")
+IN_S1 = {"context": {"sessionId": "s1"}}
+EVENTS = [
+    event("m1", "05T10:00", "u1", VIEW, "A"),
+    event("m2", "05T10:05", "u1", ADD, "A"),
+    event("m3", "05T10:06", "u1", CHECKOUT),
+    event("m4", "05T10:07", "u1", ORDER, properties={"order_id": "o1", "products": [
+        {"product_id": "A", "price": 5, "quantity": 2}, {"product_id": "B", "price": 3}]}),
+    event("m5", "13T10:00", "u1", VIEW, "B"),
+    event("m6", "13T10:31", "u1", VIEW, "B"),
+    event("m7", "05T10:30", "u2", VIEW, "A", **IN_S1),
+    event("m8", "05T10:59", "u2", ORDER, **IN_S1,
+          properties={"order_id": "o2", "products": [{"product_id": "A", "price": 5}]}),
+    event("m9", "06T09:00", "u3", ADD, "B"),
+    event("m10", "06T09:01", "u3", VIEW, "B"),
+    event("m11", "13T11:00", "u1", REFUND, properties={"order_id": "o1", "products": [{"product_id": "A", "price": 5}]}),
+    event("m12", "05T10:20", "u9", VIEW, "A", context={"consent": {"analytics": False}}),
+]
+
+
+def recommendation(ident: str, user: str, time: str, *items: str) -> dict[str, Any]:
+    return {"recommendation_id": ident, "tenant": "shop", "user_id": user, "as_of_event_id": "m", "model_version": "v1",
+            "as_of_ts": f"2026-01-{time}:00Z",
+            "items": [{"item_id": item, "score": 1.0, "source": "rules", "reasons": []} for item in items]}
+
+
+RECOMMENDATIONS = [
+    recommendation("r1", "u1", "05T10:01", "B", "A", "C"),  # A and B are ordered at 10:07; B is viewed again 8 days later
+    recommendation("r2", "u3", "06T09:01", "B"),  # the view at this very time led to it and does not count
+    recommendation("r3", "u1", "13T10:30", "B"),  # viewed a minute later, but no horizon has passed
+    recommendation("r1", "u1", "05T10:01", "X"),  # emitted again by a replay under another model: not what was served
+]
+
+
+def alert(ident: str, user: str, time: str, horizon_days: int, state: str = "raised") -> dict[str, Any]:
+    at = f"2026-01-{time}:00Z"
+    return {"alert_id": ident, "tenant": "shop", "user_id": user, "state": state, "probability": 0.75,
+            "horizon_days": horizon_days, "interval": [0.5, 0.9], "reasons": ["silent"], "last_event_ts": at, "as_of_ts": at,
+            "model_version": "v1"}
+
+
+ALERTS = [
+    alert("a1", "u2", "06T00:00", 5),  # never came back
+    alert("a2", "u1", "12T00:00", 1),  # came back on the 13th at 10:00, later than a day
+    alert("a3", "u1", "12T10:30", 1),  # came back within the day
+    alert("a4", "u3", "12T00:00", 14),  # too early to tell
+    alert("a5", "u1", "13T10:00", 1, state="cleared"),
+]
+
+
+def letter(ident: str, kind: str, source: str, payload: bytes) -> dict[str, Any]:
+    at = "2026-01-05T00:00:00Z"
+    return {"dead_letter_id": ident, "tenant": "shop", "kind": kind, "payload": payload, "payload_bytes": len(payload),
+            "failure": {"timestamp": at, "messages": [{"path": "p", "keyword": "k", "message": "no"}]}, "first_seen": at,
+            "source": {"topic": source, "partition": 0, "offset": 1}}
+
+
+LETTERS = [
+    letter("d1", "dropped", "online-retail", b"a,b"),
+    letter("d2", "dropped", "online-retail", b"a,c"),
+    letter("d3", "unprocessable", "clickwake.events.v1", b'{"messageId": "online-retail:9", "lane": "import"}'),
+    letter("d4", "undecodable", "clickwake.events.v1", b"{"),
+]
+ITEMS = [{"item_id": "A", "tenant": "shop", "title": "old"}, {"item_id": "A", "tenant": "shop", "title": "new"}]
+IMPORTED = [event(f"online-retail:{n}", "01T00:00", "u1", "Imported", lane="import", tenant="other") for n in (1, 2)]
+ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS), *on(topics.CHURN_ALERTS, ALERTS),
+       *on(topics.DEAD_LETTERS, LETTERS), *on(topics.ITEMS, ITEMS)]
+
+
+def at(day: int, hour: int, minute: int = 0) -> datetime:
+    return datetime(2026, 1, day, hour, minute, tzinfo=UTC)
+
+
+def test_migrations_apply_once_and_an_edited_one_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert adapter.migrate(database.settings) == []
+    names = [row[0] for row in database.rows("SELECT name FROM schema_migrations ORDER BY version")]
+    assert names == [migration.name for migration in adapter.migrations()]
+    edited = [msgspec.structs.replace(migration, sha256="0" * 64) for migration in adapter.migrations()]
+    monkeypatch.setattr(adapter, "migrations", lambda: edited)
+    with pytest.raises(adapter.MigrationError, match=r"0001_events\.sql has sha256 0000.*in a new file"):
+        adapter.migrate(database.settings)
+
+
+def test_a_migration_may_run_twice(database: Database) -> None:
+    """What a crash between its last statement and its record leads to."""
+    database.store(on(topics.EVENTS, EVENTS))
+    database.client.command("TRUNCATE TABLE schema_migrations")
+    assert adapter.migrate(database.settings) == [migration.name for migration in adapter.migrations()]
+    assert database.counts()["events"] == len(EVENTS)
+
+
+def test_the_sink_writes_the_columns_the_migrations_create(database: Database) -> None:
+    sql = ("SELECT table, name, comment, default_kind FROM system.columns WHERE database = {d:String} "
+           "ORDER BY table, position")  # fmt: skip
+    found = database.client.query(sql, parameters={"d": database.settings.database}).result_rows
+    for table in TABLES:
+        assert [name for t, name, _, default in found if t == table.name and not default] == list(table.columns)
+    served = ("recommendations_served", "churn_alerts_served")  # their columns are those of the tables below them
+    assert [(t, name) for t, name, comment, _ in found if not comment and t not in served] == []
+
+
+def test_two_hundred_months_in_one_batch(database: Database) -> None:
+    old = [event(f"m{n}", "01T00:00", "u", VIEW, "A") | {"timestamp": f"{2004 + n // 12}-{n % 12 + 1:02}-01T00:00:00Z"}
+           for n in range(200)]
+    database.store(on(topics.EVENTS, old))
+    assert database.counts()["events"] == database.counts()["event_products"] == 200
+
+
+def test_a_replay_changes_nothing(database: Database) -> None:
+    """The same batch again (its token is known), then the same records in other batches (their tokens are not)."""
+    database.store(ALL)
+    counts, content = database.counts(), database.everything()
+    assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "churn_alerts": 5,
+                      "dead_letters": 4}
+    assert all(content.values())
+    database.store(ALL)
+    assert database.rows("SELECT count() FROM events") == [(12,)], "the server skips an insert it has seen"
+    for start in range(0, len(ALL), 7):
+        database.store(ALL[start : start + 7])
+    assert database.rows("SELECT count() > 12 FROM events") == [(True,)], "this time the rows did arrive again"
+    assert database.counts() == counts
+    assert database.everything() == content
+
+
+def test_of_several_events_with_one_id_the_first_is_kept(database: Database) -> None:
+    """Also when a later one is stored first, and when a retry's other client time puts it into another month."""
+    first = event("m1", "05T10:00", "u1", VIEW, "A")
+    again = {**first, "properties": {"product_id": "B"}, "originalTimestamp": "2025-06-01T00:00:00Z"}
+    records = on(topics.EVENTS, [first, again])
+    for record in reversed(records):
+        database.store([record])
+    assert database.rows("SELECT product_id, kafka_offset FROM events FINAL") == [("A", 0)]
+    assert database.rows("SELECT product_id FROM event_products FINAL") == [("A",)]
+
+
+def test_the_catalog_is_as_the_last_record_says(database: Database) -> None:
+    database.store(on(topics.ITEMS, ITEMS))
+    assert database.rows("SELECT item_id, title FROM items FINAL") == [("A", "new")]
+    gone = on(topics.ITEMS, ITEMS[:1], first_offset=5)
+    gone[0].key, gone[0].value = b"shop/A", None
+    database.store(gone)
+    database.store(on(topics.ITEMS, ITEMS))
+    assert database.rows("SELECT * FROM items FINAL") == []
+
+
+def test_items_by_hour(database: Database) -> None:
+    database.store(on(topics.EVENTS, EVENTS))
+    assert database.rows("SELECT * EXCEPT (tenant, clicks) FROM items_by_hour ORDER BY hour, product_id") == [
+        (at(5, 10), "A", 3, 1, 2, 3.0, 15.0, 0.0),
+        (at(5, 10), "B", 0, 0, 1, 1.0, 3.0, 0.0),
+        (at(6, 9), "B", 1, 1, 0, 0.0, 0.0, 0.0),
+        (at(13, 10), "B", 2, 0, 0, 0.0, 0.0, 0.0),
+        (at(13, 11), "A", 0, 0, 0, 0.0, 0.0, 5.0),
+    ]
+
+
+def test_funnel_daily(database: Database) -> None:
+    database.store(on(topics.EVENTS, EVENTS))
+    assert database.rows("SELECT * EXCEPT tenant FROM funnel_daily ORDER BY day") == [
+        (date(2026, 1, 5), 2, 1, 1, 2, 1, 1, 1, 2, 1.0),
+        (date(2026, 1, 6), 1, 1, 0, 0, 0, 0, 0, 0, 0.0),  # added before viewing
+        (date(2026, 1, 13), 1, 0, 0, 0, 0, 0, 0, 0, 0.0),
+    ]
+
+
+def test_sessions(database: Database) -> None:
+    database.store(on(topics.EVENTS, EVENTS))
+    sql = ("SELECT user, origin, started_at, duration_s, events, views, carts, orders, revenue FROM sessions "
+           "ORDER BY user, started_at")  # fmt: skip
+    assert database.rows(sql) == [
+        ("u1", "gap", at(5, 10), 420.0, 4, 1, 1, 1, 13.0),
+        ("u1", "gap", at(13, 10), 0.0, 1, 1, 0, 0, 0.0),
+        ("u1", "gap", at(13, 10, 31), 1740.0, 2, 1, 0, 0, 0.0),
+        ("u2", "client", at(5, 10, 30), 1740.0, 2, 1, 0, 1, 5.0),
+        ("u3", "gap", at(6, 9), 60.0, 2, 1, 1, 0, 0.0),
+    ]
+    assert database.rows("SELECT session_id FROM sessions WHERE user = 'u3'") == [("gap-1767690000000",)]
+
+
+def test_active_users_and_cohorts(database: Database) -> None:
+    database.store(on(topics.EVENTS, EVENTS))
+    assert database.rows("SELECT * EXCEPT tenant FROM active_users_daily ORDER BY day") == [
+        (date(2026, 1, 5), 2, 2, 0), (date(2026, 1, 6), 1, 1, 0), (date(2026, 1, 13), 1, 0, 1)]
+    assert database.rows("SELECT * EXCEPT tenant FROM cohort_retention ORDER BY week_number") == [
+        (date(2026, 1, 5), 0, 3, 3, 1.0), (date(2026, 1, 5), 1, 3, 1, pytest.approx(1 / 3))]
+
+
+def test_recommendation_hits(database: Database) -> None:
+    database.store(ALL)
+    sql = ("SELECT recommendation_id, item_id, viewed_at, ordered_at, hit_1h, hit_7d, closed_1h, closed_7d "
+           "FROM recommendation_hits ORDER BY as_of_ts, position")  # fmt: skip
+    assert database.rows(sql) == [
+        ("r1", "B", None, at(5, 10, 7), True, True, True, True),
+        ("r1", "A", None, at(5, 10, 7), True, True, True, True),
+        ("r1", "C", None, None, False, False, True, True),
+        ("r2", "B", None, None, False, False, True, True),
+        ("r3", "B", at(13, 10, 31), None, True, True, False, False),
+    ]
+    assert database.rows("SELECT * EXCEPT (tenant, model_version) FROM recommendation_hit_rate ORDER BY horizon") == [
+        ("1d", 2, 1, 1, 0.5, 1), ("1h", 2, 1, 1, 0.5, 1), ("7d", 2, 1, 1, 0.5, 1)]
+
+
+def test_alert_outcomes(database: Database) -> None:
+    database.store(ALL)
+    assert database.rows("SELECT alert_id, returned_at, outcome FROM alert_outcomes ORDER BY alert_id") == [
+        ("a1", None, "correct"), ("a2", at(13, 10), "correct"), ("a3", at(13, 10), "wrong"), ("a4", None, "pending")]
+    assert database.rows("SELECT * EXCEPT (tenant, model_version) FROM alert_precision ORDER BY horizon_days") == [
+        (1, 2, 2, 1, 0.5, 0.75, 0), (5, 1, 1, 1, 1.0, 0.75, 0), (14, 1, 0, 0, None, None, 1)]
+
+
+def test_accounting_and_freshness(database: Database) -> None:
+    database.store([*ALL, *on(topics.EVENTS, IMPORTED, first_offset=100)])
+    assert database.rows("SELECT * FROM accounting ORDER BY tenant, source, lane") == [
+        ("other", "online-retail", "import", 2, 0, 0, 0, 0, 0),
+        ("shop", "api", "live", 12, 0, 0, 0, 0, 0),
+        ("shop", "online-retail", "", 0, 0, 0, 0, 2, 0),
+        ("shop", "online-retail", "import", 0, 0, 1, 0, 0, 0),
+        ("shop", "unreadable", "", 0, 1, 0, 0, 0, 0),
+    ]
+    sql = ("SELECT newest_event_at, newest_received_at, newest_broker_time FROM event_freshness "
+           "WHERE tenant = 'shop'")  # fmt: skip
+    assert database.rows(sql) == [(at(13, 11), None, datetime.fromtimestamp((APPENDED_MS + 11) / 1000, UTC))]

@@ -1,0 +1,67 @@
+"""The exported JSON Schemas are those of the structs, and what the structs write passes them."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from clickwake.cli import app
+from schemas import export
+from schemas.catalog import Item
+from schemas.dead_letter import DeadLetter, Failure, Message, Source
+from schemas.events import Event, Product, Properties
+from schemas.outputs import ChurnAlert, Reason, Recommendation, RecommendedItem
+from schemas.release import ModelRelease
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+SAMPLES: dict[str, Any] = {
+    "event": Event(message_id="m", type="track", timestamp=AT, tenant="shop", user_id="u", event="Order Completed",
+                   properties=Properties(products=(Product(product_id="p", price=1.5),))),
+    "item": Item(item_id="i", tenant="shop", title="Red mug", price=3.0, updated_at=AT),
+    "recommendation": Recommendation(
+        recommendation_id="r", tenant="shop", user_id="u", as_of_event_id="m", as_of_ts=AT, model_version="v",
+        items=(RecommendedItem(item_id="i", score=1.0, source="rules",
+                               reasons=(Reason(event_id="m", item_id="p", share=0.5),)),)),
+    "churn-alert": ChurnAlert(alert_id="a", tenant="shop", user_id="u", state="raised", probability=0.9, horizon_days=14,
+                              interval=(0.8, 0.95), reasons=("silent",), last_event_ts=AT, as_of_ts=AT, model_version="v"),
+    "dead-letter": DeadLetter(
+        dead_letter_id="d", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT,
+        failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="cut off"),)),
+        source=Source(topic="t", partition=0, offset=7)),
+    "model-release": ModelRelease(model_version="v", uri="v", manifest_sha256="0" * 64, released_at=AT),
+}
+
+
+def test_the_files_are_what_the_structs_say() -> None:
+    assert export.differing() == [], "run `clickwake schemas`"
+    assert {path.stem for path in export.FOLDER.glob("*.json")} == set(export.EXPORTED)
+
+
+@pytest.mark.parametrize("name", sorted(export.EXPORTED))
+def test_what_a_struct_writes_passes_its_schema(name: str) -> None:
+    schema = json.loads((export.FOLDER / f"{name}.json").read_text())
+    validator = jsonschema.Draft202012Validator(schema)
+    document = json.loads(msgspec.json.encode(SAMPLES[name]))
+    validator.validate(document)
+    validator.validate({**document, "field_of_a_later_version": 1})
+    for required in schema["required"]:
+        assert not validator.is_valid({key: value for key, value in document.items() if key != required}), required
+
+
+def test_drift_is_found_and_the_command_mends_it(tmp_path: Path) -> None:
+    assert len(export.write(tmp_path)) == len(export.EXPORTED)
+    (tmp_path / "event.json").write_text("{}\n")
+    (tmp_path / "item.json").unlink()
+    run = CliRunner()
+    checked = run.invoke(app, ["schemas", "--check", "--json", "--out", str(tmp_path)])
+    assert checked.exit_code == 1
+    assert json.loads(checked.output)["differ"] == ["event.json", "item.json"]
+    assert run.invoke(app, ["schemas", "--out", str(tmp_path)]).exit_code == 0
+    assert run.invoke(app, ["schemas", "--check", "--out", str(tmp_path)]).exit_code == 0
