@@ -196,7 +196,7 @@ def _runs(settings: Settings, version: str) -> bool:
 def _train(console: Console, home: Path, *arguments: str) -> str:
     """Train in a process of its own, so that torch's memory goes with it; returns the model version."""
     result = _offline(console, home, "clickwake", "train", *arguments, "--json")
-    return str(result["model_version"])
+    return str(result["manifest"]["model_version"])
 
 
 def _encoder(console: Console, home: Path) -> str:
@@ -212,7 +212,7 @@ def _offline(console: Console, home: Path, module: str, *arguments: str) -> dict
                               check=False)  # fmt: skip
     if done.returncode:
         raise DemoFailed(f"{module} {' '.join(arguments)} ended with code {done.returncode}; see {log}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout)
     console.print(f"  {json.dumps(result)[:400]}", style="dim", markup=False)
     return result
 

@@ -181,7 +181,8 @@ class Broker:
 
     def _format(self, run: list[str], properties: Path) -> None:
         cluster_id = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = [*run, "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(properties)]
+        # with '=': one id in 64 begins with a hyphen and would be taken for an option
+        command = [*run, "kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "-c", str(properties)]
         answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if answer.returncode != 0:
             raise StartError(f"Kafka could not format {self.folder / 'data'}: "
