@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -234,6 +235,92 @@ def demo(
         raise typer.BadParameter("--dataset needs --data PATH")
     else:
         demo_dataset.run(home, dataset, data, keep=keep)
+
+
+@app.command()
+def train(
+    source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
+    dataset: Annotated[tuple[str, Path] | None, typer.Option(help="NAME PATH of a public data set, instead")] = None,
+    events: Annotated[Path | None, typer.Option(help="JSON lines of canonical events, instead")] = None,
+    items: Annotated[Path | None, typer.Option(help="JSON lines of catalog items, with --events")] = None,
+    tenant: Annotated[str, typer.Option(help="whose events in ClickHouse")] = "demo",
+    release: Annotated[bool, typer.Option(help="announce the bundle to the workers")] = True,
+    every: Annotated[str | None, typer.Option(help="train again at this interval, e.g. 6h, until stopped")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+) -> None:
+    """Learn from history, judge on the newest days, export, verify and release a bundle of models."""
+    if every is not None:
+        if dataset is not None or events is not None or not release:
+            raise typer.BadParameter("--every trains from ClickHouse and releases what is not worse; leave the others out")
+        from training.schedule import main as schedule
+
+        raise typer.Exit(schedule(["--every", every, "--tenant", tenant]))
+    from training import commands
+
+    commands.train(source, dataset, events, items, tenant, release, as_json)
+
+
+evaluate = typer.Typer(help="Compare with strong baselines on a data set, by a time split.", no_args_is_help=True)
+app.add_typer(evaluate, name="evaluate")
+
+
+@evaluate.command("recommend")
+def evaluate_recommend(
+    dataset: Annotated[str, typer.Argument(help="online-retail, taobao or deskdrop")],
+    path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
+    split: Annotated[datetime | None, typer.Option(help="learn before it, ask after it; default: the newest tenth")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+    report: Annotated[Path | None, typer.Option(help="folder for a report page")] = None,
+) -> None:
+    """Each known user's next moment, every item ranked: Recall@20 and NDCG@10 with intervals."""
+    from training import commands
+
+    commands.evaluate_recommend(dataset, path, split, as_json, report)
+
+
+@evaluate.command("churn")
+def evaluate_churn(
+    dataset: Annotated[str, typer.Argument(help="online-retail, taobao or deskdrop")],
+    path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
+    split: Annotated[datetime | None, typer.Option(help="the cut-off; default: as late as the horizon allows")] = None,
+    horizon_days: Annotated[float, typer.Option(min=1, max=365, help="no event within this many days is churn")] = 90.0,
+    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+) -> None:
+    """Who stays away after the cut-off: AUC, Brier and calibration error."""
+    from training import commands
+
+    commands.evaluate_churn(dataset, path, split, horizon_days, as_json)
+
+
+@app.command()
+def models(as_json: Annotated[bool, typer.Option("--json", help="print the manifests as JSON")] = False) -> None:
+    """List the bundles in the registry, newest first, and which one is released."""
+    from training import commands
+
+    commands.models(as_json)
+
+
+@app.command()
+def release(
+    version: Annotated[str, typer.Argument(help="a bundle of `clickwake models`, or newest")] = "newest",
+    reason: Annotated[str, typer.Option(help="kept with the announcement")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print the announcement as JSON")] = False,
+) -> None:
+    """Verify a bundle and announce it; running workers take it without a restart."""
+    from training import commands
+
+    commands.release(version, reason, as_json)
+
+
+@app.command()
+def rollback(
+    reason: Annotated[str, typer.Option(help="kept with the announcement")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print the announcement as JSON")] = False,
+) -> None:
+    """Announce the parent of the released bundle."""
+    from training import commands
+
+    commands.rollback(reason, as_json)
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ PRECISION_WANTED = 0.8
 AT_ONCE_MAX = 0.1  # share of visits that may end above the threshold: an alert on the heels of a visit is no news
 ALERTS_MIN = 30  # below this a precision is chance
 CLEAR_BELOW = 0.15  # hysteresis
+LOGIT_MAX = 12.0  # of a hazard: one in 160,000 is as good as never, and float32 stays exact
 
 
 class HazardNet(nn.Module):
@@ -51,10 +52,10 @@ class HazardNet(nn.Module):
     def hazards(self, features: Tensor) -> Tensor:
         """Logits of returning within each interval, given silence until it begins (B, E - 1)."""
         scaled = (features - self.mean) / self.std
-        return torch.as_tensor(self.out(self.layers(scaled.clamp(-5.0, 5.0))))
+        return torch.as_tensor(self.out(self.layers(scaled.clamp(-5.0, 5.0)))).clamp(-LOGIT_MAX, LOGIT_MAX)
 
     def forward(self, features: Tensor) -> Tensor:
-        stays = nn.functional.logsigmoid(-self.hazards(features))  # (B, E - 1), log(1 - hazard)
+        stays = -nn.functional.softplus(self.hazards(features))  # (B, E - 1), log(1 - hazard); ONNX has no exact logsigmoid
         return torch.cat([stays[:, :1] * 0.0, stays.cumsum(1)], dim=1)
 
 

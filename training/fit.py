@@ -183,7 +183,7 @@ def _inputs(batch: Arrays, now_ms: npt.NDArray[np.int64]) -> tuple[Tensor, Tenso
 def _now(batch: Arrays, rng: np.random.Generator) -> npt.NDArray[np.int64]:
     """Asked right after the last event, or when the user is back: both happen in serving, so any time between."""
     last = batch.ts_ms.max(1)
-    return (last + rng.random(len(last)) * (batch.now_ms - last)).astype(np.int64)
+    return np.asarray(last + rng.random(len(last)) * (batch.now_ms - last), dtype=np.int64)
 
 
 def _next_loss(model: Recommender, batch: Arrays, rng: np.random.Generator) -> Tensor:

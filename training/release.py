@@ -35,8 +35,9 @@ def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     raw = _manifest_bytes(settings, version)
     model_store.verify(uri, raw)
     announced = ModelRelease(
-        model_version=version, uri=f"bundles/{version}", manifest_sha256=sha256(raw), released_at=datetime.now(UTC), reason=reason
-    )
+        model_version=version, uri=f"bundles/{version}", manifest_sha256=sha256(raw), released_at=datetime.now(UTC),
+        reason=reason,
+    )  # fmt: skip
     topic = MODELS.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [topic], wait_s=0) as producer:
         producer.send(topic, KEY, msgspec.json.encode(announced))
@@ -50,7 +51,7 @@ def current(settings: Settings) -> ModelRelease | None:
 
     topic = MODELS.name(settings.kafka.topic_prefix)
     try:
-        consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False, request_timeout_ms=READ_TIMEOUT_MS)
+        consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
     except KafkaError as error:
         raise ConnectionError(unreachable(settings.kafka, error)) from error
     try:

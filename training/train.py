@@ -146,14 +146,9 @@ def train(
     say("judging on the held-out days")
     rows = evaluate.compare(history, before_test, first.bundle, vectors, test_ms, end_ms, weights, policy)
     say("learning again from everything")
-    parent = newest_version(settings)
-    final = learn(history, vectors, settings, space=space, parent=parent, policy=policy, budget_s=budget_s,
+    final = learn(history, vectors, settings, space=space, parent=newest_version(settings), policy=policy, budget_s=budget_s,
                   steps_max=max(1, len(first.curve.steps)))
-    metrics = evaluate.as_metrics(rows) | final.churn.metrics | churn.calibration_metrics(final.churn)
-    manifest = msgspec.structs.replace(
-        final.bundle.manifest, blend=_floats(weights), counts=_floats(policy), churn=_floats(final.churn.policy),
-        metrics=metrics,
-    )  # fmt: skip
+    manifest = described(final, weights, rows)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
     page = report.page(manifest, first.curve, rows, final.churn)
     manifest, digest = export.publish(
@@ -163,13 +158,23 @@ def train(
     return Trained(manifest, digest, rows)
 
 
+def described(learned: Learned, weights: Blend, rows: list[Row]) -> Manifest:
+    """The manifest with policies and metrics; its files are named when it is published."""
+    metrics = evaluate.as_metrics(rows) | learned.churn.metrics | churn.calibration_metrics(learned.churn)
+    policy = learned.snapshot.counts.policy
+    return msgspec.structs.replace(
+        learned.bundle.manifest, blend=_floats(weights), counts=_floats(policy), churn=_floats(learned.churn.policy),
+        metrics=metrics,
+    )  # fmt: skip
+
+
 def newest_version(settings: Settings) -> str | None:
     """The newest bundle in the registry, which a new one names as its parent."""
     known = model_store.versions(settings.registry)
     return known[0].model_version if known else None
 
 
-def judge_released(settings: Settings, history: History, bundle: Bundle, text: Float32) -> list[Row]:
+def judge_released(history: History, bundle: Bundle, text: Float32) -> list[Row]:
     """A released bundle on the newest held-out days of a history, without baselines."""
     _, test_ms, end_ms = windows(history)
     policy = CountsPolicy.from_manifest(bundle.manifest.counts)

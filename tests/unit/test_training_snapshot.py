@@ -1,0 +1,148 @@
+"""Histories become examples that never see the future, and training end to end yields a bundle workers take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.catalog import Item
+from stream.adapters import model_store
+from stream.core.recommend import Blend
+from stream.settings import Models, Settings, Training
+from training import evaluate, schedule, snapshot, train
+from training.evaluate import Row
+from training.metrics import Interval
+
+Run = tuple[Settings, snapshot.History, Any, train.Trained]
+START_MS = 1_767_225_600_000
+
+
+def event(number: int, user: str, hours: float, item: str | None, **more: Any) -> dict[str, Any]:
+    at = np.datetime64(START_MS + int(hours * 3_600_000), "ms")
+    properties = {"product_id": item} if item else {}
+    return {"messageId": f"m{number}", "type": "track", "event": "Product Viewed", "userId": user, "tenant": "t",
+            "timestamp": f"{at}Z", "properties": properties} | more
+
+
+def test_a_moment_sees_only_what_came_before() -> None:
+    history = snapshot.from_events([event(3, "u", 2, "c"), event(1, "u", 0, "a"), event(2, "u", 1, "b")])
+    found = [(one.history.item_ids, one.targets) for one in snapshot.replay(history).moments]
+    assert found == [(["a"], ("b",)), (["a", "b"], ("c",))]
+
+
+def test_lines_of_one_order_are_one_moment() -> None:
+    lines = [event(n, "u", 1 + n / 60, f"i{n}", event="Order Completed",
+                   properties={"order_id": "o", "products": [{"product_id": f"i{n}"}]}) for n in range(3)]
+    history = snapshot.from_events([event(9, "u", 0, "a"), *lines])
+    (moment,) = snapshot.replay(history).moments
+    assert moment.targets == ("i0", "i1", "i2")
+    assert moment.history.item_ids == ["a"]
+
+
+def test_visits_end_in_a_return_or_are_censored() -> None:
+    of_u = [event(1, "u", 0, "a"), event(2, "u", 1, "a"), event(3, "u", 73, "a")]
+    history = snapshot.from_events([*of_u, event(4, "v", 97, "a")])
+    found = [(one.user, round(one.days, 3), one.censored) for one in snapshot.replay(history).visits]
+    assert found == [("u", 3.0, False), ("u", 1.0, True)]
+
+
+def test_refused_personalization_is_left_out() -> None:
+    refused = event(1, "u", 0, "a", context={"consent": {"personalization": False}})
+    history = snapshot.from_events([refused, event(2, "v", 1, "b")])
+    assert [one.user for one in history.events] == ["v"]
+
+
+def test_an_empty_history_says_what_to_do() -> None:
+    with pytest.raises(snapshot.EmptyHistory, match="name another source"):
+        snapshot.from_events([])
+
+
+def test_a_bad_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text(json.dumps(event(1, "u", 0, "a")) + '\n{"messageId": 1}\n')
+    with pytest.raises(ValueError, match=r"events\.jsonl:2 is no Event"):
+        snapshot.from_file(path)
+
+
+def test_next_moments_are_the_first_after_the_split() -> None:
+    of_u = [event(1, "u", 0, "a"), event(2, "u", 1, "b"), event(3, "u", 2, "c")]
+    history = snapshot.from_events([*of_u, event(4, "w", 1, "d")])
+    found = snapshot.next_moments(history.events[1:], ["u"])
+    assert found == {"u": (START_MS + 3_600_000, ("b",))}
+
+
+def shop(users: int, seed: int) -> snapshot.History:
+    """Each user walks round a ring of 20 items, one step a day: what comes next is certain."""
+    rng = np.random.default_rng(seed)
+    events = [
+        event(user * 100 + step, f"u{user}", start * 24 + step * 24 + rng.random(), f"i{(first + step) % 20:02d}")
+        for user, (start, first) in enumerate(zip(rng.integers(0, 20, users), rng.integers(0, 20, users), strict=True))
+        for step in range(12)
+    ]
+    items = [Item(item_id=f"i{n:02d}", tenant="t", title=f"item {n}") for n in range(20)]
+    return snapshot.from_events(events, items)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    registry = str(tmp_path_factory.mktemp("registry"))
+    settings = Settings(models=Models(registry=registry), training=Training(budget_s=10.0))
+    history = shop(150, 1)
+    text = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
+    return settings, history, text, train.train(settings, history, text=("test", text))
+
+
+def test_end_to_end_finds_the_planted_order(trained: Run) -> None:
+    rows = {(row.task, row.method): row for row in trained[3].rows}
+    ours, popular = rows["all", "clickwake"], rows["all", "popularity, 30 days"]
+    assert ours.ndcg_at_10.mean > 0.8  # the next item is certain; chance is 0.23
+    assert popular.ndcg_versus is not None and popular.ndcg_versus.low > 0
+    assert rows["all", "clickwake, encoder alone"].ndcg_at_10.mean > popular.ndcg_at_10.mean
+
+
+def test_bundle_carries_policies_metrics_and_report(trained: Run) -> None:
+    settings, _, _, result = trained
+    (manifest,) = model_store.versions(settings.registry)
+    assert manifest == result.manifest
+    assert Blend.from_manifest(manifest.blend) != Blend()
+    assert manifest.metrics["clickwake_all_ndcg_at_10"] > 0.8
+    assert set(model_store.BUNDLE_FILES) | {"report/index.html"} == manifest.files.keys()
+    page = (Path(settings.registry) / "bundles" / manifest.model_version / "report" / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3 and "http" not in page
+
+
+def test_a_released_bundle_is_judged_on_the_newest_days(trained: Run) -> None:
+    settings, history, text, result = trained
+    uri = model_store.bundle_uri(settings.registry, result.manifest.model_version)
+    bundle = model_store.verify(uri, (Path(uri) / "manifest.json").read_bytes())
+    rows = train.judge_released(history, bundle, text)
+    assert {row.task for row in rows} == set(evaluate.TASKS)
+    assert schedule.worse(result.rows, rows) is None
+
+
+def row(ndcg: float) -> Row:
+    return Row("all", "clickwake", 10, Interval(0, 0, 0), Interval(ndcg, ndcg, ndcg))
+
+
+def test_worse_than_the_current_is_not_released() -> None:
+    assert schedule.worse([row(0.30)], [row(0.303)]) is None
+    assert "0.3000" in (schedule.worse([row(0.30)], [row(0.33)]) or "")
+    assert schedule.worse([], [row(0.33)]) is None
+
+
+def test_intervals_are_read_or_refused() -> None:
+    assert schedule.seconds("30m") == 1_800
+    for wrong in ("6", "h", "-1h", "0h", "6 weeks"):
+        with pytest.raises(ValueError, match="for example 6h"):
+            schedule.seconds(wrong)
+
+
+def test_a_too_short_history_is_refused(tmp_path: Path) -> None:
+    settings = Settings(models=Models(registry=str(tmp_path)))
+    history = snapshot.from_events([event(n, "u", n, "a") for n in range(5)])
+    with pytest.raises(snapshot.EmptyHistory, match="at least 50 are needed"):
+        train.train(settings, history, text=("test", np.zeros((1, 8), dtype=np.float32)))

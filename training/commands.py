@@ -1,0 +1,193 @@
+"""What the commands train, evaluate, models, release and rollback do and print."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from producers.datasets.table import DatasetError
+from producers.kafka import KafkaUnavailable, NotAcknowledged
+from schemas.release import Manifest
+from stream import settings as settings_module
+from stream.adapters import model_store
+from stream.adapters.model_store import BundleRefused
+from stream.settings import Settings
+from training.release import NothingReleased
+from training.snapshot import EmptyHistory, History
+
+EXPECTED = (EmptyHistory, DatasetError, BundleRefused, NothingReleased, KafkaUnavailable, NotAcknowledged,
+            ConnectionError, FileNotFoundError, ValueError)  # fmt: skip
+_console = Console(stderr=True)
+
+
+def _fail(error: Exception) -> NoReturn:
+    _console.print(f"[red]{error}[/red]", markup=True, highlight=False)
+    raise SystemExit(1) from error
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def _history(settings: Settings, source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None,
+             tenant: str) -> History:
+    from training import snapshot
+
+    if dataset is not None and events is not None:
+        raise ValueError("name either --dataset or --events, not both")
+    if dataset is not None:
+        return snapshot.from_dataset(*dataset)
+    if events is not None:
+        return snapshot.from_file(events, items)
+    if source != "clickhouse":
+        raise ValueError(f"--source {source!r} is not known; it is clickhouse, or use --dataset or --events")
+    return snapshot.from_clickhouse(settings, tenant)
+
+
+def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None, tenant: str,
+          announce: bool, as_json: bool) -> None:
+    """Train once; release unless told not to."""
+    from training import release
+    from training import train as training
+
+    settings = settings_module.load()
+    try:
+        history = _history(settings, source, dataset, events, items, tenant)
+        trained = training.train(settings, history, say=_console.print)
+        announced = release.release(settings, trained.manifest.model_version, "clickwake train") if announce else None
+    except EXPECTED as error:
+        _fail(error)
+    if as_json:
+        _print_json({"manifest": trained.manifest, "manifest_sha256": trained.manifest_sha256, "released": announced})
+        return
+    Console().print(_recommend_table(trained.rows))
+    where = model_store.bundle_uri(settings.registry, trained.manifest.model_version)
+    Console().print(f"{where}\n{'released' if announced else 'not released; see clickwake release'}")
+
+
+def evaluate_recommend(dataset: str, path: Path, split: datetime | None, as_json: bool, report_dir: Path | None) -> None:
+    """Compare with baselines on a time split of a data set."""
+    from training import export, report, snapshot
+    from training import train as training
+
+    settings = settings_module.load()
+    try:
+        history = snapshot.from_dataset(dataset, path)
+        split_ms = _ms(split) or training.windows(history)[1]
+        space, text = training.text_vectors(settings, history.items, _console.print)
+        rows, learned, weights = training.evaluated(settings, history, split_ms, text, space, _console.print)
+    except (*EXPECTED, export.ParityFailed) as error:
+        _fail(error)
+    if report_dir is not None:
+        manifest = training.described(learned, weights, rows)
+        report_dir.mkdir(parents=True, exist_ok=True)
+        (report_dir / "index.html").write_text(report.page(manifest, learned.curve, rows, learned.churn))
+        _console.print(f"report: {report_dir / 'index.html'}")
+    if as_json:
+        _print_json({"dataset": dataset, "split": datetime.fromtimestamp(split_ms / 1000, UTC), "rows": rows,
+                     "blend": msgspec.structs.asdict(weights)})
+    else:
+        Console().print(_recommend_table(rows))
+
+
+def evaluate_churn(dataset: str, path: Path, split: datetime | None, horizon_days: float, as_json: bool) -> None:
+    """Compare with baselines at a cut-off; default: as late as the horizon allows."""
+    from training import evaluate_churn as evaluation
+    from training import snapshot
+
+    settings = settings_module.load()
+    try:
+        history = snapshot.from_dataset(dataset, path)
+        cut_ms = _ms(split) or int(history.to_ms - horizon_days * 86_400_000)
+        rows = evaluation.compare(history, cut_ms, horizon_days, settings.training.seed)
+    except EXPECTED as error:
+        _fail(error)
+    cut = datetime.fromtimestamp(cut_ms / 1000, UTC)
+    if as_json:
+        _print_json({"dataset": dataset, "split": cut, "horizon_days": horizon_days, "rows": rows})
+        return
+    table = Table("method", "users", "AUC", "Brier", "ECE", "ours minus it, Brier",
+                  title=f"no return within {horizon_days:g} days of {cut:%Y-%m-%d}")
+    for row in rows:
+        versus = "" if row.brier_versus is None else "{:+.4f} ({:+.4f} … {:+.4f})".format(*row.brier_versus)
+        table.add_row(row.method, str(row.users), _number(row.auc), _number(row.brier), _number(row.ece), versus)
+    Console().print(table)
+
+
+def models(as_json: bool) -> None:
+    """List the registry, newest first, and mark the released bundle when Kafka answers."""
+    from training import release
+
+    settings = settings_module.load()
+    found = model_store.versions(settings.registry)
+    try:
+        now = release.current(settings)
+        released = now.model_version if now else None
+        unknown = None
+    except (ConnectionError, NothingReleased) as error:
+        released, unknown = None, str(error)
+    if as_json:
+        _print_json({"released": released, "unknown_because": unknown, "bundles": found})
+        return
+    table = Table("bundle", "data until", "NDCG@10 all", "new", "parent", "released")
+    for one in found:
+        marks = (one.parent or "–", "yes" if one.model_version == released else "")
+        table.add_row(one.model_version, f"{one.data_to:%Y-%m-%d}", _metric(one, "all"), _metric(one, "new"), *marks)
+    Console().print(table)
+    if unknown:
+        _console.print(f"which one is released is not known: {unknown}")
+
+
+def release(version: str, reason: str, as_json: bool) -> None:
+    """Announce a bundle; `newest` names the newest in the registry."""
+    from training import release as releasing
+
+    settings = settings_module.load()
+    try:
+        if version == "newest":
+            known = model_store.versions(settings.registry)
+            if not known:
+                raise NothingReleased(f"{settings.registry} holds no bundle; train one with clickwake train")
+            version = known[0].model_version
+        announced = releasing.release(settings, version, reason)
+    except EXPECTED as error:
+        _fail(error)
+    _print_json(announced) if as_json else Console().print(f"released {announced.model_version}")
+
+
+def rollback(reason: str, as_json: bool) -> None:
+    """Announce the parent of the current bundle."""
+    from training import release as releasing
+
+    try:
+        announced = releasing.rollback(settings_module.load(), reason)
+    except EXPECTED as error:
+        _fail(error)
+    _print_json(announced) if as_json else Console().print(f"released {announced.model_version}: {announced.reason}")
+
+
+def _ms(at: datetime | None) -> int | None:
+    return None if at is None else int(at.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
+
+
+def _metric(manifest: Manifest, task: str) -> str:
+    return _number(manifest.metrics.get(f"clickwake_{task}_ndcg_at_10"))
+
+
+def _recommend_table(rows: list[Any]) -> Table:
+    table = Table("task", "method", "users", "Recall@20", "NDCG@10", "ours minus it, NDCG@10")
+    for row in rows:
+        versus = "" if row.ndcg_versus is None else "{:+.4f} ({:+.4f} … {:+.4f})".format(*row.ndcg_versus)
+        table.add_row(row.task, row.method, str(row.users), "{:.4f} ({:.4f} … {:.4f})".format(*row.recall_at_20),
+                      "{:.4f} ({:.4f} … {:.4f})".format(*row.ndcg_at_10), versus)
+    return table

@@ -1,0 +1,120 @@
+"""`python -m training.schedule --every 6h`: train from ClickHouse, release what is not worse, say why otherwise.
+
+Candidate and current bundle are judged on the same newest held-out days, which neither candidate nor blend has seen; the
+current one may have seen some of them if it was trained since they began, which favours keeping it.
+SIGTERM and Ctrl-C end it between two steps of training at the latest: nothing is announced by half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import signal
+import sys
+import threading
+import time
+from types import FrameType
+
+import structlog
+
+from producers.kafka import KafkaUnavailable, NotAcknowledged
+from schemas.release import Manifest, ModelRelease
+from stream import settings as settings_module
+from stream.adapters import model_store
+from stream.settings import Settings
+from training import release, snapshot, train
+from training.evaluate import Row
+
+log = structlog.get_logger()
+
+WORSE_MAX = 0.02  # of NDCG@10, relative: below this the difference is drift of the sample, and newer data is worth more
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+
+
+class Stopped(Exception):
+    """Somebody asked the process to end."""
+
+
+def seconds(text: str) -> float:
+    """
+    >>> seconds("6h"), seconds("90s")
+    (21600.0, 90.0)
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise ValueError(f"{text!r} is no interval: a number and s, m, h or d, for example 6h")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def worse(candidate: list[Row], current: list[Row]) -> str | None:
+    """Why the candidate is not to be released, or None. Judged by NDCG@10, all items and new items together."""
+    def mean(rows: list[Row]) -> float:
+        own = [row.ndcg_at_10.mean for row in rows if row.method == "clickwake" and row.users]
+        return sum(own) / len(own) if own else float("nan")
+
+    new, old = mean(candidate), mean(current)
+    if new < old * (1 - WORSE_MAX):  # false for NaN: with nobody to ask, newer data decides
+        return f"NDCG@10 {new:.4f} on the held-out days, the current bundle reaches {old:.4f}"
+    return None
+
+
+def run_once(settings: Settings, tenant: str) -> tuple[Manifest, ModelRelease | None, str]:
+    """Train, judge, release or not. Returns the candidate, its announcement if it was released, and why."""
+    history = snapshot.from_clickhouse(settings, tenant)
+    space, text = train.text_vectors(settings, history.items, log.info)
+    trained = train.train(settings, history, text=(space, text), say=log.info)
+    now = release.current(settings)
+    if now is not None:
+        try:
+            bundle = model_store.load(settings.registry, now, settings.training.threads)
+        except model_store.BundleRefused as error:
+            reason = f"the current bundle {now.model_version} cannot be loaded: {error}"
+            return trained.manifest, release.release(settings, trained.manifest.model_version, reason), reason
+        if bundle.manifest.text_space == space:
+            why = worse(trained.rows, train.judge_released(history, bundle, text))
+            if why is not None:
+                return trained.manifest, None, why
+    reason = "scheduled: not worse than the current bundle on the newest days" if now else "scheduled: the first release"
+    return trained.manifest, release.release(settings, trained.manifest.model_version, reason), reason
+
+
+def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) -> None:
+    """Train at once, then every `every_s`, until `stop`. A round that cannot be done says why and is tried again."""
+    while not stop.is_set():
+        started = time.monotonic()
+        try:
+            manifest, announced, why = run_once(settings, tenant)
+            log.info("released" if announced else "not released", model_version=manifest.model_version, why=why)
+        except (snapshot.EmptyHistory, ConnectionError, release.NothingReleased, KafkaUnavailable, NotAcknowledged) as error:
+            log.warning("no training this time", why=str(error), again_in_s=round(every_s))
+        stop.wait(max(1.0, every_s - (time.monotonic() - started)))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    settings = settings_module.load()
+    parser = argparse.ArgumentParser(prog="python -m training.schedule", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--every", default=settings.training.every or "6h", help="pause between two starts, e.g. 6h or 30m")
+    parser.add_argument("--tenant", default="demo", help="whose events to learn from")
+    chosen = parser.parse_args(arguments)
+    try:
+        every_s = seconds(chosen.every)
+    except ValueError as error:
+        parser.error(str(error))
+    stop = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        raise Stopped(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    try:
+        run(settings, every_s, chosen.tenant, stop)
+    except Stopped as stopped:
+        log.info("stopped", signal=str(stopped))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
