@@ -177,7 +177,8 @@ async def test_a_wiped_clickhouse_is_migrated_again(settings: Settings, reader: 
 def alert(ident: str, horizon_days: int) -> dict[str, Any]:
     at = "2026-01-05T00:00:00Z"
     return {"alert_id": ident, "tenant": "shop", "user_id": "u1", "state": "raised", "probability": 0.9,
-            "interval": [0.8, 0.95], "horizon_days": horizon_days, "reasons": [], "last_event_ts": at, "as_of_ts": at, "model_version": "v"}
+            "interval": [0.8, 0.95], "horizon_days": horizon_days, "reasons": [], "last_event_ts": at, "as_of_ts": at,
+            "model_version": "v"}
 
 
 async def test_poison_rows_become_dead_letters_and_the_rest_is_stored(settings: Settings, reader: Reader) -> None:
