@@ -19,7 +19,12 @@ app = typer.Typer(
 
 @app.callback()
 def root() -> None:
-    """Settings come from the environment (CLICKWAKE_*), see stream/settings.py."""
+    """Settings come from the environment (CLICKWAKE_*), see stream/settings.py. Logs go to standard error."""
+    import sys
+
+    import structlog
+
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 
 
 @app.command()

@@ -127,6 +127,8 @@ def _check_parity(model: torch.nn.Module, encoder: TextEncoder, tokenizer: bytes
 
 
 if __name__ == "__main__":
+    from stream.adapters.logs import configure
     from stream.settings import load
 
+    configure(load())
     print(msgspec.json.encode({"space": export(load())}).decode())
