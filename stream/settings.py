@@ -94,7 +94,7 @@ class Training(Section):
     budget_s: float = Field(240.0, gt=0, description="for training the user encoder, both runs of a release together")
     pretrain: bool = Field(False, description="masked-item pre-training before next-item training; a quarter of the budget")
     threads: int = Field(1, ge=1, description="of torch; on busy cores a second one waits at barriers and slows the first")
-    churn_horizon_days: float | None = Field(None, gt=0, description="default: the shortest of 14, 30, 60, 90 that says something")
+    churn_horizon_days: float | None = Field(None, gt=0, description="default: the shortest informative of 14, 30, 60, 90")
 
 
 class Settings(BaseSettings):
