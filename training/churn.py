@@ -1,6 +1,6 @@
-"""Churn as a discrete-time hazard model: for each interval of silence, the chance of coming back in it.
+"""Churn as a hazard model: for each interval of silence, the rate of coming back in it.
 
-Likelihood and censoring: Gensheimer & Narasimhan, "A scalable discrete-time survival model for neural networks" (2019).
+Likelihood with exact censoring: piecewise exponential model, Friedman, Annals of Statistics 10 (1982), section 2.
 Calibration: Platt (1999) on the logit of P(no return within the horizon), on visits later than those trained on.
 """
 
@@ -30,7 +30,9 @@ PRECISION_WANTED = 0.8
 AT_ONCE_MAX = 0.1  # share of visits that may end above the threshold: an alert on the heels of a visit is no news
 ALERTS_MIN = 30  # below this a precision is chance
 CLEAR_BELOW = 0.15  # hysteresis
-LOGIT_MAX = 12.0  # of a hazard: one in 160,000 is as good as never, and float32 stays exact
+LOG_RATE_MIN, LOG_RATE_MAX = -12.0, 2.0  # a return a day in 160,000, and seven a day
+INTEGRATED_MAX = 8.0  # of a rate over one interval: three in 10,000 outlive it, and sums stay exact in float32
+SMOOTHNESS = 0.02  # on steps between intervals: where nothing was watched yet, the rate goes on as before
 
 
 class HazardNet(nn.Module):
@@ -47,15 +49,17 @@ class HazardNet(nn.Module):
             nn.Linear(len(CHURN_FEATURES), HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN), nn.GELU()
         )
         self.out = nn.Linear(HIDDEN, intervals)
-        nn.init.constant_(self.out.bias, -2.0)
+        nn.init.constant_(self.out.bias, -3.0)
+        self.widths: Tensor
+        self.register_buffer("widths", torch.tensor(np.diff(EDGES_DAYS), dtype=torch.float32))  # days (E - 1,)
 
-    def hazards(self, features: Tensor) -> Tensor:
-        """Logits of returning within each interval, given silence until it begins (B, E - 1)."""
+    def log_rates(self, features: Tensor) -> Tensor:
+        """Log of the daily rate of returning in each interval (B, E - 1)."""
         scaled = (features - self.mean) / self.std
-        return torch.as_tensor(self.out(self.layers(scaled.clamp(-5.0, 5.0)))).clamp(-LOGIT_MAX, LOGIT_MAX)
+        return torch.as_tensor(self.out(self.layers(scaled.clamp(-5.0, 5.0)))).clamp(LOG_RATE_MIN, LOG_RATE_MAX)
 
     def forward(self, features: Tensor) -> Tensor:
-        stays = -nn.functional.softplus(self.hazards(features))  # (B, E - 1), log(1 - hazard); ONNX has no exact logsigmoid
+        stays = -(self.log_rates(features).exp() * self.widths).clamp(max=INTEGRATED_MAX)  # (B, E - 1)
         return torch.cat([stays[:, :1] * 0.0, stays.cumsum(1)], dim=1)
 
 
@@ -70,30 +74,34 @@ class ChurnFit:
     calibration: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] = (np.zeros(0), np.zeros(0))  # (p, stayed away)
 
 
-def interval_labels(days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_]) -> tuple[Float32, Float32]:
-    """(survived (V, E-1), returned (V, E-1)): which intervals were outlived, and in which one the user came back.
+def exposure(days: npt.NDArray[np.float64], censored: npt.NDArray[np.bool_]) -> tuple[Float32, Float32]:
+    """(watched (V, E-1), returned (V, E-1)): the share of each interval spent away, and the interval of the return.
 
-    >>> survived, returned = interval_labels(np.array([3.0, 3.0]), np.array([False, True]))
-    >>> survived[:, :4].tolist(), returned[:, :4].tolist()
-    ([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]], [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    A visit censored within an interval counts with the part that was watched. Counting whole intervals only would leave
+    the censored out where the returned are counted, and so overstate the return in the wide late intervals.
+
+    >>> watched, returned = exposure(np.array([3.0, 3.0]), np.array([False, True]))
+    >>> watched[:, :4].tolist(), returned[:, :4].tolist()
+    ([[1.0, 1.0, 0.5, 0.0], [1.0, 1.0, 0.5, 0.0]], [[0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     """
-    ends, starts = EDGES_DAYS[1:], EDGES_DAYS[:-1]
-    survived = days[:, None] >= ends  # (V, E - 1)
-    returned = (days[:, None] >= starts) & ~survived & ~censored[:, None]
-    return survived.astype(np.float32), returned.astype(np.float32)
+    starts, ends = EDGES_DAYS[:-1], EDGES_DAYS[1:]
+    watched = np.clip((days[:, None] - starts) / (ends - starts), 0.0, 1.0)  # (V, E - 1)
+    returned = (days[:, None] >= starts) & (days[:, None] < ends) & ~censored[:, None]
+    return watched.astype(np.float32), returned.astype(np.float32)
 
 
 def fit(visits: list[Visit], *, seed: int, end_ms: int, horizon_days: float | None = None) -> ChurnFit:
-    """Train on the earlier visits, calibrate on the later ones, choose the thresholds there.
+    """Train on the earlier visits, calibrate on the later ones, choose the thresholds there, then train on all.
 
     `horizon_days` None takes the shortest horizon for which not returning is no longer what nearly everybody does.
-    The net never sees how a visit of its fold continued after the fold's end: it is censored there.
+    The net that is calibrated never sees how a visit of its fold continued after the fold's end: it is censored there.
     """
+    torch.set_num_threads(1)  # for nets this small a second thread only waits
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     cut = max(1, int(len(visits) * (1 - CALIBRATION_SHARE)))
     cut_ms = visits[cut].last_ts_ms if cut < len(visits) else end_ms
-    net, losses = _train(censor([one for one in visits if one.last_ts_ms < cut_ms] or visits, cut_ms), rng)
+    net, _ = _train(censor([one for one in visits if one.last_ts_ms < cut_ms] or visits, cut_ms), rng)
     later = [one for one in visits if one.last_ts_ms >= cut_ms] or visits
     features, days, censored = visit_arrays(later)
     followed = (end_ms - np.array([one.last_ts_ms for one in later], dtype=np.float64)) / DAY_MS  # (V,)
@@ -104,7 +112,8 @@ def fit(visits: list[Visit], *, seed: int, end_ms: int, horizon_days: float | No
     policy = _calibrated(policy, p, stayed)
     policy, chosen = _thresholds(policy, survival, days, censored, followed)
     p, stayed = asked(survival, days, censored, followed, policy, SILENCES_DAYS)
-    return ChurnFit(net, policy, losses, chosen, (p, stayed))
+    final, losses = _train(visits, rng)  # the thresholds are chosen; now the newest visits may teach too
+    return ChurnFit(final, policy, losses, chosen, (p, stayed))
 
 
 @torch.no_grad()
@@ -125,17 +134,17 @@ def censor(visits: list[Visit], at_ms: int) -> list[Visit]:
 
 def _train(visits: list[Visit], rng: np.random.Generator) -> tuple[HazardNet, list[float]]:
     features, days, censored = visit_arrays(visits)
-    survived, returned = interval_labels(days, censored)
-    x, s, r = torch.from_numpy(features), torch.from_numpy(survived), torch.from_numpy(returned)
+    watched, returned = exposure(days, censored)
+    x, w, r = torch.from_numpy(features), torch.from_numpy(watched), torch.from_numpy(returned)
     net = HazardNet(x.mean(0), x.std(0, correction=0).clamp(min=1e-3))
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, weight_decay=1e-2)
     losses = []
     for step in range(STEPS):
         optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / STEPS)
         at = torch.from_numpy(rng.integers(0, len(x), min(BATCH, len(x))))
-        hazards = net.hazards(x[at])
-        log_h, log_not = nn.functional.logsigmoid(hazards), nn.functional.logsigmoid(-hazards)
-        loss = -(log_h * r[at] + log_not * s[at]).sum(1).mean()
+        log_rates = net.log_rates(x[at])  # (B, E - 1)
+        likelihood = (log_rates * r[at] - log_rates.exp() * net.widths * w[at]).sum(1).mean()
+        loss = SMOOTHNESS * log_rates.diff(dim=1).pow(2).sum(1).mean() - likelihood
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -13,7 +13,7 @@ from stream.adapters import model_store
 from stream.core.churn import EDGES_DAYS
 from stream.core.featurize import CHURN_FEATURES
 from training import churn, export, metrics
-from training.churn import HazardNet, interval_labels
+from training.churn import HazardNet, exposure
 from training.snapshot import Visit
 from training.user_encoder import Config, Recommender
 
@@ -121,11 +121,11 @@ def test_survival_starts_at_one_and_never_rises(net: HazardNet) -> None:
 
 def test_a_censored_visit_never_counts_as_a_return() -> None:
     days = np.array([0.5, 3.0, 5.0, 500.0])
-    _, returned = interval_labels(days, np.array([True] * 4))
+    _, returned = exposure(days, np.array([True] * 4))
     assert not returned.any()
-    survived, returned = interval_labels(days, np.array([False] * 4))
+    watched, returned = exposure(days, np.array([False] * 4))
     assert returned.sum(1).tolist() == [1, 1, 1, 0]
-    assert survived.sum(1).tolist() == [0, 2, 3, len(EDGES_DAYS) - 1]
+    np.testing.assert_allclose(watched @ np.diff(EDGES_DAYS), np.minimum(days, EDGES_DAYS[-1]))
 
 
 def test_what_is_cut_off_was_not_known_then() -> None:
