@@ -221,6 +221,7 @@ async def test_a_worker_that_slept_through_its_session_is_fenced(bench: Bench) -
     wait_until(lambda: len(bench.log("a", "done")) > 3, "a works")
     bench.start("b", **slow)
     wait_until(lambda: len(bench.log("b", "done")) > 3, "b works")
+    wait_until(lambda: bench.log("a")[-1]["what"] == "delivered", "a holds a batch open")
     os.kill(sleeper.pid, signal.SIGSTOP)
     before = len(bench.log("a"))
     wait_until(lambda: bench.all_done(), "b does the rest", 60)
