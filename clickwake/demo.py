@@ -41,7 +41,8 @@ from stream.settings import Settings
 
 SHOPPERS, HISTORY_DAYS, LIVE_DAYS, SEED = 400, 90, 30, 7
 LIVE_SECONDS = 75.0  # 30 days of shopping in this time
-RETRAIN_AT = 0.35  # share of the live part after which a retrained model is released
+RETRAIN_AT = 0.1  # share of the live part after which a model is retrained
+HOLD_AT = 0.7  # share after which shoppers wait for it, so that it serves the rest on a slow machine too
 LAG_TIMEOUT_S = 180.0
 TENANT = "demo"
 BUDGET_S = "40"  # of the user encoder, each time: enough to beat popularity clearly, short enough to watch
@@ -228,6 +229,10 @@ def _live(console: Console, settings: Settings, home: Path, world: World, live_f
 
     def pace(ts_ms: int) -> None:
         due = began + LIVE_SECONDS * (ts_ms - live_ms) / total_ms
+        if ts_ms - live_ms > HOLD_AT * total_ms:
+            if retrain.ident is None:
+                retrain.start()
+            retrain.join()  # the rest of the shoppers come once the retrained model is out
         while (wait := due - time.monotonic()) > 0:
             watch.poll()
             time.sleep(min(wait, 0.02))
@@ -246,8 +251,6 @@ def _live(console: Console, settings: Settings, home: Path, world: World, live_f
                 watch.poll()
                 if view is not None:
                     view.update(_screen(watch, sent, elapsed))
-    if retrain.ident is None:
-        retrain.start()
     retrain.join()
     version = retrained[0] if retrained else ""
     if not version:

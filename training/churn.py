@@ -254,7 +254,8 @@ def _thresholds(
     elif calm or enough:
         best = max(calm or enough, key=lambda one: (one[1], -one[0]))
     else:
-        best = (policy.raise_at, float("nan"), float("nan"), 0)
+        # too little was followed for a horizon to measure any: alert on whoever is more likely gone than not
+        best = (tried[0][0], float("nan"), float("nan"), 0)
     raise_at = round(best[0], 3)
     chosen = ChurnPolicy(
         horizon_days=policy.horizon_days, raise_at=raise_at, clear_at=round(raise_at - CLEAR_BELOW, 3),
