@@ -24,7 +24,8 @@ def root() -> None:
 
     import structlog
 
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # looked up at every line: whoever runs a command in its own process may have replaced the stream by then
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
 
 
 @app.command()
