@@ -35,7 +35,7 @@ def run_up(*, detach: bool, only: tuple[str, ...], workers: int, train_every: st
     if detach:
         arguments = [*(f"--only={name}" for name in only), f"--workers={workers}"]
         return _detached(home(), [*arguments, *([f"--train-every={train_every}"] if train_every else [])], console)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
                         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if ready_fd else logging.WARNING))
     try:
         if ready_fd is not None:

@@ -70,7 +70,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 def main(host: str | None = None, port: int | None = None) -> int:
     """Serves until SIGTERM or SIGINT, finishes the requests in flight, returns the exit code."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     settings: Settings = load()
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"collector": settings.collector.model_copy(update=changes)})
