@@ -291,7 +291,7 @@ SQL = {
 
 
 def summarize(settings: Settings, world: World, as_of: datetime) -> dict[str, Any]:
-    """Counts by SQL, and the outputs in ClickHouse held against the planted truth."""
+    """Counts by SQL, and the outputs on the topics held against the planted truth."""
     house = settings.clickhouse
     client = clickhouse_connect.get_client(host=house.host, port=house.port, username=house.user, database=house.database,
                                            password=house.password.get_secret_value())  # fmt: skip

@@ -154,7 +154,7 @@ async def wait_for_text_encoder(settings: Settings, stop: asyncio.Event) -> tupl
             return found
         if not said:
             said = True
-            log.warning("no text encoder yet", registry=settings.registry, do="clickwake train --text-only makes it")
+            log.warning("no text encoder yet", registry=settings.registry, do="python -m training.text_encoder makes it")
         try:
             await asyncio.wait_for(stop.wait(), REGISTRY_POLL_S)
         except TimeoutError:

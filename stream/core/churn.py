@@ -88,10 +88,3 @@ def due_ms(log_survival: FloatArray, last_ts_ms: int, policy: ChurnPolicy) -> in
 def on_event(alert: Alert, p_now: float, ts_ms: int, policy: ChurnPolicy) -> Literal["clear", "none"]:
     """After an event: clear a raised alert once the risk has fallen below `clear_at`."""
     return "clear" if alert.raised and p_now < policy.clear_at else "none"
-
-
-def on_due(alert: Alert, due_ts_ms: int, clock_ms: int, policy: ChurnPolicy) -> bool:
-    """Whether an alert is to be raised now: due, not raised already, out of the cool-down after the last clearing."""
-    if due_ts_ms == 0 or due_ts_ms > clock_ms or alert.raised:
-        return False
-    return alert.cleared_ts_ms == 0 or clock_ms - alert.cleared_ts_ms >= policy.cooldown_days * DAY_MS
