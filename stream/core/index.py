@@ -27,6 +27,7 @@ class ItemIndex:
         self.row_of: dict[str, int] = {}
         self._matrix: Float32 = np.zeros((0, dim), dtype=np.float32)  # (capacity, D)
         self._popularity = np.zeros(0, dtype=np.float64)  # (capacity,), log2-safe weight at the epoch below
+        self._listed = 0  # items the catalog has named so far
         self._sellable = np.zeros(0, dtype=bool)
         self._pinned = np.zeros(0, dtype=bool)
         self._category = np.zeros(0, dtype=np.int32)
@@ -45,7 +46,9 @@ class ItemIndex:
 
     @property
     def recommendable(self) -> npt.NDArray[np.bool_]:
-        """(N,): in stock and not blocked."""
+        """(N,): in stock and not blocked. Until the tenant has a catalog, every item its events name."""
+        if not self._listed:
+            return np.ones(len(self.ids), dtype=bool)
         return self._sellable[: len(self.ids)]
 
     @property
@@ -63,7 +66,7 @@ class ItemIndex:
         return np.fromiter((row_of.get(item, -1) for item in item_ids), dtype=np.int64, count=len(item_ids))
 
     def row(self, item_id: str) -> int:
-        """The item's row, made when it is new: counts may arrive before the catalog."""
+        """The item's row, made when it is new: events and counts may name it before the catalog does."""
         row = self.row_of.get(item_id)
         if row is None:
             row = self.row_of[item_id] = len(self.ids)
@@ -76,6 +79,7 @@ class ItemIndex:
     def put(self, item: Item, vector: Float32) -> None:
         """Add or replace an item; vector (D,) in the model's space, zeros when there is none."""
         row = self.row(item.item_id)
+        self._listed += self.items[row] is None
         self.items[row] = item
         self._matrix[row] = vector
         self._sellable[row] = item.in_stock and not item.blocked
