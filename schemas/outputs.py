@@ -26,7 +26,8 @@ class RecommendedItem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
-    """`degraded` is null, or names the shortcut that was taken: explanations, cached_vector, counts_only, no_history."""
+    """`degraded` is null, or names the shortcut that was taken: explanations (left out), counts_only (no model
+    yet), no_history (nothing known of the user), no_items (nothing known to recommend)."""
 
     recommendation_id: str
     tenant: str

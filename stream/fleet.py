@@ -135,9 +135,9 @@ class Fleet:
         await self.personalizer.close_interval(state)
         for batch in owned.open_batches:
             batch.ack()
-        if owned.open_batches:
-            self.on_closed(state, time.perf_counter() - started)
         owned.open_batches.clear()
+        if state.outcomes:
+            self.on_closed(state, time.perf_counter() - started)
 
 
 def rebuild_due(entries: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:

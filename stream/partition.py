@@ -29,6 +29,7 @@ import msgspec
 from schemas.events import Lane
 from stream.core import state as states
 from stream.core.counts import PartitionCounts
+from stream.core.owed import Owed
 from stream.core.state import UserState
 from stream.ports import Store
 
@@ -44,6 +45,7 @@ class Meta(msgspec.Struct, array_like=True):
     offsets: dict[str, tuple[str, int]] = {}  # input topic → (topic id, last folded offset)
     clock_ms: int = 0
     live_since_ms: int = 0  # 0 until the first live event
+    owed: list[bytes] = []  # users whose latest live event no recommendation has answered yet
 
 
 _meta_decoder = msgspec.msgpack.Decoder(Meta)
@@ -67,7 +69,9 @@ def due_of(data: bytes) -> int:
 class PartitionState:
     """States of one partition: an overlay of changed ones over a cache over the store, and the churn timers."""
 
-    def __init__(self, partition: int, store: Store, counts: PartitionCounts, cached_max: int) -> None:
+    def __init__(
+        self, partition: int, store: Store, counts: PartitionCounts, cached_max: int, recommend_interval_ms: int
+    ) -> None:
         self.partition = partition
         self.store = store
         self.counts = counts
@@ -80,9 +84,13 @@ class PartitionState:
         self._stored_due: dict[bytes, int] = {}
         self._timers: list[tuple[int, bytes]] = []
         self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
-        self.carry_from_ms = 0  # wall time since which silence moves the clock
+        self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
         self._written_meta = msgspec.msgpack.encode(self.meta)
+        self.owed = Owed(recommend_interval_ms)
+        self.load(self.meta.owed)
+        for key in self.meta.owed:
+            self.owed.owe(key, self.read(key).recommended_ts_ms, self.meta.clock_ms)
 
     def load_timers(self, entries: list[tuple[bytes, int]]) -> None:
         """Set the churn timers from (user key, due time) pairs, as the store's small due records hold them."""
@@ -125,11 +133,23 @@ class PartitionState:
         for key in keys:
             self.unscheduled.setdefault(key, "model")
 
+    def encoded_meta(self) -> bytes:
+        """The partition's record as it would be written now."""
+        self.meta.owed = self.owed.keys()
+        return msgspec.msgpack.encode(self.meta)
+
     def meta_changed(self) -> bool:
-        return msgspec.msgpack.encode(self.meta) != self._written_meta
+        return self.encoded_meta() != self._written_meta
 
     def advance_clock(self, ts_ms: int) -> None:
         self.meta.clock_ms = max(self.meta.clock_ms, ts_ms)
+
+    def carried_clock_ms(self, wall_ms: int, caught_up: bool) -> int:
+        """The partition's clock, carried on through silence by the wall clock. Only while nothing waits to be read:
+        otherwise it would run ahead of events that are already in the log."""
+        if not caught_up or self._carry_from_ms == 0 or self.meta.live_since_ms == 0:
+            self._carry_from_ms = wall_ms
+        return self.meta.clock_ms + max(0, wall_ms - self._carry_from_ms)
 
     def set_due(self, key: bytes, due_ms: int) -> None:
         """Set or clear (0) a user's churn timer; older entries for the user become void."""
@@ -159,7 +179,7 @@ class PartitionState:
     def frozen(self) -> tuple[list[tuple[bytes, bytes | None]], dict[bytes, bytes | None]]:
         """What closing the interval writes: changelog records in order (partition record last), and the store's puts."""
         log: list[tuple[bytes, bytes | None]] = [(key, pack(state)) for key, state in self.dirty.items()]
-        log.append((META_KEY, msgspec.msgpack.encode(self.meta)))
+        log.append((META_KEY, self.encoded_meta()))
         puts: dict[bytes, bytes | None] = dict(log)
         for key, state in self.dirty.items():
             if self._stored_due.get(key, 0) != state.due_ts_ms:
@@ -176,7 +196,7 @@ class PartitionState:
             self._cache[key] = state
             self._cache.move_to_end(key)
         self.dirty.clear()
-        self._written_meta = msgspec.msgpack.encode(self.meta)
+        self._written_meta = self.encoded_meta()
         while len(self._cache) > self._cached_max:
             self._cache.popitem(last=False)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -16,8 +17,9 @@ from schemas.topics import Topic
 from stream.alerts import AlertDesk
 from stream.core import fold, identity
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
-from stream.core.featurize import Float32, batch, sequence
+from stream.core.featurize import Float32, Sequence, batch, sequence
 from stream.core.fold import Outcome
+from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, explain, rank, score
 from stream.core.state import UserState
 from stream.outbox import Outbox, Outputs, OutRecord, utc
@@ -27,6 +29,7 @@ from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 
 T = TypeVar("T")
+NO_HISTORY = Sequence([], [], [], [])
 
 
 class Record(Protocol):
@@ -68,7 +71,7 @@ class Personalizer:
         self.alerts = AlertDesk(run)
         self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
 
-    async def process(self, part: PartitionState, source: Input, records: Sequence[Record]) -> None:
+    async def process(self, part: PartitionState, source: Input, records: Seq[Record]) -> None:
         """Steps 2 to 5 for one batch of one input topic."""
         serving = self.serving.current
         outbox = Outbox()
@@ -76,31 +79,18 @@ class Personalizer:
             self._identities(part, source, records, outbox)
             await self.send(outbox)
             return
-        active: dict[bytes, Event] = {}
         stragglers: dict[bytes, Event] = {}
         for record, event in self._decode(part, source, records, outbox):
             key = user_key(event.tenant, event.user)
             if event.lane == "live":
                 await self.alerts.before_live_event(part, serving, key, event.ts_ms, outbox)
-            state = part.read(key)
-            outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
-            part.outcomes[outcome.value] += 1
-            if outcome is not Outcome.FOLDED:
-                continue
-            part.touched(key, event.lane)
-            for touch in added:
-                part.counts.observe(event.tenant, touch, state.ring, record.offset, part.published)
-            for claim in identity.claims_of(state, event):
-                outbox.claim(claim)
-            if state.claims:
+            if self._fold(part, serving, key, record, event, outbox) and part.read(key).claims:
                 stragglers[key] = event
-            if event.lane == "live":
-                active[key] = event
         for key, event in stragglers.items():
             for answer in identity.answers(part.read(key), event.tenant, event.user):
                 outbox.answer(answer)
         backlog = len(records) >= self.settings.batch_records_max
-        await self._recommend(part, serving, active, outbox, explained=not backlog)
+        await self._recommend(part, serving, part.meta.clock_ms, outbox, explained=not backlog)
         await self.alerts.raise_due(part, serving, part.meta.clock_ms, outbox)
         await self.send(outbox)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset)
@@ -128,19 +118,18 @@ class Personalizer:
         part.written()
 
     async def tick(self, part: PartitionState, caught_up: bool) -> None:
-        """Carry the clock through silence, so that silence itself raises alerts. Only when nothing waits to be read:
-        otherwise the clock would run ahead of events that are already in the log."""
-        if not caught_up or part.meta.live_since_ms == 0:
-            part.carry_from_ms = self.clock.now_ms()
+        """Between batches: recommendations whose interval is over, and alerts that silence itself raises."""
+        if part.meta.live_since_ms == 0:
             return
         outbox = Outbox()
-        now_ms = self.clock.now_ms()
-        clock_ms = part.meta.clock_ms + max(0, now_ms - part.carry_from_ms)
-        await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
+        clock_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up)
+        await self._recommend(part, self.serving.current, clock_ms, outbox, explained=caught_up)
+        if caught_up:
+            await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
         await self.send(outbox)
 
     def _decode(
-        self, part: PartitionState, source: Input, records: Sequence[Record], outbox: Outbox
+        self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox
     ) -> list[tuple[Record, Event]]:
         """Step 2, and one read of the store for all users of the batch."""
         events: list[tuple[Record, Event]] = []
@@ -171,7 +160,7 @@ class Personalizer:
         where = Source(topic=source.topic, partition=part.partition, offset=record.offset)
         outbox.dead_letter(reject, record.value or b"", record.key, where, record.timestamp)
 
-    def _identities(self, part: PartitionState, source: Input, records: Sequence[Record], outbox: Outbox) -> None:
+    def _identities(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> None:
         """Claims and answers; both are idempotent, so a second reading needs no protection."""
         for record in records:
             try:
@@ -191,63 +180,75 @@ class Personalizer:
                     part.change(key)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset)
 
-    async def _recommend(
-        self, part: PartitionState, serving: Serving, active: dict[bytes, Event], outbox: Outbox, explained: bool
-    ) -> None:
-        """Steps 3 and 4 for users of live events whose interval has passed."""
-        due: dict[str, list[tuple[UserState, Event]]] = {}
-        for key, event in active.items():
-            state = part.read(key)
-            if event.ts_ms - state.recommended_ts_ms >= self.settings.recommend_interval_ms:
-                state.recommended_ts_ms = event.ts_ms
-                due.setdefault(event.tenant, []).append((state, event))
-        for tenant, users in due.items():
-            for start in range(0, len(users), self.settings.encode_users_max):
-                await self._recommend_some(serving, tenant, users[start : start + self.settings.encode_users_max],
-                                           outbox, explained)  # fmt: skip
-        part.outcomes["recommended"] += sum(len(users) for users in due.values())
+    def _fold(
+        self, part: PartitionState, serving: Serving, key: bytes, record: Record, event: Event, outbox: Outbox
+    ) -> bool:
+        """Step 3 for one event; whether it changed anything."""
+        state = part.read(key)
+        outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
+        part.outcomes[outcome.value] += 1
+        if outcome is not Outcome.FOLDED:
+            return False
+        part.touched(key, event.lane)
+        for touch in added:
+            serving.index(event.tenant).row(touch.item_id)
+            part.counts.observe(event.tenant, touch, state.ring, record.offset, part.published)
+        for claim in identity.claims_of(state, event):
+            outbox.claim(claim)
+        if event.lane == "live" and (let_go := part.owed.owe(key, state.recommended_ts_ms, part.meta.clock_ms)):
+            part.outcomes["recommendation_let_go"] += let_go
+        return True
 
-    async def _recommend_some(
-        self, serving: Serving, tenant: str, users: list[tuple[UserState, Event]], outbox: Outbox, explained: bool
+    async def _recommend(
+        self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox, explained: bool
+    ) -> None:
+        """Steps 3 and 4 for users whose interval has passed, as of their latest event. At most one call of the encoder,
+        so that folding stays ahead of recommending; the rest comes with the next batch or tick."""
+        by_tenant: dict[str, list[tuple[str, UserState]]] = {}
+        keys = part.owed.take(clock_ms, self.settings.recommend_users_max)
+        part.load(keys)
+        for key in keys:
+            state = part.change(key)
+            state.recommended_ts_ms = clock_ms
+            tenant, user = key.decode().split("/", 1)
+            by_tenant.setdefault(tenant, []).append((user, state))
+        for tenant, users in by_tenant.items():
+            await self._recommend_to(serving, tenant, users, outbox, explained)
+        if keys:
+            part.outcomes["recommended"] += len(keys)
+
+    async def _recommend_to(
+        self, serving: Serving, tenant: str, users: list[tuple[str, UserState]], outbox: Outbox, explained: bool
     ) -> None:
         index = serving.index(tenant)
-        if not len(index):
-            return
-        now = [event.ts_ms for _, event in users]
-        sequences = [
-            sequence(state, ts_ms, serving.events_max) for (state, _), ts_ms in zip(users, now, strict=True)
-        ]
+        states = [state for _, state in users]
+        now = [state.last_ts_ms for state in states]
+        sequences = [sequence(state, ts_ms, serving.events_max) for state, ts_ms in zip(states, now, strict=True)]
         vectors: Float32 | None = None
         weights: Float32 | None = None
-        if serving.models is not None:
+        if serving.models is not None and len(index):
             arrays = batch(sequences, index, now, serving.events_max)
             vectors, weights = await self.run(serving.models.encode, arrays)  # (B, D), (B, L)
             assert vectors is not None
             vectors[~arrays["mask"].any(axis=1)] = 0  # nothing known of this user: the model has no say
-        states = [state for state, _ in users]
         parts = score(vectors, states, sequences, index, serving.blend, now)
         total = parts.total()
-        for at, (state, event) in enumerate(users):
-            rows = rank(total[at], state, index, self.rules)
-            one = sequences[at] if explained else sequences[at]._replace(item_ids=[], kinds=[], ts_ms=[], event_ids=[])
+        for at, (user, state) in enumerate(users):
+            rows = rank(total[at], state, index, self.rules) if len(index) else []
+            one = sequences[at] if explained else NO_HISTORY
             known = weights[at] if weights is not None else None
-            degraded = None if explained else "explanations"
-            if serving.models is None:
-                degraded = "counts_only"
-            elif not sequences[at].item_ids:
-                degraded = "no_history"
             outbox.recommendation(
                 Recommendation(
-                    recommendation_id=output_id("recommendation", tenant, event.message_id, serving.version),
+                    recommendation_id=output_id("recommendation", tenant, state.last_event_id, serving.version),
                     tenant=tenant,
-                    user_id=event.user,
+                    user_id=user,
                     items=explain(rows, at, parts, one, known, index, serving.blend),
-                    as_of_event_id=event.message_id,
-                    as_of_ts=utc(event.ts_ms),
+                    as_of_event_id=state.last_event_id,
+                    as_of_ts=utc(state.last_ts_ms),
                     model_version=serving.version,
-                    degraded=degraded,
+                    degraded=_degraded(index, serving, sequences[at], explained),
                 ),
-                event.ts_ms,
+                state.last_ts_ms,
             )
 
     async def _publish_counts(self, part: PartitionState) -> None:
@@ -261,3 +262,14 @@ class Personalizer:
             await self.outputs.send(topics.ITEM_COUNTS, records)
             part.published.update((key, counts.counts[key].offset) for key in counts.dirty)
             counts.dirty.clear()
+
+
+def _degraded(index: ItemIndex, serving: Serving, known: Sequence, explained: bool) -> str | None:
+    """The strongest shortcut that was taken, or None."""
+    if not len(index):
+        return "no_items"
+    if serving.models is None:
+        return "counts_only"
+    if not known.item_ids:
+        return "no_history"
+    return None if explained else "explanations"

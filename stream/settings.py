@@ -74,7 +74,7 @@ class Personalize(Section):
     exclude: Literal["none", "bought", "seen"] = Field("bought", description="items of a user's past left out")
     lateness_max_ms: int = Field(2 * 86_400_000, description="live events older than the partition's clock by more are late")
     skew_max_ms: int = Field(300_000, description="a live event may be ahead of the broker's clock by this much")
-    encode_users_max: int = Field(256, ge=1, description="users encoded in one ONNX call")
+    recommend_users_max: int = Field(256, ge=1, description="users recommended to with one batch or tick: one ONNX call")
     cached_states_max: int = Field(50_000, ge=1, description="decoded user states kept in memory, per partition")
     onnx_threads: int = Field(1, ge=1)
     metrics_port: int = Field(0, description="0: any free port, written to <home>/run/personalize-*.json")

@@ -170,6 +170,7 @@ class Personalize:
         """Recover one partition: its store brought up to the changelog's end, its counts as they were published."""
         await self.following.wait()
         await asyncio.gather(*(reader.ready() for reader in self.readers.values()))
+        await self.readers[topics.ITEM_COUNTS].caught_up()  # what the owner before us published until it let go
         await self.releases.first_loaded()
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
         clock = self.fleet.personalizer.clock
@@ -182,7 +183,8 @@ class Personalize:
             store.write(stale | rebuild_due(store.iterate()), store.changelog_offset, clock.now_ms())
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         counts = PartitionCounts(self.serving.current.counts_policy, self.serving.counts_of(partition))
-        state = PartitionState(partition, store, counts, self.settings.personalize.cached_states_max)
+        own = self.settings.personalize
+        state = PartitionState(partition, store, counts, own.cached_states_max, own.recommend_interval_ms)
         state.load_timers([(key, int.from_bytes(value, "big")) for key, value in due])
         log.info("partition opened", partition=partition, recovered=recovered.records, seconds=round(recovered.seconds, 3),
                  timers=len(due))  # fmt: skip

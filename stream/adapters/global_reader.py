@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -40,6 +40,8 @@ class GlobalReader:
         self._on_records = on_records
         self._ready = asyncio.Event()
         self._positions: dict[int, int] = {}
+        self._ends_wanted: list[asyncio.Future[dict[TopicPartition, int]]] = []
+        self._advanced = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -48,14 +50,33 @@ class GlobalReader:
 
     async def ready(self) -> None:
         """Return once everything that was on the topic when the reader began has been handed over."""
+        await self._unless_failed(self._ready.wait())
+
+    async def caught_up(self) -> None:
+        """Return once everything that is on the topic now has been handed over: for who takes over what another process
+        has written meanwhile. Waits through an outage of the broker."""
+        await self._unless_failed(self._caught_up())
+
+    async def _caught_up(self) -> None:
+        wanted: asyncio.Future[dict[TopicPartition, int]] = asyncio.get_running_loop().create_future()
+        self._ends_wanted.append(wanted)
+        ends = await wanted
+        async with self._advanced:
+            await self._advanced.wait_for(lambda: self._passed(ends))
+
+    def _passed(self, ends: dict[TopicPartition, int]) -> bool:
+        return all(self._positions.get(tp.partition, 0) >= end for tp, end in ends.items())
+
+    async def _unless_failed(self, waiting: Coroutine[Any, Any, Any]) -> None:
         task = self._running()
-        waiter = asyncio.create_task(self._ready.wait())
+        waiter = asyncio.create_task(waiting)
         try:
             await asyncio.wait([task, waiter], return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiter.cancel()
         if task.done():
             await task
+        await waiter
 
     async def wait_failed(self) -> None:
         """Wait until the reader ends; raises what ended it. For a task that ends the process with it."""
@@ -96,20 +117,33 @@ class GlobalReader:
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         tps = await self._assign(consumer)
-        missing = dict(await consumer.end_offsets(tps))
+        ends_at_start = await consumer.end_offsets(tps)
         while True:
             fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
-            for tp, records in fetched.items():
+            for records in fetched.values():
                 self._on_records(records)
                 self.records_read += len(records)
-                self._positions[tp.partition] = records[-1].offset + 1
-            if not self._ready.is_set():
-                for tp in [tp for tp, end in missing.items() if await consumer.position(tp) >= end]:
-                    del missing[tp]
-                if not missing:
-                    self._ready.set()
+            await self._note_positions(consumer, tps)
+            if self._passed(ends_at_start):
+                self._ready.set()
             if len(consumer.partitions_for_topic(self.topic) or ()) > len(tps):
                 tps = await self._assign(consumer)  # partitions were added: read the new ones too
+
+    async def _note_positions(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> None:
+        """How far it has read, compacted gaps included; and where the topic ends, for those who ask."""
+        wanted, self._ends_wanted = self._ends_wanted, []
+        try:
+            ends = await consumer.end_offsets(tps) if wanted else {}
+        except BaseException:
+            self._ends_wanted = wanted + self._ends_wanted  # the next client answers them
+            raise
+        for one in wanted:
+            if not one.done():
+                one.set_result(ends)
+        async with self._advanced:
+            for tp in tps:
+                self._positions[tp.partition] = await consumer.position(tp)
+            self._advanced.notify_all()
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         # a client that has not asked for the topic yet does not know its partitions

@@ -21,6 +21,7 @@ class Metrics:
         self.name = name
         self.records = Counter("clickwake_records", "input records taken", ["topic"])
         self.outcomes = Counter("clickwake_outcomes", "what became of inputs, and what was said", ["outcome", "partition"])
+        self.owed = Gauge("clickwake_recommendations_owed", "users who wait for their interval or turn", ["partition"])
         self.batch_seconds = Histogram("clickwake_batch_seconds", "steps 2 to 5 of a batch", buckets=_SECONDS)
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
         self.releases = Counter("clickwake_releases", "bundles announced, by what became of them", ["result"])
@@ -40,6 +41,7 @@ class Metrics:
         for outcome, count in state.outcomes.items():
             self.outcomes.labels(outcome, str(state.partition)).inc(count)
         state.outcomes.clear()
+        self.owed.labels(str(state.partition)).set(len(state.owed))
 
     def release(self, result: str, version: str) -> None:
         self.releases.labels(result).inc()

@@ -154,6 +154,11 @@ async def test_the_reader_of_everything_is_ready_at_the_end_and_follows(here: Se
     async with asyncio.timeout(10):
         await arrived.wait()
     assert got[-1].key == b"later"
+    more: list[producing.Message] = [(b"m%d" % n, b"v", ()) for n in range(2_000)]
+    await producing.send_batches(producer, topic, {0: more, 1: more})
+    async with asyncio.timeout(10):
+        await reader.caught_up()
+    assert len(got) == 14_001
     await reader.stop()
 
 

@@ -34,8 +34,11 @@ class Bench:
         self.personalizer = Personalizer(
             Personalize(**settings), self.serving, self.outputs, run_inline, self.clock, lambda key: 0
         )
-        self.part = PartitionState(0, self.store, PartitionCounts(CountsPolicy()), 100)
+        self.part = self.opened(PartitionCounts(CountsPolicy()))
         self.offset = -1
+
+    def opened(self, counts: PartitionCounts) -> PartitionState:
+        return PartitionState(0, self.store, counts, 100, self.personalizer.settings.recommend_interval_ms)
 
     def items(self, count: int = 6, **marks: Any) -> None:
         for n in range(count):
@@ -79,6 +82,49 @@ async def test_recommendations_keep_the_interval_and_the_catalog_rules() -> None
     listed = [item["item_id"] for item in second["items"]]
     assert listed[0] == "i4" and not {"i0", "i2", "i3"} & set(listed)
     assert len([i for i in [item["item_id"] for item in first["items"]] if i in {"i1", "i3", "i5"}]) == 2
+
+
+async def test_the_last_event_of_an_interval_is_answered_at_its_end_even_in_silence_and_after_a_restart() -> None:
+    bench = Bench(FakeModels(), recommend_interval_ms=5_000)
+    bench.items()
+    await bench.feed(event(item="i1"), event(item="i1", ts_ms=T0_MS + 1_000))
+    await bench.feed(event(item="i2", ts_ms=T0_MS + 2_000))
+    await bench.feed(event(item="i3", ts_ms=T0_MS + 3_000))
+    await bench.close()
+    bench.part = bench.opened(bench.part.counts)
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    bench.clock.at_ms += 2_999
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    assert [said["as_of_event_id"][-2:] for said in bench.outputs.values("recommendations")] == ["i1"]
+    bench.clock.at_ms += 1
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    bench.clock.at_ms += 60_000
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    assert [said["as_of_event_id"][-2:] for said in bench.outputs.values("recommendations")] == ["i1", "i3"]
+
+
+async def test_under_load_those_seen_last_come_first_and_nobody_is_forgotten() -> None:
+    bench = Bench(FakeModels(), recommend_users_max=2)
+    bench.items()
+    await bench.feed(*(event(user=f"u{n}", ts_ms=T0_MS + n) for n in range(5)))
+    assert [said["user_id"] for said in bench.outputs.values("recommendations")] == ["u4", "u3"]
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    assert [said["user_id"] for said in bench.outputs.values("recommendations")] == ["u4", "u3", "u2", "u1", "u0"]
+
+
+async def test_a_shop_without_a_catalog_is_recommended_what_its_events_name() -> None:
+    bench = Bench()
+    await bench.feed(event(item="seen"), event(user="mute", item=None))
+    first, second = bench.outputs.values("recommendations")
+    assert {first["user_id"]: first["items"][0]["item_id"], second["user_id"]: second["items"][0]["item_id"]} == {
+        "u": "seen", "mute": "seen",
+    }  # fmt: skip
+    empty = Bench()
+    await empty.feed(event(item=None))
+    (said,) = empty.outputs.values("recommendations")
+    assert said["items"] == [] and said["degraded"] == "no_items"
 
 
 async def test_without_a_model_counts_answer_and_say_so() -> None:
@@ -145,7 +191,7 @@ async def test_a_crash_at_every_send_then_replay_equals_an_undisturbed_run(fail_
     for entity, _, record in crashed.outputs.sent:
         if entity == "item-counts":
             again.serving.on_count(record.key, record.value)
-    again.part = PartitionState(0, again.store, PartitionCounts(CountsPolicy(), again.serving.counts_of(0)), 100)
+    again.part = again.opened(PartitionCounts(CountsPolicy(), again.serving.counts_of(0)))
     again.items()
     await again.feed(*inputs)
     await again.close()
@@ -201,7 +247,6 @@ async def test_importing_history_then_going_live_raises_nothing_and_calls_nothin
     await bench.feed(event(user="now", ts_ms=T0_MS))
     await bench.close()
     assert bench.outputs.values("churn-alerts") == []
-    assert bench.outputs.values("recommendations") == []  # no items: nothing to say
     assert bench.part.outcomes["late"] == 0 and bench.part.outcomes["folded"] == 201
 
 
