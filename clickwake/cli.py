@@ -104,7 +104,7 @@ def up(
         list[str] | None, typer.Option(help="run only this process besides the servers; may be repeated"),
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = 1,
-    train_every: Annotated[str | None, typer.Option(help="retrain and release this often, such as 6h")] = None,
+    train_every: Annotated[str, typer.Option(help="retrain and release this often; off to never do it")] = "6h",
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Run everything on this machine: Kafka, ClickHouse, topics, tables and all processes, until Ctrl-C."""
@@ -296,6 +296,25 @@ def evaluate_churn(
     from training import commands
 
     commands.evaluate_churn(dataset, path, split, horizon_days, as_json)
+
+
+bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.command("pipeline")
+def bench_pipeline(
+    events: Annotated[int, typer.Option(min=1_000, help="in the backlog whose rate is measured")] = 60_000,
+    rate: Annotated[float, typer.Option(min=1, help="events/s at which latency is measured")] = 200.0,
+    seconds: Annotated[float, typer.Option(min=1, help="… for so long")] = 30.0,
+    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """The whole system's rate beside a bare Faust agent's on the same events, and the latency to a recommendation."""
+    from benchmarks import pipeline
+
+    options = pipeline.Options(events=events, rate=rate, seconds=seconds, workers=workers)
+    raise typer.Exit(pipeline.main(options, as_json=as_json))
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import subprocess
@@ -28,13 +29,13 @@ def home() -> Path:
     return load().home.absolute()
 
 
-def run_up(*, detach: bool, only: tuple[str, ...], workers: int, train_every: str | None, ready_fd: int | None) -> int:
+def run_up(*, detach: bool, only: tuple[str, ...], workers: int, train_every: str, ready_fd: int | None) -> int:
     """Run everything until Ctrl-C, or in the background."""
     console = Console(stderr=True)
-    options = {"processes": only or None, "workers": workers, "train_every": train_every}
+    options = {"processes": only or None, "workers": workers, "train_every": _training(train_every, only, console)}
     if detach:
-        arguments = [*(f"--only={name}" for name in only), f"--workers={workers}"]
-        return _detached(home(), [*arguments, *([f"--train-every={train_every}"] if train_every else [])], console)
+        arguments = [*(f"--only={name}" for name in only), f"--workers={workers}", f"--train-every={train_every}"]
+        return _detached(home(), arguments, console)
     structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
                         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO if ready_fd else logging.WARNING))
     try:
@@ -54,6 +55,16 @@ def run_up(*, detach: bool, only: tuple[str, ...], workers: int, train_every: st
         console.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         return EXIT_FAILED
     return 0
+
+
+def _training(every: str, only: tuple[str, ...], console: Console) -> str | None:
+    """How often to train here: never when told so, with chosen processes only, or where it is not installed."""
+    if every == "off" or only:
+        return None
+    if importlib.util.find_spec("torch") is None:
+        console.print("no training here: the `train` extra is not installed; releases come from elsewhere", style="dim")
+        return None
+    return every
 
 
 def _to_pipe(pipe: object, text: str) -> None:

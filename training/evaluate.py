@@ -44,7 +44,7 @@ class Row:
 def question(history: History, snapshot: Snapshot, split_ms: int, end_ms: int) -> tuple[Question, list[str]]:
     """Users known before `split_ms` and their first moment in [split_ms, end_ms); items are the history's, in order."""
     later = (event for event in history.events if split_ms <= event.ts_ms < end_ms)
-    known = [user for user, state in snapshot.states.items() if state.ring]
+    known = [user for user, state in snapshot.states.items() if state.history()]
     following = next_moments(later, known)
     users = sorted(following)
     most = min(USERS_MAX, max(1, CELLS_MAX // max(1, len(history.items))))

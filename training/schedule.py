@@ -22,12 +22,13 @@ from schemas.release import Manifest, ModelRelease
 from stream import settings as settings_module
 from stream.adapters import model_store
 from stream.settings import Settings
-from training import release, snapshot, train
+from training import release, snapshot, text_encoder, train
 from training.evaluate import Row
 
 log = structlog.get_logger()
 
 WORSE_MAX = 0.02  # of NDCG@10, relative: below this the difference is drift of the sample, and newer data is worth more
+RETRY_S = 300.0  # after a round that could not be done
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -79,15 +80,30 @@ def run_once(settings: Settings, tenant: str) -> tuple[Manifest, ModelRelease | 
 
 
 def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) -> None:
-    """Train at once, then every `every_s`, until `stop`. A round that cannot be done says why and is tried again."""
+    """Train whenever the current release is `every_s` old, until `stop`. A round that cannot be done says why and is tried
+    again soon: a new shop has no history yet. The text encoder is exported first: the catalog waits for it."""
+    text_encoder.export(settings)
+    stop.wait(_due_in_s(settings, every_s))
     while not stop.is_set():
         started = time.monotonic()
+        pause_s = every_s
         try:
             manifest, announced, why = run_once(settings, tenant)
             log.info("released" if announced else "not released", model_version=manifest.model_version, why=why)
         except (snapshot.EmptyHistory, ConnectionError, release.NothingReleased, KafkaUnavailable, NotAcknowledged) as error:
-            log.warning("no training this time", why=str(error), again_in_s=round(every_s))
-        stop.wait(max(1.0, every_s - (time.monotonic() - started)))
+            pause_s = min(every_s, RETRY_S)
+            log.warning("no training this time", why=str(error), again_in_s=round(pause_s))
+        stop.wait(max(1.0, pause_s - (time.monotonic() - started)))
+
+
+def _due_in_s(settings: Settings, every_s: float) -> float:
+    """Time until the current release is due for renewal; 0 when there is none, or nobody to ask."""
+    try:
+        now = release.current(settings)
+    except (ConnectionError, release.NothingReleased) as error:
+        log.warning("the current release is not known", why=str(error))
+        return 0.0
+    return 0.0 if now is None else max(0.0, now.released_at.timestamp() + every_s - time.time())
 
 
 def main(arguments: list[str] | None = None) -> int:

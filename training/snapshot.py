@@ -20,6 +20,7 @@ from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted
 from schemas.catalog import Item
 from schemas.events import Event
+from stream.core import identity
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.featurize import CHURN_FEATURES, Float32, Sequence, churn_features, sequence
 from stream.core.fold import Outcome, fold, touches
@@ -143,6 +144,19 @@ def _observe(snapshot: Snapshot, open_moments: dict[str, _OpenMoment], event: Ev
         for touch in added:
             seen.add(touch.item_id)
             snapshot.counts.observe(event.tenant, touch, state.ring, offset, {})
+        _join(snapshot, state, event)
+
+
+def _join(snapshot: Snapshot, state: UserState, event: Event) -> None:
+    """Anonymous histories go to the known users who claim them, by the same steps as between two partitions."""
+    answers = identity.answers(state, event.tenant, event.user)  # of an anonymous id that was claimed: a straggler
+    for claim in identity.claims_of(state, event):
+        anonymous = snapshot.states.setdefault(claim.anonymous, UserState())
+        identity.note_claim(anonymous, claim)
+        answers += identity.answers(anonymous, claim.tenant, claim.anonymous)
+    for answer in answers:
+        if identity.link(snapshot.states.setdefault(answer.user, UserState()), answer):
+            snapshot.touched.setdefault(answer.user, set()).update(touch.item_id for touch in answer.ring)
 
 
 def _close(snapshot: Snapshot, user: str, moment: _OpenMoment) -> None:
@@ -200,7 +214,7 @@ def from_dataset(name: str, path: Path) -> History:
 
 
 def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
-    """A tenant's history from ClickHouse, and its catalog as far as the events name it (title, category, brand).
+    """A tenant's history and catalog from ClickHouse.
 
     Raises `EmptyHistory` when the sink has stored nothing yet, and ClickHouseMissing when no server answers.
     """
@@ -215,7 +229,7 @@ def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
         )
         rows = client.query(query, parameters={"tenant": tenant, "most": EVENTS_MAX}).result_rows
         events = (_from_row(tenant, row) for row in rows)
-        return _history(f"ClickHouse, tenant {tenant}", events, _named_items(client, tenant))
+        return _history(f"ClickHouse, tenant {tenant}", events, _catalog(client, tenant))
     finally:
         client.close()
 
@@ -232,14 +246,12 @@ def _from_row(tenant: str, row: tuple[Any, ...]) -> Event:
     )  # fmt: skip
 
 
-def _named_items(client: Any, tenant: str) -> Iterator[Item]:
-    query = (
-        "SELECT product_id, argMax(name, (name != '', timestamp)), argMax(brand, (brand != '', timestamp)), "
-        "argMax(category, (category != '', timestamp)) FROM event_products FINAL "
-        "WHERE tenant = {tenant:String} AND product_id != '' GROUP BY product_id ORDER BY product_id"
-    )
-    for item_id, name, brand, category in client.query(query, parameters={"tenant": tenant}).result_rows:
-        yield Item(item_id=item_id, tenant=tenant, title=name[:4_000], brand=brand, category=category)
+def _catalog(client: Any, tenant: str) -> Iterator[Item]:
+    """The catalog as the catalog worker reads it, so that training encodes the same texts as serving."""
+    columns = ("item_id", "title", "brand", "category", "description", "in_stock", "blocked", "pinned")
+    query = f"SELECT {', '.join(columns)} FROM items FINAL WHERE tenant = {{tenant:String}} ORDER BY item_id"  # noqa: S608
+    for row in client.query(query, parameters={"tenant": tenant}).result_rows:
+        yield Item(tenant=tenant, **dict(zip(columns, row, strict=True)))
 
 
 def _lines(path: Path, kind: type[Any]) -> Iterator[Any]:

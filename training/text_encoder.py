@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 import torch
 
+from stream.adapters import model_store
 from stream.adapters.model_store import TextModel
 from stream.adapters.onnx import TOKENS_MAX, TextEncoder, sha256
 from stream.settings import Settings
@@ -76,7 +77,8 @@ def export(settings: Settings) -> str:
     identity = hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in weights) + tokenizer)
     identity.update(f"mean-l2-{TOKENS_MAX}".encode())
     space = identity.hexdigest()[:16]
-    fs, root = fsspec.core.url_to_fs(f"{settings.registry.rstrip('/')}/text/{space}")
+    uri = f"{settings.registry.rstrip('/')}/text/{space}"
+    fs, root = fsspec.core.url_to_fs(uri)
     if fs.exists(f"{root}/manifest.json"):
         return space
     model = Pooled(AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager")).eval()
@@ -87,10 +89,8 @@ def export(settings: Settings) -> str:
         space=space, dim=encoder.dim, tokens_max=TOKENS_MAX,
         files={"model.onnx": sha256(data), "tokenizer.json": sha256(tokenizer)},
     )  # fmt: skip
-    fs.makedirs(root, exist_ok=True)
-    fs.pipe_file(f"{root}/model.onnx", data)
-    fs.pipe_file(f"{root}/tokenizer.json", tokenizer)
-    fs.pipe_file(f"{root}/manifest.json", msgspec.json.encode(manifest))
+    files = {"model.onnx": data, "tokenizer.json": tokenizer, "manifest.json": msgspec.json.encode(manifest)}
+    model_store.write_files(uri, files)
     log.info("text encoder exported", space=space, dim=encoder.dim, megabytes=round(len(data) / 1e6, 1))
     return space
 

@@ -90,7 +90,7 @@ def shop(users: int, seed: int) -> snapshot.History:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     registry = str(tmp_path_factory.mktemp("registry"))
-    settings = Settings(models=Models(registry=registry), training=Training(budget_s=10.0))
+    settings = Settings(models=Models(registry=registry), training=Training(budget_s=120.0))  # epochs end it, not time
     history = shop(150, 1)
     text = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
     return settings, history, text, train.train(settings, history, text=("test", text))
@@ -146,3 +146,15 @@ def test_a_too_short_history_is_refused(tmp_path: Path) -> None:
     history = snapshot.from_events([event(n, "u", n, "a") for n in range(5)])
     with pytest.raises(snapshot.EmptyHistory, match="at least 50 are needed"):
         train.train(settings, history, text=("test", np.zeros((1, 8), dtype=np.float32)))
+
+
+def test_an_anonymous_history_belongs_to_whom_it_was_claimed_by_as_in_serving() -> None:
+    anonymous = {"userId": None, "anonymousId": "a"}
+    history = snapshot.from_events([
+        event(1, "u", 0, "x", **anonymous), event(2, "u", 1, "y", anonymousId="a"), event(3, "u", 2, "z", **anonymous),
+        event(4, "u", 3, "w", anonymousId="a"),
+    ])  # fmt: skip
+    found = {(one.user, one.targets): one.history.item_ids for one in snapshot.replay(history).moments}
+    assert found["u", ("w",)] == ["x", "y"]  # z came after the claim, and the next one is half an hour and more away
+    state = snapshot.replay(history).states["u"]
+    assert [touch.item_id for touch in state.history()] == ["x", "y", "z", "w"]  # claimed again by the last event
