@@ -2,7 +2,9 @@
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CLICKWAKE_HOME=/var/lib/clickwake
 RUN groupadd --system --gid 10001 clickwake \
- && useradd --system --uid 10001 --gid clickwake --home-dir /var/lib/clickwake --create-home clickwake
+ && useradd --system --uid 10001 --gid clickwake --home-dir /var/lib/clickwake --create-home clickwake \
+ && install --directory --owner clickwake --group clickwake /models
+# a named volume takes its owner from the folder it is first mounted on
 WORKDIR /app
 
 FROM base AS workers
@@ -14,6 +16,7 @@ COPY producers producers
 COPY workers workers
 COPY clickwake clickwake
 COPY training/__init__.py training/__init__.py
+COPY benchmarks/__init__.py benchmarks/__init__.py
 RUN pip install --no-cache-dir --no-deps .
 USER clickwake
 VOLUME /var/lib/clickwake

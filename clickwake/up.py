@@ -122,6 +122,10 @@ class Local:
         self._supervisor.restart(name)
         self._await_ready(name)
 
+    def end(self, name: str) -> None:
+        """End one process and leave it so, until `restart`."""
+        self._supervisor.stop(name)
+
     def pid(self, name: str) -> int | None:
         """The process id now; None while it is down. Raises `LookupError` for a name that is not run here."""
         return self._supervisor.child(name).pid
