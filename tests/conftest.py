@@ -9,10 +9,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from stream.settings import ClickHouse, Kafka, Settings
+
+if TYPE_CHECKING:
+    from tests.support.bundles import Exported
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +58,24 @@ def settings(kafka: str, clickhouse: ClickHouse, topic_prefix: str, tmp_path: Pa
         kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": topic_prefix}),
         clickhouse=clickhouse.model_copy(update={"database": topic_prefix}),
     )
+
+
+@pytest.fixture(scope="session")
+def exported() -> Exported:
+    """The files of a tiny bundle; `tests.support.bundles.publish` makes whole bundles of them."""
+    from tests.support import bundles
+
+    return bundles.exported()
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with the real text encoder."""
+    from training.text_encoder import export
+
+    home = tmp_path_factory.mktemp("registry")
+    export(Settings(home=home))
+    return home / "models"
 
 
 @pytest.fixture(scope="session")

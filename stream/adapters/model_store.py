@@ -21,8 +21,10 @@ import structlog
 
 from schemas.release import FORMAT_VERSION, Manifest, ModelRelease
 from stream.adapters.onnx import Bundle, TextEncoder, sha256
-from stream.core.churn import EDGES_DAYS
+from stream.core.churn import EDGES_DAYS, ChurnPolicy
+from stream.core.counts import CountsPolicy
 from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.core.recommend import Blend
 
 BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "golden.npz")
 FILE_BYTES_MAX = 1 << 30
@@ -72,6 +74,7 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
         raise BundleRefused(f"format {manifest.format_version}, this worker reads {FORMAT_VERSION}")
     if manifest.feature_version != FEATURE_VERSION:
         raise BundleRefused(f"features of version {manifest.feature_version}, this worker computes {FEATURE_VERSION}")
+    _check_policies(manifest)
     missing = set(BUNDLE_FILES) - manifest.files.keys()
     if missing:
         raise BundleRefused(f"the manifest names no {', '.join(sorted(missing))}")
@@ -94,6 +97,17 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
     except Exception as error:  # onnxruntime and numpy raise many kinds for a file that is not what it should be
         raise BundleRefused(f"{uri} cannot be opened: {type(error).__name__}: {error}") from error
     return bundle
+
+
+def _check_policies(manifest: Manifest) -> None:
+    try:
+        CountsPolicy.from_manifest(manifest.counts)
+        Blend.from_manifest(manifest.blend)
+        ChurnPolicy.from_manifest(manifest.churn)
+    except msgspec.ValidationError as error:
+        raise BundleRefused(f"the manifest's policies cannot be used: {error}") from error
+    if manifest.events_max < 1:
+        raise BundleRefused(f"events_max is {manifest.events_max}, at least 1 is needed")
 
 
 def golden_outputs(bundle: Bundle, golden: dict[str, Any]) -> dict[str, Float32]:

@@ -69,10 +69,12 @@ class Releases:
                 self.executor, lambda: model_store.load(self.settings.registry, release, threads=threads)
             )
             serving = self.state.prepare(bundle)
-        except model_store.BundleRefused as error:
-            self._refuse(release.model_version, str(error))
+        except model_store.RegistryAway as error:  # it says nothing about the bundle
+            log.warning("release waits for its registry", model_version=release.model_version, why=str(error),
+                        keeps=self.state.current.version, again_in_s=RETRY_S)  # fmt: skip
+            loop.call_later(RETRY_S, self._changed.set)
             return
-        except ValueError as error:
+        except (model_store.BundleRefused, ValueError) as error:
             self._refuse(release.model_version, str(error))
             return
         if self._waits_for_space(serving):

@@ -9,6 +9,7 @@ session-based recommendation algorithms" (2018), section 3.1: a step of distance
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import msgspec
 
@@ -21,11 +22,14 @@ _WEIGHT = {
 }  # fmt: skip
 
 
+HalfLife = Annotated[float, msgspec.Meta(gt=0)]  # days; checked when a manifest is read
+
+
 class CountsPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of the live counts, from the manifest."""
 
-    popularity_half_life_days: float = 14.0
-    rules_half_life_days: float = 60.0
+    popularity_half_life_days: HalfLife = 14.0
+    rules_half_life_days: HalfLife = 60.0
     rules_window: int = 5  # how many earlier touches a touch is a successor of
     rules_age_days_max: float = 30.0  # … if they are not older than this
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.outputs import Reason, RecommendedItem
+from stream.core.counts import HalfLife
 from stream.core.featurize import Float32, Sequence
 from stream.core.index import ItemIndex
 from stream.core.state import DAY_MS, UserState
@@ -29,7 +30,7 @@ class Blend(msgspec.Struct, frozen=True, kw_only=True):
     personal: float = 0.3
     rules: float = 1.0
     popularity: float = 0.2
-    personal_half_life_days: float = 60.0
+    personal_half_life_days: HalfLife = 60.0
     rules_step: float = 0.8  # weight of the k-th last item is rules_step ** k
     rules_items: int = 10
 

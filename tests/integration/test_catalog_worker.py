@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import pytest
 from kafka import KafkaProducer
 
 from clickwake import topics as topic_admin
@@ -22,16 +21,6 @@ ITEMS = [
     Item(item_id="tyre", tenant="t", title="Winter tyre for a lorry", category="Motor"),
     Item(item_id="bare", tenant="t"),
 ]
-
-
-@pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with the real text encoder."""
-    from training.text_encoder import export
-
-    home = tmp_path_factory.mktemp("registry")
-    export(Settings(home=home))
-    return home / "models"
 
 
 def vectors(settings: Settings) -> dict[str, ItemVector]:

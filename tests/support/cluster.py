@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
+from kafka.errors import CoordinatorNotAvailableError
 
 from schemas import topics
 from schemas.events import key as user_key
@@ -36,25 +41,39 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
 
-def produce_events(settings: Settings, events: Iterable[dict[str, Any] | tuple[bytes, bytes]]) -> int:
-    """Send events by the contract's partitioner and wait for the broker; raw (key, bytes) pairs go as they are."""
-    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", linger_ms=5)
-    topic = topics.EVENTS.name(settings.kafka.topic_prefix)
-    sent = 0
-    futures = []
-    for one in events:
-        if isinstance(one, tuple):
-            key, value = one
-        else:
-            key = user_key(one["tenant"], one.get("userId") or one["anonymousId"])
-            value = msgspec.json.encode(one)
-        futures.append(producer.send(topic, key=key, value=value))
-        sent += 1
-    producer.flush(60)
-    for future in futures:
-        future.get(10)
-    producer.close()
-    return sent
+class Sender:
+    """One producer for many sends; each returns once the broker has acknowledged all of it."""
+
+    def __init__(self, settings: Settings, topic: Topic = topics.EVENTS) -> None:
+        self._producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", linger_ms=5)
+        self._topic = topic.name(settings.kafka.topic_prefix)
+
+    def send(self, events: Iterable[dict[str, Any] | tuple[bytes | None, bytes | None]]) -> int:
+        """Events by the contract's partitioner; raw (key, bytes) pairs go as they are."""
+        futures = []
+        for one in events:
+            if isinstance(one, tuple):
+                key, value = one
+            else:
+                key = user_key(one["tenant"], one.get("userId") or one["anonymousId"])
+                value = msgspec.json.encode(one)
+            futures.append(self._producer.send(self._topic, key=key, value=value))
+        self._producer.flush(60)
+        for future in futures:
+            future.get(10)
+        return len(futures)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._producer.close()
+
+
+def produce_events(settings: Settings, events: Iterable[dict[str, Any] | tuple[bytes | None, bytes | None]]) -> int:
+    """Send events and wait for the broker; see `Sender.send`."""
+    with Sender(settings) as sender:
+        return sender.send(events)
 
 
 def read_all(settings: Settings, topic: Topic) -> list[Any]:
@@ -72,6 +91,30 @@ def read_all(settings: Settings, topic: Topic) -> list[Any]:
             records.extend(some)
     consumer.close()
     return records
+
+
+class Tail:
+    """Follows a topic from its beginning; `records` are all that were seen so far."""
+
+    def __init__(self, settings: Settings, topic: Topic) -> None:
+        self.records: list[Any] = []
+        self._consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=None,
+                                       auto_offset_reset="earliest", enable_auto_commit=False,
+                                       fetch_max_wait_ms=20)  # fmt: skip
+        name = topic.name(settings.kafka.topic_prefix)
+        self._consumer.assign([TopicPartition(name, p) for p in sorted(self._consumer.partitions_for_topic(name) or ())])
+
+    def poll(self) -> list[Any]:
+        """Take what is there, waiting 50 ms at most for the first of it; returns all records so far."""
+        for some in self._consumer.poll(timeout_ms=50).values():
+            self.records.extend(some)
+        return self.records
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
 
 
 def lag(settings: Settings, group: str, topic: Topic) -> int:
@@ -98,11 +141,64 @@ def start_worker(settings: Settings, module: str, home: Path | None = None, **ex
         "CLICKWAKE_KAFKA__PARTITIONS": str(settings.kafka.partitions),
         "CLICKWAKE_CLICKHOUSE__PORT": str(settings.clickhouse.port),
         "CLICKWAKE_CLICKHOUSE__DATABASE": settings.clickhouse.database,
+        "CLICKWAKE_MODELS__REGISTRY": settings.registry,
         **extra,
     }
     log = home / f"{module}-{len(list(home.glob('*.log')))}.log"
     with log.open("wb") as out:
         return subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+
+
+class Worker:
+    """A worker process: its log and its metrics."""
+
+    def __init__(self, process: subprocess.Popen[bytes], home: Path, module: str) -> None:
+        self.process, self.home, self.module = process, home, module
+
+    def log(self) -> str:
+        return "".join(path.read_text() for path in sorted(self.home.glob(f"{self.module}-*.log")))
+
+    def metrics(self) -> dict[str, float]:
+        """`name{label="value"}` → value; empty while the process has not said where its metrics are."""
+        for path in (self.home / "run").glob("*.json"):
+            found = json.loads(path.read_text())
+            if found["pid"] == self.process.pid:
+                return metrics(found["metrics_port"])
+        return {}
+
+
+def metrics(port: int) -> dict[str, float]:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in lines}
+
+
+@contextlib.contextmanager
+def running(settings: Settings, module: str, home: Path | None = None, **extra: str) -> Iterator[Worker]:
+    """A worker for the length of a block: it must live until then and end in order when told to."""
+    worker = Worker(start_worker(settings, module, home, **extra), home or settings.home, module)
+    try:
+        yield worker
+        assert worker.process.poll() is None, f"{module} ended by itself:\n{worker.log()[-3_000:]}"
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.process.wait(30) == 0, worker.log()[-3_000:]
+    finally:
+        if worker.process.poll() is None:
+            worker.process.kill()
+            worker.process.wait()
+
+
+def members(settings: Settings, group: str) -> int:
+    """Members of a group that has settled; 0 while it rebalances or nobody knows it yet."""
+    admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+    try:
+        found = admin.describe_groups([f"{settings.kafka.topic_prefix}-{group}"])
+    except CoordinatorNotAvailableError:
+        return 0
+    finally:
+        admin.close()
+    (one,) = found.values()
+    return len(one["members"]) if one["group_state"] == "Stable" else 0
 
 
 def oracle(settings: Settings) -> dict[bytes, UserState]:

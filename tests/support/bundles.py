@@ -1,0 +1,107 @@
+"""Tiny bundles in a registry: exported once a session by the project's own code, published in milliseconds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from kafka import KafkaProducer
+
+from schemas import topics
+from schemas.catalog import Item, ItemVector
+from schemas.release import Manifest, ModelRelease
+from stream.adapters import model_store
+from stream.adapters.onnx import sha256
+from stream.core.churn import EDGES_DAYS
+from stream.core.featurize import CHURN_FEATURES
+from stream.settings import Models, Settings
+from training import export
+from training.churn import HazardNet
+from training.user_encoder import Config, Recommender
+
+TEXT_DIM = 384  # MiniLM's, so that the real text encoder's vectors fit too
+SPACE = "tiny"
+ITEMS = [Item(item_id=f"i{n}", tenant="t", title=f"thing {n}", category=f"c{n % 4}") for n in range(12)]
+LAPSE_DAYS = 1.0  # of silence, then the churn model of these bundles raises an alert
+CHURN = {"horizon_days": 14.0, "raise_at": 0.8, "clear_at": 0.5, "cooldown_days": 3.0}
+
+
+class Exported(NamedTuple):
+    """The ONNX files of one untrained recommender and of a churn model that says: back within a day, or hardly ever."""
+
+    model: Recommender
+    files: dict[str, bytes]
+
+
+def exported() -> Exported:
+    torch.manual_seed(0)
+    text = torch.randn(len(ITEMS), TEXT_DIM)
+    model = Recommender(Config(dim=16, layers=1, heads=2, text_dim=TEXT_DIM), text).eval()
+    net = HazardNet(torch.zeros(len(CHURN_FEATURES)), torch.ones(len(CHURN_FEATURES))).eval()
+    rates = np.where(EDGES_DAYS[:-1] < LAPSE_DAYS, 2.0, 0.001)  # returns a day
+    with torch.no_grad():
+        net.out.weight.zero_()
+        net.out.bias.copy_(torch.from_numpy(np.log(rates)))
+    return Exported(model, export.files(model, net, [item.item_id for item in ITEMS]))
+
+
+def publish(
+    registry: str, made: Exported, *, seed: int = 0, space: str = SPACE, parent: str | None = None, **fields: Any
+) -> Manifest:
+    """A whole bundle; `seed` moves the item vectors, so that another seed is another model; `fields` of the manifest."""
+    residuals = np.load(io.BytesIO(made.files["item_residuals.npz"]), allow_pickle=False)
+    noise = np.random.default_rng(seed).normal(size=residuals["vectors"].shape).astype(np.float32)
+    files = made.files | {"item_residuals.npz": npz(ids=residuals["ids"], vectors=residuals["vectors"] + noise)}
+    manifest = msgspec.structs.replace(
+        export.draft(made.model, space, parent, files, (0, 1)), **({"churn": CHURN} | fields)
+    )
+    golden = export.golden(export.open_files(manifest, files), np.zeros((2, len(CHURN_FEATURES)), dtype=np.float32))
+    return export.publish(registry, manifest, files, {"golden.npz": golden})[0]
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def with_registry(settings: Settings, registry: Path) -> Settings:
+    return settings.model_copy(update={"models": Models(registry=str(registry))})
+
+
+def announcement(registry: str, manifest: Manifest) -> ModelRelease:
+    """What a publisher who does not verify puts on the models topic for a bundle."""
+    raw = (Path(model_store.bundle_uri(registry, manifest.model_version)) / "manifest.json").read_bytes()
+    return ModelRelease(model_version=manifest.model_version, uri=f"bundles/{manifest.model_version}",
+                        manifest_sha256=sha256(raw), released_at=manifest.created_at)  # fmt: skip
+
+
+def announce(settings: Settings, value: ModelRelease | bytes) -> None:
+    """Straight onto the models topic, past `training.release`."""
+    raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
+    _send(settings, topics.MODELS, [(b"current", raw)])
+
+
+def put_vectors(settings: Settings, items: Iterable[Item] = ITEMS, *, space: str = SPACE, dim: int = TEXT_DIM) -> None:
+    """Item vectors as the catalog worker would put them, without its text encoder: drawn, the same in every run."""
+    rng = np.random.default_rng(11)
+    records = []
+    for item in items:
+        drawn = rng.normal(size=dim)
+        vector = (drawn / np.linalg.norm(drawn)).astype("<f4").tobytes() if item.text() else b""
+        value = ItemVector(space=space, content_hash=item.item_id, vector=vector, item=item)
+        records.append((f"{space}/{item.tenant}/{item.item_id}".encode(), msgspec.msgpack.encode(value)))
+    _send(settings, topics.ITEM_VECTORS, records)
+
+
+def _send(settings: Settings, topic: topics.Topic, records: list[tuple[bytes, bytes]]) -> None:
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
+    futures = [producer.send(topic.name(settings.kafka.topic_prefix), key=key, value=value) for key, value in records]
+    for future in futures:
+        future.get(30)
+    producer.close()
