@@ -38,8 +38,8 @@ from benchmarks.bundle import train_once
 from benchmarks.observe import BenchFailed, Offsetter, cpu_seconds, expect, number, spent, stopped, until_zero
 from benchmarks.open_loop import OpenLoop
 from benchmarks.rush import Moved, Rush, backlog, record, rush
-from clickwake.demo import metric
 from clickwake.kafka_jars import KAFKA_VERSION
+from clickwake.observe import metric
 from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.mess import Record

@@ -230,17 +230,29 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="its file")] = None,
 ) -> None:
     """Everything on this machine, with a simulated shop whose truth is known; ends with a summary checked against it."""
-    from clickwake import demo as whole
-    from clickwake import demo_dataset
+    from rich.console import Console
+
+    from clickwake.demo import dataset as books
+    from clickwake.demo import shop
+    from clickwake.demo.stage import DemoFailed
+    from clickwake.process import StartError
+    from producers.datasets.registry import DATASETS
+    from producers.datasets.table import DatasetError
     from stream.settings import load
 
     home = load().home.absolute()
-    if dataset is None:
-        whole.run(home, keep=keep)
-    elif data is None:
-        raise typer.BadParameter("--dataset needs --data PATH")
-    else:
-        demo_dataset.run(home, dataset, data, keep=keep)
+    try:
+        if dataset is None:
+            shop.run(home, keep=keep)
+        elif data is None:
+            raise typer.BadParameter("--dataset needs --data PATH")
+        elif dataset not in DATASETS:
+            raise typer.BadParameter(f"unknown data set {dataset!r}; known are {', '.join(DATASETS)}")
+        else:
+            books.run(home, dataset, data, keep=keep)
+    except (DemoFailed, StartError, DatasetError) as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error
 
 
 @app.command()

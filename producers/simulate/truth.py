@@ -146,9 +146,10 @@ class Truth:
         """How well recommendations hit true tastes, beside random and popular items; see verdict.TasteShare."""
         return judge_recommendations(self, recommendations)
 
-    def alert_quality(self, alerts: Iterable[ChurnAlert], as_of: Time, *, settle_days: float = 14.0) -> AlertQuality:
-        """How well churn alerts up to `as_of` met those who left; see verdict.AlertQuality."""
-        return judge_alerts(self, alerts, ms_of(as_of), settle_days)
+    def alert_quality(self, alerts: Iterable[ChurnAlert], as_of: Time, *, settle_days: float = 14.0,
+                      since: Time = 0) -> AlertQuality:
+        """How well churn alerts up to `as_of` met those who left since `since`; see verdict.AlertQuality."""
+        return judge_alerts(self, alerts, ms_of(as_of), settle_days, ms_of(since))
 
     # ---- file
 

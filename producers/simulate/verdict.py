@@ -44,7 +44,8 @@ class TasteShare(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CohortAlerts(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts for one cohort: shoppers seen by `as_of`, of them left, of these caught; alerts raised and right."""
+    """Counts for one cohort: shoppers seen by `as_of`, of them left since `since`, of these caught; alerts raised and
+    right."""
 
     shoppers: int
     left: int
@@ -54,8 +55,9 @@ class CohortAlerts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertQuality(msgspec.Struct, frozen=True, kw_only=True):
-    """`precision` = right / raised (alerts); `recall` = caught / left (shoppers); Wilson 95% intervals; NaN-free: 0 of 0
-    is None. `recall_settled` leaves out those who left less than `settle_days` before `as_of`: no silence shows that yet.
+    """`precision` = right / raised (alerts); `recall` = caught / left (shoppers who left since `since`, when alerts began
+    to be raised); Wilson 95% intervals; NaN-free: 0 of 0 is None. `recall_settled` leaves out those who left less than
+    `settle_days` before `as_of`: no silence shows that yet.
 
     `lead_days` (median, lower and upper quartile) is left_at − raised over caught shoppers: positive was before they left.
     `lead_over_rule_days` is the median by which alerts were ahead of waiting for 30 silent days after the leaving.
@@ -188,8 +190,11 @@ def _holidays(shopper: ShopperTruth, case: _Case, as_of_ms: int) -> tuple[int, i
     return len(begun), len(alerted)
 
 
-def judge_alerts(truth: Truth, alerts: Iterable[ChurnAlert], as_of_ms: int, settle_days: float) -> AlertQuality:
-    """See AlertQuality. Alerts after `as_of` are left out, alerts said twice (equal ids) counted once."""
+def judge_alerts(
+    truth: Truth, alerts: Iterable[ChurnAlert], as_of_ms: int, settle_days: float, since_ms: int = 0
+) -> AlertQuality:
+    """See AlertQuality. Alerts after `as_of` are left out, alerts said twice (equal ids) counted once; who left before
+    `since` is not to be caught."""
     cases: dict[int, _Case] = defaultdict(_Case)
     unknown = shared = 0
     distinct = {alert.alert_id: alert for alert in alerts}
@@ -213,7 +218,7 @@ def judge_alerts(truth: Truth, alerts: Iterable[ChurnAlert], as_of_ms: int, sett
         orphaned += sum(shopper.user_id not in (None, alert.user_id) for alert in wrong)
         begun, alerted = _holidays(shopper, case, as_of_ms)
         holidays, holidays_alerted = holidays + begun, holidays_alerted + alerted
-        left = left_at is not None and left_at <= as_of_ms
+        left = left_at is not None and since_ms <= left_at <= as_of_ms
         caught_at = case.caught_at_ms(shopper) if left else None
         for column, count in enumerate((1, left, caught_at is not None, len(case.raises), len(case.raises) - len(wrong))):
             tally[column] += count

@@ -154,3 +154,10 @@ def test_saved_and_loaded_it_answers_the_same(tmp_path: Path) -> None:
     assert loaded.summary() == truth.summary()
     assert (loaded.shoppers, loaded.items) == (truth.shoppers, truth.items)
     assert loaded.mask_of("u0", at(60)) == truth.mask_of("u0", at(60))
+
+
+def test_who_left_before_alerts_began_is_not_to_be_caught() -> None:
+    truth = shop(shopper(0, "abrupt", left=10), shopper(1, "abrupt", left=40), shopper(2, "abrupt", left=50))
+    quality = truth.alert_quality([alert("u0", 35), alert("u1", 45)], at(60), since=at(30))
+    assert (quality.raised, quality.right) == (2, 2)
+    assert (quality.left, quality.caught) == (2, 1)

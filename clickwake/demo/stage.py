@@ -1,0 +1,85 @@
+"""What both demos stand on: a home that begins empty, waiting that is shown, and staying up at the end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from clickwake import up
+from clickwake.observe import Lag, owed
+from stream.adapters import clickhouse
+
+DATA = ("kafka/data", "clickhouse", "state", "models/bundles", "replay")  # of a home; programs and text encoders stay
+WAIT_S_MAX = 240.0
+POLL_S = 0.1
+
+
+class DemoFailed(RuntimeError):
+    """A step did not come to its end, or a count is wrong; the text says which and where its log is."""
+
+
+def begin_afresh(home: Path, console: Console) -> None:
+    """Set the data of earlier runs aside, so that counts are of this run alone. Nothing is deleted."""
+    found = [name for name in DATA if (home / name).exists()]
+    if not found or up.read_status(home) is not None:  # what runs there is told to whoever starts next
+        return
+    aside = home / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    for name in found:
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).rename(aside / name)
+    console.print(f"  earlier data of this home is kept in {aside}; remove it if nobody needs it", style="dim")
+
+
+class Stage:
+    """A running installation with a console; waits are shown, and end with an error that names the log."""
+
+    def __init__(self, local: up.Local, console: Console) -> None:
+        self.local, self.console, self.settings = local, console, local.settings
+        self.lag = Lag(local.settings)
+
+    def until_zero(self, what: str, left: Callable[[], int], process: str) -> None:
+        """Wait until nothing is left to do. Raises `DemoFailed`."""
+        deadline = time.monotonic() + WAIT_S_MAX
+        with self.console.status(what) as status:
+            while (count := left()) > 0:
+                if time.monotonic() > deadline:
+                    raise DemoFailed(f"{what}: {count} left after {WAIT_S_MAX:.0f} s; see {self.log(process)}")
+                status.update(f"{what}: {count:,} left")
+                time.sleep(POLL_S)  # neither Kafka nor a worker tells when a group has committed
+
+    def settle(self) -> None:
+        """Everything that was sent is folded, answered and stored."""
+        self.until_zero("folding", self.lag.folding, "personalize")
+        self.until_zero("answering", lambda: owed(self.settings), "personalize")
+        self.until_zero("storing", self.lag.storing, "sink")
+
+    def log(self, process: str) -> Path:
+        return self.settings.home / "logs" / f"{process}.log"
+
+    def query(self, ask: Callable[[Any], Any]) -> Any:
+        """`ask` with a ClickHouse client."""
+        with closing(clickhouse.connect(self.settings.clickhouse, wait_s=10.0)) as client:
+            return ask(client)
+
+    def stay(self, keep: bool) -> None:
+        """With `keep`, say what can be done now and wait for Ctrl-C or SIGTERM."""
+        if not keep:
+            return
+        collector = self.settings.collector
+        self.console.print(
+            f"Clickwake stays up: the collector's page is http://{collector.host}:{collector.port}/docs, `clickwake sql` "
+            "asks ClickHouse, `clickwake status` shows the processes. Ctrl-C ends it.", highlight=False)
+        over = threading.Event()
+        before = {number: signal.signal(number, lambda *_: over.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+        over.wait()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        self.console.print("stopping")
