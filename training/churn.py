@@ -32,7 +32,10 @@ ALERTS_MIN = 30  # below this a precision is chance
 CLEAR_BELOW = 0.15  # hysteresis
 LOG_RATE_MIN, LOG_RATE_MAX = -12.0, 2.0  # a return a day in 160,000, and seven a day
 INTEGRATED_MAX = 8.0  # of a rate over one interval: three in 10,000 outlive it, and sums stay exact in float32
-SMOOTHNESS = 0.02  # on steps between intervals: where nothing was watched yet, the rate goes on as before
+# On steps between intervals: where nothing was watched yet, the rate goes on as before. Few visits last until the late
+# intervals, so a little weighs much there: with 0.02 the chance to stay away 14 more days after 14 days of silence was put
+# at 0.26 where Kaplan-Meier says 0.40 (simulated shop), and of those who had left 1 in 24 was alerted instead of 15.
+SMOOTHNESS = 0.0005
 
 
 class HazardNet(nn.Module):
