@@ -241,9 +241,17 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._stop.set()
         for client in (self._consumer, self._producer):
             if client is not None:
-                await client.stop()
+                await _stopped(client)
         await self._in_thread(self._writer.close)
         self._thread.shutdown()
+
+
+async def _stopped(client: Any) -> None:
+    """Stop a client. While the broker is away, aiokafka's fetcher lets the cancellation of its own tasks out of `stop`."""
+    stopping = asyncio.ensure_future(client.stop())
+    await asyncio.wait((stopping,))
+    if not stopping.cancelled():
+        stopping.result()
 
 
 def _is_ours(value: bytes | None) -> bool:

@@ -16,9 +16,11 @@ from tests.support.cluster import (
     comparable,
     item_counts,
     lag,
+    members,
     oracle,
     produce_events,
     read_all,
+    running,
     start_worker,
     stored_states,
     until,
@@ -90,6 +92,26 @@ def test_killed_while_replaying_and_a_second_worker_coming_and_going(settings: S
     assert first.wait(20) == 0
     assert_equals_oracle(settings)
     assert item_counts(settings)
+
+
+def test_an_open_interval_holds_up_no_rebalance_and_is_not_lost_in_it(settings: Settings, tmp_path: Path) -> None:
+    """No timer closes an interval here, so only a revocation can; if it waited for the interval, it waited for ever."""
+    topic_admin.create(settings)
+    events = history(3_000)
+    for_ever = {"CLICKWAKE_PERSONALIZE__FLUSH_INTERVAL_MS": "3600000"}
+    taken = f'clickwake_records_total{{topic="{topics.EVENTS.name(settings.kafka.topic_prefix)}"}}'
+    sent = produce_events(settings, events[:2_000])
+    with running(settings, "workers.personalize", tmp_path / "one", **for_ever) as first:
+        until(lambda: first.metrics().get(taken) == sent, 60, "every event folded")
+        assert lag(settings, "personalize", topics.EVENTS) == sent, "and the interval open"
+        with running(settings, "workers.personalize", tmp_path / "two", **for_ever) as second:
+            until(lambda: members(settings, "personalize") == 2 and caught_up(settings), 45, "the revocation closed it")
+            more = produce_events(settings, events[2_000:])
+            both = (first, second)
+            until(lambda: sum(one.metrics().get(taken, 0.0) for one in both) == sent + more, 60, "the rest folded by two")
+            assert second.metrics()[taken] > 0 and lag(settings, "personalize", topics.EVENTS) == more
+        until(lambda: caught_up(settings), 45, "leaving closed the intervals of both")
+    assert_equals_oracle(settings)
 
 
 def test_bad_records_are_dead_letters_and_neighbours_go_on(settings: Settings) -> None:

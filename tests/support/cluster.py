@@ -154,6 +154,14 @@ class Worker:
 
     def __init__(self, process: subprocess.Popen[bytes], home: Path, module: str) -> None:
         self.process, self.home, self.module = process, home, module
+        self.stopped = False
+
+    def stop(self) -> None:
+        """It must have lived until now and end in order when told to."""
+        assert self.process.poll() is None, f"{self.module} ended by itself:\n{self.log()[-3_000:]}"
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(30) == 0, self.log()[-3_000:]
+        self.stopped = True
 
     def log(self) -> str:
         return "".join(path.read_text() for path in sorted(self.home.glob(f"{self.module}-*.log")))
@@ -175,13 +183,12 @@ def metrics(port: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def running(settings: Settings, module: str, home: Path | None = None, **extra: str) -> Iterator[Worker]:
-    """A worker for the length of a block: it must live until then and end in order when told to."""
+    """A worker for the length of a block, or until it is stopped; see `Worker.stop`."""
     worker = Worker(start_worker(settings, module, home, **extra), home or settings.home, module)
     try:
         yield worker
-        assert worker.process.poll() is None, f"{module} ended by itself:\n{worker.log()[-3_000:]}"
-        worker.process.send_signal(signal.SIGTERM)
-        assert worker.process.wait(30) == 0, worker.log()[-3_000:]
+        if not worker.stopped:
+            worker.stop()
     finally:
         if worker.process.poll() is None:
             worker.process.kill()
