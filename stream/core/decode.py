@@ -11,6 +11,7 @@ from schemas.events import EVENT_BYTES_MAX, Event
 
 OLDEST_MS = 946_684_800_000  # 2000-01-01: earlier is a broken clock, and ClickHouse's partitions start there
 TENANT_SEPARATOR = "/"
+OWN_MARK = "#"  # `#due/t/u` in the state store is the timer of a user of tenant t, and must not be another tenant's user
 
 
 class Ok(msgspec.Struct, frozen=True):
@@ -64,6 +65,8 @@ def _check(event: Event, append_ms: int, skew_max_ms: int) -> Decoded:
         return reject("userId", "required", "neither userId nor anonymousId is given")
     if TENANT_SEPARATOR in event.tenant:
         return reject("tenant", "pattern", f"'{TENANT_SEPARATOR}' separates tenant and user in keys")
+    if event.tenant.startswith(OWN_MARK):
+        return reject("tenant", "pattern", f"'{OWN_MARK}' begins the keys of the partition's own records")
     ts_ms = event.ts_ms
     if ts_ms < OLDEST_MS:
         return reject("timestamp", "minimum", f"{event.timestamp.isoformat()} is before 2000-01-01")
@@ -85,9 +88,9 @@ def message_of(error: Exception) -> Message:
     """
     text = str(error)
     found = _PATH.search(text)
-    if found:
-        return Message(path=found.group(1), keyword="type", message=_PATH.sub("", text))
+    path = found.group(1) if found else ""
+    text = _PATH.sub("", text)
     missing = re.search(r"missing required field `([^`]*)`", text)
     if missing:
-        return Message(path=missing.group(1), keyword="required", message=text)
-    return Message(path="", keyword="type", message=text)
+        return Message(path=f"{path}.{missing.group(1)}".removeprefix("."), keyword="required", message=text)
+    return Message(path=path, keyword="type", message=text)
