@@ -31,6 +31,7 @@ from tests.support.cluster import (
     Worker,
     comparable,
     lag,
+    outcomes,
     produce_events,
     read_all,
     running,
@@ -164,6 +165,12 @@ def refused_by_the_collector() -> list[Refused]:
     ]  # fmt: skip
 
 
+def accounted(worker: Worker) -> int:
+    """Inputs that have exactly one of these ends."""
+    ends = ("folded", "duplicate", "late", "rejected", "dropped:")
+    return sum(number for name, number in outcomes(worker).items() if name.startswith(ends))
+
+
 Hostile = Callable[[Settings, Worker], None]
 
 
@@ -175,7 +182,7 @@ def run(settings: Settings, version: str, home: Path, now_ms: int, hostile: Host
     past, live = neighbours(now_ms)
     produce_events(settings, past)
     with ExitStack() as stack:
-        stack.enter_context(running(settings, "workers.personalize", home / "personalize"))
+        worker = stack.enter_context(running(settings, "workers.personalize", home / "personalize"))
         stack.enter_context(running(settings, "workers.sink", home / "sink"))
         collector = stack.enter_context(
             running(settings, "producers.collector", home / "collector", CLICKWAKE_COLLECTOR__PORT="0",
@@ -189,6 +196,8 @@ def run(settings: Settings, version: str, home: Path, now_ms: int, hostile: Host
         sender.send(live[40:])
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "everything folded")
         until(lambda: lag(settings, "personalize", topics.IDENTITY) == 0, 60, "identities too")
+        records = len(read_all(settings, topics.EVENTS)) + len(read_all(settings, topics.IDENTITY))
+        until(lambda: accounted(worker) == records, 20, f"{records} records accounted for, {outcomes(worker)}")
         until(lambda: len(recommended(settings)) >= NEIGHBOURS, 30, "a recommendation for every neighbour")
         found = [msgspec.json.decode(one.value, type=DeadLetter) for one in read_all(settings, topics.DEAD_LETTERS)]
         letters = {letter.dead_letter_id: letter for letter in found}  # the same refused twice is the same letter

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -179,6 +180,15 @@ def metrics(port: int) -> dict[str, float]:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
         lines = [line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if not line.startswith("#")]
     return {name: float(value) for name, value in lines}
+
+
+def outcomes(worker: Worker) -> Counter[str]:
+    """What became of a personalize worker's inputs, and what it said, over its partitions."""
+    found: Counter[str] = Counter()
+    for name, value in worker.metrics().items():
+        if name.startswith("clickwake_outcomes_total{"):
+            found[name.split('outcome="')[1].split('"')[0]] += round(value)
+    return found
 
 
 @contextlib.contextmanager
