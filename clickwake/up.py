@@ -201,6 +201,8 @@ class Local:
 
     def _run(self, name: str, command: Sequence[str], log: Path) -> None:
         env = os.environ | {"CLICKWAKE_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        if name.startswith("personalize"):  # its products are small: BLAS threads would only spin on cores others need
+            env.setdefault("OPENBLAS_NUM_THREADS", "1")
         if self._train_every:
             env["CLICKWAKE_TRAINING__EVERY"] = self._train_every
         self._supervisor.start(Spec(name, tuple(command), log, env))

@@ -84,12 +84,13 @@ class AlertDesk:
     ) -> None:
         policy = serving.churn
         state = part.change(key)
+        if state.claims:  # an anonymous id whose owner is known now: its silence says nothing, the owner's does
+            self._clear(part, key, curve, serving, outbox)
+            part.set_due(key, 0)
+            return
         p_now = float(churn.p_no_return(curve, 0.0, policy))
         if cause == "live" and churn.on_event(state.alert, p_now, state.last_ts_ms, policy) == "clear":
-            if not state.alert.silenced:
-                self._emit("cleared", key, state, curve, state.last_ts_ms, serving, outbox)
-                part.outcomes["alert_cleared"] += 1
-            state.alert = Alert(cleared_ts_ms=state.last_ts_ms)
+            self._clear(part, key, curve, serving, outbox)
         due_ms = churn.due_ms(curve, state.last_ts_ms, policy)
         if due_ms and state.alert.cleared_ts_ms:
             due_ms = max(due_ms, state.alert.cleared_ts_ms + round(policy.cooldown_days * DAY_MS))
@@ -99,6 +100,16 @@ class AlertDesk:
             else:
                 due_ms = part.meta.clock_ms  # the new model would have said so earlier; it says so now
         part.set_due(key, 0 if state.alert.raised else due_ms)
+
+    def _clear(self, part: PartitionState, key: bytes, curve: Float32, serving: Serving, outbox: Outbox) -> None:
+        """Take a standing alert back; one that was never announced goes without a word."""
+        state = part.change(key)
+        if not state.alert.raised:
+            return
+        if not state.alert.silenced:
+            self._emit("cleared", key, state, curve, state.last_ts_ms, serving, outbox)
+            part.outcomes["alert_cleared"] += 1
+        state.alert = Alert(cleared_ts_ms=state.last_ts_ms)
 
     async def _curves(self, serving: Serving, states: list[UserState]) -> Float32:
         """(B, E) log survival."""
@@ -120,7 +131,7 @@ class AlertDesk:
             probability=round(p, 6),
             horizon_days=round(serving.churn.horizon_days),
             interval=churn.interval(p, serving.churn),
-            reasons=reasons(state, silence_days) if what == "raised" else ("came back",),
+            reasons=reasons(state, silence_days) if what == "raised" else (_why_cleared(state),),
             last_event_ts=utc(state.last_ts_ms),
             as_of_ts=utc(ts_ms),
             model_version=serving.version or NO_MODEL,
@@ -140,6 +151,10 @@ def reasons(state: UserState, silence_days: float) -> tuple[str, ...]:
         f"silent for {silence_days:.1f} days, {rhythm}",
         f"{_plural(state.orders, 'order')} in {_plural(len(state.days), 'active day')}",
     )
+
+
+def _why_cleared(state: UserState) -> str:
+    return "known by another id" if state.claims else "came back"
 
 
 def _plural(n: int, noun: str) -> str:

@@ -171,7 +171,7 @@ class Personalizer:
             if isinstance(message, identity.Claim):
                 key = user_key(message.tenant, message.anonymous)
                 if identity.note_claim(part.read(key), message):
-                    part.change(key)
+                    part.touched(key, message.lane)
                 for answer in identity.answers(part.read(key), message.tenant, message.anonymous):
                     outbox.answer(answer)
             else:
@@ -191,7 +191,7 @@ class Personalizer:
             return False
         part.touched(key, event.lane)
         for touch in added:
-            serving.index(event.tenant).row(touch.item_id)
+            serving.index(event.tenant).notice(touch.item_id)
             part.counts.observe(event.tenant, touch, state.ring, record.offset, part.published)
         for claim in identity.claims_of(state, event):
             outbox.claim(claim)

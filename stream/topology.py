@@ -170,8 +170,9 @@ class Personalize:
         """Recover one partition: its store brought up to the changelog's end, its counts as they were published."""
         await self.following.wait()
         await asyncio.gather(*(reader.ready() for reader in self.readers.values()))
-        await self.readers[topics.ITEM_COUNTS].caught_up()  # what the owner before us published until it let go
-        await self.releases.first_loaded()
+        # what the owner before us published until it let go, and the release it may have ranked with already
+        await asyncio.gather(*(self.readers[topic].caught_up() for topic in (topics.ITEM_COUNTS, topics.MODELS)))
+        await self.releases.settled()
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
         clock = self.fleet.personalizer.clock
         identity = Identity(await kafka_clients.topic_id(self.settings, topic), DAY_MS, clock.now_ms())

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import structlog
 
 from producers.kafka import Producer, client_options, missing_topic, unreachable
 from schemas.release import ModelRelease
@@ -14,6 +15,8 @@ from stream.adapters import model_store
 from stream.adapters.model_store import BundleRefused
 from stream.adapters.onnx import sha256
 from stream.settings import Settings
+
+log = structlog.get_logger()
 
 KEY = b"current"
 READ_TIMEOUT_MS = 10_000
@@ -75,7 +78,11 @@ def _newest(consumer: Any, partitions: list[Any]) -> ModelRelease | None:
         records = consumer.poll(timeout_ms=READ_TIMEOUT_MS)
         for record in (record for some in records.values() for record in some):
             if record.key == KEY and record.value is not None:
-                found = _release.decode(record.value)
+                try:
+                    found = _release.decode(record.value)
+                except msgspec.DecodeError as error:
+                    log.warning("announcement left out", offset=record.offset, why=str(error))
+                    continue
                 newest = found if newest is None or found.released_at >= newest.released_at else newest
     return newest
 

@@ -159,10 +159,13 @@ def _output_format(sql: bytes, found: list[Token]) -> str | None:
 
 def _refuse_local(previous: bytes, token: Token, so_far: list[Token]) -> None:
     """`so_far` ends with `token`; a table or column that happens to be called `file` is allowed after INTO or TABLE."""
-    if token.text != b"(" or previous not in _LOCAL_FUNCTIONS:
+    if token.text != b"(" or previous not in (*_LOCAL_FUNCTIONS, b"INPUT"):
         return
     before = so_far[-3].text if len(so_far) > 2 else b""
-    if before not in (b"INTO", b"TABLE", b"EXISTS", b".", b","):
+    if previous == b"INPUT" and before in (b"FROM", b"JOIN", b","):
+        raise QueryError.refused(NOT_IMPLEMENTED, "the embedded server has no input(): insert the rows as they are, then "
+                                                  "transform them with INSERT … SELECT from that table")
+    if previous in _LOCAL_FUNCTIONS and before not in (b"INTO", b"TABLE", b"EXISTS", b".", b","):
         raise QueryError.refused(ACCESS_DENIED, f"{previous.decode().lower()}() reaches files of the machine the server "
                                                 "runs on, which the embedded server does not allow")
 

@@ -19,6 +19,8 @@ from stream.core.featurize import Float32
 
 TEXT_BATCH_MAX = 32
 TOKENS_MAX = 256
+LENGTHS = (8, 16, 32)  # users are encoded with others of like length: most are short, and padding costs as much as events
+SPLIT_USERS_MIN = 16  # fewer are not worth several calls
 
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -93,7 +95,21 @@ class Bundle:
         return unit
 
     def encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, Float32]:
-        """`featurize.batch` → user vectors (B, D), event weights (B, L)."""
+        """`featurize.batch` → user vectors (B, D), event weights (B, L); what a user gets does not depend on the others."""
+        mask = arrays["mask"]  # (B, L)
+        size, length = mask.shape
+        if size < SPLIT_USERS_MIN:
+            return self._encode(arrays)
+        users, weights = np.zeros((size, self.manifest.dim), np.float32), np.zeros((size, length), np.float32)
+        used = np.where(mask.any(axis=1), length - mask[:, ::-1].argmax(axis=1), 1)  # (B,): up to the last known item
+        ends = [*(one for one in LENGTHS if one < length), length]
+        for above, end in zip([0, *ends], ends, strict=False):
+            some = np.flatnonzero((used > above) & (used <= end))
+            if len(some):
+                users[some], weights[some, :end] = self._encode({name: one[some, :end] for name, one in arrays.items()})
+        return users, weights
+
+    def _encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, Float32]:
         user, weights = self._user.run(["user", "weights"], dict(arrays))
         return np.asarray(user, dtype=np.float32), np.asarray(weights, dtype=np.float32)
 

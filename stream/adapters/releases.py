@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from concurrent.futures import Executor
 from typing import Any
 
@@ -30,8 +31,10 @@ class Releases:
         self.executor = executor
         self.metrics = metrics
         self._announced: ModelRelease | None = None
+        self._memo = settings.state_dir / settings.kafka.topic_prefix / "release.json"
         self._changed = asyncio.Event()
-        self._first = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._settled.set()
 
     def on_records(self, records: list[Any]) -> None:
         """Records of the models topic; one that cannot be read is refused like a bad bundle."""
@@ -43,12 +46,12 @@ class Releases:
             except msgspec.DecodeError as error:
                 self._refuse("?", f"the announcement at offset {record.offset} is unreadable: {error}")
                 continue
+            self._settled.clear()
             self._changed.set()
 
-    async def first_loaded(self) -> None:
-        """Returns once an announcement that was there at the start is taken or refused; at once when there is none."""
-        if self._announced is not None:
-            await self._first.wait()
+    async def settled(self) -> None:
+        """Returns once every announcement read so far was taken, refused, or found to have to wait."""
+        await self._settled.wait()
 
     async def run(self) -> None:
         """Take over every announcement, until cancelled."""
@@ -59,7 +62,21 @@ class Releases:
             assert release is not None
             if release.model_version != self.state.current.version:
                 await self._take(release)
-            self._first.set()
+            if self.state.current.models is None and (last := self._last_taken()) not in (None, release):
+                log.warning("falling back to the release taken last", model_version=last.model_version)
+                await self._take(last)
+            if not self._changed.is_set():
+                self._settled.set()
+
+    def _last_taken(self) -> ModelRelease | None:
+        """What this installation ran with before it was started again; None when it ran with nothing."""
+        try:
+            return _release.decode(self._memo.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError) as error:
+            log.warning("the release taken last is not known", file=str(self._memo), why=str(error))
+            return None
 
     async def _take(self, release: ModelRelease) -> None:
         loop = asyncio.get_running_loop()
@@ -82,6 +99,10 @@ class Releases:
             loop.call_later(RETRY_S, self._changed.set)
             return
         self.state.current = serving
+        self._memo.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._memo.with_suffix(f".{os.getpid()}.tmp")
+        draft.write_bytes(msgspec.json.encode(release))
+        draft.replace(self._memo)
         self.metrics.release("taken", serving.version)
         log.info("release taken", model_version=serving.version, items=sum(len(one) for one in serving.indexes.values()))
 

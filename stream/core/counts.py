@@ -15,6 +15,7 @@ import msgspec
 
 from stream.core.state import DAY_MS, Kind, Touch
 
+REBASE_MS = DAY_MS  # a rule's reference time lags behind its newest event by at most this; only ratios matter
 SUCCESSORS_MAX = 40  # per item and partition; the weakest is dropped when a stronger one needs the room
 _WEIGHT = {
     Kind.VIEW: 1.0, Kind.CLICK: 1.0, Kind.CART: 3.0, Kind.WISH: 2.0, Kind.ORDER: 5.0, Kind.REVIEW: 1.0,
@@ -58,14 +59,14 @@ def add_popularity(count: ItemCount, touch: Touch, policy: CountsPolicy) -> None
 
 def add_successor(count: ItemCount, successor: str, weight: float, ts_ms: int, policy: CountsPolicy) -> None:
     """Strengthen the rule item → successor, keeping the SUCCESSORS_MAX strongest."""
-    later = max(count.rules_ts_ms, ts_ms)
-    if later > count.rules_ts_ms and count.successors:
-        factor = _decay(later - count.rules_ts_ms, policy.rules_half_life_days)
+    if not count.successors:
+        count.rules_ts_ms = max(count.rules_ts_ms, ts_ms)
+    elif ts_ms - count.rules_ts_ms > REBASE_MS:  # rarely: with every event it took a third of counting
+        factor = _decay(ts_ms - count.rules_ts_ms, policy.rules_half_life_days)
         count.successors = {item: value * factor for item, value in count.successors.items()}
-    count.rules_ts_ms = later
-    count.successors[successor] = count.successors.get(successor, 0.0) + weight * _decay(
-        later - ts_ms, policy.rules_half_life_days
-    )
+        count.rules_ts_ms = ts_ms
+    since = _decay(count.rules_ts_ms - ts_ms, policy.rules_half_life_days)  # above 1 for what is younger than the reference
+    count.successors[successor] = count.successors.get(successor, 0.0) + weight * since
     if len(count.successors) > SUCCESSORS_MAX:
         del count.successors[min(count.successors, key=lambda item: (count.successors[item], item))]
 
@@ -77,7 +78,7 @@ def rule_steps(ring: list[Touch], touch: Touch, policy: CountsPolicy) -> list[tu
     order = touch.order()
     oldest = touch.ts_ms - policy.rules_age_days_max * DAY_MS
     for earlier in reversed(ring):
-        if earlier.order() >= order or earlier.item_id in seen:
+        if earlier.item_id in seen or (earlier.ts_ms >= touch.ts_ms and earlier.order() >= order):
             continue
         if earlier.ts_ms < oldest or len(steps) == policy.rules_window:
             break

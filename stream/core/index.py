@@ -14,6 +14,7 @@ from stream.core.featurize import Float32
 from stream.core.state import DAY_MS
 
 _GROW = 1_024  # rows added at a time
+NOTICED_ITEMS_MAX = 10_000  # a shop with more than this sends a catalog; a client that makes ids up stops here
 
 
 class ItemIndex:
@@ -66,7 +67,7 @@ class ItemIndex:
         return np.fromiter((row_of.get(item, -1) for item in item_ids), dtype=np.int64, count=len(item_ids))
 
     def row(self, item_id: str) -> int:
-        """The item's row, made when it is new: events and counts may name it before the catalog does."""
+        """The item's row, made when it is new: counts may name it before the catalog does."""
         row = self.row_of.get(item_id)
         if row is None:
             row = self.row_of[item_id] = len(self.ids)
@@ -75,6 +76,11 @@ class ItemIndex:
             if row >= len(self._matrix):
                 self._grow()
         return row
+
+    def notice(self, item_id: str) -> None:
+        """An event names the item: known from now on if the tenant has no catalog to say which items there are."""
+        if not self._listed and len(self.ids) < NOTICED_ITEMS_MAX:
+            self.row(item_id)
 
     def put(self, item: Item, vector: Float32) -> None:
         """Add or replace an item; vector (D,) in the model's space, zeros when there is none."""

@@ -7,6 +7,7 @@ popularity: recent, over all users. The parts are kept apart so that a score can
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -20,6 +21,7 @@ from stream.core.index import ItemIndex
 from stream.core.state import DAY_MS, UserState
 
 REASONS_MAX = 3
+SOURCES = ("model", "personal", "rules", "popularity")
 _NEVER = np.float32(-1e9)
 
 
@@ -80,7 +82,7 @@ def score(
             if row is not None:
                 age_days = max(0, now - stat.last_ts_ms) / DAY_MS
                 decay = 2.0 ** (-age_days / blend.personal_half_life_days)
-                personal[at, row] = blend.personal * np.log1p(stat.touches + 2 * stat.orders) * decay
+                personal[at, row] = blend.personal * math.log1p(stat.touches + 2 * stat.orders) * decay
     rules = np.zeros((size, n), dtype=np.float32)
     for at, one in enumerate(sequences):
         for rows, values, _ in _rule_parts(one, index, blend):
@@ -119,7 +121,8 @@ def rank(total: Float32, state: UserState, index: ItemIndex, rules: Rules) -> li
             row = index.row_of.get(item_id)
             if row is not None and row < n and (rules.exclude == "seen" or stat.orders > 0):
                 allowed[row] = False
-    masked = np.where(allowed, total + index.pinned[:n] * np.float32(1e6), _NEVER)
+    lifted = total + index.pinned[:n] * np.float32(1e6) if index.pinned[:n].any() else total
+    masked = np.where(allowed, lifted, _NEVER)
     width = min(n, rules.top_n * (8 if rules.category_cap else 1))
     while True:
         best = np.argpartition(-masked, width - 1)[:width] if width < n else np.arange(n)
@@ -133,11 +136,11 @@ def rank(total: Float32, state: UserState, index: ItemIndex, rules: Rules) -> li
 def _cap(best: npt.NDArray[np.int64], masked: Float32, index: ItemIndex, rules: Rules) -> list[int]:
     chosen: list[int] = []
     used: dict[int, int] = {}
-    for row in best.tolist():
-        if masked[row] <= _NEVER / 2 or len(chosen) == rules.top_n:
+    columns = (best, masked[best], index.category[best], index.pinned[best])  # whole columns: numpy's scalars are slow
+    for row, value, code, pinned in zip(*(one.tolist() for one in columns), strict=True):
+        if value <= _NEVER / 2 or len(chosen) == rules.top_n:
             break
-        code = int(index.category[row])
-        if code >= 0 and not index.pinned[row]:
+        if code >= 0 and not pinned:
             if used.get(code, 0) >= rules.category_cap:
                 continue
             used[code] = used.get(code, 0) + 1
@@ -152,9 +155,43 @@ def explain(
 
     weights (L,) are the encoder's: its user vector is a weighted sum of item vectors, so u·v splits exactly by event.
     """
+    columns = (parts.model[at, rows], parts.personal[at, rows], parts.rules[at, rows], parts.popularity[rows])  # each (R,)
+    values = list(zip(*(column.tolist() for column in columns), strict=True))
+    reasons = _reasons(rows, at, parts, one, weights, index, blend) if one.item_ids else [()] * len(rows)
+    return tuple(
+        RecommendedItem(
+            item_id=index.ids[row], score=round(sum(named), 6),
+            source="pinned" if index.pinned[row] else SOURCES[named.index(max(named))], reasons=why,
+        )
+        for row, named, why in zip(rows, values, reasons, strict=True)
+    )  # fmt: skip
+
+
+def _reasons(
+    rows: list[int], at: int, parts: Parts, one: Sequence, weights: Float32 | None, index: ItemIndex, blend: Blend
+) -> list[tuple[Reason, ...]]:
+    """For each row the events with the largest shares of its score."""
+    by_event = _by_event(rows, at, parts, one, weights, index, blend)  # (L, R)
+    popularity = np.maximum(parts.popularity[rows], 0.0, dtype=np.float64)
+    whole = np.maximum(np.clip(by_event, 0, None).sum(axis=0) + popularity, 1e-9)  # (R,)
+    shares = by_event / whole
+    top = np.argsort(-by_event, axis=0, kind="stable")[:REASONS_MAX]  # (3, R)
+    return [
+        tuple(
+            Reason(event_id=one.event_ids[i], item_id=one.item_ids[i], share=round(share, 4))
+            for i, share in zip(events, shares[events, column].tolist(), strict=True) if share > 0
+        )
+        for column, events in enumerate(top.T.tolist())
+    ]  # fmt: skip
+
+
+def _by_event(
+    rows: list[int], at: int, parts: Parts, one: Sequence, weights: Float32 | None, index: ItemIndex, blend: Blend
+) -> npt.NDArray[np.float64]:
+    """(L, R): which event contributes how much to each row's score."""
     length = len(one.item_ids)
-    by_event = np.zeros((length, len(rows)), dtype=np.float64)  # (L, R)
-    if weights is not None and length:
+    by_event = np.zeros((length, len(rows)), dtype=np.float64)
+    if weights is not None:
         known = index.rows(one.item_ids)
         raw = weights[:length, None] * (index.matrix[known] @ index.matrix[rows].T) * (known >= 0)[:, None]  # (L, R)
         total = raw.sum(axis=0)
@@ -166,28 +203,8 @@ def explain(
             if row in column_of:
                 by_event[position, column_of[row]] += value
     last_of = {item_id: position for position, item_id in enumerate(one.item_ids)}
-    items = []
     for column, row in enumerate(rows):
         last = last_of.get(index.ids[row])
         if last is not None:
             by_event[last, column] += parts.personal[at, row]
-        items.append(_explained(row, at, parts, by_event[:, column], one, index))
-    return tuple(items)
-
-
-def _explained(
-    row: int, at: int, parts: Parts, by_event: npt.NDArray[np.float64], one: Sequence, index: ItemIndex
-) -> RecommendedItem:
-    named = {
-        "model": float(parts.model[at, row]),
-        "personal": float(parts.personal[at, row]),
-        "rules": float(parts.rules[at, row]),
-        "popularity": float(parts.popularity[row]),
-    }
-    whole = max(float(np.clip(by_event, 0, None).sum()) + max(0.0, named["popularity"]), 1e-9)
-    top = [i for i in np.argsort(-by_event, kind="stable")[:REASONS_MAX].tolist() if by_event[i] > 0]
-    reasons = tuple(
-        Reason(event_id=one.event_ids[i], item_id=one.item_ids[i], share=round(float(by_event[i]) / whole, 4)) for i in top
-    )
-    source = "pinned" if index.pinned[row] else max(named, key=lambda name: named[name])
-    return RecommendedItem(item_id=index.ids[row], score=round(sum(named.values()), 6), source=source, reasons=reasons)
+    return by_event

@@ -369,6 +369,7 @@ def test_form_fields_are_parameters(http: httpx.Client) -> None:
     ({}, "SELECT * FROM file('/etc/hostname', LineAsString)", "497"),
     ({}, "SELECT 1 INTO OUTFILE 'x'", "48"),
     ({}, "INSERT INTO t FROM INFILE 'x' FORMAT CSV", "48"),
+    ({}, "INSERT INTO t (n) SELECT a + 1 FROM input('a Int32') FORMAT CSV\n1", "48"),
 ])
 def test_refusals(http: httpx.Client, params: dict[str, str], content: str, code: str) -> None:
     answer = http.post("/", params=params, content=content)

@@ -271,3 +271,18 @@ async def test_the_partition_record_is_the_last_of_the_changelog() -> None:
     await bench.close()
     log = [record.key for entity, _, record in bench.outputs.sent if entity == "personalize-state"]
     assert log[-1] == META_KEY and set(log[:-1]) == {b"t/u1", b"t/u2"}
+
+
+async def test_an_anonymous_id_whose_owner_is_known_raises_nothing_and_takes_back_what_it_raised() -> None:
+    bench = Bench(FakeModels(hazard_per_day=0.01))  # due at once
+    await bench.feed(event(user="a", userId=None, anonymousId="a"))
+    await bench.close()
+    await bench.feed(event(user="other", ts_ms=T0_MS + 1_000))
+    assert [(said["user_id"], said["state"]) for said in bench.outputs.values("churn-alerts")] == [("a", "raised")]
+    await bench.feed(event(anonymousId="a", item=None, type="identify", event=None, ts_ms=T0_MS + 2_000))
+    claims = [record.value for entity, _, record in bench.outputs.sent if entity == "identity" and record.value]
+    await bench.feed(*claims, source=IDENTITY)
+    await bench.close()
+    said = bench.outputs.values("churn-alerts")[-1]
+    assert (said["user_id"], said["state"], said["reasons"]) == ("a", "cleared", ["known by another id"])
+    assert unpack(bench.store.values[b"t/a"]).due_ts_ms == 0
