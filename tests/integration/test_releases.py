@@ -271,3 +271,19 @@ def test_an_unreadable_announcement_does_not_keep_anybody_from_rolling_back(here
     releases.release(here, good)
     bundles.announce(here, UNREADABLE)
     assert releases.rollback(here).model_version == parent
+
+
+def test_a_worker_started_on_a_refused_announcement_goes_on_with_the_release_it_took_last(
+    here: Settings, visitors: Visitors, exported: Exported
+) -> None:
+    good = bundles.publish(here.registry, exported).model_version
+    spoiled = bundles.publish(here.registry, exported, seed=1, parent=good)
+    releases.release(here, good)
+    with running(here, WORKER) as worker:
+        until(lambda: counted(worker, "taken") == 1, 30, "the good release")
+    bundles.announce(here, flipped_bit(here.registry, spoiled))
+    with running(here, WORKER) as worker:
+        visitors.arrive(8)
+        until(visitors.all_served, 30, "a recommendation for each event")
+        assert counted(worker, "refused") == 1 and "falling back to the release taken last" in worker.log()
+    assert {version for some in visitors.versions().values() for version in some} == {good}
