@@ -1,4 +1,4 @@
-"""What a benchmark sees of a running installation from outside: offsets, lags, processor time, rows."""
+"""What a benchmark sees of a running installation from outside: lags, processor time, rows."""
 
 from __future__ import annotations
 
@@ -7,58 +7,28 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
-from kafka import TopicPartition
-from kafka.admin import KafkaAdminClient, OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
+from clickwake.observe import Lag, Offsets
 from clickwake.up import Local
-from schemas.topics import Topic
-from stream.adapters.kafka_clients import admin_arguments
-from stream.settings import Settings
 
 POLL_S = 0.05  # Kafka tells nobody when a group commits
 WAIT_S_MAX = 240.0
-
-Offsets = dict[TopicPartition, int]
 
 
 class BenchFailed(RuntimeError):
     """A step did not come to its end, or a count is wrong; the text says which."""
 
 
-class Offsetter:
-    """Ends of topics and committed offsets of groups, by one admin client."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.admin: Any = KafkaAdminClient(**admin_arguments(settings))
-
-    def ends(self, *wanted: Topic) -> Offsets:
-        """Offset after the last record, by partition."""
-        kafka = self.settings.kafka
-        partitions = [TopicPartition(topic.name(kafka.topic_prefix), number) for topic in wanted
-                      for number in range(kafka.partitions if topic.by_user else topic.partitions)]
-        found = self.admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
-        return {tp: one.offset for tp, one in found.items()}
-
-    def lag(self, group: str, ends: Offsets) -> int:
-        """Records before `ends` that the group has not committed."""
-        committed = self.admin.list_group_offsets(group)[group]
-        return sum(max(0, end - (committed[tp].offset if tp in committed else 0)) for tp, end in ends.items())
+class Places(Lag):
+    """Lags, and where a group begins."""
 
     def place(self, group: str, offsets: Offsets) -> None:
         """Let a group that nobody is in begin at these offsets."""
         self.admin.alter_group_offsets(group, {tp: OffsetAndMetadata(offset, "", -1) for tp, offset in offsets.items()})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.admin.close()
 
 
 def until_zero(left: Callable[[], int], what: str, tell: Callable[[str], None]) -> float:

@@ -35,7 +35,7 @@ from rich.table import Table
 
 from benchmarks import transport
 from benchmarks.bundle import train_once
-from benchmarks.observe import BenchFailed, Offsetter, cpu_seconds, expect, number, spent, stopped, until_zero
+from benchmarks.observe import BenchFailed, Places, cpu_seconds, expect, number, spent, stopped, until_zero
 from benchmarks.open_loop import OpenLoop
 from benchmarks.rush import Moved, Rush, backlog, record, rush
 from clickwake.kafka_jars import KAFKA_VERSION
@@ -109,7 +109,7 @@ class _Bench:
         self.live = 0  # events sent in the live lane
 
     def measure(self, model: str) -> dict[str, Any]:
-        with Offsetter(self.settings) as self.offsets:
+        with Places(self.settings) as self.offsets:
             self._prepare(model)
             whole, before = self._backlog()
             paced = self._paced()
@@ -129,7 +129,7 @@ class _Bench:
         self._send(topics.ITEMS, items)
         ends = self.offsets.ends(topics.ITEMS)
         group = f"{self.prefix}-catalog-{model_store.newest_text_space(self.settings.registry)}"
-        until_zero(lambda: self.offsets.lag(group, ends), "items to encode", self.tell)
+        until_zero(lambda: self.offsets.of(group, ends), "items to encode", self.tell)
         release(self.settings, model, "benchmark")
         until_zero(lambda: 0 if any(model in label for label in metric(self.settings, "clickwake_model_info")) else 1,
                    "release to be taken", self.tell)  # fmt: skip
@@ -188,9 +188,9 @@ class _Bench:
     def _await_done(self, what: str) -> tuple[float, float]:
         """Wait until all inputs are folded and committed, then until they and all outputs are stored and committed."""
         inputs = self.offsets.ends(*INPUTS)  # what personalize says to itself on the identity topic may still grow
-        folded = until_zero(lambda: self.offsets.lag(f"{self.prefix}-personalize", inputs), f"{what} to fold", self.tell)
+        folded = until_zero(lambda: self.offsets.of(f"{self.prefix}-personalize", inputs), f"{what} to fold", self.tell)
         outputs = self.offsets.ends(topics.EVENTS, *OUTPUTS)
-        return folded, until_zero(lambda: self.offsets.lag(f"{self.prefix}.sink", outputs), f"{what} to store", self.tell)
+        return folded, until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), f"{what} to store", self.tell)
 
     def _check(self) -> dict[str, int]:
         """Rows by SQL against what was sent and what is on the topic."""

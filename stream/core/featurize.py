@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log1p
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -88,19 +89,19 @@ def churn_features(state: UserState) -> Float32:
     week_ago = state.last_ts_ms - 7 * DAY_MS
     recent = sum(1 for touch in state.ring if touch.ts_ms >= week_ago)
     values = [
-        np.log1p((state.last_ts_ms - state.first_ts_ms) / DAY_MS),
-        np.log1p(len(days)),
-        np.log1p(len(state.order_days)),
-        np.log1p(state.events),
-        np.log1p(state.orders),
-        np.log1p(max(0.0, state.revenue)),
-        np.log1p(gaps.mean()) if len(gaps) else -1.0,
-        np.log1p(gaps[-1]) if len(gaps) else -1.0,
-        np.log1p(gaps.max()) if len(gaps) else -1.0,
+        log1p((state.last_ts_ms - state.first_ts_ms) / DAY_MS),
+        log1p(len(days)),
+        log1p(len(state.order_days)),
+        log1p(state.events),
+        log1p(state.orders),
+        log1p(max(0.0, state.revenue)),
+        log1p(gaps.mean()) if len(gaps) else -1.0,
+        log1p(gaps[-1]) if len(gaps) else -1.0,
+        log1p(gaps.max()) if len(gaps) else -1.0,
         float(gaps.std() / gaps.mean()) if len(gaps) > 1 else -1.0,
-        np.log1p(float((days > last_day - 7).sum())),
-        np.log1p(float((days > last_day - 30).sum())),
-        np.log1p(recent),
+        log1p(float((days > last_day - 7).sum())),
+        log1p(float((days > last_day - 30).sum())),
+        log1p(recent),
         len(state.order_days) / max(1, len(days)),
     ]
     return np.asarray(values, dtype=np.float32)

@@ -125,8 +125,10 @@ def rank(total: Float32, state: UserState, index: ItemIndex, rules: Rules) -> li
     masked = np.where(allowed, lifted, _NEVER)
     width = min(n, rules.top_n * (8 if rules.category_cap else 1))
     while True:
-        best = np.argpartition(-masked, width - 1)[:width] if width < n else np.arange(n)
-        best = best[np.lexsort((best, -masked[best]))]
+        best = np.arange(n)
+        if width < n:  # values first, then rows: partitioning values is vectorised, partitioning rows is not
+            best = np.flatnonzero(masked >= -np.partition(-masked, width - 1)[width - 1])
+        best = best[np.argsort(-masked[best], kind="stable")][:width]
         chosen = _cap(best, masked, index, rules)
         if len(chosen) == rules.top_n or width >= n:
             return chosen
