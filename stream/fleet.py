@@ -41,14 +41,15 @@ class Owned:
 
 
 class Fleet:
-    """All partitions of this worker. `opener` recovers a partition's state; `source_of` names a batch's input."""
+    """All partitions of this worker. `opener` recovers a partition's state; `source_of` names a batch's input; `waiting`
+    says how many events of a partition the broker has that are not folded, None while nobody knows."""
 
     def __init__(
         self,
         personalizer: Personalizer,
         opener: Callable[[int], Awaitable[Opened]],
         source_of: Callable[[str], Awaitable[Input]],
-        caught_up: Callable[[int], bool],
+        waiting: Callable[[int], int | None],
         may_write: Callable[[], bool],
         flush_interval_ms: int,
         on_closed: Callable[[PartitionState, float], None] = lambda state, seconds: None,
@@ -56,7 +57,7 @@ class Fleet:
         self.personalizer = personalizer
         self.opener = opener
         self.source_of = source_of
-        self.caught_up = caught_up
+        self.waiting = waiting
         self.may_write = may_write
         self.flush_interval_ms = flush_interval_ms
         self.on_closed = on_closed
@@ -95,7 +96,8 @@ class Fleet:
             if batch.stale:
                 return
             source = await self.source_of(batch.topic)
-            await self.personalizer.process(opened.state, source, batch.records)
+            waiting = max(0, (self.waiting(batch.partition) or 0) - len(batch.records))
+            await self.personalizer.process(opened.state, source, batch.records, waiting)
             owned.open_batches.append(batch)
 
     async def run_timer(self) -> None:
@@ -118,8 +120,9 @@ class Fleet:
             opened.state.refresh(keys)
             if len(keys) < REFRESH_USERS_MAX:
                 owned.refreshing = None
-        caught_up = not owned.open_batches and self.caught_up(owned.partition)
-        await self.personalizer.tick(opened.state, caught_up)
+        waiting = self.waiting(owned.partition)
+        caught_up = not owned.open_batches and waiting == 0
+        await self.personalizer.tick(opened.state, caught_up, waiting or 0)
         await self._close(owned, opened.state)
 
     async def _close(self, owned: Owned, state: PartitionState) -> None:

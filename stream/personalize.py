@@ -71,8 +71,8 @@ class Personalizer:
         self.alerts = AlertDesk(run)
         self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
 
-    async def process(self, part: PartitionState, source: Input, records: Seq[Record]) -> None:
-        """Steps 2 to 5 for one batch of one input topic."""
+    async def process(self, part: PartitionState, source: Input, records: Seq[Record], waiting: int = 0) -> None:
+        """Steps 2 to 5 for one batch of one input topic; `waiting` records of it are in the log behind this batch."""
         serving = self.serving.current
         outbox = Outbox()
         if source.entity is topics.IDENTITY:
@@ -89,8 +89,7 @@ class Personalizer:
         for key, event in stragglers.items():
             for answer in identity.answers(part.read(key), event.tenant, event.user):
                 outbox.answer(answer)
-        backlog = len(records) >= self.settings.batch_records_max
-        await self._recommend(part, serving, part.meta.clock_ms, outbox, explained=not backlog)
+        await self._recommend(part, serving, part.meta.clock_ms, outbox, waiting)
         await self.alerts.raise_due(part, serving, part.meta.clock_ms, outbox)
         await self.send(outbox)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset)
@@ -117,13 +116,13 @@ class Personalizer:
         part.store.write(puts, last[part.partition], self.clock.now_ms())
         part.written()
 
-    async def tick(self, part: PartitionState, caught_up: bool) -> None:
+    async def tick(self, part: PartitionState, caught_up: bool, waiting: int = 0) -> None:
         """Between batches: recommendations whose interval is over, and alerts that silence itself raises."""
         if part.meta.live_since_ms == 0:
             return
         outbox = Outbox()
         clock_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up)
-        await self._recommend(part, self.serving.current, clock_ms, outbox, explained=caught_up)
+        await self._recommend(part, self.serving.current, clock_ms, outbox, waiting)
         if caught_up:
             await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
         await self.send(outbox)
@@ -200,12 +199,18 @@ class Personalizer:
         return True
 
     async def _recommend(
-        self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox, explained: bool
+        self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox, waiting: int
     ) -> None:
         """Steps 3 and 4 for users whose interval has passed, as of their latest event. At most one call of the encoder,
-        so that folding stays ahead of recommending; the rest comes with the next batch or tick."""
+        so that folding stays ahead of recommending; the rest comes with the next batch or tick.
+
+        While many records wait, folding comes first: what is recommended now would be out of date by an event that is in
+        the log already. A few users, those seen last, are answered all the same, without explanations.
+        """
+        behind = waiting >= self.settings.behind_records_min
+        limit = self.settings.recommend_behind_users_max if behind else self.settings.recommend_users_max
+        keys = part.owed.take(clock_ms, limit)
         by_tenant: dict[str, list[tuple[str, UserState]]] = {}
-        keys = part.owed.take(clock_ms, self.settings.recommend_users_max)
         part.load(keys)
         for key in keys:
             state = part.change(key)
@@ -213,7 +218,7 @@ class Personalizer:
             tenant, user = key.decode().split("/", 1)
             by_tenant.setdefault(tenant, []).append((user, state))
         for tenant, users in by_tenant.items():
-            await self._recommend_to(serving, tenant, users, outbox, explained)
+            await self._recommend_to(serving, tenant, users, outbox, explained=not behind)
         if keys:
             part.outcomes["recommended"] += len(keys)
 

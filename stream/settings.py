@@ -69,6 +69,8 @@ class Personalize(Section):
     flush_interval_ms: int = Field(250, ge=10, description="state is written and input acknowledged this often")
     batch_records_max: int = Field(2_000, ge=1, description="records of one partition in one batch")
     recommend_interval_ms: int = Field(5_000, ge=0, description="a user's recommendations are renewed at most this often")
+    behind_records_min: int = Field(2_000, ge=1, description="with so many records waiting in a partition, folding is first")
+    recommend_behind_users_max: int = Field(32, ge=1, description="users recommended to with one batch or tick meanwhile")
     recommend_top_n: int = Field(10, ge=1, le=100)
     category_cap: int = Field(3, ge=1, description="items of one category among the recommended")
     exclude: Literal["none", "bought", "seen"] = Field("bought", description="items of a user's past left out")

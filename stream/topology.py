@@ -80,7 +80,7 @@ class Personalize:
             personalizer,
             self.open_partition,
             self.source_of,
-            self.caught_up,
+            self.waiting,
             self.may_write,
             settings.personalize.flush_interval_ms,
             self.metrics.interval_closed,
@@ -150,14 +150,14 @@ class Personalize:
             found = self.sources[topic] = Input(topic, await kafka_clients.topic_id(self.settings, topic), entity)
         return found
 
-    def caught_up(self, partition: int) -> bool:
-        """Whether everything the broker has of the partition is folded."""
+    def waiting(self, partition: int) -> int | None:
+        """Events of the partition that the broker has and that are not folded; None while nobody knows."""
         owned = self.fleet.owned.get(partition)
         highwater = self.app.consumer.highwater(faust_compat.TP(self.events, partition))
         if owned is None or highwater is None:
-            return False
+            return None
         _, folded = owned.opening.result().state.meta.offsets.get(self.events, ("", -1))
-        return bool(highwater <= folded + 1)
+        return max(0, int(highwater) - folded - 1)
 
     def may_write(self) -> bool:
         return (

@@ -36,6 +36,7 @@ class Bench:
         )
         self.part = self.opened(PartitionCounts(CountsPolicy()))
         self.offset = -1
+        self.waiting = 0  # records in the log behind each batch
 
     def opened(self, counts: PartitionCounts) -> PartitionState:
         return PartitionState(0, self.store, counts, 100, self.personalizer.settings.recommend_interval_ms)
@@ -56,7 +57,7 @@ class Bench:
             self.offset += 1
             value = one if isinstance(one, bytes) else msgspec.json.encode(one)
             records.append(FakeRecord(b"t/u", value, self.offset, T0_MS + 400 * DAY_MS))
-        await self.personalizer.process(self.part, source, records)
+        await self.personalizer.process(self.part, source, records, self.waiting)
 
     async def close(self) -> None:
         await self.personalizer.close_interval(self.part)
@@ -112,6 +113,19 @@ async def test_under_load_those_seen_last_come_first_and_nobody_is_forgotten() -
     await bench.personalizer.tick(bench.part, caught_up=True)
     await bench.personalizer.tick(bench.part, caught_up=True)
     assert [said["user_id"] for said in bench.outputs.values("recommendations")] == ["u4", "u3", "u2", "u1", "u0"]
+
+
+async def test_while_many_records_wait_folding_goes_first_and_a_few_are_answered_without_explanations() -> None:
+    bench = Bench(FakeModels(), behind_records_min=100, recommend_behind_users_max=1)
+    bench.items()
+    bench.waiting = 100
+    await bench.feed(*(event(user=f"u{n}", ts_ms=T0_MS + n) for n in range(3)))
+    (said,) = bench.outputs.values("recommendations")
+    assert (said["user_id"], said["degraded"], said["items"][0]["reasons"]) == ("u2", "explanations", [])
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    assert [(said["user_id"], said["degraded"]) for said in bench.outputs.values("recommendations")] == [
+        ("u2", "explanations"), ("u1", None), ("u0", None),
+    ]  # fmt: skip
 
 
 async def test_a_shop_without_a_catalog_is_recommended_what_its_events_name() -> None:
