@@ -4,7 +4,7 @@
   the shoppers' histories are folded and stored;
 2 personalize and sink are held (SIGSTOP) while a backlog of live events is put on the topic; then they are let go. The
   time runs from there until every event is folded, stored as state and committed, and every event and output is stored
-  in ClickHouse and committed;
+  in ClickHouse and committed. Recommendations that still wait for the end of a user's interval are made after that;
 3 the same shoppers go on at a fixed pace (open loop): event → recommendation as a consumer of the topic sees it,
   event → row as a query sees it, both from the event's due time;
 4 counts by SQL must be what was sent and what is on the topics;
@@ -39,7 +39,7 @@ from benchmarks.observe import BenchFailed, Places, cpu_seconds, expect, number,
 from benchmarks.open_loop import OpenLoop
 from benchmarks.rush import Moved, Rush, backlog, record, rush
 from clickwake.kafka_jars import KAFKA_VERSION
-from clickwake.observe import metric
+from clickwake.observe import metric, owed
 from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.mess import Record
@@ -149,16 +149,19 @@ class _Bench:
         folded, stored = self._await_done("backlog")
         cpu = spent(cpu, cpu_seconds(self.local))
         seconds = stored - started
+        in_time = self._recommended(recommended)
+        settled = self._settle()
         self.live += count
         made = self._check()
-        recommendations = sum(self.offsets.ends(topics.RECOMMENDATIONS).values()) - sum(recommended.values())
+        recommendations = self._recommended(recommended)
         after = self._outcomes()
         became = {name: more for name, now in after.items() if (more := now - outcomes.get(name, 0))}
         return {
             "events": count, "users": len({one.key for one in records}), "history_events": len(self.shop.history),
             "event_bytes": round(sum(len(one.value) for one in records) / count),
             "seconds": round(seconds, 2), "events_per_s": round(count / seconds, 1),
-            "folded_seconds": round(folded - started, 2), "recommendations": recommendations,
+            "folded_seconds": round(folded - started, 2), "settled_seconds": round(settled - started, 2),
+            "recommendations_in_time": in_time, "recommendations": recommendations,
             "recommendations_per_event": round(recommendations / count, 4),
             "outcomes": became, "cpu_seconds": cpu, "rows_checked": made,
         }, before
@@ -170,7 +173,8 @@ class _Bench:
         loop.run(self.tell)
         self.live += len(moved)
         self._await_done("last events")
-        new = sum(self.offsets.ends(topics.RECOMMENDATIONS).values()) - sum(before.values())
+        self._settle()
+        new = self._recommended(before)
         until_zero(lambda: new - loop.listener.records, "recommendations to be read", self.tell)
         self._check()
         return loop.figures() | {"lag_at_end": 0}
@@ -191,6 +195,16 @@ class _Bench:
         folded = until_zero(lambda: self.offsets.of(f"{self.prefix}-personalize", inputs), f"{what} to fold", self.tell)
         outputs = self.offsets.ends(topics.EVENTS, *OUTPUTS)
         return folded, until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), f"{what} to store", self.tell)
+
+    def _settle(self) -> float:
+        """Wait until no recommendation is owed (each waits for the end of its interval) and all made are stored."""
+        until_zero(lambda: owed(self.settings), "recommendations to make", self.tell)
+        outputs = self.offsets.ends(*OUTPUTS)
+        return until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), "recommendations to store", self.tell)
+
+    def _recommended(self, before: dict[Any, int]) -> int:
+        """Recommendations on the topic since then."""
+        return sum(self.offsets.ends(topics.RECOMMENDATIONS).values()) - sum(before.values())
 
     def _check(self) -> dict[str, int]:
         """Rows by SQL against what was sent and what is on the topic."""
