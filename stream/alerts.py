@@ -36,7 +36,7 @@ class AlertDesk:
         part.advance_clock(ts_ms)
         state = part.read(key)
         if 0 < state.due_ts_ms <= part.meta.clock_ms and key not in part.unscheduled:
-            await self._raise(part, serving, [key], outbox)
+            await self._raise(part, serving, [key], part.meta.clock_ms, outbox)
 
     def _silence_gap(self, part: PartitionState) -> None:
         """Users who lapsed before live began are not news: nobody knows whether they were silent in the gap."""
@@ -51,9 +51,13 @@ class AlertDesk:
         if part.meta.live_since_ms == 0:
             return
         while keys := part.pop_due(clock_ms, DUE_USERS_MAX):
-            await self._raise(part, serving, [key for key in keys if key not in part.unscheduled], outbox)
+            await self._raise(part, serving, [key for key in keys if key not in part.unscheduled], clock_ms, outbox)
 
-    async def _raise(self, part: PartitionState, serving: Serving, keys: list[bytes], outbox: Outbox) -> None:
+    async def _raise(
+        self, part: PartitionState, serving: Serving, keys: list[bytes], clock_ms: int, outbox: Outbox
+    ) -> None:
+        """Alerts whose time has come. A timer may be older than the user's last event, where a worker ended before it had
+        set the new one: then it is set now."""
         if not keys or serving.models is None:
             return
         curves = await self._curves(serving, [part.read(key) for key in keys])
@@ -63,21 +67,36 @@ class AlertDesk:
             state.due_ts_ms = 0
             if state.alert.raised:
                 continue
+            foreseen_ms = churn.due_ms(curve, state.last_ts_ms, serving.churn)
+            if not 0 < foreseen_ms <= clock_ms:
+                part.set_due(key, foreseen_ms)
+                continue
             state.alert = Alert(raised=True, raised_ts_ms=due_ms, alert_event_id=state.last_event_id)
             self._emit("raised", key, state, curve, due_ms, serving, outbox)
             part.outcomes["alert_raised"] += 1
 
-    async def reschedule(self, part: PartitionState, serving: Serving, outbox: Outbox) -> None:
-        """New due times for users with new events; alerts cleared whose risk has fallen below `clear_at`."""
+    async def reschedule(self, part: PartitionState, serving: Serving, outbox: Outbox, *, behind: bool = False) -> None:
+        """New due times for users with new events; alerts cleared whose risk has fallen below `clear_at`.
+
+        `behind`: only for users with a standing alert. The others stay unscheduled, so that nothing is raised for them; a
+        user without a timer gets one that has come already, so that a worker which starts on this state asks the model.
+        """
         if serving.models is None:
             return  # they stay unscheduled until there is a model
-        waiting = list(part.unscheduled.items())
-        for start in range(0, len(waiting), DUE_USERS_MAX):
-            some = waiting[start : start + DUE_USERS_MAX]
+        users = list(part.unscheduled.items())
+        if behind:
+            users = [(key, cause) for key, cause in users if part.read(key).alert.raised]
+            for key in part.unscheduled:
+                state = part.read(key)
+                if not state.due_ts_ms and not state.alert.raised:
+                    part.set_due(key, state.last_ts_ms)
+        for start in range(0, len(users), DUE_USERS_MAX):
+            some = users[start : start + DUE_USERS_MAX]
             curves = await self._curves(serving, [part.read(key) for key, _ in some])
             for (key, cause), curve in zip(some, curves, strict=True):
                 self._reschedule_one(part, serving, key, cause, curve, outbox)
-        part.unscheduled.clear()
+        for key, _ in users:
+            del part.unscheduled[key]
 
     def _reschedule_one(
         self, part: PartitionState, serving: Serving, key: bytes, cause: Cause, curve: Float32, outbox: Outbox

@@ -36,6 +36,7 @@ class Owned:
         self.opening = opening
         self.lock = asyncio.Lock()
         self.open_batches: list[Any] = []
+        self.closed_at = 0.0  # monotonic s
         self.refreshing: Iterable[bytes] | None = None
         self.model_version = ""
 
@@ -121,11 +122,15 @@ class Fleet:
             if len(keys) < REFRESH_USERS_MAX:
                 owned.refreshing = None
         waiting = self.waiting(owned.partition)
+        settings = self.personalizer.settings
+        behind = (waiting or 0) >= settings.behind_records_min
+        if behind and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
+            return  # users come back within the longer interval: half the writes
         caught_up = not owned.open_batches and waiting == 0
         await self.personalizer.tick(opened.state, caught_up, waiting or 0)
-        await self._close(owned, opened.state)
+        await self._close(owned, opened.state, waiting or 0)
 
-    async def _close(self, owned: Owned, state: PartitionState) -> None:
+    async def _close(self, owned: Owned, state: PartitionState, waiting: int = 0) -> None:
         """Steps 6 and 7. A worker that slept through a rebalance writes nothing; its records are read again.
 
         Batches that went stale by a mere rewind are folded already: their second reading is told by offset and ids.
@@ -135,7 +140,8 @@ class Fleet:
                         why="the group moved on or the last heartbeat is too old; its records are read again")  # fmt: skip
             return
         started = time.perf_counter()
-        await self.personalizer.close_interval(state)
+        owned.closed_at = time.monotonic()
+        await self.personalizer.close_interval(state, waiting)
         for batch in owned.open_batches:
             batch.ack()
         owned.open_batches.clear()

@@ -102,10 +102,12 @@ class Personalizer:
                 by_partition.setdefault(self.partition_of(record.key), []).append(record)
             await self.outputs.send(topic, by_partition)
 
-    async def close_interval(self, part: PartitionState) -> None:
-        """Step 6: due times of everyone who was touched, then counts, changelog and store."""
+    async def close_interval(self, part: PartitionState, waiting: int = 0) -> None:
+        """Step 6: due times of everyone who was touched, then counts, changelog and store. While many records wait, due
+        times wait too: nobody is alerted before theirs is set anew."""
         outbox = Outbox()
-        await self.alerts.reschedule(part, self.serving.current, outbox)
+        behind = waiting >= self.settings.behind_records_min
+        await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
         await self.send(outbox)
         await self._publish_counts(part)
         if not part.dirty and not part.meta_changed():

@@ -37,7 +37,7 @@ class Kind(IntEnum):
 KINDS = len(Kind)
 
 
-class Touch(msgspec.Struct, frozen=True, array_like=True):
+class Touch(msgspec.Struct, frozen=True, array_like=True, gc=False):  # holds no container, so it is in no cycle
     """One event's effect on one item. Order in the ring is (ts_ms, event_id, item_id): total, so replay-proof."""
 
     ts_ms: int
@@ -50,7 +50,7 @@ class Touch(msgspec.Struct, frozen=True, array_like=True):
         return (self.ts_ms, self.event_id, self.item_id)
 
 
-class ItemStat(msgspec.Struct, array_like=True):
+class ItemStat(msgspec.Struct, array_like=True, gc=False):
     """A user's exact dealings with one item."""
 
     touches: int = 0
@@ -59,7 +59,7 @@ class ItemStat(msgspec.Struct, array_like=True):
     last_order_ts_ms: int = 0
 
 
-class Alert(msgspec.Struct, array_like=True):
+class Alert(msgspec.Struct, array_like=True, gc=False):
     """Churn alert state: what was said is state, when it will be said is derived."""
 
     raised: bool = False

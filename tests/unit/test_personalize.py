@@ -242,6 +242,25 @@ async def test_silence_raises_an_alert_in_event_time_and_a_return_clears_it() ->
     assert [alert["state"] for alert in bench.outputs.values("churn-alerts")] == ["raised", "cleared"]
 
 
+async def test_a_timer_older_than_the_last_event_raises_nothing_and_is_set_anew() -> None:
+    bench = Bench(FakeModels(hazard_per_day=0.1))
+    bench.serving.current.models.survival = lambda features: np.tile(  # back within a day, or not for long
+        np.minimum(np.arange(14), 1).astype(np.float32) * -2.0 - 1e-4 * np.arange(14, dtype=np.float32), (len(features), 1))
+    await bench.feed(event())
+    await bench.close()
+    due_ms = unpack(bench.store.values[b"t/u"]).due_ts_ms
+    assert T0_MS < due_ms <= T0_MS + DAY_MS
+    await bench.feed(event(ts_ms=due_ms - 1_000), event(user="new", ts_ms=due_ms - 1_000))
+    await bench.personalizer.close_interval(bench.part, waiting=bench.personalizer.settings.behind_records_min)
+    assert unpack(bench.store.values[b"t/u"]).due_ts_ms == due_ms  # many records wait: not set anew …
+    bench.part = bench.opened(bench.part.counts)
+    stored = {key: unpack(bench.store.values[key]).due_ts_ms for key in (b"t/u", b"t/new")}
+    bench.part.load_timers(list(stored.items()))
+    await bench.feed(event(user="other", ts_ms=due_ms + 1_000))  # … and then the worker was started again
+    assert bench.outputs.values("churn-alerts") == []
+    assert {bench.part.read(key).due_ts_ms for key in stored} == {due_ms - 1_000 + (due_ms - T0_MS)}
+
+
 async def test_silence_of_the_whole_partition_raises_by_the_wall_clock_only_when_caught_up() -> None:
     bench = Bench(FakeModels(hazard_per_day=0.01))
     await bench.feed(event())
