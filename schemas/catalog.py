@@ -49,12 +49,3 @@ class ItemVector(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     content_hash: str
     vector: bytes  # float32 little-endian, (D,)
     item: Item
-
-
-class SpaceComplete(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Says that a space holds every catalog item up to an offset (key `space/#complete/PARTITION`)."""
-
-    space: str
-    partition: int
-    count: int
-    catalog_offset: int

@@ -71,8 +71,6 @@ class ServingState:
     def on_vector(self, key: bytes, value: bytes | None) -> tuple[Item, Float32] | None:
         """One record of the item-vectors topic; returns what the current index is to be told, if anything."""
         space, tenant, item_id = key.decode().split("/", 2)
-        if tenant.startswith("#"):
-            return None
         spaces = self.vectors.setdefault((tenant, item_id), {})
         if value is None:
             spaces.pop(space, None)

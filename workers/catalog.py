@@ -98,7 +98,7 @@ class Catalog:
     def on_vectors(self, records: list[Any]) -> None:
         """Learn what the fleet has encoded."""
         for record in records:
-            if record.value is not None and not record.key.split(b"/", 2)[1].startswith(b"#"):
+            if record.value is not None:
                 vector = _vector.decode(record.value)
                 self.known[vector.content_hash] = vector.vector
 
