@@ -116,8 +116,8 @@ def _supervisor(settings: Settings, *, running: bool) -> Check:
 
 
 def _ports(settings: Settings, *, own_kafka: bool, own_clickhouse: bool) -> Iterator[Check]:
-    wanted = {"Kafka": local_kafka.DEFAULT_PORT if own_kafka else 0,
-              "ClickHouse": launch.DEFAULT_PORT if own_clickhouse else 0,
+    wanted = {"Kafka": local_kafka.Broker.default_port if own_kafka else 0,
+              "ClickHouse": launch.ClickHouseServer.default_port if own_clickhouse else 0,
               "collector": settings.collector.port}
     taken = [f"{port} ({name})" for name, port in wanted.items() if port and not process.port_is_free(port)]
     if taken:

@@ -10,24 +10,20 @@ import os
 import re
 import shutil
 import subprocess
-import time
 import uuid
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 from clickwake import process
 from clickwake.kafka_jars import Progress, fetch_jars
+from clickwake.local_server import LocalServer
 from clickwake.process import StartError
 
-DEFAULT_PORT = 9092
 JAVA_MIN = 17  # Kafka 4 needs it
 HEAP = "512m"
 DISK_FREE_BYTES_MIN = 1 << 30  # segments of 1 GiB are not preallocated, but a full disk stops the broker for good
-START_TIMEOUT_S = 90.0
-POLL_S = 0.1
+
 
 @dataclass(frozen=True)
 class Java:
@@ -65,32 +61,25 @@ def _java_candidates() -> list[str]:
     return candidates
 
 
-class Broker:
-    """One broker with its data under `<home>/kafka`.
+class Broker(LocalServer):
+    """One broker with its data under `<home>/kafka`."""
 
-    `port=None` takes 9092, or any free port when that is taken; a port that is given must be free.
-    """
+    name = "Kafka"
+    default_port = 9092
 
     def __init__(self, home: Path, port: int | None = None, progress: Progress | None = None) -> None:
-        self.folder = home.absolute() / "kafka"
-        self.home = home.absolute()
-        self.log = self.home / "logs" / "kafka.log"
-        self.port = port or 0
-        self._asked_port = port
+        super().__init__(home, port)
         self._progress = progress
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap_servers(self) -> str:
-        return f"{process.LOOPBACK}:{self.port}"
+        return self.address
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process else None
+    def answers(self) -> bool:
+        return answers(self.bootstrap_servers)
 
-    def exit_code(self) -> int | None:
-        """None while it runs or before it was started."""
-        return self._process.poll() if self._process else None
+    def advice(self) -> str:
+        return _advice(self.log)
 
     def prepare(self) -> list[str]:
         """Check disk, ports, Java and jars, format the data folder; returns the command that runs the broker."""
@@ -99,10 +88,7 @@ class Broker:
         if free < DISK_FREE_BYTES_MIN:
             raise StartError(f"only {free >> 20} MiB are free for {self.folder}; Kafka needs "
                              f"{DISK_FREE_BYTES_MIN >> 20} MiB. Make room, or set CLICKWAKE_HOME to another disk")
-        if self._asked_port and not process.port_is_free(self._asked_port):
-            raise StartError(f"port {self._asked_port} on {process.LOOPBACK} is taken, so Kafka cannot listen there. "
-                             "Stop what uses it, or leave the port out to take a free one")
-        self.port = self._asked_port or process.free_port(self.port or DEFAULT_PORT)
+        self.take_port()
         java = find_java()
         jars = fetch_jars(self.home, self._progress)
         properties = self._write_config(process.free_port())
@@ -113,42 +99,6 @@ class Broker:
         if not (self.folder / "data" / "meta.properties").exists():
             self._format(run, properties)
         return [*run, "kafka.Kafka", str(properties)]
-
-    def start(self) -> Self:
-        """Start and wait until the broker answers. Raises `StartError` with the end of its log."""
-        command = self.prepare()
-        self._process = process.spawn(command, self.log)
-        try:
-            self.wait()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def wait(self, timeout_s: float = START_TIMEOUT_S, exit_code: Callable[[], int | None] | None = None) -> None:
-        """Return once it answers. `exit_code` tells of the process when somebody else runs the command."""
-        deadline = time.monotonic() + timeout_s
-        while not answers(self.bootstrap_servers):
-            code = (exit_code or self.exit_code)()
-            if code is not None:
-                raise StartError(f"Kafka ended with code {code} while starting on {self.bootstrap_servers}. "
-                                 f"{_advice(self.log)}\nEnd of {self.log}:\n{process.tail(self.log)}")
-            if time.monotonic() > deadline:
-                raise StartError(f"Kafka did not answer on {self.bootstrap_servers} within {timeout_s:.0f} s.\n"
-                                 f"End of {self.log}:\n{process.tail(self.log)}")
-            time.sleep(POLL_S)  # the broker announces its readiness by answering, so there is nothing else to await
-
-    def stop(self) -> None:
-        """End the broker; a second call does nothing."""
-        if self._process:
-            process.stop(self._process)
-            self._process = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _write_config(self, controller_port: int) -> Path:
         values = {
