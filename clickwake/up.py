@@ -238,7 +238,18 @@ class Local:
             except httpx.HTTPError:
                 return False
             return answer.status_code == 200
-        return time.time() - child.started_at > SETTLED_S or (self.home / "run" / f"{name}-{child.pid}.json").exists()
+        if name.startswith("personalize"):  # it says so once its partitions are open
+            return (self.home / "run" / f"personalize-{child.pid}.json").exists()
+        if name == "sink":
+            return self._sink_ready(child.pid)
+        return time.time() - child.started_at > SETTLED_S
+
+    def _sink_ready(self, pid: int | None) -> bool:
+        try:
+            found = msgspec.json.decode((self.home / "run" / "sink.json").read_bytes())
+        except FileNotFoundError:
+            return False
+        return bool(found["pid"] == pid and found["ready"])
 
     def _write_status(self) -> None:
         if not self._lock:

@@ -86,6 +86,7 @@ class Personalize:
             self.metrics.interval_closed,
         )
         self.following = asyncio.Event()
+        self.announcing: asyncio.Task[None] | None = None
         self.sources: dict[str, Input] = {}
         self.readers = {
             topic: GlobalReader(settings, topic.name(prefix), on_records)
@@ -138,6 +139,13 @@ class Personalize:
 
     async def on_assigned(self, partitions: set[faust_compat.TP]) -> None:
         await self.fleet.assigned({tp.partition for tp in partitions if tp.topic == self.events})
+        self.announcing = asyncio.create_task(self._announce())
+
+    async def _announce(self) -> None:
+        """Ready once what was assigned is open; what fails to open ends the process where its batches wait for it."""
+        openings = [owned.opening for owned in self.fleet.owned.values()]
+        await asyncio.gather(*openings, return_exceptions=True)
+        self.metrics.announce()
 
     async def on_revoked(self, partitions: set[faust_compat.TP]) -> None:
         await self.fleet.revoked({tp.partition for tp in partitions if tp.topic == self.events})

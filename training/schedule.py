@@ -8,6 +8,7 @@ SIGTERM and Ctrl-C end it between two steps of training at the latest: nothing i
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
 import sys
@@ -28,6 +29,7 @@ from training.evaluate import Row
 log = structlog.get_logger()
 
 WORSE_MAX = 0.02  # of NDCG@10, relative: below this the difference is drift of the sample, and newer data is worth more
+NICENESS = 10  # training takes what processor time is left: customers wait for the workers, nobody for a model
 RETRY_S = 300.0  # after a round that could not be done
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
@@ -117,6 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         every_s = seconds(chosen.every)
     except ValueError as error:
         parser.error(str(error))
+    os.nice(NICENESS)
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:

@@ -28,8 +28,9 @@ Undecodable bytes on the events topic, and events that cannot be processed, are 
 their dead letter, so each input has exactly one place. Events whose user refused analytics are stored without ids and
 free-form parts.
 
-Metrics are on a loopback port, written with the process id to `<home>/run/sink.json`. SIGTERM: the batch is finished if
-ClickHouse takes it, committed, and the group is left; after STOP_TIMEOUT_S the process ends as if it had crashed.
+Metrics are on a loopback port, written with the process id, and whether rows flow, to `<home>/run/sink.json`. SIGTERM:
+the batch is finished if ClickHouse takes it, committed, and the group is left; after STOP_TIMEOUT_S the process ends as
+if it had crashed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -57,11 +59,11 @@ STOP_TIMEOUT_S = 17.0  # `clickwake up` and container runtimes wait for 20 s bef
 log = structlog.get_logger()
 
 
-def _write_run_file(settings: Settings, metrics_port: int) -> Path:
+def _write_run_file(settings: Settings, metrics_port: int, *, ready: bool) -> Path:
     run_file = settings.home / "run" / "sink.json"
     run_file.parent.mkdir(parents=True, exist_ok=True)
     draft = run_file.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps({"pid": os.getpid(), "metrics_port": metrics_port}))
+    draft.write_text(json.dumps({"pid": os.getpid(), "metrics_port": metrics_port, "ready": ready}))
     draft.replace(run_file)
     return run_file
 
@@ -71,9 +73,9 @@ def _end() -> None:
     os._exit(1)  # a thread that waits for a server which does not answer cannot be ended otherwise
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, on_ready: Callable[[], object]) -> None:
     """Run until SIGTERM or SIGINT."""
-    sink = Sink(settings)
+    sink = Sink(settings, on_ready)
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -93,10 +95,10 @@ def main() -> int:
     settings = load()
     configure(settings)
     server, _ = start_http_server(settings.sink.metrics_port, addr="127.0.0.1")
-    run_file = _write_run_file(settings, server.server_port)
+    run_file = _write_run_file(settings, server.server_port, ready=False)
     log.info("sink.started", pid=os.getpid(), metrics=f"http://127.0.0.1:{server.server_port}/metrics")
     try:
-        uvloop.run(serve(settings))
+        uvloop.run(serve(settings, lambda: _write_run_file(settings, server.server_port, ready=True)))
     except (MigrationError, SendFailed) as error:
         log.error("sink.failed", error=str(error))
         return 1

@@ -1,4 +1,4 @@
-"""Prometheus metrics of a worker, on a loopback port that is written to `<home>/run/<name>-<pid>.json`."""
+"""Prometheus metrics of a worker, on a loopback port that is written to `<home>/run/<name>-<pid>.json` once it is ready."""
 
 from __future__ import annotations
 
@@ -27,10 +27,15 @@ class Metrics:
         self.releases = Counter("clickwake_releases", "bundles announced, by what became of them", ["result"])
         self.model = Gauge("clickwake_model_info", "1 for the model in use", ["model_version"])
         server, _ = start_http_server(settings.personalize.metrics_port, addr="127.0.0.1")
-        run = settings.home / "run"
-        run.mkdir(parents=True, exist_ok=True)
-        self.path: Path = run / f"{name}-{os.getpid()}.json"
-        self.path.write_text(json.dumps({"pid": os.getpid(), "metrics_port": server.server_port}))
+        self._port = server.server_port
+        self.path: Path = settings.home / "run" / f"{name}-{os.getpid()}.json"
+
+    def announce(self) -> None:
+        """Say where the metrics are, which also says that the worker is ready. Again is harmless."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text(json.dumps({"pid": os.getpid(), "metrics_port": self._port}))
+        draft.replace(self.path)
 
     def batch_done(self, topic: str, records: int, seconds: float) -> None:
         self.records.labels(topic).inc(records)

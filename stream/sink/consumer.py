@@ -57,8 +57,10 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     """One member of the consumer group `<prefix>.sink`. `run` returns after `stop`; anything unexpected is raised, and
     then nothing of the current batch has been committed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_ready: Callable[[], object] = lambda: None) -> None:
+        """`on_ready` is called whenever partitions were assigned: ClickHouse and Kafka are there, rows flow."""
         self.settings = settings
+        self._on_ready = on_ready
         self._to_rows: Mapping[str, ToRows] = row_functions(settings)
         self._stop = threading.Event()  # for the writer's thread
         self._stopping = asyncio.Event()
@@ -136,6 +138,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         log.info("sink.assigned", partitions=len(assigned))
+        self._on_ready()
 
     async def _collect(self) -> tuple[list[Record], int]:
         """1: records until the batch is full or `flush_interval_ms` after the first one; none after POLL_MS of silence.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import threading
 import time
 
@@ -15,6 +17,8 @@ from stream.sink import metrics
 from stream.sink.batch import Batch, Insert, Rejection
 
 log = structlog.get_logger()
+
+LATE_IMPORTS = ("pandas", "pyarrow")  # the client loads them with its first insert, where they are: most of a second
 
 
 class Stopped(Exception):
@@ -36,6 +40,9 @@ class Writer:
             self._connection()
         except clickhouse.ClickHouseMissing as error:
             raise Stopped(str(error)) from error
+        for name in LATE_IMPORTS:
+            if importlib.util.find_spec(name) is not None:
+                importlib.import_module(name)
 
     def close(self) -> None:
         if self._client is not None:
