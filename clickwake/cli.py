@@ -230,6 +230,9 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="its file")] = None,
 ) -> None:
     """Everything on this machine, with a simulated shop whose truth is known; ends with a summary checked against it."""
+    import logging
+
+    import structlog
     from rich.console import Console
 
     from clickwake.demo import dataset as books
@@ -240,6 +243,7 @@ def demo(
     from producers.datasets.table import DatasetError
     from stream.settings import load
 
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     home = load().home.absolute()
     try:
         if dataset is None:

@@ -19,6 +19,7 @@ import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import CoordinatorNotAvailableError
 
+from clickwake.observe import Lag
 from schemas import topics
 from schemas.events import key as user_key
 from schemas.topics import Topic
@@ -120,14 +121,8 @@ class Tail:
 
 def lag(settings: Settings, group: str, topic: Topic) -> int:
     """Records between the group's commits and the end of the topic; all of them where nothing is committed."""
-    group_id = f"{settings.kafka.topic_prefix}-{group}"
-    consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=group_id, enable_auto_commit=False)
-    name = topic.name(settings.kafka.topic_prefix)
-    parts = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
-    ends = consumer.end_offsets(parts)
-    behind = sum(ends[tp] - (consumer.committed(tp) or 0) for tp in parts)
-    consumer.close()
-    return int(behind)
+    with Lag(settings) as seen:
+        return seen.of(f"{settings.kafka.topic_prefix}-{group}", seen.ends(topic))
 
 
 def start_worker(settings: Settings, module: str, home: Path | None = None, **extra: str) -> subprocess.Popen[bytes]:
