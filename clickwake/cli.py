@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -20,8 +21,6 @@ app = typer.Typer(
 @app.callback()
 def root() -> None:
     """Settings come from the environment (CLICKWAKE_*), see stream/settings.py. Logs go to standard error."""
-    import sys
-
     import structlog
 
     # looked up at every line: whoever runs a command in its own process may have replaced the stream by then
@@ -364,6 +363,15 @@ def rollback(
     commands.rollback(reason, as_json)
 
 
+NOT_EVERYWHERE = ("training", "benchmarks", "torch", "transformers", "matplotlib")  # the workers' image is without them
+
+
 def main() -> None:
     """Entry point of the `clickwake` script."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in NOT_EVERYWHERE:
+            raise
+        typer.echo(f"this installation has no {error.name}: use the training image, or install 'clickwake[train]'", err=True)
+        sys.exit(1)

@@ -65,7 +65,7 @@ class AlertDesk:
             state = part.change(key)
             due_ms = state.due_ts_ms
             state.due_ts_ms = 0
-            if state.alert.raised:
+            if state.alert.raised or state.claims:  # said already, or said of the owner under another id
                 continue
             foreseen_ms = churn.due_ms(curve, state.last_ts_ms, serving.churn)
             if not 0 < foreseen_ms <= clock_ms:
