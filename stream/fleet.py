@@ -97,9 +97,18 @@ class Fleet:
             if batch.stale:
                 return
             source = await self.source_of(batch.topic)
-            waiting = max(0, (self.waiting(batch.partition) or 0) - len(batch.records))
-            await self.personalizer.process(opened.state, source, batch.records, waiting)
+            await self.personalizer.process(opened.state, source, batch.records, self._most_waiting(batch))
             owned.open_batches.append(batch)
+
+    def _most_waiting(self, batch: Any = None) -> int:
+        """Records that wait in the partition that is furthest behind, not counting those of `batch`: all partitions of a
+        worker share one processor, so those that have caught up make room for the others."""
+        most = 0
+        for partition, owned in self.owned.items():
+            if owned.opening.done() and not owned.opening.cancelled():
+                taken = len(batch.records) if batch is not None and batch.partition == partition else 0
+                most = max(most, (self.waiting(partition) or 0) - taken)
+        return most
 
     async def run_timer(self) -> None:
         """Close intervals and let time pass, until cancelled."""
@@ -121,14 +130,13 @@ class Fleet:
             opened.state.refresh(keys)
             if len(keys) < REFRESH_USERS_MAX:
                 owned.refreshing = None
-        waiting = self.waiting(owned.partition)
-        settings = self.personalizer.settings
-        behind = (waiting or 0) >= settings.behind_records_min
+        waiting, settings = self._most_waiting(), self.personalizer.settings
+        behind = waiting >= settings.behind_records_min
         if behind and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
             return  # users come back within the longer interval: half the writes
-        caught_up = not owned.open_batches and waiting == 0
-        await self.personalizer.tick(opened.state, caught_up, waiting or 0)
-        await self._close(owned, opened.state, waiting or 0)
+        caught_up = not owned.open_batches and self.waiting(owned.partition) == 0
+        await self.personalizer.tick(opened.state, caught_up, waiting)
+        await self._close(owned, opened.state, waiting)
 
     async def _close(self, owned: Owned, state: PartitionState, waiting: int = 0) -> None:
         """Steps 6 and 7. A worker that slept through a rebalance writes nothing; its records are read again.

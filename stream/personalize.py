@@ -72,7 +72,7 @@ class Personalizer:
         self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
 
     async def process(self, part: PartitionState, source: Input, records: Seq[Record], waiting: int = 0) -> None:
-        """Steps 2 to 5 for one batch of one input topic; `waiting` records of it are in the log behind this batch."""
+        """Steps 2 to 5 for one batch of one input topic; `waiting` is how far the worker is behind, in records."""
         serving = self.serving.current
         outbox = Outbox()
         if source.entity is topics.IDENTITY:
