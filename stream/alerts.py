@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from schemas.outputs import ChurnAlert, output_id
@@ -12,10 +10,8 @@ from stream.core.featurize import Float32, churn_features
 from stream.core.state import DAY_MS, Alert, UserState
 from stream.outbox import Outbox, utc
 from stream.partition import Cause, PartitionState
+from stream.ports import Runner
 from stream.serving import NO_MODEL, Serving
-
-if TYPE_CHECKING:
-    from stream.personalize import Runner
 
 DUE_USERS_MAX = 512  # users whose timers are handled in one model call
 

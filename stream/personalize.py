@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -24,11 +24,10 @@ from stream.core.recommend import Rules, explain, rank, score
 from stream.core.state import UserState
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import PartitionState
-from stream.ports import Clock
+from stream.ports import Clock, Runner
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 
-T = TypeVar("T")
 NO_HISTORY = Sequence([], [], [], [])
 
 
@@ -39,12 +38,6 @@ class Record(Protocol):
     value: bytes | None
     offset: int
     timestamp: int  # the broker's append time, ms
-
-
-class Runner(Protocol):
-    """Runs a blocking model call off the event loop."""
-
-    async def __call__(self, call: Callable[..., T], *args: object) -> T: ...
 
 
 class Input(NamedTuple):

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
 from schemas.release import Manifest
 from stream.core.featurize import Float32
+
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Runs a blocking model call off the event loop."""
+
+    async def __call__(self, call: Callable[..., T], *args: object) -> T: ...
 
 
 class Clock(Protocol):
