@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
 
 from schemas import topics
 from schemas.topics import Topic
@@ -35,8 +36,12 @@ class Lag:
         return {tp: one.offset for tp, one in found.items()}
 
     def of(self, group: str, ends: Offsets) -> int:
-        """Records before `ends` that the group has not committed; `group` as the broker knows it."""
-        committed = self.admin.list_group_offsets(group)[group]
+        """Records before `ends` that the group has not committed; `group` as the broker knows it. All of them while the
+        broker has no coordinator for it: on a new broker until the first group commits, on any for a moment."""
+        try:
+            committed = self.admin.list_group_offsets(group)[group]
+        except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
+            committed = {}
         return sum(max(0, end - (committed[tp].offset if tp in committed else 0)) for tp, end in ends.items())
 
     def folding(self) -> int:
