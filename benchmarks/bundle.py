@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.observe import BenchFailed
-from benchmarks.rush import record
+from producers.simulate.mess import Record
 from producers.simulate.targets import FileTarget, catalog_path
 from producers.simulate.world import World
 from schemas.release import FORMAT_VERSION
@@ -48,7 +48,7 @@ def _train(home: Path, asked: dict[str, Any], end: datetime, say: Callable[[str]
     with FileTarget(events) as target:
         target.catalog(world.items())
         for event in world.history():
-            target.send(record(event))
+            target.send(Record.of(event))
     say("training")
     log = home / "logs" / "train.log"
     log.parent.mkdir(parents=True, exist_ok=True)

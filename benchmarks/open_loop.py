@@ -12,8 +12,9 @@ import msgspec
 from kafka import KafkaConsumer, TopicPartition
 
 from benchmarks.latency import Schedule, percentiles
-from benchmarks.rush import Moved, record, stamped
+from benchmarks.rush import Moved, stamped
 from producers.kafka import client_options
+from producers.simulate.mess import Record
 from schemas import topics
 from schemas.outputs import Recommendation
 from stream.adapters import clickhouse, producing
@@ -85,7 +86,7 @@ async def send(settings: Settings, moved: Sequence[Moved], schedule: Schedule, t
         for number, one in enumerate(moved):
             due_s = schedule.due_s(number)
             await asyncio.sleep(max(0.0, due_s - time.time()))
-            key, value, _ = record(stamped(one.event, round(due_s * 1000)))
+            key, value, _ = Record.of(stamped(one.event, round(due_s * 1000)))
             sent.append(await producer.send(topic, value, key=key, partition=partition_of(key, settings.kafka.partitions)))
             if number % TELL_EVERY == 0:
                 tell(f"at {schedule.rate:g} events/s: {number:,} of {len(moved):,}")

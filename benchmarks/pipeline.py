@@ -37,7 +37,7 @@ from benchmarks import transport
 from benchmarks.bundle import train_once
 from benchmarks.observe import BenchFailed, Places, cpu_seconds, expect, number, spent, stopped, until_zero
 from benchmarks.open_loop import OpenLoop
-from benchmarks.rush import Moved, Rush, backlog, record, rush
+from benchmarks.rush import Moved, Rush, backlog, rush
 from clickwake.kafka_jars import KAFKA_VERSION
 from clickwake.observe import metric, owed
 from clickwake.process import StartError
@@ -133,7 +133,7 @@ class _Bench:
         release(self.settings, model, "benchmark")
         until_zero(lambda: 0 if any(model in label for label in metric(self.settings, "clickwake_model_info")) else 1,
                    "release to be taken", self.tell)  # fmt: skip
-        self._send(topics.EVENTS, [record(event) for event in self.shop.history])
+        self._send(topics.EVENTS, [Record.of(event) for event in self.shop.history])
         self._await_done("histories")
 
     def _backlog(self) -> tuple[dict[str, Any], dict[Any, int]]:
@@ -142,7 +142,7 @@ class _Bench:
         before, outcomes = self.offsets.ends(topics.EVENTS), self._outcomes()
         recommended = self.offsets.ends(topics.RECOMMENDATIONS)
         with stopped(self.local, self.workers):
-            records = [record(event) for event in backlog(self.shop.moved[:count], time.time_ns() // 1_000_000)]
+            records = [Record.of(event) for event in backlog(self.shop.moved[:count], time.time_ns() // 1_000_000)]
             self._send(topics.EVENTS, records)
             cpu = cpu_seconds(self.local)
             started = time.monotonic()

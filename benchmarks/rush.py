@@ -11,9 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from producers.simulate.mess import Record
 from producers.simulate.stage import iso
-from schemas.events import encode, key
 
 Event = dict[str, Any]
 
@@ -63,11 +61,6 @@ def stamped(event: Event, ts_ms: int) -> Event:
 def backlog(moved: Sequence[Moved], end_ms: int) -> list[Event]:
     """The rush as it happened up to `end_ms`, the time of its last event."""
     return [stamped(one.event, end_ms - (moved[-1].after_ms - one.after_ms)) for one in moved]
-
-
-def record(event: Event) -> Record:
-    """The event as it stands on the events topic."""
-    return Record(key(event["tenant"], event.get("userId") or event["anonymousId"]), encode(event))
 
 
 def _ms(event: Event) -> int:

@@ -223,15 +223,13 @@ class Local:
         child = self._supervisor.child(name)
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready(name):
-            code = exit_code()
-            if code is not None:
-                raise StartError(f"{name} ended with code {code}.\nEnd of {child.spec.log}:\n{process.tail(child.spec.log)}")
-            if time.monotonic() > deadline:
-                if name == "collector":
-                    raise StartError(f"{name} was not ready after {READY_TIMEOUT_S:.0f} s.\n"
-                                     f"End of {child.spec.log}:\n{process.tail(child.spec.log)}")
+            code, late = exit_code(), time.monotonic() > deadline
+            if late and code is None and name != "collector":
                 self._say(f"{name}: still starting (a large state takes its time), see {child.spec.log}")
                 return
+            if late or code is not None:
+                what = f"was not ready after {READY_TIMEOUT_S:.0f} s" if code is None else f"ended with code {code}"
+                raise StartError(f"{name} {what}.\nEnd of {child.spec.log}:\n{process.tail(child.spec.log)}")
             time.sleep(POLL_S)  # processes say they are ready by answering or by a file; there is nothing to wait on
 
     def _is_ready(self, name: str) -> bool:

@@ -79,13 +79,7 @@ class AlertDesk:
         """
         if serving.models is None:
             return  # they stay unscheduled until there is a model
-        users = list(part.unscheduled.items())
-        if behind:
-            users = [(key, cause) for key, cause in users if part.read(key).alert.raised]
-            for key in part.unscheduled:
-                state = part.read(key)
-                if not state.due_ts_ms and not state.alert.raised:
-                    part.set_due(key, state.last_ts_ms)
+        users = self._put_off(part) if behind else list(part.unscheduled.items())
         for start in range(0, len(users), DUE_USERS_MAX):
             some = users[start : start + DUE_USERS_MAX]
             curves = await self._curves(serving, [part.read(key) for key, _ in some])
@@ -93,6 +87,18 @@ class AlertDesk:
                 self._reschedule_one(part, serving, key, cause, curve, outbox)
         for key, _ in users:
             del part.unscheduled[key]
+
+    @staticmethod
+    def _put_off(part: PartitionState) -> list[tuple[bytes, Cause]]:
+        """The unscheduled users who cannot wait; the others get a timer if they have none."""
+        urgent = []
+        for key, cause in part.unscheduled.items():
+            state = part.read(key)
+            if state.alert.raised:
+                urgent.append((key, cause))
+            elif not state.due_ts_ms:
+                part.set_due(key, state.last_ts_ms)
+        return urgent
 
     def _reschedule_one(
         self, part: PartitionState, serving: Serving, key: bytes, cause: Cause, curve: Float32, outbox: Outbox

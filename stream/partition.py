@@ -86,7 +86,7 @@ class PartitionState:
         self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
         self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
-        self._written_meta = msgspec.msgpack.encode(self.meta)
+        self._written_meta = self._frozen_meta = msgspec.msgpack.encode(self.meta)
         self.owed = Owed(recommend_interval_ms)
         self.load(self.meta.owed)
         for key in self.meta.owed:
@@ -179,7 +179,8 @@ class PartitionState:
     def frozen(self) -> tuple[list[tuple[bytes, bytes | None]], dict[bytes, bytes | None]]:
         """What closing the interval writes: changelog records in order (partition record last), and the store's puts."""
         log: list[tuple[bytes, bytes | None]] = [(key, pack(state)) for key, state in self.dirty.items()]
-        log.append((META_KEY, self.encoded_meta()))
+        self._frozen_meta = self.encoded_meta()
+        log.append((META_KEY, self._frozen_meta))
         puts: dict[bytes, bytes | None] = dict(log)
         for key, state in self.dirty.items():
             if self._stored_due.get(key, 0) != state.due_ts_ms:
@@ -196,7 +197,7 @@ class PartitionState:
             self._cache[key] = state
             self._cache.move_to_end(key)
         self.dirty.clear()
-        self._written_meta = self.encoded_meta()
+        self._written_meta = self._frozen_meta
         while len(self._cache) > self._cached_max:
             self._cache.popitem(last=False)
 

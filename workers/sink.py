@@ -49,6 +49,7 @@ import uvloop
 from prometheus_client import start_http_server
 
 from stream.adapters.clickhouse import MigrationError
+from stream.adapters.files import write_whole
 from stream.adapters.logs import configure
 from stream.adapters.producing import SendFailed
 from stream.settings import Settings, load
@@ -61,10 +62,7 @@ log = structlog.get_logger()
 
 def _write_run_file(settings: Settings, metrics_port: int, *, ready: bool) -> Path:
     run_file = settings.home / "run" / "sink.json"
-    run_file.parent.mkdir(parents=True, exist_ok=True)
-    draft = run_file.with_suffix(f".{os.getpid()}.tmp")
-    draft.write_text(json.dumps({"pid": os.getpid(), "metrics_port": metrics_port, "ready": ready}))
-    draft.replace(run_file)
+    write_whole(run_file, json.dumps({"pid": os.getpid(), "metrics_port": metrics_port, "ready": ready}).encode())
     return run_file
 
 

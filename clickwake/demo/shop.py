@@ -35,7 +35,6 @@ from producers.simulate.mess import Record
 from producers.simulate.targets import KafkaTarget
 from producers.simulate.world import World
 from schemas import topics
-from schemas.events import key
 from schemas.outputs import ChurnAlert, Recommendation, RecommendedItem
 from stream.settings import Settings
 
@@ -117,7 +116,7 @@ def _import(stage: Stage, world: World, until: datetime) -> int:
         task = shown.add_task("history", total=(until - world.start).total_seconds())
         sent = 0
         for event in world.history(until):
-            _send(target, event)
+            target.send(Record.of(event))
             sent += 1
             if sent % 1_000 == 0:
                 at = datetime.fromisoformat(event["timestamp"])
@@ -126,10 +125,6 @@ def _import(stage: Stage, world: World, until: datetime) -> int:
     stage.until_zero("encoding items", lambda: stage.lag.encoding(space), "catalog")
     stage.console.print(f"  {sent:,} events of {SHOPPERS} shoppers in {HISTORY_DAYS} days, {len(world.items()):,} products")
     return sent
-
-
-def _send(target: KafkaTarget, event: dict[str, Any]) -> None:
-    target.send(Record(key(TENANT, event.get("userId") or event["anonymousId"]), msgspec.json.encode(event)))
 
 
 def _models(settings: Settings) -> str:
@@ -218,7 +213,7 @@ def _live(stage: Stage, world: World, live_from: datetime, target: KafkaTarget) 
     with Feed(stage.settings, TENANT) as feed, screen as view:
         sent, shown = 0, 0.0
         for event in world.live(live_from, None, feed, pace=pace):
-            _send(target, event)
+            target.send(Record.of(event))
             sent += 1
             elapsed = time.monotonic() - began
             if view is not None and elapsed - shown > REFRESH_S:

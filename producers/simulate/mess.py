@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -29,6 +29,11 @@ class Record(NamedTuple):
     value: bytes
     what: Mischief | None = None
 
+    @classmethod
+    def of(cls, event: dict[str, Any]) -> Self:
+        """A canonical event as it stands on the topic."""
+        return cls(key(event["tenant"], event.get("userId") or event["anonymousId"]), encode(event))
+
 
 class Mess:
     """Spoils a `share` of the events it passes on; deterministic by seed. `records` grows while it runs."""
@@ -45,7 +50,7 @@ class Mess:
     def apply(self, events: Iterable[dict[str, Any]]) -> Iterator[Record]:
         """The events as records, with the mess in between."""
         for count, event in enumerate(events):
-            record = Record(key(event["tenant"], event.get("userId") or event["anonymousId"]), encode(event))
+            record = Record.of(event)
             if self.share and self._rng.random() < self.share:
                 yield from self._spoil(event, record, count)
             else:

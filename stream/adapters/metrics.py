@@ -8,6 +8,7 @@ from pathlib import Path
 
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
+from stream.adapters.files import write_whole
 from stream.partition import PartitionState
 from stream.settings import Settings
 
@@ -32,10 +33,7 @@ class Metrics:
 
     def announce(self) -> None:
         """Say where the metrics are, which also says that the worker is ready. Again is harmless."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_suffix(".tmp")
-        draft.write_text(json.dumps({"pid": os.getpid(), "metrics_port": self._port}))
-        draft.replace(self.path)
+        write_whole(self.path, json.dumps({"pid": os.getpid(), "metrics_port": self._port}).encode())
 
     def batch_done(self, topic: str, records: int, seconds: float) -> None:
         self.records.labels(topic).inc(records)

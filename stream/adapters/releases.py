@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from concurrent.futures import Executor
 from typing import Any
 
@@ -12,6 +11,7 @@ import structlog
 
 from schemas.release import ModelRelease
 from stream.adapters import model_store
+from stream.adapters.files import write_whole
 from stream.adapters.metrics import Metrics
 from stream.serving import Serving, ServingState
 from stream.settings import Settings
@@ -99,10 +99,7 @@ class Releases:
             loop.call_later(RETRY_S, self._changed.set)
             return
         self.state.current = serving
-        self._memo.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._memo.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_bytes(msgspec.json.encode(release))
-        draft.replace(self._memo)
+        write_whole(self._memo, msgspec.json.encode(release))
         self.metrics.release("taken", serving.version)
         log.info("release taken", model_version=serving.version, items=sum(len(one) for one in serving.indexes.values()))
 
