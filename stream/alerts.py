@@ -22,22 +22,28 @@ class AlertDesk:
     def __init__(self, run: Runner) -> None:
         self.run = run
 
-    async def before_live_event(
-        self, part: PartitionState, serving: Serving, key: bytes, ts_ms: int, outbox: Outbox
-    ) -> None:
-        """Advance the clock; go live at the first live event; raise the user's own alert if it came due before now."""
+    def advance(self, part: PartitionState, ts_ms: int) -> None:
+        """A live event moves the clock; the first one begins live."""
         if part.meta.live_since_ms == 0:
             part.meta.live_since_ms = part.meta.clock_ms = ts_ms
             self._silence_gap(part)
         part.advance_clock(ts_ms)
-        state = part.read(key)
-        if 0 < state.due_ts_ms <= part.meta.clock_ms and key not in part.unscheduled:
-            await self._raise(part, serving, [key], part.meta.clock_ms, outbox)
+
+    def came_due(self, part: PartitionState, key: bytes) -> bool:
+        """Whether a user who does something now would have had to be alerted of before."""
+        return 0 < part.read(key).due_ts_ms <= part.meta.clock_ms and key not in part.unscheduled
+
+    async def raise_before_event(self, part: PartitionState, serving: Serving, key: bytes, outbox: Outbox) -> None:
+        """The alert of a user who comes back just now, but whose time had come."""
+        await self._raise(part, serving, [key], part.meta.clock_ms, outbox)
 
     def _silence_gap(self, part: PartitionState) -> None:
-        """Users who lapsed before live began are not news: nobody knows whether they were silent in the gap."""
+        """Users who lapsed before live began are not news: nobody knows whether they were silent in the gap. Those whose
+        due time is still to be set are judged then."""
         while keys := part.pop_due(part.meta.clock_ms, DUE_USERS_MAX):
             for key in keys:
+                if key in part.unscheduled:
+                    continue
                 state = part.change(key)
                 state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
                 state.due_ts_ms = 0
@@ -56,14 +62,13 @@ class AlertDesk:
         set the new one: then it is set now."""
         if not keys or serving.models is None:
             return
-        curves = await self._curves(serving, [part.read(key) for key in keys])
-        for key, curve in zip(keys, curves, strict=True):
+        curves, foreseen = await self._foresee(serving, [part.read(key) for key in keys])
+        for key, curve, foreseen_ms in zip(keys, curves, foreseen, strict=True):
             state = part.change(key)
             due_ms = state.due_ts_ms
             state.due_ts_ms = 0
             if state.alert.raised or state.claims:  # said already, or said of the owner under another id
                 continue
-            foreseen_ms = churn.due_ms(curve, state.last_ts_ms, serving.churn)
             if not 0 < foreseen_ms <= clock_ms:
                 part.set_due(key, foreseen_ms)
                 continue
@@ -74,45 +79,46 @@ class AlertDesk:
     async def reschedule(self, part: PartitionState, serving: Serving, outbox: Outbox, *, behind: bool = False) -> None:
         """New due times for users with new events; alerts cleared whose risk has fallen below `clear_at`.
 
-        `behind`: only for users with a standing alert. The others stay unscheduled, so that nothing is raised for them; a
-        user without a timer gets one that has come already, so that a worker which starts on this state asks the model.
+        For those with a standing alert, and for the first DUE_USERS_MAX of the others; when `behind`, for none of these.
+        Whoever is left stays unscheduled, so that nothing is raised for them; without a timer they get one that has come
+        already, so that a worker which starts on this state asks the model.
         """
         if serving.models is None:
             return  # they stay unscheduled until there is a model
-        users = self._put_off(part) if behind else list(part.unscheduled.items())
+        users = self._first(part, 0 if behind else DUE_USERS_MAX)
         for start in range(0, len(users), DUE_USERS_MAX):
             some = users[start : start + DUE_USERS_MAX]
-            curves = await self._curves(serving, [part.read(key) for key, _ in some])
-            for (key, cause), curve in zip(some, curves, strict=True):
-                self._reschedule_one(part, serving, key, cause, curve, outbox)
+            curves, foreseen = await self._foresee(serving, [part.read(key) for key, _ in some])
+            for (key, cause), curve, due_ms in zip(some, curves, foreseen, strict=True):
+                self._reschedule_one(part, serving, key, cause, curve, due_ms, outbox)
         for key, _ in users:
             del part.unscheduled[key]
 
     @staticmethod
-    def _put_off(part: PartitionState) -> list[tuple[bytes, Cause]]:
-        """The unscheduled users who cannot wait; the others get a timer if they have none."""
-        urgent = []
+    def _first(part: PartitionState, most: int) -> list[tuple[bytes, Cause]]:
+        """The unscheduled users who cannot wait, and `most` of the others; the rest get a timer if they have none."""
+        first = []
         for key, cause in part.unscheduled.items():
             state = part.read(key)
-            if state.alert.raised:
-                urgent.append((key, cause))
+            if state.alert.raised or most > 0:
+                first.append((key, cause))
+                most -= not state.alert.raised
             elif not state.due_ts_ms:
                 part.set_due(key, state.last_ts_ms)
-        return urgent
+        return first
 
     def _reschedule_one(
-        self, part: PartitionState, serving: Serving, key: bytes, cause: Cause, curve: Float32, outbox: Outbox
-    ) -> None:
+        self, part: PartitionState, serving: Serving, key: bytes, cause: Cause, curve: Float32, due_ms: int,
+        outbox: Outbox,
+    ) -> None:  # fmt: skip
         policy = serving.churn
         state = part.change(key)
         if state.claims:  # an anonymous id whose owner is known now: its silence says nothing, the owner's does
             self._clear(part, key, curve, serving, outbox)
             part.set_due(key, 0)
             return
-        p_now = float(churn.p_no_return(curve, 0.0, policy))
-        if cause == "live" and churn.on_event(state.alert, p_now, state.last_ts_ms, policy) == "clear":
+        if cause == "live" and state.alert.raised and churn.p_no_return(curve, 0.0, policy) < policy.clear_at:
             self._clear(part, key, curve, serving, outbox)
-        due_ms = churn.due_ms(curve, state.last_ts_ms, policy)
         if due_ms and state.alert.cleared_ts_ms:
             due_ms = max(due_ms, state.alert.cleared_ts_ms + round(policy.cooldown_days * DAY_MS))
         if 0 < due_ms <= part.meta.clock_ms and part.meta.live_since_ms and cause != "live":
@@ -132,11 +138,13 @@ class AlertDesk:
             part.outcomes["alert_cleared"] += 1
         state.alert = Alert(cleared_ts_ms=state.last_ts_ms)
 
-    async def _curves(self, serving: Serving, states: list[UserState]) -> Float32:
-        """(B, E) log survival."""
+    async def _foresee(self, serving: Serving, states: list[UserState]) -> tuple[Float32, list[int]]:
+        """Log survival (B, E), and when silence alone will cross the threshold, ms, 0 for never."""
         assert serving.models is not None
         features = np.stack([churn_features(state) for state in states])  # (B, F)
-        return await self.run(serving.models.survival, features)
+        curves = await self.run(serving.models.survival, features)
+        last_ts_ms = np.array([state.last_ts_ms for state in states])
+        return curves, churn.due_ms(curves, last_ts_ms, serving.churn).tolist()
 
     def _emit(
         self, what: str, key: bytes, state: UserState, curve: Float32, ts_ms: int, serving: Serving, outbox: Outbox

@@ -1,7 +1,7 @@
 """The partitions this worker owns: opened on assignment, closed before they are taken away, flushed by a timer.
 
-One lock a partition serialises batches, ticks and interval closings; different partitions do not wait for each other's
-disk or broker round trips except in the agent's own loop.
+One lock a partition, which is fair, serialises its batches, ticks and interval closings; different partitions do not wait
+for each other's round trips to the broker.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from stream.personalize import Input, Personalizer
 
 log = structlog.get_logger()
 REFRESH_USERS_MAX = 500  # users a tick whose due times are moved to a new model
+BATCHES_MAX = 4  # begun at once: while one partition waits for the broker or for its interval to close, others go on
+COUNTS_BEHIND_S = 5.0  # how old the counts that ranking uses may become while many records wait
 
 
 class Opened(NamedTuple):
@@ -54,6 +56,7 @@ class Fleet:
         may_write: Callable[[], bool],
         flush_interval_ms: int,
         on_closed: Callable[[PartitionState, float], None] = lambda state, seconds: None,
+        on_batch: Callable[[Any, float], None] = lambda batch, seconds: None,
     ) -> None:  # fmt: skip
         self.personalizer = personalizer
         self.opener = opener
@@ -62,7 +65,12 @@ class Fleet:
         self.may_write = may_write
         self.flush_interval_ms = flush_interval_ms
         self.on_closed = on_closed
+        self.on_batch = on_batch
         self.owned: dict[int, Owned] = {}
+        self._room = asyncio.Semaphore(BATCHES_MAX)
+        self._working: set[asyncio.Task[None]] = set()
+        self._failure: BaseException | None = None
+        self._counts_taken_at = 0.0  # monotonic s
 
     async def assigned(self, partitions: set[int]) -> None:
         """Start opening partitions that are new to us; batches wait for it, other partitions do not."""
@@ -88,17 +96,35 @@ class Fleet:
         return f"recovering partitions {opening}" if opening else ""
 
     async def handle(self, batch: Any) -> None:
-        """One batch: steps 1 to 5 at once, 6 and 7 when the interval closes."""
+        """Begin a batch: steps 1 to 5 at once, 6 and 7 when the interval closes. Returns when there is room for another;
+        raises what an earlier one failed with."""
+        await self._room.acquire()
+        if self._failure is not None:
+            raise self._failure
         owned = self.owned.get(batch.partition)
-        if owned is None or batch.stale:
-            return  # it will be read again by whoever owns the partition now
+        if owned is None:  # it will be read again by whoever owns the partition now
+            self._room.release()
+            return
+        task = asyncio.create_task(self._process(owned, batch))
+        self._working.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._working.discard(task)
+        self._room.release()
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = self._failure or task.exception()
+
+    async def _process(self, owned: Owned, batch: Any) -> None:
+        started = time.perf_counter()
         opened = await owned.opening
         async with owned.lock:
-            if batch.stale:
+            if batch.stale or self.owned.get(owned.partition) is not owned or self._failure is not None:
                 return
             source = await self.source_of(batch.topic)
             await self.personalizer.process(opened.state, source, batch.records, self._most_waiting(batch))
             owned.open_batches.append(batch)
+        self.on_batch(batch, time.perf_counter() - started)
 
     def _most_waiting(self, batch: Any = None) -> int:
         """Records that wait in the partition that is furthest behind, not counting those of `batch`: all partitions of a
@@ -114,11 +140,20 @@ class Fleet:
         """Close intervals and let time pass, until cancelled."""
         while True:
             await asyncio.sleep(self.flush_interval_ms / 1000)
+            if self._failure is not None:
+                raise self._failure
+            self._take_counts()
             for owned in list(self.owned.values()):
                 if owned.opening.done() and not owned.opening.cancelled():
                     async with owned.lock:
                         if self.owned.get(owned.partition) is owned:
                             await self._tick(owned, owned.opening.result())
+
+    def _take_counts(self) -> None:
+        behind = self._most_waiting() >= self.personalizer.settings.behind_records_min
+        if not behind or time.monotonic() - self._counts_taken_at > COUNTS_BEHIND_S:
+            self._counts_taken_at = time.monotonic()
+            self.personalizer.serving.take_counts()
 
     async def _tick(self, owned: Owned, opened: Opened) -> None:
         version = self.personalizer.serving.current.version
@@ -143,6 +178,8 @@ class Fleet:
 
         Batches that went stale by a mere rewind are folded already: their second reading is told by offset and ids.
         """
+        if self._failure is not None:
+            return  # a batch may be half folded; the process is about to end
         if not self.may_write():
             log.warning("interval not written", partition=owned.partition, batches=len(owned.open_batches),
                         why="the group moved on or the last heartbeat is too old; its records are read again")  # fmt: skip

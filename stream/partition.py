@@ -21,8 +21,10 @@ recovery reads the changelog's tail. After 6, before 7: every record is at or be
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections import Counter, OrderedDict
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -33,6 +35,12 @@ from stream.core.owed import Owed
 from stream.core.state import UserState
 from stream.ports import Store
 
+
+class HasOffset(Protocol):
+    offset: int
+
+
+R = TypeVar("R", bound=HasOffset)
 META_KEY = b"#meta"  # no user key starts with '#': the tenant is never empty
 DUE_PREFIX = b"#due/"
 _DUE_BYTES = 8
@@ -120,9 +128,9 @@ class PartitionState:
         self.dirty[key] = state
         return state
 
-    def touched(self, key: bytes, lane: Lane) -> None:
-        """A user's state changed by an event: to be written, and the churn timer to be set anew."""
-        self.change(key)
+    def touched(self, key: bytes, state: UserState, lane: Lane) -> None:
+        """The user's state was changed by an event: to be written, and the churn timer to be set anew."""
+        self.dirty[key] = state
         if lane == "live":
             self.unscheduled[key] = "live"
         else:
@@ -142,7 +150,8 @@ class PartitionState:
         return self.encoded_meta() != self._written_meta
 
     def advance_clock(self, ts_ms: int) -> None:
-        self.meta.clock_ms = max(self.meta.clock_ms, ts_ms)
+        if ts_ms > self.meta.clock_ms:
+            self.meta.clock_ms = ts_ms
 
     def carried_clock_ms(self, wall_ms: int, caught_up: bool) -> int:
         """The partition's clock, carried on through silence by the wall clock. Only while nothing waits to be read:
@@ -153,11 +162,9 @@ class PartitionState:
 
     def set_due(self, key: bytes, due_ms: int) -> None:
         """Set or clear (0) a user's churn timer; older entries for the user become void."""
-        state = self.change(key)
-        if state.due_ts_ms != due_ms:
-            state.due_ts_ms = due_ms
-            if due_ms:
-                heapq.heappush(self._timers, (due_ms, key))
+        self.change(key).due_ts_ms = due_ms
+        if due_ms:  # an equal entry may have been taken out while the user was unscheduled
+            heapq.heappush(self._timers, (due_ms, key))
 
     def pop_due(self, clock_ms: int, limit: int) -> list[bytes]:
         """Keys of users whose timer has come, at most `limit`; void entries are skipped."""
@@ -168,10 +175,13 @@ class PartitionState:
                 due.append(key)
         return due
 
-    def already_folded(self, topic: str, topic_id: str, offset: int) -> bool:
-        """Whether the state already stands for this record. A recreated topic has another id and starts anew."""
+    def not_folded(self, topic: str, topic_id: str, records: Sequence[R]) -> Sequence[R]:
+        """The records, in offset order, that the state does not stand for yet. A recreated topic has another id and
+        starts anew."""
         known = self.meta.offsets.get(topic)
-        return known is not None and known[0] == topic_id and offset <= known[1]
+        if known is None or known[0] != topic_id:
+            return records
+        return records[bisect_right(records, known[1], key=lambda record: record.offset) :]
 
     def mark_folded(self, topic: str, topic_id: str, offset: int) -> None:
         self.meta.offsets[topic] = (topic_id, offset)

@@ -48,6 +48,15 @@ class Input(NamedTuple):
     entity: Topic
 
 
+class _Live(NamedTuple):
+    """An event that may be folded, and what of its record is still needed."""
+
+    offset: int
+    key: bytes
+    event: Event
+    ts_ms: int
+
+
 class Personalizer:
     """Stateless between batches but for what it is given; one for all partitions of a worker."""
 
@@ -73,12 +82,13 @@ class Personalizer:
             await self.send(outbox)
             return
         stragglers: dict[bytes, Event] = {}
-        for record, event in self._decode(part, source, records, outbox):
-            key = user_key(event.tenant, event.user)
-            if event.lane == "live":
-                await self.alerts.before_live_event(part, serving, key, event.ts_ms, outbox)
-            if self._fold(part, serving, key, record, event, outbox) and part.read(key).claims:
-                stragglers[key] = event
+        for one in self._decode(part, source, records, outbox):
+            if one.event.lane == "live":
+                self.alerts.advance(part, one.ts_ms)
+                if self.alerts.came_due(part, one.key):
+                    await self.alerts.raise_before_event(part, serving, one.key, outbox)
+            if self._fold(part, serving, one, outbox) and part.read(one.key).claims:
+                stragglers[one.key] = one.event
         for key, event in stragglers.items():
             for answer in identity.answers(part.read(key), event.tenant, event.user):
                 outbox.answer(answer)
@@ -122,16 +132,13 @@ class Personalizer:
             await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
         await self.send(outbox)
 
-    def _decode(
-        self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox
-    ) -> list[tuple[Record, Event]]:
+    def _decode(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> list[_Live]:
         """Step 2, and one read of the store for all users of the batch."""
-        events: list[tuple[Record, Event]] = []
-        keys: list[bytes] = []
-        for record in records:
-            if part.already_folded(source.topic, source.topic_id, record.offset):
-                part.outcomes["replayed"] += 1
-                continue
+        events: list[_Live] = []
+        new = part.not_folded(source.topic, source.topic_id, records)
+        if len(new) < len(records):
+            part.outcomes["replayed"] += len(records) - len(new)
+        for record in new:
             decoded = decode(record.value, record.timestamp, self.settings.skew_max_ms)
             if isinstance(decoded, Ok):
                 key = user_key(decoded.event.tenant, decoded.event.user)
@@ -139,14 +146,13 @@ class Personalizer:
                     part.outcomes["dropped:misplaced"] += 1
                     outbox.add(topics.EVENTS, key, record.value)
                     continue
-                keys.append(key)
-                events.append((record, decoded.event))
+                events.append(_Live(record.offset, key, decoded.event, decoded.ts_ms))
             elif isinstance(decoded, Reject):
                 self._reject(part, source, record, decoded, outbox)
             else:
                 assert isinstance(decoded, Drop)
                 part.outcomes[f"dropped:{decoded.reason}"] += 1
-        part.load(keys)
+        part.load([one.key for one in events])
         return events
 
     def _reject(self, part: PartitionState, source: Input, record: Record, reject: Reject, outbox: Outbox) -> None:
@@ -165,7 +171,7 @@ class Personalizer:
             if isinstance(message, identity.Claim):
                 key = user_key(message.tenant, message.anonymous)
                 if identity.note_claim(part.read(key), message):
-                    part.touched(key, message.lane)
+                    part.touched(key, part.read(key), message.lane)
                 for answer in identity.answers(part.read(key), message.tenant, message.anonymous):
                     outbox.answer(answer)
             else:
@@ -174,19 +180,18 @@ class Personalizer:
                     part.change(key)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset)
 
-    def _fold(
-        self, part: PartitionState, serving: Serving, key: bytes, record: Record, event: Event, outbox: Outbox
-    ) -> bool:
+    def _fold(self, part: PartitionState, serving: Serving, one: _Live, outbox: Outbox) -> bool:
         """Step 3 for one event; whether it changed anything."""
+        key, event = one.key, one.event
         state = part.read(key)
         outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
         part.outcomes[outcome.value] += 1
         if outcome is not Outcome.FOLDED:
             return False
-        part.touched(key, event.lane)
+        part.touched(key, state, event.lane)
         for touch in added:
             serving.index(event.tenant).notice(touch.item_id)
-            part.counts.observe(event.tenant, touch, state.ring, record.offset, part.published)
+            part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published)
         for claim in identity.claims_of(state, event):
             outbox.claim(claim)
         if event.lane == "live" and (let_go := part.owed.owe(key, state.recommended_ts_ms, part.meta.clock_ms)):

@@ -67,6 +67,7 @@ class ServingState:
         self.current = Serving(None)
         self.vectors: dict[tuple[str, str], dict[str, ItemVector]] = {}  # (tenant, item) → space → vector
         self.counts: dict[tuple[str, str, int], ItemCount] = {}  # (tenant, item, partition)
+        self._untaken: dict[bytes, bytes] = {}  # records of counts that nobody has looked at yet, the newest of each key
 
     def on_vector(self, key: bytes, value: bytes | None) -> tuple[Item, Float32] | None:
         """One record of the item-vectors topic; returns what the current index is to be told, if anything."""
@@ -84,14 +85,22 @@ class ServingState:
         return vector.item, self._text_vector(vector, self.current)
 
     def on_count(self, key: bytes, value: bytes | None) -> None:
-        """One record of the item-counts topic: absolute totals of one partition."""
-        partition, tenant, item_id = key.decode().split("/", 2)
+        """One record of the item-counts topic: absolute totals of one partition. It is only kept: under load most are
+        replaced by the next before anybody ranks."""
         if value is not None:
+            self._untaken[key] = value
+
+    def take_counts(self) -> None:
+        """Decode what came since and put it into the current index."""
+        untaken, self._untaken = self._untaken, {}
+        for key, value in untaken.items():
+            partition, tenant, item_id = key.decode().split("/", 2)
             count = self.counts[tenant, item_id, int(partition)] = _item_count.decode(value)
             self.current.index(tenant).set_counts(item_id, int(partition), count)
 
     def counts_of(self, partition: int) -> dict[str, ItemCount]:
         """An owner's own totals as published, `tenant/item` → totals: where it starts when a partition is assigned."""
+        self.take_counts()
         return {
             f"{tenant}/{item}": msgspec.msgpack.decode(msgspec.msgpack.encode(count), type=ItemCount)
             for (tenant, item, owner), count in self.counts.items()
@@ -103,6 +112,7 @@ class ServingState:
 
         Raises ValueError when the catalog's vectors are of another dimension than the bundle expects.
         """
+        self.take_counts()
         serving = Serving(models)
         entries = []
         for spaces in self.vectors.values():

@@ -67,7 +67,7 @@ class Collector(Section):
 
 class Personalize(Section):
     flush_interval_ms: int = Field(250, ge=10, description="state is written and input acknowledged this often")
-    flush_interval_behind_ms: int = Field(1_000, ge=10, description="… and this often while many records wait")
+    flush_interval_behind_ms: int = Field(2_000, ge=10, description="… and this often while many records wait")
     batch_records_max: int = Field(4_000, ge=1, description="records of one poll, over all partitions")
     recommend_interval_ms: int = Field(5_000, ge=0, description="a user's recommendations are renewed at most this often")
     recommend_top_n: int = Field(10, ge=1, le=100)

@@ -84,6 +84,7 @@ class Personalize:
             self.may_write,
             settings.personalize.flush_interval_ms,
             self.metrics.interval_closed,
+            lambda batch, seconds: self.metrics.batch_done(batch.topic, len(batch.records), seconds),
         )
         self.following = asyncio.Event()
         self.announcing: asyncio.Task[None] | None = None
@@ -101,11 +102,9 @@ class Personalize:
         self.app.task(self.follow)
 
     async def agent(self, batches: AsyncIterator[faust_compat.RecordBatch]) -> None:
-        """The Faust agent: one batch after the other."""
+        """The Faust agent: a few batches at a time, those of one partition one after the other."""
         async for batch in batches:
-            started = time.perf_counter()
             await self.fleet.handle(batch)
-            self.metrics.batch_done(batch.topic, len(batch.records), time.perf_counter() - started)
 
     async def fleet_timer(self) -> None:
         try:

@@ -30,7 +30,7 @@ class Interactions:
         recent = np.zeros(len(item_ids))
         since = history.to_ms - POPULARITY_DAYS * DAY_MS
         for event in history.events:
-            for touch in touches(event):
+            for touch in touches(event, event.ts_ms):
                 column = self.column.get(touch.item_id)
                 if column is None or touch.kind not in INTEREST:
                     continue

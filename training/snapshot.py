@@ -129,7 +129,7 @@ def _observe(snapshot: Snapshot, open_moments: dict[str, _OpenMoment], event: Ev
     if state.events and ts_ms - state.last_ts_ms >= VISIT_GAP_MS:
         away_days = (ts_ms - state.last_ts_ms) / DAY_MS
         snapshot.visits.append(Visit(user, state.last_ts_ms, churn_features(state), away_days, censored=False))
-    wanted = [touch.item_id for touch in touches(event) if touch.kind in INTEREST]
+    wanted = [touch.item_id for touch in touches(event, event.ts_ms) if touch.kind in INTEREST]
     if wanted:
         moment = open_moments.get(user)
         if moment is None or not moment.takes(event):
@@ -171,7 +171,7 @@ def next_moments(later: Iterable[Event], users: Iterable[str]) -> dict[str, tupl
     for event in later:
         if event.user not in wanted:
             continue
-        items = [touch.item_id for touch in touches(event) if touch.kind in INTEREST]
+        items = [touch.item_id for touch in touches(event, event.ts_ms) if touch.kind in INTEREST]
         if not items:
             continue
         moment = found.get(event.user)
@@ -273,7 +273,7 @@ def _history(name: str, events: Iterable[Event], items: Iterable[Item]) -> Histo
         raise EmptyHistory(f"{name} holds no events with a user; send some first, or name another source")
     catalog = {item.item_id: item for item in items}
     for event in newest:
-        for touch in touches(event):
+        for touch in touches(event, event.ts_ms):
             if touch.item_id not in catalog:
                 catalog[touch.item_id] = Item(item_id=touch.item_id, tenant=event.tenant)
     return History(name, newest, catalog)

@@ -8,15 +8,16 @@ the moment at which mere silence crosses the threshold is known in advance. Betw
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.core.state import DAY_MS, Alert
+from stream.core.state import DAY_MS
 
 FloatArray = npt.NDArray[np.floating[Any]]
+Times = npt.NDArray[np.int64]  # ms since 1970
 
 EDGES_DAYS = np.array([0, 1, 2, 4, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180], dtype=np.float64)
 SILENCE_DAYS_MAX = 365.0  # nobody is alerted later than this after the last event
@@ -84,21 +85,16 @@ def _grid_weights(horizon_days: float) -> FloatArray:
     return np.stack(columns, axis=1)
 
 
-def due_ms(log_survival: FloatArray, last_ts_ms: int, policy: ChurnPolicy) -> int:
-    """Event time at which silence alone reaches `raise_at`; 0 when it does not within SILENCE_DAYS_MAX.
+def due_ms(log_survival: FloatArray, last_ts_ms: Times, policy: ChurnPolicy) -> Times:
+    """Event times at which silence alone reaches `raise_at`; 0 where it does not within SILENCE_DAYS_MAX.
+    log_survival (B, E), last_ts_ms (B,) → (B,).
 
-    >>> flat = np.zeros(len(EDGES_DAYS))  # never returns
-    >>> due_ms(flat, 1000, ChurnPolicy())
-    1000
+    >>> flat = np.zeros((1, len(EDGES_DAYS)))  # never returns
+    >>> due_ms(flat, np.array([1000]), ChurnPolicy())
+    array([1000])
     """
-    log_p = _grid_weights(policy.horizon_days) @ log_survival  # (G,)
+    log_p = log_survival @ _grid_weights(policy.horizon_days).T  # (B, G)
     reached = _calibrated(log_p, policy) >= policy.raise_at
-    first = int(reached.argmax())
-    if not reached[first]:
-        return 0
-    return last_ts_ms + round(float(_GRID_DAYS[first]) * DAY_MS)
-
-
-def on_event(alert: Alert, p_now: float, ts_ms: int, policy: ChurnPolicy) -> Literal["clear", "none"]:
-    """After an event: clear a raised alert once the risk has fallen below `clear_at`."""
-    return "clear" if alert.raised and p_now < policy.clear_at else "none"
+    first = reached.argmax(axis=1)  # (B,)
+    due = last_ts_ms + np.rint(_GRID_DAYS[first] * DAY_MS).astype(np.int64)
+    return np.where(reached[np.arange(len(first)), first], due, 0)

@@ -16,8 +16,9 @@ import msgspec
 from stream.core.state import DAY_MS, Kind, Touch
 
 REBASE_MS = DAY_MS  # a rule's reference time lags behind its newest event by at most this; only ratios matter
-SUCCESSORS_MAX = 40  # per item and partition; the weakest is dropped when a stronger one needs the room
-_WEIGHT = {
+SUCCESSORS_MAX = 40  # per item and partition: the strongest
+SUCCESSORS_SLACK = 16  # newcomers may stay until there are so many: dropping one by one took a third of counting
+_WEIGHT: dict[int, float] = {
     Kind.VIEW: 1.0, Kind.CLICK: 1.0, Kind.CART: 3.0, Kind.WISH: 2.0, Kind.ORDER: 5.0, Kind.REVIEW: 1.0,
     Kind.SHARE: 2.0, Kind.OTHER: 0.5,
 }  # fmt: skip
@@ -51,14 +52,16 @@ class ItemCount(msgspec.Struct, array_like=True):
 
 def add_popularity(count: ItemCount, touch: Touch, policy: CountsPolicy) -> None:
     """Add a touch's weight, decayed to the later of the two times; commutes over touches."""
-    weight = _WEIGHT.get(Kind(touch.kind), 0.0)
-    count.popularity, count.ts_ms = _add(
-        count.popularity, count.ts_ms, weight, touch.ts_ms, policy.popularity_half_life_days
-    )
+    weight, half_life = _WEIGHT.get(touch.kind, 0.0), policy.popularity_half_life_days
+    if touch.ts_ms >= count.ts_ms:
+        count.popularity = count.popularity * _decay(touch.ts_ms - count.ts_ms, half_life) + weight
+        count.ts_ms = touch.ts_ms
+    else:
+        count.popularity += weight * _decay(count.ts_ms - touch.ts_ms, half_life)
 
 
 def add_successor(count: ItemCount, successor: str, weight: float, ts_ms: int, policy: CountsPolicy) -> None:
-    """Strengthen the rule item → successor, keeping the SUCCESSORS_MAX strongest."""
+    """Strengthen the rule item → successor. At SUCCESSORS_MAX + SUCCESSORS_SLACK only the SUCCESSORS_MAX strongest stay."""
     if not count.successors:
         count.rules_ts_ms = max(count.rules_ts_ms, ts_ms)
     elif ts_ms - count.rules_ts_ms > REBASE_MS:  # rarely: with every event it took a third of counting
@@ -67,8 +70,9 @@ def add_successor(count: ItemCount, successor: str, weight: float, ts_ms: int, p
         count.rules_ts_ms = ts_ms
     since = _decay(count.rules_ts_ms - ts_ms, policy.rules_half_life_days)  # above 1 for what is younger than the reference
     count.successors[successor] = count.successors.get(successor, 0.0) + weight * since
-    if len(count.successors) > SUCCESSORS_MAX:
-        del count.successors[min(count.successors, key=lambda item: (count.successors[item], item))]
+    if len(count.successors) >= SUCCESSORS_MAX + SUCCESSORS_SLACK:
+        strongest = sorted(count.successors.items(), key=lambda one: (-one[1], one[0]))
+        count.successors = dict(strongest[:SUCCESSORS_MAX])
 
 
 def rule_steps(ring: list[Touch], touch: Touch, policy: CountsPolicy) -> list[tuple[str, float]]:
@@ -85,12 +89,6 @@ def rule_steps(ring: list[Touch], touch: Touch, policy: CountsPolicy) -> list[tu
         seen.add(earlier.item_id)
         steps.append((earlier.item_id, 1.0 / (len(steps) + 1)))
     return steps
-
-
-def _add(value: float, at_ms: int, weight: float, ts_ms: int, half_life_days: float) -> tuple[float, int]:
-    later = max(at_ms, ts_ms)
-    total = value * _decay(later - at_ms, half_life_days) + weight * _decay(later - ts_ms, half_life_days)
-    return total, later
 
 
 def _decay(elapsed_ms: float, half_life_days: float) -> float:
@@ -120,6 +118,7 @@ class PartitionCounts:
         count = self.counts.get(key)
         if count is None:
             count = self.counts[key] = ItemCount()
-        count.offset = max(count.offset, offset)
+        if offset > count.offset:
+            count.offset = offset
         self.dirty.add(key)
         return count

@@ -14,8 +14,9 @@ TENANT_SEPARATOR = "/"
 OWN_MARK = "#"  # `#due/t/u` in the state store is the timer of a user of tenant t, and must not be another tenant's user
 
 
-class Ok(msgspec.Struct, frozen=True):
+class Ok(msgspec.Struct, frozen=True, gc=False):
     event: Event
+    ts_ms: int  # the event's time, worked out once
 
 
 class Reject(msgspec.Struct, frozen=True):
@@ -76,7 +77,7 @@ def _check(event: Event, append_ms: int, skew_max_ms: int) -> Decoded:
     consent = event.context.consent
     if consent is not None and consent.personalization is False:
         return Drop("no_consent")
-    return Ok(event)
+    return Ok(event, ts_ms)
 
 
 def message_of(error: Exception) -> Message:

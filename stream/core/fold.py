@@ -46,11 +46,10 @@ def id_hash(message_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(message_id.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def touches(event: Event) -> list[Touch]:
-    """The item touches of an event: one a product line, none for events without an item."""
+def touches(event: Event, ts_ms: int) -> list[Touch]:
+    """The item touches of an event at its time `ts_ms`: one a product line, none for events without an item."""
     properties = event.properties
     kind = KIND_OF_NAME.get(event.event or "", Kind.OTHER)
-    ts_ms = event.ts_ms
     if properties.products:
         if kind == Kind.OTHER:
             return []  # lists that were merely shown (Product List Viewed) are exposure, not interest
@@ -77,9 +76,12 @@ def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) ->
     if ts_ms <= state.seen_horizon_ms or (event.lane == "live" and clock_ms - ts_ms > lateness_max_ms):
         return Outcome.LATE, []
     _remember(state, hashed, ts_ms)
-    added = touches(event)
+    added = touches(event, ts_ms)
     for touch in added:
-        insort(state.ring, touch, key=Touch.order)
+        if not state.ring or ts_ms > state.ring[-1].ts_ms:  # nearly always: no search
+            state.ring.append(touch)
+        else:
+            insort(state.ring, touch, key=Touch.order)
         _count(state, touch)
     if len(state.ring) > RING_TOUCHES_MAX:
         del state.ring[: len(state.ring) - RING_TOUCHES_MAX]
@@ -102,7 +104,8 @@ def _count(state: UserState, touch: Touch) -> None:
     if stat is None:
         stat = state.items[touch.item_id] = ItemStat()
     stat.touches += 1
-    stat.last_ts_ms = max(stat.last_ts_ms, touch.ts_ms)
+    if touch.ts_ms > stat.last_ts_ms:
+        stat.last_ts_ms = touch.ts_ms
     if touch.kind == Kind.ORDER:
         stat.orders += 1
         stat.last_order_ts_ms = max(stat.last_order_ts_ms, touch.ts_ms)
@@ -125,6 +128,8 @@ def _advance(state: UserState, event: Event, ts_ms: int, added: list[Touch]) -> 
 
 
 def _add_day(days: list[int], day: int) -> None:
+    if days and days[-1] == day:
+        return
     at = bisect_left(days, day)
     if at < len(days) and days[at] == day:
         return

@@ -38,7 +38,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
 
 def claims_of(state: UserState, event: Event) -> list[Claim]:
     """Claims an event gives rise to, noted in the known user's state so that they are not sent with every event."""
-    if event.user_id is None:
+    if event.user_id is None or (event.anonymous_id is None and event.previous_id is None):
         return []
     result = []
     for anonymous in {event.anonymous_id, event.previous_id} - {None, event.user_id}:
