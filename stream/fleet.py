@@ -143,11 +143,11 @@ class Fleet:
             if self._failure is not None:
                 raise self._failure
             self._take_counts()
-            for owned in list(self.owned.values()):
-                if owned.opening.done() and not owned.opening.cancelled():
-                    async with owned.lock:
-                        if self.owned.get(owned.partition) is owned:
-                            await self._tick(owned, owned.opening.result())
+            owned = [one for one in self.owned.values() if one.opening.done() and not one.opening.cancelled()]
+            closed = await asyncio.gather(*(self._close_when_due(one) for one in owned))
+            for one, done in zip(owned, closed, strict=True):  # acknowledged first, then answered: nothing waits for a model
+                if done:
+                    await self._tick(one)
 
     def _take_counts(self) -> None:
         behind = self._most_waiting() >= self.personalizer.settings.behind_records_min
@@ -155,7 +155,23 @@ class Fleet:
             self._counts_taken_at = time.monotonic()
             self.personalizer.serving.take_counts()
 
-    async def _tick(self, owned: Owned, opened: Opened) -> None:
+    async def _close_when_due(self, owned: Owned) -> bool:
+        """Close the interval unless it is to be longer, because users come back within it: fewer writes while many records
+        wait."""
+        async with owned.lock:
+            if self.owned.get(owned.partition) is not owned:
+                return False
+            opened = owned.opening.result()
+            self._refresh(owned, opened)
+            waiting, settings = self._most_waiting(), self.personalizer.settings
+            behind = waiting >= settings.behind_records_min
+            if behind and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
+                return False
+            await self._close(owned, opened.state, waiting)
+            return True
+
+    def _refresh(self, owned: Owned, opened: Opened) -> None:
+        """A new model moves everybody's due time, some users at a time."""
         version = self.personalizer.serving.current.version
         if owned.model_version != version:
             owned.model_version = version
@@ -165,13 +181,12 @@ class Fleet:
             opened.state.refresh(keys)
             if len(keys) < REFRESH_USERS_MAX:
                 owned.refreshing = None
-        waiting, settings = self._most_waiting(), self.personalizer.settings
-        behind = waiting >= settings.behind_records_min
-        if behind and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
-            return  # users come back within the longer interval: half the writes
-        caught_up = not owned.open_batches and self.waiting(owned.partition) == 0
-        await self.personalizer.tick(opened.state, caught_up, waiting)
-        await self._close(owned, opened.state, waiting)
+
+    async def _tick(self, owned: Owned) -> None:
+        async with owned.lock:
+            if self.owned.get(owned.partition) is owned and self._failure is None:
+                caught_up = not owned.open_batches and self.waiting(owned.partition) == 0
+                await self.personalizer.tick(owned.opening.result().state, caught_up, self._most_waiting())
 
     async def _close(self, owned: Owned, state: PartitionState, waiting: int = 0) -> None:
         """Steps 6 and 7. A worker that slept through a rebalance writes nothing; its records are read again.

@@ -62,7 +62,8 @@ class Personalize:
         self.events = topics.EVENTS.name(prefix)
         self.identity = topics.IDENTITY.name(prefix)
         self.app = faust_compat.create_app(
-            settings, name="personalize", on_assigned=self.on_assigned, on_revoked=self.on_revoked
+            settings, name="personalize", on_assigned=self.on_assigned, on_revoked=self.on_revoked,
+            commit_interval_ms=settings.personalize.flush_interval_ms,
         )
         self.metrics = Metrics("personalize", settings)
         self.serving = ServingState()
