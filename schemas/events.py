@@ -96,23 +96,12 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         return round(self.timestamp.timestamp() * 1000)
 
 
-class EventRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """The same event as the sink stores it: free-form parts stay the JSON text they were."""
+class EventTexts(msgspec.Struct, frozen=True, kw_only=True):
+    """The free-form parts of the same event, which the sink stores as the JSON text they were."""
 
-    message_id: Id
-    type: EventType
-    timestamp: Instant
-    tenant: Id
-    lane: Lane = "live"
-    event: str | None = None
-    user_id: Id | None = None
-    anonymous_id: Id | None = None
-    previous_id: Id | None = None
     properties: msgspec.Raw = msgspec.Raw(b"{}")
     traits: msgspec.Raw = msgspec.Raw(b"{}")
     context: msgspec.Raw = msgspec.Raw(b"{}")
-    original_timestamp: Instant | None = None
-    received_at: Instant | None = None
 
 
 # Names Clickwake gives a meaning to; any other name is kept and counted as activity.

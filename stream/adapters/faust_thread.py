@@ -27,6 +27,11 @@ EARLIEST = -2  # OffsetResetStrategy.EARLIEST of aiokafka and of the protocol
 NOT_OURS_ANY_MORE = (CommitFailedError, IllegalGenerationError, RebalanceInProgressError, UnknownMemberIdError,
                      IllegalStateError)
 
+# aiokafka has one fetch under way a broker, for the partitions whose buffer was empty when it was sent. Where none of them
+# has anything new the broker keeps it for so long, and a partition whose buffer ran dry since is not asked for. Faust says
+# 1,500 ms: the last tenth of a backlog took a second and more.
+FETCH_WAIT_MS = 50
+
 T = TypeVar("T")
 
 
@@ -51,6 +56,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
 
     fetch_epoch = 0
     heartbeat_at = float("-inf")
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
 
     async def on_start(self) -> None:
         self._resets: set[asyncio.Future[Any]] = set()

@@ -169,9 +169,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         await self._reject(rejections)  # 4
         self._count(batch, records)
         if generation == self._generation:
-            for record in records:
-                tp = TopicPartition(record.topic, record.partition)
-                self._uncommitted[tp] = max(record.offset + 1, self._uncommitted.get(tp, 0))
+            last = {(record.topic, record.partition): record.offset for record in records}  # offsets ascend in a partition
+            self._uncommitted |= {TopicPartition(*tp): offset + 1 for tp, offset in last.items()}
             await self._commit()  # 5
 
     async def _reject(self, rejections: list[Rejection]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
-from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventRow, Product
+from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product
 from schemas.outputs import ChurnAlert, Recommendation
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import CHURN_ALERTS, DEAD_LETTERS, EVENT_PRODUCTS, EVENTS, ITEMS, RECOMMENDATIONS, Row, Table
@@ -55,7 +55,7 @@ class Complaint(msgspec.Struct, frozen=True):
 Outcome = Rows | Skip | Complaint
 ToRows = Callable[[Record], Outcome]
 
-_event_decoder, _row_decoder = msgspec.json.Decoder(Event), msgspec.json.Decoder(EventRow)
+_event_decoder, _texts_decoder = msgspec.json.Decoder(Event), msgspec.json.Decoder(EventTexts)
 
 
 def _ms(instant: datetime) -> int:
@@ -82,15 +82,16 @@ def event_rows(skew_max_ms: int) -> ToRows:
         raw = record.value
         decoded = decode(raw, record.timestamp, skew_max_ms)
         if isinstance(decoded, Ok):
-            event = decoded.event
+            event, ts_ms = decoded.event, decoded.ts_ms
         elif isinstance(decoded, Reject):
             return Skip(decoded.kind)  # personalize writes its dead letter
         elif isinstance(decoded, Drop) and decoded.reason == "no_consent" and raw is not None:
             event = _event_decoder.decode(raw)  # no profile without consent to personalization, but the statistics
+            ts_ms = event.ts_ms
         else:
             return Skip(decoded.reason)
         assert raw is not None
-        return _event(event, _row_decoder.decode(raw), record)
+        return _event(event, ts_ms, _texts_decoder.decode(raw), record)
 
     return to_rows
 
@@ -115,12 +116,12 @@ def _revenues(event: Event, lines: tuple[Product, ...]) -> tuple[float | None, l
     return total, of_lines
 
 
-def _event(event: Event, texts: EventRow, record: Record) -> Rows:
+def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
     p, context = event.properties, event.context
     anonymised = context.consent is not None and context.consent.analytics is False  # only counts that name nobody are kept
     user_id, anonymous_id = ("", "") if anonymised else (event.user_id or "", event.anonymous_id or "")
     user, session_id = user_id or anonymous_id, "" if anonymised else context.session_id or ""
-    ts_ms, original_ms = event.ts_ms, _ms_or_none(event.original_timestamp)
+    original_ms = _ms_or_none(event.original_timestamp)
     partition_s = clamp_s(ts_ms if original_ms is None else original_ms)
     order_id, name = "" if anonymised else p.order_id or "", event.event or ""
     kafka = (record.partition, record.offset, record.timestamp)
