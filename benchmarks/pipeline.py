@@ -68,10 +68,10 @@ Tell = Callable[[str], None]
 class Options:
     """`events` in the backlog; then `rate` events/s for `seconds`; `workers` personalize processes."""
 
-    events: int = 60_000
+    events: int = 120_000
     rate: float = 200.0
     seconds: float = 30.0
-    workers: int = 1
+    workers: int = 2
 
     @property
     def paced(self) -> int:
@@ -80,7 +80,7 @@ class Options:
 
 def run(home: Path, options: Options, console: Console) -> dict[str, Any]:
     """The measurement, see the module. Raises `BenchFailed` for a wrong count or a step that does not end, `StartError`."""
-    folder = home / "bench" / "run"
+    described, folder = machine(), home / "bench" / "run"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with console.status("simulating") as status:
@@ -95,7 +95,7 @@ def run(home: Path, options: Options, console: Console) -> dict[str, Any]:
                            say=status.update)
         names = ("catalog", "personalize", "sink")
         with Local(folder, processes=names, workers=options.workers, say=status.update) as local:
-            return _Bench(local, options, world, shop, status.update).measure(model)
+            return {"machine": described} | _Bench(local, options, world, shop, status.update).measure(model)
 
 
 class _Bench:
@@ -117,7 +117,7 @@ class _Bench:
                 self.local.end(name)
             bare = self._bare(before)
         return {
-            "machine": machine(), "versions": versions(), "settings": self._settings(), "bare_agent": bare,
+            "versions": versions(), "settings": self._settings(), "bare_agent": bare,
             "pipeline": whole, "ratio": round(whole["events_per_s"] / bare["events_per_s"], 2), "open_loop": paced,
         }
 

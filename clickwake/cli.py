@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+WORKERS = min(2, os.cpu_count() or 1)  # one Python process uses one core; broker and ClickHouse leave room for a second
 
 app = typer.Typer(
     name="clickwake",
@@ -102,7 +105,7 @@ def up(
     only: Annotated[
         list[str] | None, typer.Option(help="run only this process besides the servers; may be repeated"),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
     train_every: Annotated[str, typer.Option(help="retrain and release this often; off to never do it")] = "6h",
     ready_fd: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -319,10 +322,10 @@ app.add_typer(bench, name="bench")
 
 @bench.command("pipeline")
 def bench_pipeline(
-    events: Annotated[int, typer.Option(min=1_000, help="in the backlog whose rate is measured")] = 60_000,
+    events: Annotated[int, typer.Option(min=1_000, help="in the backlog whose rate is measured")] = 120_000,
     rate: Annotated[float, typer.Option(min=1, help="events/s at which latency is measured")] = 200.0,
     seconds: Annotated[float, typer.Option(min=1, help="… for so long")] = 30.0,
-    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """The whole system's rate beside a bare Faust agent's on the same events, and the latency to a recommendation."""

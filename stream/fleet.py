@@ -121,8 +121,12 @@ class Fleet:
         async with owned.lock:
             if batch.stale or self.owned.get(owned.partition) is not owned or self._failure is not None:
                 return
-            source = await self.source_of(batch.topic)
-            await self.personalizer.process(opened.state, source, batch.records, self._most_waiting(batch))
+            try:
+                source = await self.source_of(batch.topic)
+                await self.personalizer.process(opened.state, source, batch.records, self._most_waiting(batch))
+            except Exception as error:  # noted before the next batch of this partition gets the lock
+                self._failure = self._failure or error
+                raise
             owned.open_batches.append(batch)
         self.on_batch(batch, time.perf_counter() - started)
 

@@ -70,6 +70,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._producer: AIOKafkaProducer | None = None
         self._generation = 0  # of the assignment: a batch read under an older one is stored, but never committed
         self._uncommitted: dict[TopicPartition, int] = {}
+        self._read: dict[TopicPartition, int] = {}  # the next offset of each partition that anything was read of
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
 
     def stop(self) -> None:
@@ -135,6 +136,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         self._generation += 1
         self._uncommitted.clear()
+        self._read.clear()
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         log.info("sink.assigned", partitions=len(assigned))
@@ -142,6 +144,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def _collect(self) -> tuple[list[Record], int]:
         """1: records until the batch is full or `flush_interval_ms` after the first one; none after POLL_MS of silence.
+        Where more waits at the broker than was collected until then, it goes on until the batch is full: fewer and larger
+        inserts are what ClickHouse catches up with.
 
         Also returns the generation they were read in. What was read before a rebalance is dropped: its partitions
         are read from the last commit by whoever owns them now.
@@ -154,14 +158,23 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
             found = await self._consumer.getmany(timeout_ms=int(wait_ms), max_records=most)
             if generation != self._generation:
                 generation, records, size, deadline = self._generation, [], 0, 0.0
-            for some in found.values():
+            for tp, some in found.items():
                 records += some
+                self._read[tp] = some[-1].offset + 1
                 size += sum(len(record.value or b"") for record in some)
             if not records or self._stopping.is_set():
                 break
             deadline = deadline or time.monotonic() + limits.flush_interval_ms / 1000
             wait_ms = (deadline - time.monotonic()) * 1000
+            if wait_ms <= 0 and self._waiting() > len(records):
+                wait_ms = 1.0
         return records, generation
+
+    def _waiting(self) -> int:
+        """Records the broker has, as far as it has said, that were not taken yet."""
+        owned = self._consumer.assignment()
+        ends = {tp: self._consumer.highwater(tp) or 0 for tp in self._read if tp in owned}
+        return sum(max(0, end - self._read[tp]) for tp, end in ends.items())
 
     async def _store(self, records: list[Record], generation: int) -> None:
         batch = await self._in_thread(freeze, records, self._to_rows)  # 2

@@ -10,7 +10,7 @@ import pytest
 
 from schemas import topics
 from schemas.catalog import Item, ItemVector
-from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
 from stream.partition import META_KEY, PartitionState, unpack
 from stream.personalize import Input, Personalizer
 from stream.serving import ServingState
@@ -240,6 +240,35 @@ async def test_silence_raises_an_alert_in_event_time_and_a_return_clears_it() ->
     await bench.feed(event(ts_ms=T0_MS + 120_000))
     await bench.close()
     assert [alert["state"] for alert in bench.outputs.values("churn-alerts")] == ["raised", "cleared"]
+
+
+async def test_after_a_rush_due_times_are_set_in_steps_and_nobody_is_alerted_before_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream.alerts.DUE_USERS_MAX", 2)
+    bench = Bench(FakeModels(hazard_per_day=0.01))  # due at once
+    await bench.feed(*(event(user=f"u{n}", ts_ms=T0_MS + n) for n in range(5)))
+    raised: list[int] = []
+    for _ in range(4):
+        await bench.close()
+        await bench.personalizer.tick(bench.part, caught_up=True)
+        raised.append(len(bench.outputs.values("churn-alerts")))
+    assert raised == [2, 4, 5, 5] and not bench.part.unscheduled
+    assert len({alert["user_id"] for alert in bench.outputs.values("churn-alerts")}) == 5
+
+
+async def test_counts_are_decoded_when_they_are_taken_the_newest_of_each_item_only() -> None:
+    bench = Bench(FakeModels())
+    bench.items()
+    for weight in (1.0, 7.0):
+        count = ItemCount(popularity=weight, ts_ms=T0_MS, successors={"i2": weight}, rules_ts_ms=T0_MS, offset=int(weight))
+        bench.serving.on_count(b"3/t/i1", msgspec.msgpack.encode(count))
+    index = bench.serving.current.index("t")
+    assert index.popularity(T0_MS).max() == 0.0
+    bench.serving.take_counts()
+    assert index.popularity(T0_MS).argmax() == index.row_of["i1"]
+    assert index.successors(index.row_of["i1"])[0].tolist() == [index.row_of["i2"]]
+    assert bench.serving.counts_of(3)["t/i1"].offset == 7
 
 
 async def test_a_timer_older_than_the_last_event_raises_nothing_and_is_set_anew() -> None:

@@ -1,0 +1,118 @@
+"""Partitions side by side: one that waits does not hold up another, and one that failed acknowledges nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from schemas import topics
+from stream.fleet import BATCHES_MAX, Fleet, Opened
+from stream.personalize import Input
+from stream.settings import Personalize
+
+
+class Batch:
+    """A batch as the transport hands it over; its records are names."""
+
+    topic = "events"
+    stale = False
+
+    def __init__(self, partition: int, *records: str) -> None:
+        self.partition, self.records, self.acked = partition, list(records), 0
+
+    def ack(self) -> None:
+        self.acked += 1
+
+
+class FakePersonalizer:
+    """Notes what it folds; a record named `wait` waits for `go`, one named `fail` raises."""
+
+    def __init__(self) -> None:
+        self.settings = Personalize()
+        self.serving = SimpleNamespace(current=SimpleNamespace(version="v"), take_counts=lambda: None)
+        self.go = asyncio.Event()
+        self.folded: list[str] = []
+        self.closed: list[int] = []
+
+    async def process(self, part: Any, source: Input, records: list[str], waiting: int) -> None:
+        if "fail" in records:
+            raise ConnectionError("the broker is away")
+        if "wait" in records:
+            await self.go.wait()
+        self.folded += records
+
+    async def close_interval(self, part: Any, waiting: int = 0) -> None:
+        self.closed.append(part.partition)
+
+    async def tick(self, part: Any, caught_up: bool, waiting: int = 0) -> None:
+        assert not self.go.is_set() or caught_up
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  # one turn of the loop: the conditions are about tasks, not events
+            await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def fleet() -> Fleet:
+    async def opener(partition: int) -> Opened:
+        state: Any = SimpleNamespace(partition=partition, outcomes={}, refresh=lambda keys: None)
+        return Opened(state, lambda: None, list)
+
+    async def source_of(topic: str) -> Input:
+        return Input(topic, "id", topics.EVENTS)
+
+    made = Fleet(FakePersonalizer(), opener, source_of, lambda partition: 0, lambda: True, flush_interval_ms=10)  # type: ignore[arg-type]
+    await made.assigned({0, 1})
+    return made
+
+
+async def test_a_partition_that_waits_holds_up_only_itself(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    for batch in (Batch(0, "wait"), Batch(0, "after"), Batch(1, "other")):
+        await fleet.handle(batch)
+    await until(lambda: fake.folded == ["other"])
+    fake.go.set()
+    await until(lambda: fake.folded == ["other", "wait", "after"])
+
+
+async def test_no_more_batches_are_begun_than_there_is_room_for(fleet: Fleet) -> None:
+    for _ in range(BATCHES_MAX):
+        await fleet.handle(Batch(0, "wait"))
+    more = asyncio.create_task(fleet.handle(Batch(1, "other")))
+    await asyncio.sleep(0)
+    assert not more.done()
+    fake: Any = fleet.personalizer
+    fake.go.set()
+    await more
+
+
+async def test_after_a_failure_nothing_is_written_or_acknowledged_and_the_timer_says_why(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    good, bad, behind = Batch(0, "good"), Batch(0, "fail"), Batch(0, "behind")
+    for batch in (good, bad, behind):
+        await fleet.handle(batch)
+    with pytest.raises(ConnectionError):
+        await fleet.run_timer()
+    with pytest.raises(ConnectionError):
+        await fleet.handle(Batch(1, "other"))
+    await fleet.revoked({0, 1})
+    assert fake.folded == ["good"] and fake.closed == [] and good.acked == bad.acked == behind.acked == 0
+
+
+async def test_batches_still_waiting_when_the_partition_is_taken_away_are_left_to_its_next_owner(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    first, second = Batch(0, "wait"), Batch(0, "after")
+    await fleet.handle(first)
+    await fleet.handle(second)
+    await until(lambda: fleet.owned[0].lock.locked())
+    leaving = asyncio.create_task(fleet.revoked({0}))
+    await until(lambda: 0 not in fleet.owned)
+    fake.go.set()
+    await leaving
+    assert fake.folded == ["wait"] and (first.acked, second.acked) == (1, 0)
