@@ -32,7 +32,7 @@ def root() -> None:
 
 @app.command()
 def replay(
-    dataset: Annotated[str, typer.Argument(help="online-retail, taobao or deskdrop")],
+    dataset: Annotated[str, typer.Argument(help="online-retail, taobao, deskdrop or cdnow")],
     path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
     speed: Annotated[str, typer.Option(help="max, or a multiple of real time such as 1x or 1000x")] = "max",
     lane: Annotated[str, typer.Option(help="import: history, raises no alerts; live: as if it happened now")] = "import",
@@ -290,7 +290,7 @@ app.add_typer(evaluate, name="evaluate")
 
 @evaluate.command("recommend")
 def evaluate_recommend(
-    dataset: Annotated[str, typer.Argument(help="online-retail, taobao or deskdrop")],
+    dataset: Annotated[str, typer.Argument(help="online-retail, taobao, deskdrop or cdnow")],
     path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
     split: Annotated[datetime | None, typer.Option(help="learn before it, ask after it; default: the newest tenth")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
@@ -304,7 +304,7 @@ def evaluate_recommend(
 
 @evaluate.command("churn")
 def evaluate_churn(
-    dataset: Annotated[str, typer.Argument(help="online-retail, taobao or deskdrop")],
+    dataset: Annotated[str, typer.Argument(help="online-retail, taobao, deskdrop or cdnow")],
     path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
     split: Annotated[datetime | None, typer.Option(help="the cut-off; default: as late as the horizon allows")] = None,
     horizon_days: Annotated[float, typer.Option(min=1, max=365, help="no event within this many days is churn")] = 90.0,

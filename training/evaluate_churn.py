@@ -13,7 +13,8 @@ import numpy.typing as npt
 from stream.core.churn import SILENCE_DAYS_MAX
 from stream.core.featurize import Float32, churn_features
 from stream.core.state import DAY_MS
-from training import baselines, churn
+from training import baselines, bgnbd, churn
+from training.bgnbd import Purchases
 from training.metrics import Interval, auc, bootstrap, brier, ece
 from training.snapshot import EmptyHistory, History, Snapshot, replay
 
@@ -36,6 +37,7 @@ class ChurnRow:
 class Asked:
     """Users at a cut-off: features (U, F), silence (U,) in days, and whether they stayed away (U,)."""
 
+    users: list[str]
     features: Float32
     silence_days: npt.NDArray[np.float64]
     away: npt.NDArray[np.float64]
@@ -48,14 +50,27 @@ def asked(history: History, snapshot: Snapshot, cut_ms: int, horizon_days: float
     known = {user: state for user, state in snapshot.states.items() if state.known} or snapshot.states
     users = [user for user, state in known.items() if cut_ms - state.last_ts_ms <= SILENCE_DAYS_MAX * DAY_MS]
     return Asked(
+        users,
         np.stack([churn_features(known[user]) for user in users]),
         np.array([(cut_ms - known[user].last_ts_ms) / DAY_MS for user in users]),
         np.array([float(user not in back) for user in users]),
     )
 
 
+def purchases(past: History, users: list[str], cut_ms: int) -> Purchases:
+    """What BG/NBD knows of the users at the cut-off: their days with events, in days. Several events of a day are one."""
+    days: dict[str, set[int]] = {user: set() for user in users}
+    for event in past.events:
+        if event.user in days:
+            days[event.user].add(event.ts_ms // DAY_MS)
+    first, last = (np.array([float(end(days[user])) for user in users]) for end in (min, max))
+    repeats = np.array([len(days[user]) - 1.0 for user in users])
+    return Purchases(repeats, last - first, cut_ms // DAY_MS - 1 - first)
+
+
 def compare(history: History, cut_ms: int, horizon_days: float, seed: int) -> list[ChurnRow]:
-    """Ours, recency, and logistic regressions on log RFM. Raises `EmptyHistory` when the history ends before the horizon."""
+    """Ours, recency, BG/NBD, and logistic regressions on log RFM. Raises `EmptyHistory` when the history ends before the
+    horizon does."""
     if history.to_ms < cut_ms + horizon_days * DAY_MS - DAY_MS:
         raise EmptyHistory(f"{history.name} ends before {horizon_days:g} days after the split; choose an earlier one")
     past = history.until(cut_ms)
@@ -78,6 +93,8 @@ def compare(history: History, cut_ms: int, horizon_days: float, seed: int) -> li
         train = asked(past, replay(before), earlier_ms, horizon_days)
         beta = baselines.logistic(baselines.rfm(train.features, train.silence_days), train.away)
         add("logistic log-RFM, learned one horizon earlier", baselines.predict(beta, x))
+    known = purchases(past, test.users, cut_ms)
+    add("BG/NBD, P(0 purchases)", bgnbd.fit(known).p_no_purchase(known, horizon_days))
     fold = np.random.default_rng(seed).integers(0, FOLDS, len(y))
     q = np.zeros(len(y))
     for one in range(FOLDS):

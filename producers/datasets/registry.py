@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
-from producers.datasets import deskdrop, online_retail, taobao
+from producers.datasets import cdnow, deskdrop, online_retail, taobao
 from producers.datasets.table import Row
 from schemas.catalog import Item
 from schemas.events import Lane
@@ -22,4 +22,4 @@ class Dataset(Protocol):
     def items(self, path: Path, tenant: str = "demo") -> Iterator[Item]: ...
 
 
-DATASETS: dict[str, Dataset] = {module.NAME: cast(Dataset, module) for module in (online_retail, taobao, deskdrop)}
+DATASETS: dict[str, Dataset] = {module.NAME: cast(Dataset, module) for module in (online_retail, taobao, deskdrop, cdnow)}

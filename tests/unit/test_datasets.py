@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.datasets import deskdrop, online_retail, taobao
+from producers.datasets import cdnow, deskdrop, online_retail, taobao
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted, DatasetError, Dropped, Invalid, Rejected, Row, fields, parsed
 from schemas.events import Event, encode
@@ -119,12 +119,12 @@ def test_a_file_that_is_another_is_refused_as_a_whole(tmp_path: Path) -> None:
 @given(st.text(max_size=60).filter(lambda text: text.strip("\r\n") != "" and "\n" not in text))
 def test_any_line_is_accounted_for(line: str) -> None:
     raw = line.encode("utf-8", "surrogatepass")
-    for module in (online_retail, taobao, deskdrop):
+    for module in (online_retail, taobao, deskdrop, cdnow):
         row = parsed(1, raw, len(module.HEADER), functools.partial(_event_of, module))
         assert isinstance(row, Accepted | Dropped | Rejected)
 
 
-@given(st.sampled_from([online_retail, taobao, deskdrop]), st.lists(st.text(max_size=12), min_size=8, max_size=8))
+@given(st.sampled_from([online_retail, taobao, deskdrop, cdnow]), st.lists(st.text(max_size=12), min_size=8, max_size=8))
 def test_any_fields_are_accounted_for(module: Any, values: list[str]) -> None:
     columns = len(module.HEADER)
     line = ",".join('"' + value.replace('"', '""') + '"' for value in values[:columns]).encode("utf-8", "surrogatepass")
@@ -148,6 +148,7 @@ EXPECTED = {
     ),
     "taobao": ("user_behavior.csv.gz", 67_300, 67_272, {"out_of_window": 28}, 45_157),
     "deskdrop": ("users_interactions.csv.gz", 61_425, 61_425, {}, 2_557),
+    "cdnow": ("purchases.csv.gz", 6_919, 6_919, {}, 0),
 }
 
 
