@@ -19,7 +19,7 @@ from stream.core.state import DAY_MS
 FloatArray = npt.NDArray[np.floating[Any]]
 Times = npt.NDArray[np.int64]  # ms since 1970
 
-EDGES_DAYS = np.array([0, 1, 2, 4, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180], dtype=np.float64)
+EDGES_DAYS = np.array([0, 1, 2, 4, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 270, 365], dtype=np.float64)
 SILENCE_DAYS_MAX = 365.0  # nobody is alerted later than this after the last event
 
 

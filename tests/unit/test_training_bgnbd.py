@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 
 from producers.datasets import cdnow
-from training import bgnbd, snapshot
+from stream.core.churn import ChurnPolicy
+from stream.core.featurize import CHURN_FEATURES
+from training import bgnbd, churn, snapshot
 from training.bgnbd import BgNbd, Purchases
 from training.evaluate_churn import purchases
+from training.snapshot import Visit
 
 
 def test_the_published_fit_of_cdnow(data_sets: Path) -> None:
@@ -61,6 +65,23 @@ def test_probabilities_are_those_of_the_simulated_process_and_the_fit_finds_its_
                 assert happened[some].mean() == pytest.approx(p[some].mean(), abs=0.015)
     fitted = bgnbd.fit(known)
     assert (fitted.r, fitted.alpha, fitted.a, fitted.b) == pytest.approx((truth.r, truth.alpha, truth.a, truth.b), rel=0.06)
+
+
+def test_a_net_that_has_learned_nothing_says_what_bg_nbd_says_and_the_visits_tell_its_parameters() -> None:
+    truth = BgNbd(0.6, 30.0, 0.5, 2.5, 0.0)
+    known, _, _ = simulated(truth, 20_000, watched=150.0, horizon=1.0)
+    features = np.zeros((len(known.repeats), len(CHURN_FEATURES)), dtype=np.float32)
+    features[:, churn.TENURE], features[:, churn.ACTIVE_DAYS] = np.log1p(known.last), np.log1p(known.repeats + 1)
+    away = known.watched - known.last
+    visits = [Visit(f"u{at}", 0, features[at], float(away[at]), censored=True) for at in range(len(features))]
+    fitted = churn.prior_of(visits)
+    assert (fitted.r, fitted.alpha, fitted.a, fitted.b) == pytest.approx((0.6, 30.0, 0.5, 2.5), rel=0.15)
+    net = churn.HazardNet(torch.zeros(len(CHURN_FEATURES)), torch.ones(len(CHURN_FEATURES)), truth).eval()
+    for silence, horizon in ((0.0, 14.0), (14.0, 7.0), (60.0, 120.0)):  # from edge to edge, where nothing is interpolated
+        at = Purchases(known.repeats[:500], known.last[:500], known.last[:500] + silence)
+        said = churn.p_after(churn.curves(net, features[:500]), np.full(500, silence), ChurnPolicy(horizon_days=horizon))
+        np.testing.assert_allclose(said, truth.p_no_purchase(at, horizon), atol=2e-3)
+    assert churn.prior_of([Visit("u", 0, features[0] * 0, 1.0, censored=True)]) is churn.UNDETERMINED
 
 
 def test_longer_horizons_are_less_likely_to_stay_silent_and_time_units_do_not_matter() -> None:

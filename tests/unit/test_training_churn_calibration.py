@@ -59,6 +59,7 @@ def test_the_whole_fit_says_what_is_true() -> None:
     start = np.sort(rng.uniform(0, span_days, 6_000))
     away, left = rng.exponential(1 / hazard, len(start)), span_days - start
     features = rng.normal(size=(len(start), len(CHURN_FEATURES))).astype(np.float32)
+    features[:, [churn.TENURE, churn.ACTIVE_DAYS]] = 0.0, np.log1p(1.0)  # everybody is here for the first time
     visits = [
         Visit(f"u{at}", round(start[at] * DAY_MS), features[at], float(min(away[at], left[at])), bool(away[at] > left[at]))
         for at in range(len(start))
