@@ -48,7 +48,7 @@ class Input(NamedTuple):
     entity: Topic
 
 
-class _Live(NamedTuple):
+class _Decoded(NamedTuple):
     """An event that may be folded, and what of its record is still needed."""
 
     offset: int
@@ -132,9 +132,9 @@ class Personalizer:
             await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
         await self.send(outbox)
 
-    def _decode(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> list[_Live]:
+    def _decode(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> list[_Decoded]:
         """Step 2, and one read of the store for all users of the batch."""
-        events: list[_Live] = []
+        events: list[_Decoded] = []
         new = part.not_folded(source.topic, source.topic_id, records)
         if len(new) < len(records):
             part.outcomes["replayed"] += len(records) - len(new)
@@ -146,7 +146,7 @@ class Personalizer:
                     part.outcomes["dropped:misplaced"] += 1
                     outbox.add(topics.EVENTS, key, record.value)
                     continue
-                events.append(_Live(record.offset, key, decoded.event, decoded.ts_ms))
+                events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms))
             elif isinstance(decoded, Reject):
                 self._reject(part, source, record, decoded, outbox)
             else:
@@ -180,7 +180,7 @@ class Personalizer:
                     part.change(key)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset)
 
-    def _fold(self, part: PartitionState, serving: Serving, one: _Live, outbox: Outbox) -> bool:
+    def _fold(self, part: PartitionState, serving: Serving, one: _Decoded, outbox: Outbox) -> bool:
         """Step 3 for one event; whether it changed anything."""
         key, event = one.key, one.event
         state = part.read(key)

@@ -82,15 +82,16 @@ class HazardNet(nn.Module):
         """BG/NBD's daily rate of returning in each interval after an active day (B, E - 1).
 
         Gone for good after it with chance d = a / (a + b + x - 1), x repeats; else back at the rate Gamma(r + x, alpha + t):
-        S(s) = d + (1 - d) ((alpha + t) / (alpha + t + s))^(r + x).
+        S(s) = d + (1 - d) ((alpha + t) / (alpha + t + s))^(r + x). In float64, because differences of nearly equal survivals
+        count: in float32 ONNX and torch were a hundredth apart.
         """
-        prior = self.prior
+        prior, features = self.prior, features.double()
         repeats = (features[:, ACTIVE_DAYS : ACTIVE_DAYS + 1].exp() - 2.0).clamp(min=0.0)  # (B, 1)
         since = prior.alpha + (features[:, TENURE : TENURE + 1].exp() - 1.0).clamp(min=0.0)
-        gone = (prior.a / (prior.a + prior.b + (repeats - 1.0).clamp(min=0.0))) * (repeats > 0.5).float()
-        stays = gone + (1.0 - gone) * (-(prior.r + repeats) * torch.log1p(self.edges / since)).exp()  # (B, E)
-        back = (stays[:, :-1] / stays[:, 1:].clamp(min=1e-30)).log()  # integrated hazard of each interval
-        return (back / self.widths).clamp(min=math.exp(LOG_RATE_MIN)).log()
+        gone = (prior.a / (prior.a + prior.b + (repeats - 1.0).clamp(min=0.0))) * (repeats > 0.5).double()
+        stays = gone + (1.0 - gone) * (-(prior.r + repeats) * (1.0 + self.edges / since).log()).exp()  # (B, E)
+        back = (stays[:, :-1] / stays[:, 1:].clamp(min=1e-300)).log()  # integrated hazard of each interval
+        return (back / self.widths).clamp(min=math.exp(LOG_RATE_MIN)).log().float()
 
     def log_rates(self, features: Tensor) -> Tensor:
         """Log of the daily rate of returning in each interval (B, E - 1)."""

@@ -28,6 +28,7 @@ from stream.sink.writer import Stopped, Writer
 log = structlog.get_logger()
 
 POLL_MS = 500  # an idle sink looks this often whether it is to stop
+COLLECT_S_MAX = 1.0  # of one batch while the sink is behind
 POLL_RECORDS_MAX = 2_000  # taken from aiokafka at once, so that a batch goes over batch_bytes_max by little
 PARTITION_FETCH_BYTES_MAX = 1_048_576  # read ahead per partition while a batch is being stored: with 18 partitions 18 MB
 POLL_INTERVAL_MS_MAX = 24 * 3_600_000  # ClickHouse may be away for long: heartbeats go on, others fare no better
@@ -70,7 +71,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._producer: AIOKafkaProducer | None = None
         self._generation = 0  # of the assignment: a batch read under an older one is stored, but never committed
         self._uncommitted: dict[TopicPartition, int] = {}
-        self._read: dict[TopicPartition, int] = {}  # the next offset of each partition that anything was read of
+        self._read: set[TopicPartition] = set()  # partitions that anything was read of, so that they have a position
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
 
     def stop(self) -> None:
@@ -144,37 +145,43 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def _collect(self) -> tuple[list[Record], int]:
         """1: records until the batch is full or `flush_interval_ms` after the first one; none after POLL_MS of silence.
-        Where more waits at the broker than was collected until then, it goes on until the batch is full: fewer and larger
-        inserts are what ClickHouse catches up with.
+        Where more waits at the broker than was collected until then, it goes on for COLLECT_S_MAX: fewer and larger inserts
+        are what ClickHouse catches up with.
 
         Also returns the generation they were read in. What was read before a rebalance is dropped: its partitions
         are read from the last commit by whoever owns them now.
         """
         limits, generation = self.settings.sink, self._generation
         records: list[Record] = []
-        size, deadline, wait_ms = 0, 0.0, float(POLL_MS)
+        size, first_at, wait_ms = 0, 0.0, float(POLL_MS)
         while len(records) < limits.batch_rows_max and size < limits.batch_bytes_max and wait_ms > 0:
             most = min(POLL_RECORDS_MAX, limits.batch_rows_max - len(records))
             found = await self._consumer.getmany(timeout_ms=int(wait_ms), max_records=most)
+            self._read.update(found)
             if generation != self._generation:
-                generation, records, size, deadline = self._generation, [], 0, 0.0
-            for tp, some in found.items():
+                generation, records, size, first_at = self._generation, [], 0, 0.0
+            for some in found.values():
                 records += some
-                self._read[tp] = some[-1].offset + 1
                 size += sum(len(record.value or b"") for record in some)
             if not records or self._stopping.is_set():
                 break
-            deadline = deadline or time.monotonic() + limits.flush_interval_ms / 1000
-            wait_ms = (deadline - time.monotonic()) * 1000
-            if wait_ms <= 0 and self._waiting() > len(records):
-                wait_ms = 1.0
+            first_at = first_at or time.monotonic()
+            since_ms = (time.monotonic() - first_at) * 1000
+            wait_ms = limits.flush_interval_ms - since_ms
+            if wait_ms <= 0 and await self._waiting() > len(records):
+                wait_ms = COLLECT_S_MAX * 1000 - since_ms
         return records, generation
 
-    def _waiting(self) -> int:
-        """Records the broker has, as far as it has said, that were not taken yet."""
-        owned = self._consumer.assignment()
-        ends = {tp: self._consumer.highwater(tp) or 0 for tp in self._read if tp in owned}
-        return sum(max(0, end - self._read[tp]) for tp, end in ends.items())
+    async def _waiting(self) -> int:
+        """Records the broker has, as far as it has said, that were not taken yet. Positions pass over what compaction
+        removed, offsets of records do not."""
+        waiting = 0
+        try:
+            for tp in self._read & self._consumer.assignment():
+                waiting += max(0, (self._consumer.highwater(tp) or 0) - await self._consumer.position(tp))
+        except IllegalStateError:  # a rebalance took the partition away meanwhile: nothing of it is ours to wait for
+            return 0
+        return waiting
 
     async def _store(self, records: list[Record], generation: int) -> None:
         batch = await self._in_thread(freeze, records, self._to_rows)  # 2

@@ -10,6 +10,7 @@ import pytest
 
 from schemas import topics
 from schemas.catalog import Item, ItemVector
+from stream.core.churn import EDGES_DAYS
 from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
 from stream.partition import META_KEY, PartitionState, unpack
 from stream.personalize import Input, Personalizer
@@ -19,6 +20,9 @@ from tests.support.fakes import DAY_MS, T0_MS, FakeClock, FakeModels, FakeOutput
 
 EVENTS = Input("clickwake.events.v1", "topic-1", topics.EVENTS)
 IDENTITY = Input("clickwake.identity.v1", "topic-2", topics.IDENTITY)
+
+
+EDGES = np.arange(len(EDGES_DAYS))
 
 
 class Bench:
@@ -274,7 +278,7 @@ async def test_counts_are_decoded_when_they_are_taken_the_newest_of_each_item_on
 async def test_a_timer_older_than_the_last_event_raises_nothing_and_is_set_anew() -> None:
     bench = Bench(FakeModels(hazard_per_day=0.1))
     bench.serving.current.models.survival = lambda features: np.tile(  # back within a day, or not for long
-        np.minimum(np.arange(14), 1).astype(np.float32) * -2.0 - 1e-4 * np.arange(14, dtype=np.float32), (len(features), 1))
+        np.minimum(EDGES, 1).astype(np.float32) * -2.0 - 1e-4 * EDGES.astype(np.float32), (len(features), 1))
     await bench.feed(event())
     await bench.close()
     due_ms = unpack(bench.store.values[b"t/u"]).due_ts_ms
