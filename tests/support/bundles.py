@@ -38,11 +38,18 @@ class Exported(NamedTuple):
     files: dict[str, bytes]
 
 
+class Planted(HazardNet):
+    """Rates that are the same for everybody, whatever their history."""
+
+    def prior_log_rates(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(EDGES_DAYS) - 1) + features[:, :1] * 0.0
+
+
 def exported() -> Exported:
     torch.manual_seed(0)
     text = torch.randn(len(ITEMS), TEXT_DIM)
     model = Recommender(Config(dim=16, layers=1, heads=2, text_dim=TEXT_DIM), text).eval()
-    net = HazardNet(torch.zeros(len(CHURN_FEATURES)), torch.ones(len(CHURN_FEATURES))).eval()
+    net = Planted(torch.zeros(len(CHURN_FEATURES)), torch.ones(len(CHURN_FEATURES))).eval()
     rates = np.where(EDGES_DAYS[:-1] < LAPSE_DAYS, 2.0, 0.001)  # returns a day
     with torch.no_grad():
         net.out.weight.zero_()
