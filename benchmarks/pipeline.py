@@ -68,10 +68,10 @@ Tell = Callable[[str], None]
 class Options:
     """`events` in the backlog; then `rate` events/s for `seconds`; `workers` personalize processes."""
 
-    events: int = 120_000
-    rate: float = 200.0
-    seconds: float = 30.0
-    workers: int = 2
+    events: int
+    rate: float
+    seconds: float
+    workers: int
 
     @property
     def paced(self) -> int:

@@ -154,9 +154,9 @@ class Fleet:
                     await self._tick(one)
 
     def _take_counts(self) -> None:
-        behind = self._most_waiting() >= self.personalizer.settings.behind_records_min
-        if not behind or time.monotonic() - self._counts_taken_at > COUNTS_BEHIND_S:
-            self._counts_taken_at = time.monotonic()
+        now_s, behind = time.monotonic(), self.personalizer.settings.behind(self._most_waiting())
+        if not behind or now_s - self._counts_taken_at > COUNTS_BEHIND_S:
+            self._counts_taken_at = now_s
             self.personalizer.serving.take_counts()
 
     async def _close_when_due(self, owned: Owned) -> bool:
@@ -168,8 +168,7 @@ class Fleet:
             opened = owned.opening.result()
             self._refresh(owned, opened)
             waiting, settings = self._most_waiting(), self.personalizer.settings
-            behind = waiting >= settings.behind_records_min
-            if behind and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
+            if settings.behind(waiting) and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
                 return False
             await self._close(owned, opened.state, waiting)
             return True

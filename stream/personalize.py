@@ -109,7 +109,7 @@ class Personalizer:
         """Step 6: due times of everyone who was touched, then counts, changelog and store. While many records wait, due
         times wait too: nobody is alerted before theirs is set anew."""
         outbox = Outbox()
-        behind = waiting >= self.settings.behind_records_min
+        behind = self.settings.behind(waiting)
         await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
         await self.send(outbox)
         await self._publish_counts(part)
@@ -207,7 +207,7 @@ class Personalizer:
         While many records wait, folding comes first: what is recommended now would be out of date by an event that is in
         the log already. A few users, those seen last, are answered all the same, without explanations.
         """
-        behind = waiting >= self.settings.behind_records_min
+        behind = self.settings.behind(waiting)
         limit = self.settings.recommend_behind_users_max if behind else self.settings.recommend_users_max
         keys = part.owed.take(clock_ms, limit)
         by_tenant: dict[str, list[tuple[str, UserState]]] = {}

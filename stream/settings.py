@@ -82,6 +82,10 @@ class Personalize(Section):
     onnx_threads: int = Field(1, ge=1)
     metrics_port: int = Field(0, description="0: any free port, written to <home>/run/personalize-*.json")
 
+    def behind(self, waiting: int) -> bool:
+        """Whether so many waiting records are many: folding is first then."""
+        return waiting >= self.behind_records_min
+
 
 class Sink(Section):
     batch_rows_max: int = Field(20_000, ge=1, description="records in one batch")
