@@ -73,10 +73,22 @@ def log_likelihood(r: float, alpha: float, a: float, b: float, known: Purchases)
     return float(np.sum(common + np.where(x > 0, np.logaddexp(stayed, left), stayed)))
 
 
+class Undetermined(ValueError):
+    """The data do not determine the parameters, such as without any repeat purchase."""
+
+
+def fit_if_determined(known: Purchases) -> BgNbd | None:
+    """`fit`, or None for whoever can do without it."""
+    try:
+        return fit(known)
+    except Undetermined:
+        return None
+
+
 def fit(known: Purchases) -> BgNbd:
-    """Maximum likelihood. Raises `ValueError` when the data do not determine it, such as without any repeat purchase."""
+    """Maximum likelihood. Raises `Undetermined`."""
     if not np.any(known.repeats > 0):
-        raise ValueError("nobody bought twice: rates and dropout cannot be told apart")
+        raise Undetermined("nobody bought twice: rates and dropout cannot be told apart")
     # in units of the mean time watched, so that one start does for days and for weeks
     unit = float(known.watched.mean()) or 1.0
     scaled = Purchases(known.repeats, known.last / unit, known.watched / unit)
@@ -87,7 +99,7 @@ def fit(known: Purchases) -> BgNbd:
 
     found = minimize(loss, np.zeros(4), method="L-BFGS-B", bounds=[(-LOG_MAX, LOG_MAX)] * 4)
     if not found.success:
-        raise ValueError(f"BG/NBD does not converge on {len(known.repeats)} customers: {found.message}")
+        raise Undetermined(f"BG/NBD does not converge on {len(known.repeats)} customers: {found.message}")
     r, alpha, a, b = (float(value) for value in np.exp(found.x))
     alpha *= unit
     return BgNbd(r, alpha, a, b, log_likelihood(r, alpha, a, b, known))

@@ -181,10 +181,7 @@ def prior_of(visits: list[Visit]) -> BgNbd:
     tenure = np.expm1(features[:, TENURE].astype(np.float64)).clip(min=0.0)
     repeats = (np.expm1(features[:, ACTIVE_DAYS].astype(np.float64)) - 1.0).clip(min=0.0).round()
     since_first = np.where(repeats > 0, tenure, 0.0)
-    try:
-        return bgnbd.fit(Purchases(repeats, since_first, since_first + days))
-    except ValueError:
-        return UNDETERMINED
+    return bgnbd.fit_if_determined(Purchases(repeats, since_first, since_first + days)) or UNDETERMINED
 
 
 def _train(visits: list[Visit], rng: np.random.Generator) -> tuple[HazardNet, list[float]]:

@@ -94,7 +94,8 @@ def compare(history: History, cut_ms: int, horizon_days: float, seed: int) -> li
         beta = baselines.logistic(baselines.rfm(train.features, train.silence_days), train.away)
         add("logistic log-RFM, learned one horizon earlier", baselines.predict(beta, x))
     known = purchases(past, test.users, cut_ms)
-    add("BG/NBD, P(0 purchases)", bgnbd.fit(known).p_no_purchase(known, horizon_days))
+    if (model := bgnbd.fit_if_determined(known)) is not None:
+        add("BG/NBD, P(0 purchases)", model.p_no_purchase(known, horizon_days))
     fold = np.random.default_rng(seed).integers(0, FOLDS, len(y))
     q = np.zeros(len(y))
     for one in range(FOLDS):
