@@ -288,13 +288,19 @@ evaluate = typer.Typer(help="Compare with strong baselines on a data set, by a t
 app.add_typer(evaluate, name="evaluate")
 
 
+DatasetName = Annotated[str, typer.Argument(help="online-retail, taobao, deskdrop or cdnow")]
+DataPath = Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the comparison as JSON")]
+ReportDir = Annotated[Path | None, typer.Option("--report", help="folder for a page with tables and plots")]
+
+
 @evaluate.command("recommend")
 def evaluate_recommend(
-    dataset: Annotated[str, typer.Argument(help="online-retail, taobao, deskdrop or cdnow")],
-    path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
+    dataset: DatasetName,
+    path: DataPath,
     split: Annotated[datetime | None, typer.Option(help="learn before it, ask after it; default: the newest tenth")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
-    report: Annotated[Path | None, typer.Option(help="folder for a report page")] = None,
+    as_json: AsJson = False,
+    report: ReportDir = None,
 ) -> None:
     """Each known user's next moment, every item ranked: Recall@20 and NDCG@10 with intervals."""
     from training import commands
@@ -304,16 +310,17 @@ def evaluate_recommend(
 
 @evaluate.command("churn")
 def evaluate_churn(
-    dataset: Annotated[str, typer.Argument(help="online-retail, taobao, deskdrop or cdnow")],
-    path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
+    dataset: DatasetName,
+    path: DataPath,
     split: Annotated[datetime | None, typer.Option(help="the cut-off; default: as late as the horizon allows")] = None,
     horizon_days: Annotated[float, typer.Option(min=1, max=365, help="no event within this many days is churn")] = 90.0,
-    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+    as_json: AsJson = False,
+    report: ReportDir = None,
 ) -> None:
     """Who stays away after the cut-off: AUC, Brier and calibration error."""
-    from training import commands
+    from training import evaluations
 
-    commands.evaluate_churn(dataset, path, split, horizon_days, as_json)
+    evaluations.main("churn", dataset, path, split, as_json, report, {"horizon_days": horizon_days})
 
 
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)

@@ -26,7 +26,8 @@ EXPECTED = (EmptyHistory, DatasetError, BundleRefused, NothingReleased, KafkaUna
 _console = Console(stderr=True)
 
 
-def _fail(error: Exception) -> NoReturn:
+def fail(error: Exception) -> NoReturn:
+    """Say what went wrong, without a traceback, and end with status 1."""
     _console.print(f"[red]{error}[/red]", markup=True, highlight=False)
     raise SystemExit(1) from error
 
@@ -62,7 +63,7 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
         trained = training.train(settings, history, say=_console.print)
         announced = release.release(settings, trained.manifest.model_version, "clickwake train") if announce else None
     except EXPECTED as error:
-        _fail(error)
+        fail(error)
     if as_json:
         _print_json({"manifest": trained.manifest, "manifest_sha256": trained.manifest_sha256, "released": announced})
         return
@@ -83,7 +84,7 @@ def evaluate_recommend(dataset: str, path: Path, split: datetime | None, as_json
         space, text = training.text_vectors(settings, history.items, _console.print)
         rows, learned, weights = training.evaluated(settings, history, split_ms, text, space, _console.print)
     except (*EXPECTED, export.ParityFailed) as error:
-        _fail(error)
+        fail(error)
     if report_dir is not None:
         manifest = training.described(learned, weights, rows)
         report_dir.mkdir(parents=True, exist_ok=True)
@@ -94,30 +95,6 @@ def evaluate_recommend(dataset: str, path: Path, split: datetime | None, as_json
                      "blend": msgspec.structs.asdict(weights)})
     else:
         Console().print(_recommend_table(rows))
-
-
-def evaluate_churn(dataset: str, path: Path, split: datetime | None, horizon_days: float, as_json: bool) -> None:
-    """Compare with baselines at a cut-off; default: as late as the horizon allows."""
-    from training import evaluate_churn as evaluation
-    from training import snapshot
-
-    settings = settings_module.load()
-    try:
-        history = snapshot.from_dataset(dataset, path)
-        cut_ms = _ms(split) or int(history.to_ms - horizon_days * 86_400_000)
-        rows = evaluation.compare(history, cut_ms, horizon_days, settings.training.seed)
-    except EXPECTED as error:
-        _fail(error)
-    cut = datetime.fromtimestamp(cut_ms / 1000, UTC)
-    if as_json:
-        _print_json({"dataset": dataset, "split": cut, "horizon_days": horizon_days, "rows": rows})
-        return
-    table = Table("method", "users", "AUC", "Brier", "ECE", "ours minus it, Brier",
-                  title=f"no return within {horizon_days:g} days of {cut:%Y-%m-%d}")
-    for row in rows:
-        versus = "" if row.brier_versus is None else "{:+.4f} ({:+.4f} … {:+.4f})".format(*row.brier_versus)
-        table.add_row(row.method, str(row.users), _number(row.auc), _number(row.brier), _number(row.ece), versus)
-    Console().print(table)
 
 
 def models(as_json: bool) -> None:
@@ -157,7 +134,7 @@ def release(version: str, reason: str, as_json: bool) -> None:
             version = known[0].model_version
         announced = releasing.release(settings, version, reason)
     except EXPECTED as error:
-        _fail(error)
+        fail(error)
     _print_json(announced) if as_json else Console().print(f"released {announced.model_version}")
 
 
@@ -168,7 +145,7 @@ def rollback(reason: str, as_json: bool) -> None:
     try:
         announced = releasing.rollback(settings_module.load(), reason)
     except EXPECTED as error:
-        _fail(error)
+        fail(error)
     _print_json(announced) if as_json else Console().print(f"released {announced.model_version}: {announced.reason}")
 
 
@@ -185,9 +162,11 @@ def _metric(manifest: Manifest, task: str) -> str:
 
 
 def _recommend_table(rows: list[Any]) -> Table:
+    from training import comparison
+
     table = Table("task", "method", "users", "Recall@20", "NDCG@10", "ours minus it, NDCG@10")
     for row in rows:
-        versus = "" if row.ndcg_versus is None else "{:+.4f} ({:+.4f} … {:+.4f})".format(*row.ndcg_versus)
-        table.add_row(row.task, row.method, str(row.users), "{:.4f} ({:.4f} … {:.4f})".format(*row.recall_at_20),
-                      "{:.4f} ({:.4f} … {:.4f})".format(*row.ndcg_at_10), versus)
+        versus = "" if row.ndcg_versus is None else comparison.cell(row.ndcg_versus, signed=True)
+        table.add_row(row.task, row.method, str(row.users), comparison.cell(row.recall_at_20),
+                      comparison.cell(row.ndcg_at_10), versus)
     return table

@@ -101,8 +101,8 @@ def as_metrics(rows: list[Row]) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for row in rows:
         name = row.method.replace(",", "").replace(" ", "_").replace("-", "_").lower()
-        metrics[f"{name}_{row.task}_recall_at_20"] = round(row.recall_at_20.mean, 5)
-        metrics[f"{name}_{row.task}_ndcg_at_10"] = round(row.ndcg_at_10.mean, 5)
+        metrics[f"{name}_{row.task}_recall_at_20"] = round(row.recall_at_20.value, 5)
+        metrics[f"{name}_{row.task}_ndcg_at_10"] = round(row.ndcg_at_10.value, 5)
         if row.method == "clickwake":
             metrics[f"users_{row.task}"] = float(row.users)
     return {name: value for name, value in metrics.items() if np.isfinite(value)}

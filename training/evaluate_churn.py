@@ -13,24 +13,17 @@ import numpy.typing as npt
 from stream.core.churn import SILENCE_DAYS_MAX
 from stream.core.featurize import Float32, churn_features
 from stream.core.state import DAY_MS
-from training import baselines, bgnbd, churn
+from training import baselines, bgnbd, churn, report
 from training.bgnbd import Purchases
-from training.metrics import Interval, auc, bootstrap, brier, ece
-from training.snapshot import EmptyHistory, History, Snapshot, replay
+from training.comparison import Comparison, statistics
+from training.evaluations import Evaluated, Request, iso
+from training.metrics import auc, brier, ece
+from training.snapshot import EmptyHistory, History, Snapshot, from_dataset, replay
 
 FOLDS = 5
-
-
-@dataclass(frozen=True)
-class ChurnRow:
-    """One method; Brier and ECE only for probabilities. `brier_versus` is ours minus this method, paired by user."""
-
-    method: str
-    users: int
-    auc: float
-    brier: float | None = None
-    ece: float | None = None
-    brier_versus: Interval | None = None
+SERVED = "clickwake"
+RECENCY = "recency alone"
+MEASURES = {"auc": auc, "brier": brier, "ece": ece}
 
 
 @dataclass(frozen=True)
@@ -68,37 +61,49 @@ def purchases(past: History, users: list[str], cut_ms: int) -> Purchases:
     return Purchases(repeats, last - first, cut_ms // DAY_MS - 1 - first)
 
 
-def compare(history: History, cut_ms: int, horizon_days: float, seed: int) -> list[ChurnRow]:
-    """Ours, recency, BG/NBD, and logistic regressions on log RFM. Raises `EmptyHistory` when the history ends before the
-    horizon does."""
+def run(request: Request) -> Evaluated:
+    """`clickwake evaluate churn`; the default cut-off is as late as the horizon allows."""
+    horizon_days = request.options.get("horizon_days", 90.0)
+    history = from_dataset(request.dataset, request.path)
+    cut_ms = request.split_ms or int(history.to_ms - horizon_days * DAY_MS)
+    predictions, y = foreseen(history, cut_ms, horizon_days, request.settings.training.seed)
+    models, ahead = statistics(predictions, y, MEASURES, SERVED, only={RECENCY: {"auc"}})
+    found = Comparison(task="churn", dataset=request.dataset, split=iso(cut_ms), n=len(y), models=models, ahead=ahead,
+                       served=SERVED, settings={"horizon_days": horizon_days})
+    return Evaluated(found, {"Calibration": lambda figure: report.calibration(figure, predictions[SERVED], y)})
+
+
+def foreseen(
+    history: History, cut_ms: int, horizon_days: float, seed: int
+) -> tuple[dict[str, npt.NDArray[np.float64]], npt.NDArray[np.float64]]:
+    """P(away) or a score of ours, recency, BG/NBD and logistic regressions on log RFM, (U,) each, and who stayed away (U,).
+
+    Raises `EmptyHistory` when the history ends before the horizon does.
+    """
     if history.to_ms < cut_ms + horizon_days * DAY_MS - DAY_MS:
         raise EmptyHistory(f"{history.name} ends before {horizon_days:g} days after the split; choose an earlier one")
     past = history.until(cut_ms)
     snapshot = replay(past, end_ms=cut_ms)
     fitted = churn.fit(snapshot.visits, seed=seed, end_ms=cut_ms, horizon_days=horizon_days)
     test = asked(history, snapshot, cut_ms, horizon_days)
-    p = churn.p_after(churn.curves(fitted.net, test.features), test.silence_days, fitted.policy)
     y = test.away
-    rows = [ChurnRow("clickwake", len(y), auc(p, y), brier(p, y), ece(p, y))]
-
-    def add(name: str, q: npt.NDArray[np.float64]) -> None:
-        versus = bootstrap((p - y) ** 2 - (q - y) ** 2)
-        rows.append(ChurnRow(name, len(y), auc(q, y), brier(q, y), ece(q, y), versus))
-
-    rows.append(ChurnRow("recency alone", len(y), auc(test.silence_days, y)))
+    found = {
+        SERVED: churn.p_after(churn.curves(fitted.net, test.features), test.silence_days, fitted.policy),
+        RECENCY: test.silence_days,
+    }
     x = baselines.rfm(test.features, test.silence_days)
     earlier_ms = int(cut_ms - horizon_days * DAY_MS)
     before = history.until(earlier_ms)
     if before.events:
         train = asked(past, replay(before), earlier_ms, horizon_days)
         beta = baselines.logistic(baselines.rfm(train.features, train.silence_days), train.away)
-        add("logistic log-RFM, learned one horizon earlier", baselines.predict(beta, x))
+        found["logistic log-RFM, learned one horizon earlier"] = baselines.predict(beta, x)
     known = purchases(past, test.users, cut_ms)
     if (model := bgnbd.fit_if_determined(known)) is not None:
-        add("BG/NBD, P(0 purchases)", model.p_no_purchase(known, horizon_days))
+        found["BG/NBD, P(0 purchases)"] = model.p_no_purchase(known, horizon_days)
     fold = np.random.default_rng(seed).integers(0, FOLDS, len(y))
     q = np.zeros(len(y))
     for one in range(FOLDS):
         q[fold == one] = baselines.predict(baselines.logistic(x[fold != one], y[fold != one]), x[fold == one])
-    add("logistic log-RFM, cross-validated on the answers themselves", q)
-    return rows
+    found["logistic log-RFM, cross-validated on the answers themselves"] = q
+    return found, y

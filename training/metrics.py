@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -12,10 +13,10 @@ BOOTSTRAP_ROUNDS = 1_000
 BINS = 10
 
 
-class Interval(NamedTuple):
-    """A mean with its 95% bootstrap interval."""
+class Interval(msgspec.Struct, frozen=True):
+    """A value with its 95% bootstrap interval."""
 
-    mean: float
+    value: float
     low: float
     high: float
 
@@ -51,8 +52,15 @@ def bootstrap(values: FloatArray, seed: int = 0) -> Interval:
         return Interval(float("nan"), float("nan"), float("nan"))
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(values), (BOOTSTRAP_ROUNDS, len(values)))
-    means = np.asarray(values)[draws].mean(1)
-    return Interval(float(np.mean(values)), float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)))
+    return interval(float(np.mean(values)), np.asarray(values)[draws].mean(1))
+
+
+def interval(value: float, draws: FloatArray) -> Interval:
+    """A value and the middle 95% of what it was in the draws; draws without a value (one class only) are left out."""
+    known = draws[np.isfinite(draws)]
+    if not len(known):
+        return Interval(value, float("nan"), float("nan"))
+    return Interval(float(value), float(np.quantile(known, 0.025)), float(np.quantile(known, 0.975)))
 
 
 def auc(p: FloatArray, y: FloatArray) -> float:

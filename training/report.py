@@ -5,21 +5,25 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from schemas.release import Manifest
+from training import comparison as comparisons
 from training.churn import ChurnFit
+from training.comparison import Comparison
 from training.evaluate import TASKS, Row
 from training.fit import Curve
-from training.metrics import Interval, calibration_bins
+from training.metrics import FloatArray, Interval, calibration_bins
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}"
     "table{border-collapse:collapse}td,th{padding:.25rem .75rem;border-bottom:1px solid #ddd;text-align:right}"
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
 )
+Draw = Callable[[Any], None]  # draws on a matplotlib figure
 TASK_TITLES = {"all": "all items", "new": "only items new to the user"}
 
 
@@ -40,15 +44,67 @@ def page(manifest: Manifest, curve: Curve, rows: list[Row], fitted: ChurnFit) ->
         "<h2>Churn</h2>",
         f"<p>Asked: no return within {policy.horizon_days:g} days. Raised at {policy.raise_at:g}, cleared below "
         f"{policy.clear_at:g}. Later visits than those the net learned from.</p>",
-        _figure(lambda figure: _calibration(figure, fitted)),
+        _figure(lambda figure: calibration(figure, *fitted.calibration)),
         "<h2>Weights</h2>", _values(manifest.blend), "<h2>Metrics</h2>", _values(manifest.metrics),
     ]  # fmt: skip
+    return _html("Clickwake bundle", parts)
+
+
+def comparison_page(found: Comparison, figures: dict[str, Draw]) -> str:
+    """The page of an evaluation: a table and bars for each sub-task, then the pictures that explain it."""
+    parts = [
+        f"<h1>{html.escape(found.task.capitalize())}: {html.escape(found.dataset)}</h1>",
+        f"<p>Split {html.escape(found.split)}, {found.n} asked. Served, and measured through its ONNX files: "
+        f"<b>{html.escape(found.served)}</b>. 95% bootstrap intervals; ▲ the served model is better than this one, ▼ worse, "
+        "= level, by the interval of the paired difference.</p>",
+    ]
+    for group, measures in comparisons.groups(found).items():
+        parts.append(f"<h2>{html.escape(group.capitalize() or 'Result')}</h2>")
+        parts.append(_figure(lambda figure, shown=measures: _measure_bars(figure, found, shown)))  # type: ignore[misc]
+        parts.append(_comparison_table(found, measures))
+    for title, draw in figures.items():
+        parts += [f"<h2>{html.escape(title)}</h2>", _figure(draw)]
+    if found.settings:
+        parts += ["<h2>Settings</h2>", _values(found.settings)]
+    return _html("Clickwake evaluation", parts)
+
+
+def _measure_bars(figure: Any, found: Comparison, measures: list[str]) -> None:
+    shown = measures[:3]
+    figure.set_size_inches(9, 1.2 + 0.28 * len(found.models))
+    for axis, measure in zip(np.atleast_1d(figure.subplots(1, len(shown), sharey=True)), shown, strict=True):
+        some = {name: values[measure] for name, values in found.models.items() if measure in values}
+        centre = np.array([one.value for one in some.values()])
+        sides = np.array([[one.value - one.low, one.high - one.value] for one in some.values()]).T
+        colours = ["#c8553d" if name == found.served else "#4a7ebb" for name in some]
+        axis.barh(list(some), centre, xerr=np.nan_to_num(np.clip(sides, 0, None)), color=colours)
+        axis.set_title(measure.rpartition(".")[2])
+        axis.tick_params(labelsize=8)
+    axis.invert_yaxis()
+
+
+def _comparison_table(found: Comparison, measures: list[str]) -> str:
+    head = "".join(f"<th>{html.escape(one.rpartition('.')[2])}" for one in measures)
+    lines = []
+    for name, values in found.models.items():
+        if any(one in values for one in measures):
+            against = found.ahead.get(name, {})
+            cells = "".join(
+                f"<td title='ours minus it: {comparisons.cell(against.get(one), signed=True)}'>"
+                f"{comparisons.cell(values.get(one))} {comparisons.mark(one, against.get(one))}</td>"
+                for one in measures
+            )
+            lines.append(f"<tr><td>{html.escape(name)}</td>{cells}</tr>")
+    return f"<table><tr><th>model{head}</tr>{''.join(lines)}</table>"
+
+
+def _html(title: str, parts: list[str]) -> str:
     body = "\n".join(parts)
-    head = f"<meta charset=utf-8><title>Clickwake bundle</title><style>{_STYLE}</style>"
+    head = f"<meta charset=utf-8><title>{html.escape(title)}</title><style>{_STYLE}</style>"
     return f"<!doctype html><html lang=en>{head}{body}</html>"
 
 
-def _figure(draw: Any) -> str:
+def _figure(draw: Draw) -> str:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,7 +120,7 @@ def _bars(figure: Any, rows: list[Row]) -> None:
     axes = figure.subplots(1, len(TASKS), sharey=True)
     for task, axis in zip(TASKS, axes, strict=True):
         some = [row for row in rows if row.task == task]
-        means = np.array([row.ndcg_at_10.mean for row in some])
+        means = np.array([row.ndcg_at_10.value for row in some])
         low, high = ([getattr(row.ndcg_at_10, side) for row in some] for side in ("low", "high"))
         axis.barh([row.method for row in some], means, xerr=[means - low, np.array(high) - means], color="#4a7ebb")
         axis.invert_yaxis()
@@ -80,9 +136,10 @@ def _loss(figure: Any, curve: Curve) -> None:
     axis.legend()
 
 
-def _calibration(figure: Any, fitted: ChurnFit) -> None:
+def calibration(figure: Any, p: FloatArray, y: FloatArray) -> None:
+    """What was said, in tenths, beside what was seen."""
     axis = figure.subplots()
-    bins = calibration_bins(*fitted.calibration) if len(fitted.calibration[0]) else []
+    bins = calibration_bins(p, y) if len(p) else []
     axis.plot([0, 1], [0, 1], lw=0.5, color="#999")
     axis.plot([said for said, _, _ in bins], [seen for _, seen, _ in bins], "o-", color="#4a7ebb")
     axis.set_xlabel("said: probability of no return")
@@ -94,7 +151,7 @@ def _cell(value: Interval | None, signed: bool = False) -> str:
     if value is None:
         return "<td>–</td>"
     form = "+.4f" if signed else ".4f"
-    return f"<td>{value.mean:{form}} ({value.low:{form}} … {value.high:{form}})</td>"
+    return f"<td>{value.value:{form}} ({value.low:{form}} … {value.high:{form}})</td>"
 
 
 def _table(task: str, rows: list[Row]) -> str:
@@ -107,6 +164,9 @@ def _table(task: str, rows: list[Row]) -> str:
     return f"<h3>{TASK_TITLES[task].capitalize()}</h3><table>{head}{''.join(lines)}</table>"
 
 
-def _values(values: dict[str, float]) -> str:
-    lines = "".join(f"<tr><td>{html.escape(name)}</td><td>{value:.5g}</td></tr>" for name, value in values.items())
+def _values(values: Mapping[str, float | str]) -> str:
+    lines = "".join(
+        f"<tr><td>{html.escape(name)}</td><td>{html.escape(value if isinstance(value, str) else f'{value:.5g}')}</td></tr>"
+        for name, value in values.items()
+    )
     return f"<table>{lines}</table>"

@@ -52,7 +52,7 @@ def seconds(text: str) -> float:
 def worse(candidate: list[Row], current: list[Row]) -> str | None:
     """Why the candidate is not to be released, or None. Judged by NDCG@10, all items and new items together."""
     def mean(rows: list[Row]) -> float:
-        own = [row.ndcg_at_10.mean for row in rows if row.method == "clickwake" and row.users]
+        own = [row.ndcg_at_10.value for row in rows if row.method == "clickwake" and row.users]
         return sum(own) / len(own) if own else float("nan")
 
     new, old = mean(candidate), mean(current)
