@@ -18,10 +18,11 @@ from stream import settings as settings_module
 from stream.adapters import model_store
 from stream.adapters.model_store import BundleRefused
 from stream.settings import Settings
+from training.parity import ParityFailed
 from training.release import NothingReleased
 from training.snapshot import EmptyHistory, History
 
-EXPECTED = (EmptyHistory, DatasetError, BundleRefused, NothingReleased, KafkaUnavailable, NotAcknowledged,
+EXPECTED = (EmptyHistory, DatasetError, BundleRefused, NothingReleased, ParityFailed, KafkaUnavailable, NotAcknowledged,
             ConnectionError, FileNotFoundError, ValueError)  # fmt: skip
 _console = Console(stderr=True)
 
@@ -74,7 +75,7 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
 
 def evaluate_recommend(dataset: str, path: Path, split: datetime | None, as_json: bool, report_dir: Path | None) -> None:
     """Compare with baselines on a time split of a data set."""
-    from training import export, report, snapshot
+    from training import report, snapshot
     from training import train as training
 
     settings = settings_module.load()
@@ -83,7 +84,7 @@ def evaluate_recommend(dataset: str, path: Path, split: datetime | None, as_json
         split_ms = _ms(split) or training.windows(history)[1]
         space, text = training.text_vectors(settings, history.items, _console.print)
         rows, learned, weights = training.evaluated(settings, history, split_ms, text, space, _console.print)
-    except (*EXPECTED, export.ParityFailed) as error:
+    except EXPECTED as error:
         fail(error)
     if report_dir is not None:
         manifest = training.described(learned, weights, rows)

@@ -72,17 +72,6 @@ def test_item_without_text_and_residual_is_nowhere(recommender: Recommender) -> 
         assert not recommender.adapter(torch.zeros(2, SMALL.text_dim)).any()
 
 
-def test_export_has_parity(recommender: Recommender, net: HazardNet, built: dict[str, bytes]) -> None:
-    assert export.check_parity(recommender, net, built) <= export.PARITY_DELTA_MAX
-
-
-def test_parity_check_notices_other_weights(net: HazardNet, built: dict[str, bytes]) -> None:
-    torch.manual_seed(1)
-    other = Recommender(SMALL, torch.randn(9, 12)).eval()
-    with pytest.raises(export.ParityFailed, match="user_encoder at batch 1, length 8"):
-        export.check_parity(other, net, built)
-
-
 def _published(registry: str, recommender: Recommender, built: dict[str, bytes]) -> tuple[Manifest, str]:
     manifest = export.draft(recommender, "none", None, built, (0, DAY_MS))
     features = np.random.default_rng(0).normal(size=(5, len(CHURN_FEATURES))).astype(np.float32)
