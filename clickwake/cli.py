@@ -342,12 +342,42 @@ def bench_pipeline(
     raise typer.Exit(pipeline.main(options, as_json=as_json))
 
 
-@app.command()
-def models(as_json: Annotated[bool, typer.Option("--json", help="print the manifests as JSON")] = False) -> None:
-    """List the bundles in the registry, newest first, and which one is released."""
-    from training import commands
+models = typer.Typer(help="The registry of bundles: list them, and keys that say which of them workers take.")
+app.add_typer(models, name="models")
 
-    commands.models(as_json)
+
+@models.callback(invoke_without_command=True)
+def models_list(
+    context: typer.Context, as_json: Annotated[bool, typer.Option("--json", help="print the manifests as JSON")] = False
+) -> None:
+    """List the bundles in the registry, newest first, and which one is released."""
+    if context.invoked_subcommand is None:
+        from training import model_commands
+
+        model_commands.listing(as_json)
+
+
+@models.command("keygen")
+def models_keygen(
+    out: Annotated[Path | None, typer.Option(help="file of the private key; default: <home>/keys/signing.key")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the names and the public key as JSON")] = False,
+) -> None:
+    """Make a pair of ed25519 keys: training signs bundles with one, workers ask for the other."""
+    from training import model_commands
+
+    model_commands.keygen(out, as_json)
+
+
+@models.command("sign")
+def models_sign(
+    version: Annotated[str, typer.Argument(help="a bundle of `clickwake models`")],
+    trust: Annotated[bool, typer.Option("--trust", help="vouch for a bundle that no trusted key has signed")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the key's id as JSON")] = False,
+) -> None:
+    """Sign a bundle and its text encoder with the present key, as when keys are changed."""
+    from training import model_commands
+
+    model_commands.sign(version, trust, as_json)
 
 
 @app.command()

@@ -24,6 +24,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     feature_version: int  # must equal stream.core.featurize.FEATURE_VERSION of the worker
     text_space: str  # id of the text encoder whose item vectors the bundle expects
     text_dim: int
+    tokenizer_sha256: str = ""  # of that text encoder; empty when the registry held none, as with vectors from elsewhere
     dim: int  # of user vectors and adapted item vectors
     events_max: int  # length of the user encoder's input
     blend: dict[str, float]  # weights of the parts of the score, see stream.core.recommend

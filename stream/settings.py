@@ -49,6 +49,8 @@ class ClickHouse(Section):
 
 class Models(Section):
     registry: str = Field("", description="folder or fsspec URL of the releases; default <home>/models")
+    signing_key: SecretStr | None = Field(None, description="ed25519 private key, base64 or a file: training signs with it")
+    verify_keys: tuple[str, ...] = Field((), description="public keys, base64 or files: what none of them signed is refused")
 
 
 class Collector(Section):

@@ -1,4 +1,4 @@
-"""What the commands train, evaluate, models, release and rollback do and print."""
+"""What the commands train, evaluate, release and rollback do and print."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from rich.table import Table
 
 from producers.datasets.table import DatasetError
 from producers.kafka import KafkaUnavailable, NotAcknowledged
-from schemas.release import Manifest
 from stream import settings as settings_module
 from stream.adapters import model_store
 from stream.adapters.model_store import BundleRefused
@@ -33,7 +32,8 @@ def fail(error: Exception) -> NoReturn:
     raise SystemExit(1) from error
 
 
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """Indented, on standard output."""
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
@@ -62,11 +62,12 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
     try:
         history = _history(settings, source, dataset, events, items, tenant)
         trained = training.train(settings, history, say=_console.print)
+        release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
         announced = release.release(settings, trained.manifest.model_version, "clickwake train") if announce else None
     except EXPECTED as error:
         fail(error)
     if as_json:
-        _print_json({"manifest": trained.manifest, "manifest_sha256": trained.manifest_sha256, "released": announced})
+        print_json({"manifest": trained.manifest, "manifest_sha256": trained.manifest_sha256, "released": announced})
         return
     Console().print(_recommend_table(trained.rows))
     where = model_store.bundle_uri(settings.registry, trained.manifest.model_version)
@@ -92,34 +93,10 @@ def evaluate_recommend(dataset: str, path: Path, split: datetime | None, as_json
         (report_dir / "index.html").write_text(report.page(manifest, learned.curve, rows, learned.churn))
         _console.print(f"report: {report_dir / 'index.html'}")
     if as_json:
-        _print_json({"dataset": dataset, "split": datetime.fromtimestamp(split_ms / 1000, UTC), "rows": rows,
+        print_json({"dataset": dataset, "split": datetime.fromtimestamp(split_ms / 1000, UTC), "rows": rows,
                      "blend": msgspec.structs.asdict(weights)})
     else:
         Console().print(_recommend_table(rows))
-
-
-def models(as_json: bool) -> None:
-    """List the registry, newest first, and mark the released bundle when Kafka answers."""
-    from training import release
-
-    settings = settings_module.load()
-    found = model_store.versions(settings.registry)
-    try:
-        now = release.current(settings)
-        released = now.model_version if now else None
-        unknown = None
-    except (ConnectionError, NothingReleased) as error:
-        released, unknown = None, str(error)
-    if as_json:
-        _print_json({"released": released, "unknown_because": unknown, "bundles": found})
-        return
-    table = Table("bundle", "data until", "NDCG@10 all", "new", "parent", "released")
-    for one in found:
-        marks = (one.parent or "–", "yes" if one.model_version == released else "")
-        table.add_row(one.model_version, f"{one.data_to:%Y-%m-%d}", _metric(one, "all"), _metric(one, "new"), *marks)
-    Console().print(table)
-    if unknown:
-        _console.print(f"which one is released is not known: {unknown}")
 
 
 def release(version: str, reason: str, as_json: bool) -> None:
@@ -136,7 +113,7 @@ def release(version: str, reason: str, as_json: bool) -> None:
         announced = releasing.release(settings, version, reason)
     except EXPECTED as error:
         fail(error)
-    _print_json(announced) if as_json else Console().print(f"released {announced.model_version}")
+    print_json(announced) if as_json else Console().print(f"released {announced.model_version}")
 
 
 def rollback(reason: str, as_json: bool) -> None:
@@ -147,19 +124,11 @@ def rollback(reason: str, as_json: bool) -> None:
         announced = releasing.rollback(settings_module.load(), reason)
     except EXPECTED as error:
         fail(error)
-    _print_json(announced) if as_json else Console().print(f"released {announced.model_version}: {announced.reason}")
+    print_json(announced) if as_json else Console().print(f"released {announced.model_version}: {announced.reason}")
 
 
 def _ms(at: datetime | None) -> int | None:
     return None if at is None else int(at.replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
-
-
-def _metric(manifest: Manifest, task: str) -> str:
-    return _number(manifest.metrics.get(f"clickwake_{task}_ndcg_at_10"))
 
 
 def _recommend_table(rows: list[Any]) -> Table:

@@ -174,12 +174,14 @@ def draft(
 def publish(registry: str, manifest: Manifest, built: dict[str, bytes], extra: dict[str, bytes]) -> tuple[Manifest, str]:
     """Write the bundle, then load it again as a worker would. Returns the manifest as written and its sha256.
 
-    `extra` files (the report) stand in the manifest too. Raises BundleRefused when what was written is not accepted.
+    `extra` files (the report) stand in the manifest too, and the tokenizer of the registry's text encoder, if it has the
+    bundle's. Raises BundleRefused when what was written is not accepted.
     """
     contents = built | extra
     entries = {name: FileEntry(sha256=sha256(data), bytes=len(data)) for name, data in sorted(contents.items())}
-    final = msgspec.structs.replace(manifest, files=entries)
+    tokenizer = model_store.tokenizer_sha256(registry, manifest.text_space)
+    final = msgspec.structs.replace(manifest, files=entries, tokenizer_sha256=tokenizer)
     raw = msgspec.json.format(msgspec.json.encode(final), indent=2)
     uri = model_store.publish(registry, final.model_version, contents | {"manifest.json": raw})
-    model_store.verify(uri, raw)
+    model_store.admit(registry, uri, raw)
     return final, sha256(raw)

@@ -11,9 +11,10 @@ import structlog
 from producers.kafka import Producer, client_options, missing_topic, unreachable
 from schemas.release import ModelRelease
 from schemas.topics import MODELS
-from stream.adapters import model_store
+from stream.adapters import model_store, signing
 from stream.adapters.model_store import BundleRefused
 from stream.adapters.onnx import sha256
+from stream.adapters.signing import PublicKey
 from stream.settings import Settings
 
 log = structlog.get_logger()
@@ -29,22 +30,49 @@ class NothingReleased(LookupError):
 
 
 def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
-    """Verify a bundle as a worker would, then announce it. Returns once the broker has acknowledged.
+    """Verify a bundle as a worker would, its signature included, then announce it. Returns once the broker has acknowledged.
 
     Announcing the same bundle again is harmless. Raises `BundleRefused` for a bundle workers would refuse, and
     KafkaUnavailable or NotAcknowledged when the announcement is not stored.
     """
-    uri = model_store.bundle_uri(settings.registry, version)
-    raw = _manifest_bytes(settings, version)
-    model_store.verify(uri, raw)
+    raw = manifest_bytes(settings.registry, version)
     announced = ModelRelease(
         model_version=version, uri=f"bundles/{version}", manifest_sha256=sha256(raw), released_at=datetime.now(UTC),
         reason=reason,
     )  # fmt: skip
+    model_store.load(settings.registry, announced, keys=signing.trusted(settings.models))
     topic = MODELS.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [topic], wait_s=0) as producer:
         producer.send(topic, KEY, msgspec.json.encode(announced))
     return announced
+
+
+def sign_new(settings: Settings, version: str, manifest_sha256: str) -> PublicKey | None:
+    """Sign a bundle this process has just published, if it holds a key: the manifest in the registry must still be the one
+    that was written. Returns the key that was used. Raises `BundleRefused`."""
+    signer = signing.signer(settings.models)
+    if signer is None:
+        return None
+    raw = manifest_bytes(settings.registry, version)
+    if sha256(raw) != manifest_sha256:
+        raise BundleRefused(f"the manifest of {version} was changed after it was published; it is not signed")
+    model_store.sign(model_store.bundle_uri(settings.registry, version), raw, signer)
+    return signer.public
+
+
+def sign_again(settings: Settings, version: str, *, trust: bool = False) -> PublicKey:
+    """Sign a bundle and its text encoder with the present key, as when keys are changed. What no trusted key has signed is
+    signed only with `trust`: somebody vouches for what lies in the registry. Raises `BundleRefused` and `UnusableKey`."""
+    signer = signing.signer(settings.models)
+    if signer is None:
+        raise signing.UnusableKey("CLICKWAKE_MODELS__SIGNING_KEY is not set: there is nothing to sign with")
+    raw = manifest_bytes(settings.registry, version)
+    keys = () if trust else signing.trusted(settings.models)
+    bundle = model_store.admit(settings.registry, model_store.bundle_uri(settings.registry, version), raw, keys=keys)
+    if bundle.manifest.tokenizer_sha256:
+        model_store.sign_text_encoder(settings.registry, bundle.manifest.text_space, signer)
+    model_store.sign(model_store.bundle_uri(settings.registry, version), raw, signer)
+    return signer.public
 
 
 def current(settings: Settings) -> ModelRelease | None:
@@ -92,19 +120,19 @@ def rollback(settings: Settings, reason: str = "") -> ModelRelease:
     now = current(settings)
     if now is None:
         raise NothingReleased("nothing was released yet, so there is nothing to roll back; see clickwake models")
-    manifest = msgspec.json.decode(_manifest_bytes(settings, now.model_version))
+    manifest = msgspec.json.decode(manifest_bytes(settings.registry, now.model_version))
     parent = manifest.get("parent")
     if parent is None:
         raise NothingReleased(f"{now.model_version} has no parent: it was the first; name a bundle with clickwake release")
     return release(settings, parent, reason or f"rolled back from {now.model_version}")
 
 
-def _manifest_bytes(settings: Settings, version: str) -> bytes:
+def manifest_bytes(registry: str, version: str) -> bytes:
+    """The manifest of a bundle as it lies in the registry. Raises `BundleRefused` when there is none."""
     import fsspec
 
-    uri = f"{model_store.bundle_uri(settings.registry, version)}/manifest.json"
-    fs, path = fsspec.core.url_to_fs(uri)
+    fs, path = fsspec.core.url_to_fs(f"{model_store.bundle_uri(registry, version)}/manifest.json")
     try:
         return bytes(fs.cat_file(path))
     except FileNotFoundError as error:
-        raise BundleRefused(f"there is no bundle {version} in {settings.registry}; clickwake models lists them") from error
+        raise BundleRefused(f"there is no bundle {version} in {registry}; clickwake models lists them") from error

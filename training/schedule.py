@@ -21,7 +21,7 @@ import structlog
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from schemas.release import Manifest, ModelRelease
 from stream import settings as settings_module
-from stream.adapters import model_store
+from stream.adapters import model_store, signing
 from stream.settings import Settings
 from training import release, snapshot, text_encoder, train
 from training.evaluate import Row
@@ -66,10 +66,11 @@ def run_once(settings: Settings, tenant: str) -> tuple[Manifest, ModelRelease | 
     history = snapshot.from_clickhouse(settings, tenant)
     space, text = train.text_vectors(settings, history.items, log.info)
     trained = train.train(settings, history, text=(space, text), say=log.info)
+    release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
     now = release.current(settings)
     if now is not None:
         try:
-            bundle = model_store.load(settings.registry, now, settings.training.threads)
+            bundle = model_store.load(settings.registry, now, settings.training.threads, signing.trusted(settings.models))
         except model_store.BundleRefused as error:
             reason = f"the current bundle {now.model_version} cannot be loaded: {error}"
             return trained.manifest, release.release(settings, trained.manifest.model_version, reason), reason

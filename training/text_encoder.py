@@ -17,7 +17,7 @@ import numpy as np
 import structlog
 import torch
 
-from stream.adapters import model_store
+from stream.adapters import model_store, signing
 from stream.adapters.model_store import TextModel
 from stream.adapters.onnx import TOKENS_MAX, TextEncoder, session, sha256
 from stream.settings import Settings
@@ -68,7 +68,10 @@ def source_folder(settings: Settings) -> Path:
 
 
 def export(settings: Settings) -> str:
-    """Export the configured BERT into the registry unless it is there; returns its space id."""
+    """Export the configured BERT into the registry unless it is there; returns its space id.
+
+    Where keys are in use, one that is there without a signature that counts is not trusted: it is exported again.
+    """
     from transformers import AutoModel
 
     folder = source_folder(settings)
@@ -81,8 +84,17 @@ def export(settings: Settings) -> str:
     space = identity.hexdigest()[:16]
     uri = f"{settings.registry.rstrip('/')}/text/{space}"
     fs, root = fsspec.core.url_to_fs(uri)
+    signer, keys = signing.signer(settings.models), signing.trusted(settings.models)
     if fs.exists(f"{root}/manifest.json"):
-        return space
+        try:
+            model_store.text_model(settings.registry, space, keys)
+            return space
+        except model_store.RegistryAway:
+            raise
+        except model_store.BundleRefused as error:
+            if signer is None and keys:
+                raise  # what this machine would export, it could not sign
+            log.warning("text encoder is exported again", space=space, why=str(error))
     model = Pooled(AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager")).eval()
     data = _to_onnx(model)
     encoder = TextEncoder(data, tokenizer, threads=2)
@@ -91,7 +103,10 @@ def export(settings: Settings) -> str:
         space=space, dim=encoder.dim, tokens_max=TOKENS_MAX,
         files={"model.onnx": sha256(data), "tokenizer.json": sha256(tokenizer)},
     )  # fmt: skip
-    files = {"model.onnx": data, "tokenizer.json": tokenizer, "manifest.json": msgspec.json.encode(manifest)}
+    raw = msgspec.json.encode(manifest)
+    files = {"model.onnx": data, "tokenizer.json": tokenizer, "manifest.json": raw}
+    if signer is not None:
+        files[signing.SIGNATURE] = signer.sign(raw)
     model_store.write_files(uri, files)
     log.info("text encoder exported", space=space, dim=encoder.dim, megabytes=round(len(data) / 1e6, 1))
     return space

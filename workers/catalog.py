@@ -28,7 +28,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from schemas import topics
 from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import Message, Source
-from stream.adapters import kafka_clients, producing
+from stream.adapters import kafka_clients, producing, signing
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.logs import configure
 from stream.adapters.model_store import load_text_encoder, newest_text_space
@@ -147,9 +147,9 @@ class Catalog:
 
 async def wait_for_text_encoder(settings: Settings, stop: asyncio.Event) -> tuple[str, TextEncoder] | None:
     """The registry's text encoder, as soon as there is one; None when asked to stop before."""
-    said = False
+    said, keys = False, signing.trusted(settings.models)
     while not stop.is_set():
-        found = load_text_encoder(settings.registry)
+        found = load_text_encoder(settings.registry, keys=keys)
         if found is not None:
             return found
         if not said:
@@ -215,13 +215,13 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -
 
 
 async def _consume(catalog: Catalog, consumer: Any, reading: asyncio.Task[None], stop: asyncio.Event) -> None:
-    asked = time.monotonic()
+    asked, keys = time.monotonic(), signing.trusted(catalog.settings.models)
     while not stop.is_set():
         if reading.done():
             await reading  # raises: without what the fleet has encoded, this process would encode it again
         if time.monotonic() - asked >= SPACE_POLL_S:
             asked = time.monotonic()
-            newest = await asyncio.to_thread(newest_text_space, catalog.settings.registry)
+            newest = await asyncio.to_thread(newest_text_space, catalog.settings.registry, keys)
             if newest not in (None, catalog.space):
                 log.info("a newer text encoder", space=newest, before=catalog.space)
                 return

@@ -4,8 +4,9 @@
                                        item_residuals.npz, golden.npz
     <registry>/text/<space>/model.onnx, tokenizer.json, manifest.json
 
-A bundle is believed only after its files were hashed, and the bytes that were hashed are the bytes that are loaded; then
-its golden inputs must give its golden outputs on this machine. What fails is refused with the reason.
+Beside each manifest.json lies manifest.json.sig where keys are in use, see `signing`. A bundle is believed only after its
+signature was checked and its files were hashed, and the bytes that were hashed are the bytes that are loaded; then its
+golden inputs must give its golden outputs on this machine. What fails is refused with the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import numpy as np
 import structlog
 
 from schemas.release import FORMAT_VERSION, Manifest, ModelRelease
+from stream.adapters import signing
 from stream.adapters.onnx import Bundle, TextEncoder, sha256
+from stream.adapters.signing import SIGNATURE, Keys, Signer
 from stream.core.churn import EDGES_DAYS, ChurnPolicy
 from stream.core.counts import CountsPolicy
 from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION, Float32
@@ -55,13 +58,58 @@ def bundle_uri(registry: str, model_version: str) -> str:
     return f"{registry.rstrip('/')}/bundles/{model_version}"
 
 
-def load(registry: str, release: ModelRelease, threads: int = 1) -> Bundle:
-    """Fetch, verify and open an announced bundle. Raises `BundleRefused`."""
+def load(registry: str, release: ModelRelease, threads: int = 1, keys: Keys = ()) -> Bundle:
+    """Fetch, verify and open an announced bundle; with `keys`, one of them must have signed it. Raises `BundleRefused`."""
     uri = release.uri if "://" in release.uri or release.uri.startswith("/") else f"{registry.rstrip('/')}/{release.uri}"
     raw = _read(f"{uri}/manifest.json")
     if sha256(raw) != release.manifest_sha256:
         raise BundleRefused(f"{uri}/manifest.json is not the announced one: its sha256 differs")
-    return verify(uri, raw, threads)
+    bundle = admit(registry, uri, raw, threads, keys)
+    if bundle.manifest.model_version != release.model_version:
+        raise BundleRefused(f"{uri} is {bundle.manifest.model_version}, announced was {release.model_version}")
+    return bundle
+
+
+def admit(registry: str, uri: str, raw_manifest: bytes, threads: int = 1, keys: Keys = ()) -> Bundle:
+    """All that a worker asks of a bundle: the signature before anything is parsed, then `verify`, then that the text encoder
+    whose vectors it expects is the registry's. Raises `BundleRefused`."""
+    check_signature(uri, raw_manifest, keys)
+    bundle = verify(uri, raw_manifest, threads)
+    expected = bundle.manifest.tokenizer_sha256
+    if expected:
+        text = text_model(registry, bundle.manifest.text_space, keys)
+        if text.files.get("tokenizer.json") != expected or text.dim != bundle.manifest.text_dim:
+            raise BundleRefused(f"{uri} expects another text encoder than the registry holds as {text.space}: tokenizer or "
+                                "dimension differ; train again, or put the one back it was trained with")  # fmt: skip
+    return bundle
+
+
+def sign_text_encoder(registry: str, space: str, signer: Signer) -> None:
+    """Put the signature beside a text encoder's manifest."""
+    sign(_text_uri(registry, space), _read(f"{_text_uri(registry, space)}/manifest.json"), signer)
+
+
+def check_signature(uri: str, raw_manifest: bytes, keys: Keys) -> str | None:
+    """The id of the one of `keys` that signed the manifest; without keys nothing is asked. Raises `BundleRefused`."""
+    if not keys:
+        return None
+    fs, root = _open(uri)
+    try:
+        present = fs.exists(f"{root}/{SIGNATURE}")
+    except Exception as error:  # each kind of store raises its own client's errors
+        raise RegistryAway(f"{uri}/{SIGNATURE} could not be read: {type(error).__name__}: {error}") from error
+    if not present:
+        raise BundleRefused(f"{uri} is not signed: there is no {SIGNATURE}, and this installation asks for a signature")
+    try:
+        return signing.check(raw_manifest, _read(f"{uri}/{SIGNATURE}"), keys).id
+    except signing.SignatureRefused as error:
+        raise BundleRefused(f"{uri}: {error}") from error
+
+
+def sign(uri: str, raw_manifest: bytes, signer: Signer) -> None:
+    """Put the signature beside the manifest."""
+    fs, root = _open(uri)
+    fs.pipe_file(f"{root}/{SIGNATURE}", signer.sign(raw_manifest))
 
 
 def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
@@ -137,16 +185,14 @@ def _check_golden(bundle: Bundle, golden: dict[str, Any]) -> None:
             raise BundleRefused(f"golden {name} differs by {delta:.2g}, at most {GOLDEN_DELTA_MAX} is allowed")
 
 
-def load_text_encoder(registry: str, space: str | None = None, threads: int = 1) -> tuple[str, TextEncoder] | None:
+def load_text_encoder(
+    registry: str, space: str | None = None, threads: int = 1, keys: Keys = ()
+) -> tuple[str, TextEncoder] | None:
     """The text encoder of a space, or the newest there is; None when the registry has none. Raises `BundleRefused`."""
-    space = space or newest_text_space(registry)
+    space = space or newest_text_space(registry, keys)
     if space is None:
         return None
-    uri = f"{registry.rstrip('/')}/text/{space}"
-    try:
-        model = msgspec.json.decode(_read(f"{uri}/manifest.json"), type=TextModel)
-    except msgspec.DecodeError as error:
-        raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}; export the text encoder again") from error
+    uri, model = _text_uri(registry, space), text_model(registry, space, keys)
     files = {name: _read(f"{uri}/{name}") for name in ("model.onnx", "tokenizer.json")}
     for name, data in files.items():
         if sha256(data) != model.files.get(name):
@@ -154,11 +200,46 @@ def load_text_encoder(registry: str, space: str | None = None, threads: int = 1)
     return model.space, TextEncoder(files["model.onnx"], files["tokenizer.json"], threads, model.tokens_max)
 
 
-def newest_text_space(registry: str) -> str | None:
-    """The space of the text encoder exported last; None when the registry has none."""
+def text_model(registry: str, space: str, keys: Keys = ()) -> TextModel:
+    """The manifest of a text encoder, its signature checked. Raises `BundleRefused`."""
+    uri = _text_uri(registry, space)
+    raw = _read(f"{uri}/manifest.json")
+    check_signature(uri, raw, keys)
+    try:
+        model = msgspec.json.decode(raw, type=TextModel)
+    except msgspec.DecodeError as error:
+        raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}; export the text encoder again") from error
+    if model.space != space:
+        raise BundleRefused(f"{uri} holds the text encoder of space {model.space}")
+    return model
+
+
+def tokenizer_sha256(registry: str, space: str) -> str:
+    """Of the registry's text encoder of that space; empty when there is none."""
+    fs, root = _open(_text_uri(registry, space))
+    return text_model(registry, space).files["tokenizer.json"] if fs.exists(f"{root}/manifest.json") else ""
+
+
+def newest_text_space(registry: str, keys: Keys = ()) -> str | None:
+    """The space of the text encoder exported last; None when the registry has none. With `keys`, one that none of them
+    signed is passed over: it must not keep the catalog from working."""
     fs, root = _open(f"{registry.rstrip('/')}/text")
-    spaces = _newest_first(fs, root) if fs.exists(root) else []
-    return posixpath.basename(spaces[0]) if spaces else None
+    for path in _newest_first(fs, root) if fs.exists(root) else []:
+        space = posixpath.basename(path)
+        try:
+            if keys:
+                check_signature(_text_uri(registry, space), _read(f"{_text_uri(registry, space)}/manifest.json"), keys)
+        except RegistryAway:
+            raise
+        except BundleRefused as error:
+            log.warning("text encoder passed over", space=space, why=str(error))
+            continue
+        return space
+    return None
+
+
+def _text_uri(registry: str, space: str) -> str:
+    return f"{registry.rstrip('/')}/text/{space}"
 
 
 def versions(registry: str) -> list[Manifest]:

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 
 from schemas.release import ModelRelease
-from stream.adapters import model_store
+from stream.adapters import model_store, signing
 from stream.adapters.files import write_whole
 from stream.adapters.metrics import Metrics
 from stream.serving import Serving, ServingState
@@ -30,6 +30,7 @@ class Releases:
         self.state = state
         self.executor = executor
         self.metrics = metrics
+        self.keys = signing.trusted(settings.models)
         self._announced: ModelRelease | None = None
         self._memo = settings.state_dir / settings.kafka.topic_prefix / "release.json"
         self._changed = asyncio.Event()
@@ -83,7 +84,8 @@ class Releases:
         threads = self.settings.personalize.onnx_threads
         try:
             bundle = await loop.run_in_executor(
-                self.executor, lambda: model_store.load(self.settings.registry, release, threads=threads)
+                self.executor,
+                lambda: model_store.load(self.settings.registry, release, threads=threads, keys=self.keys),
             )
             serving = self.state.prepare(bundle)
         except model_store.RegistryAway as error:  # it says nothing about the bundle

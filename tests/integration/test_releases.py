@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.outputs import Recommendation
 from schemas.release import FileEntry, Manifest, ModelRelease
-from stream.adapters import model_store
+from stream.adapters import model_store, signing
 from stream.adapters.onnx import sha256
 from stream.settings import Settings
 from tests.support import bundles
@@ -239,6 +241,28 @@ def test_a_faulty_bundle_is_refused_with_the_reason_and_the_old_one_goes_on(
         assert f"unreadable: Expected `str`, got `int` - at `$.model_version`\" keeps={parent}" in worker.log()
         served_by(parent)
     assert_states_are_true(here)
+
+
+def test_with_a_key_set_an_unsigned_bundle_is_refused_and_a_signed_one_taken(
+    here: Settings, visitors: Visitors, exported: Exported, tmp_path: Path
+) -> None:
+    public = signing.keygen(tmp_path / "signing.key")
+    owner = here.model_copy(update={"models": here.models.model_copy(update={
+        "signing_key": SecretStr(str(tmp_path / "signing.key"))})})  # fmt: skip
+    good = bundles.publish(here.registry, exported)
+    releases.sign_again(owner, good.model_version, trust=True)
+    releases.release(owner, good.model_version)
+    unsigned = bundles.publish(here.registry, exported, seed=1, parent=good.model_version)
+    with pytest.raises(model_store.BundleRefused, match="is not signed"):
+        releases.release(owner, unsigned.model_version)
+    with running(here, WORKER, CLICKWAKE_MODELS__VERIFY_KEYS=json.dumps([public.text])) as worker:
+        until(lambda: counted(worker, "taken") == 1, 30, "the signed release")
+        bundles.announce(here, bundles.announcement(here.registry, unsigned))
+        until(lambda: counted(worker, "refused") == 1, 20, "refusal of the unsigned one")
+        assert "is not signed: there is no manifest.json.sig" in worker.log()
+        visitors.arrive(8)
+        until(visitors.all_served, 30, "a recommendation for each event")
+    assert {rec.model_version for _, rec in visitors.recommendations()} == {good.model_version}
 
 
 def test_a_registry_that_is_away_is_tried_again_without_another_announcement(

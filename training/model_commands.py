@@ -1,0 +1,106 @@
+"""What `clickwake models …` does and prints: the registry, keys and signatures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from schemas.release import Manifest
+from stream import settings as settings_module
+from stream.adapters import model_store, signing
+from stream.adapters.model_store import BundleRefused
+from stream.settings import Settings
+from training import release
+from training.commands import EXPECTED, fail, print_json
+from training.release import NothingReleased
+
+_errors = Console(stderr=True)
+
+
+class Listed(msgspec.Struct, kw_only=True):
+    """One bundle as it is shown."""
+
+    manifest: Manifest
+    signed_by: str | None  # id of the trusted key; None when unsigned, wrongly signed, or nobody is trusted
+    unsigned_because: str = ""
+
+
+def listing(as_json: bool) -> None:
+    """List the registry, newest first, and mark the released bundle when Kafka answers."""
+    settings = settings_module.load()
+    try:
+        found = _listed(settings)
+    except EXPECTED as error:
+        fail(error)
+    try:
+        now = release.current(settings)
+        released, unknown = now.model_version if now else None, None
+    except (ConnectionError, NothingReleased) as error:
+        released, unknown = None, str(error)
+    if as_json:
+        bundles = [msgspec.to_builtins(one.manifest) | {"signed_by": one.signed_by, "unsigned_because": one.unsigned_because}
+                   for one in found]
+        print_json({"released": released, "unknown_because": unknown, "bundles": bundles})
+        return
+    Console().print(_table(found, released, with_keys=bool(signing.trusted(settings.models))))
+    if unknown:
+        _errors.print(f"which one is released is not known: {unknown}")
+
+
+def _listed(settings: Settings) -> list[Listed]:
+    keys = signing.trusted(settings.models)
+    found = []
+    for manifest in model_store.versions(settings.registry):
+        one = Listed(manifest=manifest, signed_by=None)
+        if keys:
+            uri = model_store.bundle_uri(settings.registry, manifest.model_version)
+            try:
+                raw = release.manifest_bytes(settings.registry, manifest.model_version)
+                one.signed_by = model_store.check_signature(uri, raw, keys)
+            except BundleRefused as error:
+                one.unsigned_because = str(error)
+        found.append(one)
+    return found
+
+
+def _table(found: list[Listed], released: str | None, with_keys: bool) -> Table:
+    table = Table("bundle", "data until", "NDCG@10 all", "new", "parent", "released", *(["signed by"] if with_keys else []))
+    for one in found:
+        manifest = one.manifest
+        cells = [manifest.model_version, f"{manifest.data_to:%Y-%m-%d}", _metric(manifest, "all"), _metric(manifest, "new"),
+                 manifest.parent or "–", "yes" if manifest.model_version == released else ""]
+        table.add_row(*cells, *([one.signed_by or "nobody we trust"] if with_keys else []))
+    return table
+
+
+def _metric(manifest: Manifest, task: str) -> str:
+    value = manifest.metrics.get(f"clickwake_{task}_ndcg_at_10")
+    return "–" if value is None else f"{value:.4f}"
+
+
+def keygen(out: Path | None, as_json: bool) -> None:
+    """Make a pair of keys; the private one goes to a file that only its owner can read."""
+    path = (out or settings_module.load().home / "keys" / "signing.key").absolute()
+    try:
+        public = signing.keygen(path)
+    except FileExistsError:
+        fail(FileExistsError(f"{path} exists: a key is never replaced; name another file with --out"))
+    if as_json:
+        print_json({"signing_key": str(path), "verify_key": public.text, "id": public.id})
+        return
+    Console().print(
+        f"key {public.id}\nwhere models are trained:  CLICKWAKE_MODELS__SIGNING_KEY={path}\n"
+        f"""on every worker:           CLICKWAKE_MODELS__VERIFY_KEYS='["{public.text}"]'""", soft_wrap=True, highlight=False,
+    )
+
+
+def sign(version: str, trust: bool, as_json: bool) -> None:
+    """Sign a bundle and its text encoder with the present key."""
+    try:
+        key = release.sign_again(settings_module.load(), version, trust=trust)
+    except EXPECTED as error:
+        fail(error)
+    print_json({"model_version": version, "signed_by": key.id}) if as_json else Console().print(f"signed by {key.id}")
