@@ -299,13 +299,18 @@ def evaluate_recommend(
     dataset: DatasetName,
     path: DataPath,
     split: Annotated[datetime | None, typer.Option(help="learn before it, ask after it; default: the newest tenth")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how often ours is trained; its figures are the mean")] = 3,
+    panel: Annotated[bool, typer.Option(help="beside popularity, neighbours, EASE, SASRec, BERT4Rec …")] = True,
+    ablations: Annotated[bool, typer.Option(help="ours without text, ids, time, live counts …, and pre-trained")] = False,
+    freshness: Annotated[bool, typer.Option(help="quality against the model's age, with live counts and without")] = False,
     as_json: AsJson = False,
     report: ReportDir = None,
 ) -> None:
-    """Each known user's next moment, every item ranked: Recall@20 and NDCG@10 with intervals."""
-    from training import commands
+    """Each known user's next moment and every moment after the split, all items ranked, beside a panel of strong methods."""
+    from training import evaluations
 
-    commands.evaluate_recommend(dataset, path, split, as_json, report)
+    options = {"seeds": float(seeds), "panel": float(panel), "ablations": float(ablations), "freshness": float(freshness)}
+    evaluations.main("recommend", dataset, path, split, as_json, report, options)
 
 
 @evaluate.command("churn")

@@ -20,8 +20,8 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
 
 class RecommendedItem(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str
-    score: float
-    source: str  # the part of the blend that contributed most: model, personal, rules, popularity, pinned
+    score: float  # the chance that this item comes next, as the blend sees it
+    source: str  # the part of the blend that contributed most: model, personal, links, rules, popularity, pinned
     reasons: tuple[Reason, ...] = ()
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from schemas.events import Instant
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: item links, and a blend that is a mixture
 
 
 class FileEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -236,10 +236,9 @@ class Personalizer:
             vectors, weights = await self.run(serving.models.encode, arrays)  # (B, D), (B, L)
             assert vectors is not None
             vectors[~arrays["mask"].any(axis=1)] = 0  # nothing known of this user: the model has no say
-        parts = score(vectors, states, sequences, index, serving.blend, now)
-        total = parts.total()
+        scored = score(vectors, states, sequences, index, serving.blend, now)
         for at, (user, state) in enumerate(users):
-            rows = rank(total[at], state, index, self.rules) if len(index) else []
+            rows = rank(scored[at].total, state, index, self.rules) if len(index) else []
             one = sequences[at] if explained else NO_HISTORY
             known = weights[at] if weights is not None else None
             outbox.recommendation(
@@ -247,7 +246,7 @@ class Personalizer:
                     recommendation_id=output_id("recommendation", tenant, state.last_event_id, serving.version),
                     tenant=tenant,
                     user_id=user,
-                    items=explain(rows, at, parts, one, known, index, serving.blend),
+                    items=explain(rows, scored[at], one, known, index),
                     as_of_event_id=state.last_event_id,
                     as_of_ts=utc(state.last_ts_ms),
                     model_version=serving.version,

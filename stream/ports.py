@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from schemas.release import Manifest
 from stream.core.featurize import Float32
+from stream.core.links import Links
 
 T = TypeVar("T")
 
@@ -29,6 +30,7 @@ class Models(Protocol):
     """A verified bundle, ready to run. Calls are synchronous and may take tens of milliseconds."""
 
     manifest: Manifest
+    links: Links
 
     def adapt(self, text_vectors: Float32, item_ids: list[str]) -> Float32:
         """(N, T) text vectors (zeros where there is no text) → (N, D) item vectors in the model's space."""

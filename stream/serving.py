@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 
 from schemas.catalog import Item, ItemVector
+from stream.core.blend import Blend
 from stream.core.churn import ChurnPolicy
 from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
-from stream.core.recommend import Blend
+from stream.core.links import NO_LINKS
 from stream.ports import Models
 
 NO_MODEL = "none"
@@ -36,7 +37,8 @@ class Serving:
         self.dim = manifest.dim if manifest else 1
         self.events_max = manifest.events_max if manifest else 50
         self.counts_policy = CountsPolicy.from_manifest(manifest.counts) if manifest else CountsPolicy()
-        self.blend = Blend.from_manifest(manifest.blend) if manifest else Blend()
+        self.blend = Blend.from_manifest(manifest.blend if manifest else {})
+        self.links = models.links if models else NO_LINKS
         self.churn = ChurnPolicy.from_manifest(manifest.churn) if manifest else ChurnPolicy()
         self.indexes: dict[str, ItemIndex] = {}
 
@@ -44,7 +46,7 @@ class Serving:
         """The tenant's index, empty at first."""
         found = self.indexes.get(tenant)
         if found is None:
-            found = self.indexes[tenant] = ItemIndex(self.dim, self.counts_policy)
+            found = self.indexes[tenant] = ItemIndex(self.dim, self.counts_policy, self.links)
         return found
 
     def put_items(self, entries: list[tuple[Item, Float32]]) -> None:

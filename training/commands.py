@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from producers.datasets.table import DatasetError
 from producers.kafka import KafkaUnavailable, NotAcknowledged
@@ -55,7 +54,7 @@ def _history(settings: Settings, source: str, dataset: tuple[str, Path] | None, 
 def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None, tenant: str,
           announce: bool, as_json: bool) -> None:
     """Train once; release unless told not to."""
-    from training import release
+    from training import comparison, release
     from training import train as training
 
     settings = settings_module.load()
@@ -69,34 +68,10 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
     if as_json:
         print_json({"manifest": trained.manifest, "manifest_sha256": trained.manifest_sha256, "released": announced})
         return
-    Console().print(_recommend_table(trained.rows))
+    for table in comparison.tables(trained.comparison):
+        Console().print(table)
     where = model_store.bundle_uri(settings.registry, trained.manifest.model_version)
     Console().print(f"{where}\n{'released' if announced else 'not released; see clickwake release'}")
-
-
-def evaluate_recommend(dataset: str, path: Path, split: datetime | None, as_json: bool, report_dir: Path | None) -> None:
-    """Compare with baselines on a time split of a data set."""
-    from training import report, snapshot
-    from training import train as training
-
-    settings = settings_module.load()
-    try:
-        history = snapshot.from_dataset(dataset, path)
-        split_ms = _ms(split) or training.windows(history)[1]
-        space, text = training.text_vectors(settings, history.items, _console.print)
-        rows, learned, weights = training.evaluated(settings, history, split_ms, text, space, _console.print)
-    except EXPECTED as error:
-        fail(error)
-    if report_dir is not None:
-        manifest = training.described(learned, weights, rows)
-        report_dir.mkdir(parents=True, exist_ok=True)
-        (report_dir / "index.html").write_text(report.page(manifest, learned.curve, rows, learned.churn))
-        _console.print(f"report: {report_dir / 'index.html'}")
-    if as_json:
-        print_json({"dataset": dataset, "split": datetime.fromtimestamp(split_ms / 1000, UTC), "rows": rows,
-                     "blend": msgspec.structs.asdict(weights)})
-    else:
-        Console().print(_recommend_table(rows))
 
 
 def release(version: str, reason: str, as_json: bool) -> None:
@@ -129,14 +104,3 @@ def rollback(reason: str, as_json: bool) -> None:
 
 def _ms(at: datetime | None) -> int | None:
     return None if at is None else int(at.replace(tzinfo=UTC).timestamp() * 1000)
-
-
-def _recommend_table(rows: list[Any]) -> Table:
-    from training import comparison
-
-    table = Table("task", "method", "users", "Recall@20", "NDCG@10", "ours minus it, NDCG@10")
-    for row in rows:
-        versus = "" if row.ndcg_versus is None else comparison.cell(row.ndcg_versus, signed=True)
-        table.add_row(row.task, row.method, str(row.users), comparison.cell(row.recall_at_20),
-                      comparison.cell(row.ndcg_at_10), versus)
-    return table

@@ -19,6 +19,8 @@ from stream.adapters import model_store
 from stream.adapters.onnx import Bundle, session, sha256
 from stream.core.churn import EDGES_DAYS
 from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.core.links import NO_LINKS, Links
+from stream.core.links import to_bytes as links_to_bytes
 from stream.core.state import KINDS
 from training.churn import HazardNet
 from training.parity import agree, agree_as_vectors, point_alike, ranks_alike
@@ -45,7 +47,7 @@ def to_onnx(model: torch.nn.Module, example: tuple[torch.Tensor, ...], inputs: l
     return bytes(program.model_proto.SerializeToString())
 
 
-def files(model: Recommender, net: HazardNet, item_ids: list[str]) -> dict[str, bytes]:
+def files(model: Recommender, net: HazardNet, item_ids: list[str], links: Links = NO_LINKS) -> dict[str, bytes]:
     """The bundle's files without manifest and golden vectors. Raises `ParityFailed`."""
     dim, text_dim, most = model.config.dim, model.config.text_dim, model.config.events_max
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=4 * most)
@@ -66,6 +68,7 @@ def files(model: Recommender, net: HazardNet, item_ids: list[str]) -> dict[str, 
     residuals = model.residuals.weight.detach().numpy().astype(np.float32)  # (N, D)
     np.savez(buffer, ids=np.array(item_ids, dtype=np.str_), vectors=residuals)
     built["item_residuals.npz"] = buffer.getvalue()
+    built["item_links.npz"] = links_to_bytes(links)
     return built
 
 
@@ -137,8 +140,7 @@ def _pad(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 def open_files(manifest: Manifest, built: dict[str, bytes], threads: int = 2) -> Bundle:
     """A bundle from files that are not published yet."""
-    residuals = np.load(io.BytesIO(built["item_residuals.npz"]), allow_pickle=False)
-    return Bundle(manifest, built, ([str(one) for one in residuals["ids"]], residuals["vectors"]), threads)
+    return Bundle(manifest, built, threads)
 
 
 def golden(bundle: Bundle, features: Float32) -> bytes:

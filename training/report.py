@@ -14,9 +14,8 @@ from schemas.release import Manifest
 from training import comparison as comparisons
 from training.churn import ChurnFit
 from training.comparison import Comparison
-from training.evaluate import TASKS, Row
 from training.fit import Curve
-from training.metrics import FloatArray, Interval, calibration_bins
+from training.metrics import FloatArray, calibration_bins
 
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}"
@@ -24,10 +23,15 @@ _STYLE = (
     "td:first-child,th:first-child{text-align:left}img{max-width:100%}"
 )
 Draw = Callable[[Any], None]  # draws on a matplotlib figure
-TASK_TITLES = {"all": "all items", "new": "only items new to the user"}
+TITLES = {
+    "": "All items", "new": "Only items new to the user", "long-tail": "Items outside the most touched fifth",
+    "cold": "Items with fewer than five touches, ranked among themselves", "successive": "Before every moment",
+    "successive-new": "Before every moment: only items new to the user",
+    "successive-long-tail": "Before every moment: the long tail", "successive-cold": "Before every moment: cold items",
+}  # fmt: skip
 
 
-def page(manifest: Manifest, curve: Curve, rows: list[Row], fitted: ChurnFit) -> str:
+def page(manifest: Manifest, curve: Curve, found: Comparison, fitted: ChurnFit) -> str:
     """The report of one bundle."""
     policy = fitted.policy
     parts = [
@@ -37,8 +41,7 @@ def page(manifest: Manifest, curve: Curve, rows: list[Row], fitted: ChurnFit) ->
         "<h2>Recommendations on held-out days</h2>",
         "<p>Each known user's next moment, every item ranked; mean and 95% bootstrap interval over users. Learned without "
         "these days; the released models then learned from them too.</p>",
-        _figure(lambda figure: _bars(figure, rows)) if rows else "<p>Nobody came back in the held-out days.</p>",
-        *(_table(task, rows) for task in TASKS if rows),
+        *(_compared(found) or ["<p>Nobody came back in the held-out days.</p>"]),
         "<h2>Training</h2>",
         _figure(lambda figure: _loss(figure, curve)),
         "<h2>Churn</h2>",
@@ -58,15 +61,22 @@ def comparison_page(found: Comparison, figures: dict[str, Draw]) -> str:
         f"<b>{html.escape(found.served)}</b>. 95% bootstrap intervals; ▲ the served model is better than this one, ▼ worse, "
         "= level, by the interval of the paired difference.</p>",
     ]
-    for group, measures in comparisons.groups(found).items():
-        parts.append(f"<h2>{html.escape(group.capitalize() or 'Result')}</h2>")
-        parts.append(_figure(lambda figure, shown=measures: _measure_bars(figure, found, shown)))  # type: ignore[misc]
-        parts.append(_comparison_table(found, measures))
+    parts += _compared(found)
     for title, draw in figures.items():
         parts += [f"<h2>{html.escape(title)}</h2>", _figure(draw)]
     if found.settings:
         parts += ["<h2>Settings</h2>", _values(found.settings)]
     return _html("Clickwake evaluation", parts)
+
+
+def _compared(found: Comparison) -> list[str]:
+    """A heading, bars and a table for each sub-task."""
+    parts = []
+    for group, measures in comparisons.groups(found).items():
+        parts.append(f"<h3>{html.escape(TITLES.get(group, group.capitalize()))}</h3>")
+        parts.append(_figure(lambda figure, shown=measures: _measure_bars(figure, found, shown)))  # type: ignore[misc]
+        parts.append(_comparison_table(found, measures))
+    return parts
 
 
 def _measure_bars(figure: Any, found: Comparison, measures: list[str]) -> None:
@@ -116,17 +126,6 @@ def _figure(draw: Draw) -> str:
     return f'<img alt="" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 
-def _bars(figure: Any, rows: list[Row]) -> None:
-    axes = figure.subplots(1, len(TASKS), sharey=True)
-    for task, axis in zip(TASKS, axes, strict=True):
-        some = [row for row in rows if row.task == task]
-        means = np.array([row.ndcg_at_10.value for row in some])
-        low, high = ([getattr(row.ndcg_at_10, side) for row in some] for side in ("low", "high"))
-        axis.barh([row.method for row in some], means, xerr=[means - low, np.array(high) - means], color="#4a7ebb")
-        axis.invert_yaxis()
-        axis.set_title(f"NDCG@10, {TASK_TITLES[task]}")
-
-
 def _loss(figure: Any, curve: Curve) -> None:
     axis = figure.subplots()
     axis.plot(curve.steps, curve.loss, lw=0.5, color="#bbb", label="batch")
@@ -145,23 +144,6 @@ def calibration(figure: Any, p: FloatArray, y: FloatArray) -> None:
     axis.set_xlabel("said: probability of no return")
     axis.set_ylabel("seen")
     axis.set_aspect("equal")
-
-
-def _cell(value: Interval | None, signed: bool = False) -> str:
-    if value is None:
-        return "<td>–</td>"
-    form = "+.4f" if signed else ".4f"
-    return f"<td>{value.value:{form}} ({value.low:{form}} … {value.high:{form}})</td>"
-
-
-def _table(task: str, rows: list[Row]) -> str:
-    lines = [
-        f"<tr><td>{html.escape(row.method)}</td><td>{row.users}</td>{_cell(row.recall_at_20)}{_cell(row.ndcg_at_10)}"
-        f"{_cell(row.ndcg_versus, signed=True)}</tr>"
-        for row in rows if row.task == task
-    ]  # fmt: skip
-    head = "<tr><th>method<th>users<th>Recall@20<th>NDCG@10<th>ours minus it, NDCG@10</tr>"
-    return f"<h3>{TASK_TITLES[task].capitalize()}</h3><table>{head}{''.join(lines)}</table>"
 
 
 def _values(values: Mapping[str, float | str]) -> str:

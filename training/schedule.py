@@ -24,7 +24,7 @@ from stream import settings as settings_module
 from stream.adapters import model_store, signing
 from stream.settings import Settings
 from training import release, snapshot, text_encoder, train
-from training.evaluate import Row
+from training.comparison import Comparison
 
 log = structlog.get_logger()
 
@@ -49,10 +49,11 @@ def seconds(text: str) -> float:
     return float(found[1]) * _UNITS_S[found[2]]
 
 
-def worse(candidate: list[Row], current: list[Row]) -> str | None:
+def worse(candidate: Comparison, current: Comparison) -> str | None:
     """Why the candidate is not to be released, or None. Judged by NDCG@10, all items and new items together."""
-    def mean(rows: list[Row]) -> float:
-        own = [row.ndcg_at_10.value for row in rows if row.method == "clickwake" and row.users]
+    def mean(found: Comparison) -> float:
+        measures = found.models.get(found.served, {})
+        own = [measures[name].value for name in ("ndcg@10", "new.ndcg@10") if name in measures]
         return sum(own) / len(own) if own else float("nan")
 
     new, old = mean(candidate), mean(current)
@@ -75,7 +76,7 @@ def run_once(settings: Settings, tenant: str) -> tuple[Manifest, ModelRelease | 
             reason = f"the current bundle {now.model_version} cannot be loaded: {error}"
             return trained.manifest, release.release(settings, trained.manifest.model_version, reason), reason
         if bundle.manifest.text_space == space:
-            why = worse(trained.rows, train.judge_released(history, bundle, text))
+            why = worse(trained.comparison, train.judge_released(history, bundle, text))
             if why is not None:
                 return trained.manifest, None, why
     reason = "scheduled: not worse than the current bundle on the newest days" if now else "scheduled: the first release"

@@ -7,6 +7,7 @@ last event, and how long the user then stayed away, or at least stayed away unti
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +27,16 @@ from stream.core.featurize import CHURN_FEATURES, Float32, Sequence, churn_featu
 from stream.core.fold import Outcome, fold, touches
 from stream.core.state import DAY_MS, Kind, UserState
 from stream.settings import Settings
+from training.panel.method import Past
 
 EVENTS_MAX_OF_ENCODER = 50  # L of the user encoder; the ring holds 64
 TARGETS_MAX = 64  # of one moment; a wholesaler's order of 500 lines would drown the others
 VISIT_GAP_MS = 6 * 3_600_000  # silence after which the next event is a return; shorter pauses are one visit
 EVENTS_MAX = 5_000_000  # newest events of a history: some 1 KB of memory each
 INTEREST = frozenset({Kind.VIEW, Kind.CLICK, Kind.CART, Kind.WISH, Kind.ORDER, Kind.REVIEW, Kind.SHARE, Kind.OTHER})
+
+
+NO_SEQUENCE = Sequence([], [], [], [])
 
 
 class EmptyHistory(ValueError):
@@ -91,25 +96,44 @@ class Snapshot:
     touched: dict[str, set[str]] = field(default_factory=dict)  # user → items ever touched, beyond the state's bound
 
 
+class Replay:
+    """A history folded step by step through `stream.core`, so that users can be asked in between."""
+
+    def __init__(self, history: History, policy: CountsPolicy | None = None) -> None:
+        self.history = history
+        self.snapshot = Snapshot(counts=PartitionCounts(policy or CountsPolicy()))
+        self._open: dict[str, _OpenMoment] = {}
+        self._at = 0
+
+    def advance(self, until_ms: float) -> None:
+        """Fold the events before `until_ms`; time does not go back."""
+        events = self.history.events
+        while self._at < len(events) and events[self._at].ts_ms < until_ms:
+            _observe(self.snapshot, self._open, events[self._at], self._at)
+            self._at += 1
+
+    def finish(self, end_ms: int) -> Snapshot:
+        """Close the moments, censor the visits that are still open at `end_ms`; nothing can be folded after this."""
+        snapshot = self.snapshot
+        for user, moment in self._open.items():
+            _close(snapshot, user, moment)
+        for user, state in snapshot.states.items():
+            days = (end_ms - state.last_ts_ms) / DAY_MS
+            if days > 0:
+                snapshot.visits.append(Visit(user, state.last_ts_ms, churn_features(state), days, censored=True))
+        known = {user for user, state in snapshot.states.items() if state.known}
+        if known:  # an anonymous id that is never seen again is mostly a cookie that was lost, not a customer
+            snapshot.visits = [one for one in snapshot.visits if one.user in known]
+        snapshot.moments.sort(key=lambda one: (one.ts_ms, one.user))
+        snapshot.visits.sort(key=lambda one: (one.last_ts_ms, one.user))
+        return snapshot
+
+
 def replay(history: History, policy: CountsPolicy | None = None, end_ms: int | None = None) -> Snapshot:
     """Fold a history; visits still open are censored at `end_ms` (default: the last event)."""
-    snapshot = Snapshot(counts=PartitionCounts(policy or CountsPolicy()))
-    open_moments: dict[str, _OpenMoment] = {}
-    for offset, event in enumerate(history.events):
-        _observe(snapshot, open_moments, event, offset)
-    for user, moment in open_moments.items():
-        _close(snapshot, user, moment)
-    end = end_ms if end_ms is not None else (history.to_ms if history.events else 0)
-    for user, state in snapshot.states.items():
-        days = (end - state.last_ts_ms) / DAY_MS
-        if days > 0:
-            snapshot.visits.append(Visit(user, state.last_ts_ms, churn_features(state), days, censored=True))
-    known = {user for user, state in snapshot.states.items() if state.known}
-    if known:  # an anonymous id that is never seen again is mostly a cookie that was lost, not a customer
-        snapshot.visits = [one for one in snapshot.visits if one.user in known]
-    snapshot.moments.sort(key=lambda one: (one.ts_ms, one.user))
-    snapshot.visits.sort(key=lambda one: (one.last_ts_ms, one.user))
-    return snapshot
+    whole = Replay(history, policy)
+    whole.advance(math.inf)
+    return whole.finish(end_ms if end_ms is not None else (history.to_ms if history.events else 0))
 
 
 @dataclass
@@ -165,22 +189,40 @@ def _close(snapshot: Snapshot, user: str, moment: _OpenMoment) -> None:
         snapshot.moments.append(Moment(user, moment.ts_ms, moment.history, targets))
 
 
-def next_moments(later: Iterable[Event], users: Iterable[str]) -> dict[str, tuple[int, tuple[str, ...]]]:
-    """The first moment of each of `users` among later events: user → (its time, its items)."""
-    wanted, found = set(users), dict[str, _OpenMoment]()
-    for event in later:
-        if event.user not in wanted:
-            continue
+def moments_of(events: Iterable[Event]) -> list[tuple[int, str, tuple[str, ...]]]:
+    """What each user touched at one time or in one order: (its time, user, items), in the order of time."""
+    found: list[tuple[int, str, tuple[str, ...]]] = []
+    open_moments: dict[str, _OpenMoment] = {}
+
+    def close(user: str, moment: _OpenMoment) -> None:
+        found.append((moment.ts_ms, user, tuple(moment.targets)))
+
+    for event in events:
         items = [touch.item_id for touch in touches(event, event.ts_ms) if touch.kind in INTEREST]
         if not items:
             continue
-        moment = found.get(event.user)
-        if moment is None:
-            nothing = Sequence([], [], [], [])
-            moment = found[event.user] = _OpenMoment(event.ts_ms, event.properties.order_id, nothing, {})
-        if moment.takes(event):
-            moment.targets.update(dict.fromkeys(items))
-    return {user: (moment.ts_ms, tuple(moment.targets)) for user, moment in found.items()}
+        moment = open_moments.get(event.user)
+        if moment is None or not moment.takes(event):
+            if moment is not None:
+                close(event.user, moment)
+            moment = open_moments[event.user] = _OpenMoment(event.ts_ms, event.properties.order_id, NO_SEQUENCE, {})
+        moment.targets.update(dict.fromkeys(items))
+    for user, moment in open_moments.items():
+        close(user, moment)
+    return sorted(found)
+
+
+def interactions(history: History, until_ms: float = math.inf) -> tuple[Past, dict[str, int]]:
+    """The touches that show interest before `until_ms`, item columns in the history's order, and each user's number."""
+    column = {item: at for at, item in enumerate(history.items)}
+    number: dict[str, int] = {}
+    rows = [
+        (number.setdefault(event.user, len(number)), column[touch.item_id], touch.ts_ms, touch.kind)
+        for event in history.events if event.ts_ms < until_ms
+        for touch in touches(event, event.ts_ms) if touch.kind in INTEREST
+    ]  # fmt: skip
+    users, items, ts_ms, kinds = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    return Past(users, items, ts_ms, kinds, len(column)), number
 
 
 def visit_arrays(visits: list[Visit]) -> tuple[Float32, npt.NDArray[np.float64], npt.NDArray[np.bool_]]:

@@ -19,24 +19,22 @@ from schemas.catalog import Item
 from schemas.release import Manifest
 from stream.adapters import model_store
 from stream.adapters.onnx import Bundle
+from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
 from stream.core.featurize import Float32
-from stream.core.recommend import Blend
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import blend, churn, evaluate, export, fit, report
+from training import blend, churn, export, fit, held_out, links, report
 from training.churn import ChurnFit
-from training.evaluate import Row
+from training.comparison import Comparison
 from training.fit import Curve
-from training.offline import index_of
-from training.snapshot import EmptyHistory, History, Moment, Snapshot, replay, visit_arrays
+from training.snapshot import EmptyHistory, History, Moment, Snapshot, interactions, replay, visit_arrays
 from training.user_encoder import Config, Recommender
 
 log = structlog.get_logger()
 
 WINDOW_SHARE = 0.1  # of the moments: the newest are the held-out window, those before them the validation window
 WINDOW_DAYS_MAX = 28.0  # a longer window would judge models by how they age
-USERS_MIN = 20  # asked in a window; with fewer the blend keeps its defaults
 MOMENTS_MIN = 50
 NO_TEXT_SPACE = "none"
 
@@ -61,7 +59,7 @@ class Trained:
 
     manifest: Manifest
     manifest_sha256: str
-    rows: list[Row]
+    comparison: Comparison
 
 
 def text_vectors(settings: Settings, items: dict[str, Item], say: Say) -> tuple[str, Float32]:
@@ -87,33 +85,34 @@ def text_vectors(settings: Settings, items: dict[str, Item], say: Say) -> tuple[
 def learn(
     history: History, text: Float32, settings: Settings, *, space: str = NO_TEXT_SPACE, parent: str | None = None,
     steps_max: int | None = None, policy: CountsPolicy | None = None, budget_s: float | None = None,
+    config: Config | None = None,
 ) -> Learned:  # fmt: skip
     """Replay a history, train all models on it and export them; nothing is published. Raises `EmptyHistory`."""
     snapshot = replay(history, policy)
     if not snapshot.visits:
         raise EmptyHistory(f"{history.name}: all {len(history.events)} events lie at one time; a longer history is needed")
-    config = Config(text_dim=text.shape[1])
-    own = settings.training
+    own, item_ids = settings.training, list(history.items)
     model, curve = fit.fit(
-        snapshot.moments, list(history.items), text, config, seed=own.seed, budget_s=budget_s or own.budget_s,
-        pretrain=own.pretrain, steps_max=steps_max, threads=own.threads,
+        snapshot.moments, item_ids, text, config or Config(text_dim=text.shape[1]), seed=own.seed,
+        budget_s=budget_s or own.budget_s, pretrain=own.pretrain, steps_max=steps_max, threads=own.threads,
     )  # fmt: skip
     hazard = churn.fit(snapshot.visits, seed=own.seed, end_ms=history.to_ms, horizon_days=own.churn_horizon_days)
-    files = export.files(model, hazard.net, list(history.items))
+    linked = links.fit(interactions(history)[0], item_ids, history.to_ms + 1)
+    files = export.files(model, hazard.net, item_ids, linked)
     manifest = export.draft(model, space, parent, files, (history.from_ms, history.to_ms))
     return Learned(model, curve, hazard, files, export.open_files(manifest, files), snapshot)
 
 
-def fit_blend(learned: Learned, history: History, text: Float32, split_ms: int, end_ms: int, policy: CountsPolicy) -> Blend:
-    """Weights by the moments in [split_ms, end_ms), with models that saw only what came before."""
-    asked, users = evaluate.question(history, learned.snapshot, split_ms, end_ms)
-    if len(users) < USERS_MIN:
-        log.warning("blend keeps its defaults", users=len(users), needed=USERS_MIN)
-        return Blend(model=0.2, personal=0.3, rules=1.0, popularity=0.4)
-    index = index_of(learned.bundle, history.items, text, learned.snapshot, policy)
-    weights, reached = blend.fit(learned.bundle, index, asked)
-    log.info("blend fitted", users=len(users), objective=round(reached, 4), **msgspec.structs.asdict(weights))
-    return weights
+def fit_blend(
+    learned: Learned, history: History, text: Float32, split_ms: int, end_ms: int, settings: Settings, say: Say
+) -> Blend:
+    """The mixture by what users touched in [split_ms, end_ms), with an encoder that saw only what came before."""
+    data = blend.examples(learned.bundle, history, text, split_ms, end_ms, settings.training.seed, say)
+    if data is None:
+        log.warning("blend keeps its defaults", why=f"fewer than {blend.QUESTIONS_MIN} users came back in the window")
+        return Blend.from_manifest({})
+    say(f"fitting the blend to {len(data.user)} questions")
+    return blend.fit(data, settings.training.seed, settings.training.threads)
 
 
 def window_start(moments: list[Moment], end_ms: int) -> int:
@@ -141,29 +140,28 @@ def train(
     validation_ms, test_ms, end_ms = windows(history)
     say(f"learning from {len(history.events)} events, judged on the newest {(end_ms - test_ms) / DAY_MS:.1f} days")
     first = learn(history.until(validation_ms), vectors, settings, space=space, policy=policy, budget_s=budget_s)
-    weights = fit_blend(first, history, vectors, validation_ms, test_ms, policy)
-    before_test = replay(history.until(test_ms), policy)
+    mixture = fit_blend(first, history.until(test_ms), vectors, validation_ms, test_ms, settings, say)
     say("judging on the held-out days")
-    rows = evaluate.compare(history, before_test, first.bundle, vectors, test_ms, end_ms, weights, policy)
+    comparison = held_out.compare(history, test_ms, end_ms, vectors, first.bundle, mixture)
     say("learning again from everything")
     final = learn(history, vectors, settings, space=space, parent=newest_version(settings), policy=policy, budget_s=budget_s,
                   steps_max=max(1, len(first.curve.steps)))
-    manifest = described(final, weights, rows)
+    manifest = described(final, mixture, comparison)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
-    page = report.page(manifest, first.curve, rows, final.churn)
+    page = report.page(manifest, first.curve, comparison, final.churn)
     manifest, digest = export.publish(
         settings.registry, manifest, final.files | {"golden.npz": golden}, {"report/index.html": page.encode()}
     )
     say(f"published {manifest.model_version}")
-    return Trained(manifest, digest, rows)
+    return Trained(manifest, digest, comparison)
 
 
-def described(learned: Learned, weights: Blend, rows: list[Row]) -> Manifest:
+def described(learned: Learned, mixture: Blend, comparison: Comparison) -> Manifest:
     """The manifest with policies and metrics; its files are named when it is published."""
-    metrics = evaluate.as_metrics(rows) | learned.churn.metrics | churn.calibration_metrics(learned.churn)
+    metrics = held_out.as_metrics(comparison) | learned.churn.metrics | churn.calibration_metrics(learned.churn)
     policy = learned.snapshot.counts.policy
     return msgspec.structs.replace(
-        learned.bundle.manifest, blend=_floats(weights), counts=_floats(policy), churn=_floats(learned.churn.policy),
+        learned.bundle.manifest, blend=mixture.named(), counts=_floats(policy), churn=_floats(learned.churn.policy),
         metrics=metrics,
     )  # fmt: skip
 
@@ -174,31 +172,27 @@ def newest_version(settings: Settings) -> str | None:
     return known[0].model_version if known else None
 
 
-def judge_released(history: History, bundle: Bundle, text: Float32) -> list[Row]:
-    """A released bundle on the newest held-out days of a history, without baselines."""
+def judge_released(history: History, bundle: Bundle, text: Float32) -> Comparison:
+    """A released bundle on the newest held-out days of a history."""
     _, test_ms, end_ms = windows(history)
-    policy = CountsPolicy.from_manifest(bundle.manifest.counts)
-    snapshot = replay(history.until(test_ms), policy)
-    weights = Blend.from_manifest(bundle.manifest.blend)
-    return evaluate.compare(history, snapshot, bundle, text, test_ms, end_ms, weights, policy, with_baselines=False)
+    mixture = Blend.from_manifest(bundle.manifest.blend)
+    found = held_out.values(history, test_ms, end_ms, text, bundle, mixture, relink=False)
+    return held_out.comparison(history.name, test_ms, found, held_out.SERVED)
 
 
-def evaluated(settings: Settings, history: History, split_ms: int, text: Float32, space: str, say: Say) -> tuple[
-    list[Row], Learned, Blend
-]:  # fmt: skip
-    """Learn on what came before `split_ms` alone and compare on what came after: blend on a window before the split."""
-    past, policy = history.until(split_ms), CountsPolicy()
+def evaluated(
+    settings: Settings, history: History, split_ms: int, text: Float32, space: str, say: Say, config: Config | None = None
+) -> tuple[Learned, Blend]:
+    """Learned on what came before `split_ms` alone; the blend on a window before the split."""
+    past = history.until(split_ms)
     validation_ms = window_start(replay(past).moments, split_ms)
     say(f"learning from {len(past.events)} events before the split")
     budget_s = settings.training.budget_s / 2
-    first = learn(past.until(validation_ms), text, settings, space=space, policy=policy, budget_s=budget_s)
-    weights = fit_blend(first, past, text, validation_ms, split_ms, policy)
+    first = learn(past.until(validation_ms), text, settings, space=space, budget_s=budget_s, config=config)
+    mixture = fit_blend(first, past, text, validation_ms, split_ms, settings, say)
     steps = max(1, len(first.curve.steps))
-    final = learn(past, text, settings, space=space, policy=policy, steps_max=steps, budget_s=budget_s)
-    final = replace(final, curve=first.curve)
-    say("comparing")
-    rows = evaluate.compare(history, final.snapshot, final.bundle, text, split_ms, history.to_ms + 1, weights, policy)
-    return rows, final, weights
+    final = learn(past, text, settings, space=space, steps_max=steps, budget_s=budget_s, config=config)
+    return replace(final, curve=first.curve), mixture
 
 
 def _floats(struct: Any) -> dict[str, float]:

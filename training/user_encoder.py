@@ -37,6 +37,8 @@ class Config:
     item_dropout: float = 0.2  # of the item vectors that are summed
     residual_dropout: float = 0.1  # share of items that must do with their text in one step
     temperature: float = 14.0  # initial length of the user vector: 1 / 0.07
+    ids: bool = True  # residuals of single items beside their texts; off only to measure what they are worth
+    time: bool = True  # ages of events; off only to measure what they are worth
 
 
 class Block(nn.Module):
@@ -86,6 +88,8 @@ class UserEncoder(nn.Module):
 
     def contextual(self, items: Tensor, kinds: Tensor, ages: Tensor, mask: Tensor) -> Tensor:
         """Each event in the light of the others (B, L, D)."""
+        if not self.config.time:
+            ages = ages * 0.0
         counted = mask.to(torch.int64)  # (B, L)
         later = (counted.sum(1, keepdim=True) - counted.cumsum(1)).clamp(0, RECENCY_MAX - 1)  # (B, L), 0 is the newest
         time = torch.stack([ages / 5.0, torch.sin(ages), torch.exp(-ages)], dim=-1)  # (B, L, 3)
@@ -129,6 +133,9 @@ class Recommender(nn.Module):
         self.text: Tensor
         self.register_buffer("text", text)  # (N, T)
         self._begin_with_texts(text)
+        if not config.ids:
+            nn.init.zeros_(self.residuals.weight)
+            self.residuals.weight.requires_grad_(False)
 
     @torch.no_grad()
     def _begin_with_texts(self, text: Tensor) -> None:

@@ -1,7 +1,7 @@
 """The registry of releases: a folder or any fsspec URL.
 
     <registry>/bundles/<model_version>/manifest.json, user_encoder.onnx, item_adapter.onnx, churn.onnx,
-                                       item_residuals.npz, golden.npz
+                                       item_residuals.npz, item_links.npz, golden.npz
     <registry>/text/<space>/model.onnx, tokenizer.json, manifest.json
 
 Beside each manifest.json lies manifest.json.sig where keys are in use, see `signing`. A bundle is believed only after its
@@ -24,12 +24,13 @@ from schemas.release import FORMAT_VERSION, Manifest, ModelRelease
 from stream.adapters import signing
 from stream.adapters.onnx import Bundle, TextEncoder, sha256
 from stream.adapters.signing import SIGNATURE, Keys, Signer
+from stream.core.blend import Blend
 from stream.core.churn import EDGES_DAYS, ChurnPolicy
 from stream.core.counts import CountsPolicy
 from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION, Float32
-from stream.core.recommend import Blend
 
-BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "golden.npz")
+BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "item_links.npz",
+                "golden.npz")
 FILE_BYTES_MAX = 1 << 30
 GOLDEN_DELTA_MAX = 1e-3  # |Δ| between machines; kernels differ in the last bits
 
@@ -133,11 +134,7 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
         if len(data) != entry.bytes or sha256(data) != entry.sha256:
             raise BundleRefused(f"{name} is damaged: {len(data)} bytes with another sha256 than the manifest's")
     try:
-        residuals = np.load(io.BytesIO(files["item_residuals.npz"]), allow_pickle=False)
-        ids, vectors = [str(one) for one in residuals["ids"]], residuals["vectors"].astype(np.float32)
-        if vectors.shape != (len(ids), manifest.dim):  # golden items have no residual, so they would not show it
-            raise BundleRefused(f"item_residuals.npz has {vectors.shape} for {len(ids)} items of {manifest.dim} dimensions")
-        bundle = Bundle(manifest, files, (ids, vectors), threads)
+        bundle = Bundle(manifest, files, threads)
         golden = dict(np.load(io.BytesIO(files["golden.npz"]), allow_pickle=False))
         _check_golden(bundle, golden)
     except BundleRefused:

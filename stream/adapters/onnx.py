@@ -6,6 +6,7 @@ Calls block; the caller runs them on a thread of their own, because inline they 
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from schemas.release import Manifest
+from stream.core import links
 from stream.core.featurize import Float32
 
 TEXT_BATCH_MAX = 32
@@ -70,17 +72,23 @@ class TextEncoder:
 
 
 class Bundle:
-    """The three models of a release over one manifest; implements `stream.ports.Models`."""
+    """The models of a release over one manifest; implements `stream.ports.Models`.
 
-    def __init__(
-        self, manifest: Manifest, files: Mapping[str, bytes], residuals: tuple[list[str], Float32], threads: int
-    ) -> None:
+    Raises ValueError, or what numpy and onnxruntime raise, for files that are not what they should be.
+    """
+
+    def __init__(self, manifest: Manifest, files: Mapping[str, bytes], threads: int) -> None:
         self.manifest = manifest
         self._user = session(files["user_encoder.onnx"], threads)
         self._adapter = session(files["item_adapter.onnx"], threads)
         self._churn = session(files["churn.onnx"], threads)
-        self._residual_rows = {item_id: row for row, item_id in enumerate(residuals[0])}
-        self._residuals = residuals[1]
+        table = np.load(io.BytesIO(files["item_residuals.npz"]), allow_pickle=False)
+        ids, vectors = [str(one) for one in table["ids"]], table["vectors"].astype(np.float32)
+        if vectors.shape != (len(ids), manifest.dim):  # golden items have no residual, so they would not show it
+            raise ValueError(f"item_residuals.npz has {vectors.shape} for {len(ids)} items of {manifest.dim} dimensions")
+        self._residual_rows = {item_id: row for row, item_id in enumerate(ids)}
+        self._residuals = vectors
+        self.links = links.from_bytes(files["item_links.npz"])
 
     def adapt(self, text_vectors: Float32, item_ids: list[str]) -> Float32:
         """(N, T) → (N, D): normalise(adapter(text) + residual of the item, if it has one)."""

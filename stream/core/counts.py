@@ -31,6 +31,8 @@ class CountsPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Parameters of the live counts, from the manifest."""
 
     popularity_half_life_days: HalfLife = 14.0
+    recent_half_life_days: HalfLife = 3.0
+    lasting_half_life_days: HalfLife = 60.0
     rules_half_life_days: HalfLife = 60.0
     rules_window: int = 5  # how many earlier touches a touch is a successor of
     rules_age_days_max: float = 30.0  # … if they are not older than this
@@ -38,6 +40,11 @@ class CountsPolicy(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_manifest(cls, values: dict[str, float]) -> CountsPolicy:
         return msgspec.convert(values, cls, strict=False)
+
+    @property
+    def half_lives_days(self) -> tuple[float, float, float]:
+        """Of the three popularities an item has: recent, usual, lasting. Their ratios say what is rising."""
+        return self.recent_half_life_days, self.popularity_half_life_days, self.lasting_half_life_days
 
 
 class ItemCount(msgspec.Struct, array_like=True):
@@ -48,16 +55,27 @@ class ItemCount(msgspec.Struct, array_like=True):
     successors: dict[str, float] = {}  # at rules_ts_ms
     rules_ts_ms: int = 0
     offset: int = -1
+    recent: float = 0.0  # popularity with a shorter half-life, at ts_ms
+    lasting: float = 0.0  # … and with a longer one
+
+    def popularities(self) -> tuple[float, float, float]:
+        """In the order of `CountsPolicy.half_lives_days`, at `ts_ms`."""
+        return self.recent, self.popularity, self.lasting
 
 
 def add_popularity(count: ItemCount, touch: Touch, policy: CountsPolicy) -> None:
     """Add a touch's weight, decayed to the later of the two times; commutes over touches."""
-    weight, half_life = _WEIGHT.get(touch.kind, 0.0), policy.popularity_half_life_days
-    if touch.ts_ms >= count.ts_ms:
-        count.popularity = count.popularity * _decay(touch.ts_ms - count.ts_ms, half_life) + weight
+    weight, elapsed_ms = _WEIGHT.get(touch.kind, 0.0), touch.ts_ms - count.ts_ms
+    recent, usual, lasting = policy.half_lives_days
+    if elapsed_ms >= 0:
+        count.recent = count.recent * _decay(elapsed_ms, recent) + weight
+        count.popularity = count.popularity * _decay(elapsed_ms, usual) + weight
+        count.lasting = count.lasting * _decay(elapsed_ms, lasting) + weight
         count.ts_ms = touch.ts_ms
     else:
-        count.popularity += weight * _decay(count.ts_ms - touch.ts_ms, half_life)
+        count.recent += weight * _decay(-elapsed_ms, recent)
+        count.popularity += weight * _decay(-elapsed_ms, usual)
+        count.lasting += weight * _decay(-elapsed_ms, lasting)
 
 
 def add_successor(count: ItemCount, successor: str, weight: float, ts_ms: int, policy: CountsPolicy) -> None:

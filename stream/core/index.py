@@ -11,23 +11,30 @@ import numpy.typing as npt
 from schemas.catalog import Item
 from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.featurize import Float32
+from stream.core.links import NO_LINKS, REPEAT_UNKNOWN, Links, Weights
 from stream.core.state import DAY_MS
 
 _GROW = 1_024  # rows added at a time
+WEIGHT_UNSEEN = 1.0  # added to decayed weights before their logarithm: one view
 NOTICED_ITEMS_MAX = 10_000  # a shop with more than this sends a catalog; a client that makes ids up stops here
 
 
 class ItemIndex:
     """Rows are never removed, only made not recommendable, so a row number stays valid for the index's life."""
 
-    def __init__(self, dim: int, policy: CountsPolicy) -> None:
+    def __init__(self, dim: int, policy: CountsPolicy, links: Links = NO_LINKS) -> None:
         self.dim = dim
         self.policy = policy
+        self.links = links
+        self._link_of = {item: at for at, item in enumerate(links.ids)}
+        self._row_of_link = np.full(len(links.ids), -1, dtype=np.int64)
         self.ids: list[str] = []
         self.items: list[Item | None] = []
         self.row_of: dict[str, int] = {}
         self._matrix: Float32 = np.zeros((0, dim), dtype=np.float32)  # (capacity, D)
-        self._popularity = np.zeros(0, dtype=np.float64)  # (capacity,), log2-safe weight at the epoch below
+        self._popularity = np.zeros((0, 3), dtype=np.float64)  # (capacity, 3), log2-safe weights at the epoch below
+        self._repeat = np.zeros(0, dtype=np.float32)
+        self._link_row = np.zeros(0, dtype=np.int64)  # (capacity,) the item's number in the links, -1 for none
         self._listed = 0  # items the catalog has named so far
         self._sellable = np.zeros(0, dtype=bool)
         self._pinned = np.zeros(0, dtype=bool)
@@ -75,6 +82,9 @@ class ItemIndex:
             self.items.append(None)
             if row >= len(self._matrix):
                 self._grow()
+            link = self._link_of.get(item_id, -1)
+            if link >= 0:
+                self._link_row[row], self._row_of_link[link], self._repeat[row] = link, row, self.links.repeat[link]
         return row
 
     def notice(self, item_id: str) -> None:
@@ -102,23 +112,48 @@ class ItemIndex:
     def set_counts(self, item_id: str, partition: int, count: ItemCount) -> None:
         """Replace one partition's totals of an item."""
         row = self.row(item_id)
-        if self._epoch_ms == 0:
-            self._epoch_ms = count.ts_ms
+        self._rebase(count.ts_ms)
         self._counts.setdefault(row, {})[partition] = count
-        half_life_ms = self.policy.popularity_half_life_days * DAY_MS
-        self._popularity[row] = sum(
-            one.popularity * math.exp2(min(500.0, (one.ts_ms - self._epoch_ms) / half_life_ms))
-            for one in self._counts[row].values()
-        )
+        totals = [0.0, 0.0, 0.0]
+        for one in self._counts[row].values():
+            since_ms = one.ts_ms - self._epoch_ms
+            for at, (weight, days) in enumerate(zip(one.popularities(), self.policy.half_lives_days, strict=True)):
+                totals[at] += weight * math.exp2(min(500.0, since_ms / (days * DAY_MS)))
+        self._popularity[row] = totals
         self._rules.pop(row, None)
 
+    def _rebase(self, ts_ms: int) -> None:
+        """Move the epoch before weights of young events outgrow a float: years after it, or when history comes first."""
+        if self._epoch_ms == 0:
+            self._epoch_ms = ts_ms
+        half_lives_ms = np.array(self.policy.half_lives_days) * DAY_MS
+        if ts_ms - self._epoch_ms > 400 * half_lives_ms.min():
+            self._popularity *= np.exp2((self._epoch_ms - ts_ms) / half_lives_ms)
+            self._epoch_ms = ts_ms
+
     def popularity(self, now_ms: int) -> Float32:
-        """(N,) log(1 + decayed weight at `now_ms`), scaled to a maximum of 1."""
-        half_life_ms = self.policy.popularity_half_life_days * DAY_MS
-        factor = math.exp2(max(-500.0, min(500.0, (self._epoch_ms - now_ms) / half_life_ms)))
-        weights = np.log1p(self._popularity[: len(self.ids)] * factor)
-        top = weights.max(initial=0.0)
-        return (weights / top if top > 0 else weights).astype(np.float32)
+        """(N, 3) weights of touches decayed to `now_ms` by the policy's half-lives: recent, usual, lasting."""
+        half_lives_ms = np.array(self.policy.half_lives_days) * DAY_MS
+        factors = np.exp2(np.clip((self._epoch_ms - now_ms) / half_lives_ms, -500.0, 500.0))
+        return np.asarray(self._popularity[: len(self.ids)] * factors, dtype=np.float32)
+
+    def features(self, popularity: Float32) -> Float32:
+        """(N, I) in the order of `blend.ITEM_FEATURES`, from popularity (N, 3): what rises within days, within weeks, how
+        much it is touched at all, and how often its users come back for it."""
+        recent, usual, lasting = np.log(popularity + WEIGHT_UNSEEN).T  # each (N,)
+        return np.stack([recent - usual, usual - lasting, lasting, self._repeat[: len(self.ids)]], axis=1)
+
+    def linked(
+        self, weights: Weights, rows: npt.NDArray[np.int64], factors: Float32
+    ) -> tuple[npt.NDArray[np.int64], Float32, npt.NDArray[np.int64]]:
+        """What is linked to items of the index, rows (R,) with factors (R,): rows (W,), values (W,), and the position in
+        `rows` each comes from (W,)."""
+        link = self._link_row[rows]
+        some = np.flatnonzero(link >= 0)
+        columns, values, origin = weights.of(link[some], factors[some])
+        found = self._row_of_link[columns]
+        there = found >= 0
+        return found[there], values[there], some[origin[there]]
 
     def successors(self, row: int) -> tuple[npt.NDArray[np.int64], Float32]:
         """Rows and probabilities of what follows an item, over all partitions; probabilities sum to 1."""
@@ -140,7 +175,7 @@ class ItemIndex:
         return rows, weights / weights.sum() if len(weights) else weights
 
     def _grow(self) -> None:
-        def more(array: npt.NDArray[Any], fill: int = 0) -> npt.NDArray[Any]:
+        def more(array: npt.NDArray[Any], fill: float = 0) -> npt.NDArray[Any]:
             extra = np.full((_GROW, *array.shape[1:]), fill, dtype=array.dtype)
             return np.concatenate([array, extra])
 
@@ -149,3 +184,5 @@ class ItemIndex:
         self._sellable = more(self._sellable)
         self._pinned = more(self._pinned)
         self._category = more(self._category, -1)
+        self._link_row = more(self._link_row, -1)
+        self._repeat = more(self._repeat, REPEAT_UNKNOWN)

@@ -1,8 +1,10 @@
 """Scores of all items for a batch of users, the catalog's rules, and which past event is to be thanked for each item.
 
-score = w_model·(user · item) + w_personal·personal + w_rules·rules + w_popularity·popularity, weights from the manifest.
-personal: log(1 + touches + 2·orders), decayed by the time since; rules: what follows the last items, nearest first;
-popularity: recent, over all users. The parts are kept apart so that a score can be explained by them.
+The score is the mixture of `blend`: the chance that an item comes next. Its parts are distributions over items:
+encoder: softmax of user · item; again: what the user dealt with before, touches decayed by several half-lives; follows and
+together: links learned offline, asked with the user's items; rules: what follows the last items by the live counts, nearest
+first; popularity: the live counts over all users, by three half-lives. Only the encoder's and the popularities' parts are
+dense, so that a user costs little more than the items they are linked to.
 """
 
 from __future__ import annotations
@@ -15,30 +17,21 @@ import numpy as np
 import numpy.typing as npt
 
 from schemas.outputs import Reason, RecommendedItem
-from stream.core.counts import HalfLife
+from stream.core.blend import AGAIN_DAYS, AGAIN_LOG_DAYS, PARTS, POPULAR, Blend
 from stream.core.featurize import Float32, Sequence
 from stream.core.index import ItemIndex
 from stream.core.state import DAY_MS, UserState
 
 REASONS_MAX = 3
-SOURCES = ("model", "personal", "rules", "popularity")
+RULES_ITEMS_MAX = 10  # last distinct items whose rules are asked
+RULES_STEP = 0.8  # weight of the k-th last item is RULES_STEP ** k
+LINKS_DAYS = 60.0  # half-life of an item in the user's history when links are asked
+SOURCES = ("model", "personal", "links", "rules", "popularity")
+_SOURCE_OF = tuple(
+    {"encoder": 0, "again": 1, "follows": 2, "together": 2, "rules": 3, "popular": 4}[part.split("_")[0]] for part in PARTS
+)
 _NEVER = np.float32(-1e9)
-
-
-class Blend(msgspec.Struct, frozen=True, kw_only=True):
-    """Weights of the parts, fitted on validation, from the manifest."""
-
-    model: float = 1.0
-    personal: float = 0.3
-    rules: float = 1.0
-    popularity: float = 0.2
-    personal_half_life_days: HalfLife = 60.0
-    rules_step: float = 0.8  # weight of the k-th last item is rules_step ** k
-    rules_items: int = 10
-
-    @classmethod
-    def from_manifest(cls, values: dict[str, float]) -> Blend:
-        return msgspec.convert(values, cls, strict=False)
+_NO_EVENT = -1
 
 
 class Rules(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,67 +42,167 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     exclude: Literal["none", "bought", "seen"] = "bought"
 
 
-class Parts(NamedTuple):
-    """Weighted parts of the scores of B users over N items."""
+class Sparse(NamedTuple):
+    """Weighted values of one part at some items; an item may stand there several times, once for each event behind it."""
 
-    model: Float32  # (B, N)
-    personal: Float32  # (B, N)
-    rules: Float32  # (B, N)
-    popularity: Float32  # (N,)
+    part: int
+    rows: npt.NDArray[np.int64]  # (W,)
+    values: Float32  # (W,)
+    events: npt.NDArray[np.int64]  # (W,) positions in the user's sequence, -1 for an event that is no longer there
 
-    def total(self) -> Float32:
-        """(B, N)"""
-        return self.model + self.personal + self.rules + self.popularity
+
+class Scores(NamedTuple):
+    """One user's scores over N items, and what they are made of."""
+
+    total: Float32  # (N,)
+    boost: Float32  # (N,)
+    encoder: Float32  # (N,) before the boost, as are the following
+    popularity: Float32  # (N, 3)
+    sparse: list[Sparse]
+
+    def by_part(self, rows: list[int]) -> npt.NDArray[np.float64]:
+        """(K, R): what each part adds to the scores of some rows."""
+        found = np.zeros((len(PARTS), len(rows)), dtype=np.float64)
+        found[0] = self.encoder[rows]
+        found[POPULAR:] = self.popularity[rows].T
+        for one in self.sparse:
+            np.add.at(found[one.part], *_within(one, rows, len(self.total)))
+        return found * self.boost[rows]
+
+
+def _within(one: Sparse, rows: list[int], n: int) -> tuple[npt.NDArray[np.int64], Float32]:
+    """Places in `rows` (W',) and values (W',) of a part's entries that are among `rows`."""
+    place = np.full(n, -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    at = place[one.rows]
+    return at[at >= 0], one.values[at >= 0]
+
+
+class Common(NamedTuple):
+    """What is the same for every user asked at one time."""
+
+    popularity: Float32  # (N, 3), each a distribution
+    boosts: Float32  # (2, N)
+
+    @classmethod
+    def at(cls, index: ItemIndex, blend: Blend, now_ms: int) -> Common:
+        weights = index.popularity(now_ms)  # (N, 3)
+        return cls(weights / np.maximum(weights.sum(axis=0), 1e-9), blend.boosts_of(index.features(weights)))
+
+
+def user_features(state: UserState, now_ms: int) -> Float32:
+    """(U,) in the order of `blend.USER_FEATURES`: days active, items dealt with, silence, share of them touched again."""
+    items = len(state.items)
+    again = sum(1 for stat in state.items.values() if stat.touches > 1)
+    silence_days = max(0, now_ms - state.last_ts_ms) / DAY_MS
+    return np.array(
+        [math.log1p(len(state.days)), math.log1p(items), math.log1p(silence_days), again / max(1, items)],
+        dtype=np.float32,
+    )
 
 
 def score(
-    users: Float32 | None,
-    states: list[UserState],
-    sequences: list[Sequence],
-    index: ItemIndex,
-    blend: Blend,
+    users: Float32 | None, states: list[UserState], sequences: list[Sequence], index: ItemIndex, blend: Blend,
     now_ms: list[int],
-) -> Parts:
-    """Weighted parts for B users. `users` (B, D), or None when the encoder was skipped (counts only)."""
-    size, n = len(states), len(index)
-    model = np.zeros((size, n), dtype=np.float32)
-    if users is not None and n:
-        model = np.float32(blend.model) * (users @ index.matrix.T)
-    personal = np.zeros((size, n), dtype=np.float32)
-    for at, (state, now) in enumerate(zip(states, now_ms, strict=True)):
-        for item_id, stat in state.items.items():
-            row = index.row_of.get(item_id)
-            if row is not None:
-                age_days = max(0, now - stat.last_ts_ms) / DAY_MS
-                decay = 2.0 ** (-age_days / blend.personal_half_life_days)
-                personal[at, row] = blend.personal * math.log1p(stat.touches + 2 * stat.orders) * decay
-    rules = np.zeros((size, n), dtype=np.float32)
-    for at, one in enumerate(sequences):
-        for rows, values, _ in _rule_parts(one, index, blend):
-            rules[at, rows[rows < n]] += values[rows < n]
-    latest = max(now_ms, default=0)
-    popularity = np.float32(blend.popularity) * index.popularity(latest)[:n]
-    return Parts(model, personal, rules, popularity)
+) -> list[Scores]:  # fmt: skip
+    """Scores for B users. `users` (B, D), or None when the encoder was skipped (counts only)."""
+    common = Common.at(index, blend, max(now_ms, default=0))
+    nearness = users @ index.matrix.T if users is not None else None  # (B, N)
+    return [
+        _score(None if nearness is None or users is None or not users[at].any() else nearness[at],
+               state, one, index, blend, now, common)
+        for at, (state, one, now) in enumerate(zip(states, sequences, now_ms, strict=True))
+    ]  # fmt: skip
 
 
-def _rule_parts(one: Sequence, index: ItemIndex, blend: Blend) -> list[tuple[npt.NDArray[np.int64], Float32, int]]:
-    """(rows, weighted values, position in the sequence) for each of the last distinct items."""
-    parts: list[tuple[npt.NDArray[np.int64], Float32, int]] = []
+def _score(
+    nearness: Float32 | None, state: UserState, one: Sequence, index: ItemIndex, blend: Blend, now_ms: int, common: Common
+) -> Scores:
+    n = len(common.popularity)
+    shares = blend.shares_of(user_features(state, now_ms))  # (K,)
+    encoder = np.zeros(n, dtype=np.float32)
+    if nearness is not None and n:
+        encoder = np.exp(nearness - nearness.max())
+        encoder *= shares[0] / encoder.sum()
+    popularity = common.popularity * shares[POPULAR:]  # (N, 3)
+    base = encoder + popularity.sum(axis=1)
+    last = {item_id: position for position, item_id in enumerate(one.item_ids)}
+    dealt = _dealt_with(state, last, index, now_ms)
+    sparse = [part for part in (*_again(dealt, shares), *_linked(dealt, index, shares), *_ruled(one, index, shares, n))
+              if len(part.rows)]  # fmt: skip
+    if sparse:
+        rows, values = (np.concatenate([getattr(part, name) for part in sparse]) for name in ("rows", "values"))
+        base += np.bincount(rows, weights=values, minlength=n).astype(np.float32)
+    boost = common.boosts[0].copy()
+    boost[dealt.rows] = common.boosts[1, dealt.rows]
+    return Scores(base * boost, boost, encoder, popularity, sparse)
+
+
+class _Dealt(NamedTuple):
+    """The items a user dealt with that the index knows."""
+
+    rows: npt.NDArray[np.int64]  # (R,)
+    touches: Float32  # (R,) orders count three times
+    age_days: Float32  # (R,) since the last
+    events: npt.NDArray[np.int64]  # (R,) position of the last in the sequence, -1 where it is no longer there
+
+
+def _dealt_with(state: UserState, last: dict[str, int], index: ItemIndex, now_ms: int) -> _Dealt:
+    row_of = index.row_of
+    found = [
+        (row_of[item_id], stat.touches + 2 * stat.orders, now_ms - stat.last_ts_ms, last.get(item_id, _NO_EVENT))
+        for item_id, stat in state.items.items() if item_id in row_of
+    ]  # fmt: skip
+    rows, touches, ages_ms, events = np.array(found, dtype=np.int64).reshape(-1, 4).T
+    ages_days = (np.maximum(ages_ms, 0) / DAY_MS).astype(np.float32)
+    return _Dealt(rows, touches.astype(np.float32), ages_days, events)
+
+
+def _again(dealt: _Dealt, shares: Float32) -> list[Sparse]:
+    found = []
+    for part, days in enumerate((*AGAIN_DAYS, AGAIN_LOG_DAYS), start=1):
+        counted = dealt.touches if part <= len(AGAIN_DAYS) else np.log1p(dealt.touches)
+        found.append(_part(part, shares, dealt.rows, counted * np.exp2(-dealt.age_days / np.float32(days)), dealt.events))
+    return found
+
+
+def _linked(dealt: _Dealt, index: ItemIndex, shares: Float32) -> list[Sparse]:
+    factors = np.exp2(-dealt.age_days / np.float32(LINKS_DAYS))
+    found = []
+    for name in ("follows", "together"):
+        rows, values, origin = index.linked(getattr(index.links, name), dealt.rows, factors)
+        found.append(_part(PARTS.index(name), shares, rows, values, dealt.events[origin]))
+    return found
+
+
+def _ruled(one: Sequence, index: ItemIndex, shares: Float32, n: int) -> list[Sparse]:
+    """Rules of the last distinct items, nearest first, among the first n rows."""
+    rows, values, events = [], [], []
     seen: set[str] = set()
     for position in range(len(one.item_ids) - 1, -1, -1):
         item_id = one.item_ids[position]
         if item_id in seen:
             continue
-        if len(seen) == blend.rules_items:
+        if len(seen) == RULES_ITEMS_MAX:
             break
-        weight = np.float32(blend.rules * blend.rules_step ** len(seen))
+        weight = np.float32(RULES_STEP ** len(seen))
         seen.add(item_id)
         row = index.row_of.get(item_id)
         if row is not None:
-            rows, values = index.successors(row)
-            if len(rows):
-                parts.append((rows, weight * values, position))
-    return parts
+            following, chances = index.successors(row)
+            known = following < n  # a rule may name an item that nobody has asked for yet
+            rows.append(following[known])
+            values.append(weight * chances[known])
+            events.append(np.full(int(known.sum()), position))
+    if not rows:
+        return []
+    return [_part(PARTS.index("rules"), shares, np.concatenate(rows), np.concatenate(values), np.concatenate(events))]
+
+
+def _part(part: int, shares: Float32, rows: npt.NDArray[np.int64], values: Float32, events: npt.NDArray[np.int64]) -> Sparse:
+    """The values as a distribution, times the part's share."""
+    whole = float(values.sum())
+    return Sparse(part, rows, values * np.float32(shares[part] / whole if whole > 0 else 0.0), events)
 
 
 def rank(total: Float32, state: UserState, index: ItemIndex, rules: Rules) -> list[int]:
@@ -151,32 +244,36 @@ def _cap(best: npt.NDArray[np.int64], masked: Float32, index: ItemIndex, rules: 
 
 
 def explain(
-    rows: list[int], at: int, parts: Parts, one: Sequence, weights: Float32 | None, index: ItemIndex, blend: Blend
+    rows: list[int], scores: Scores, one: Sequence, weights: Float32 | None, index: ItemIndex
 ) -> tuple[RecommendedItem, ...]:
-    """The chosen rows of user `at` with score, main source and the events with the largest shares.
+    """The chosen rows with their share of all scores, main source and the events with the largest shares.
 
     weights (L,) are the encoder's: its user vector is a weighted sum of item vectors, so u·v splits exactly by event.
     """
-    columns = (parts.model[at, rows], parts.personal[at, rows], parts.rules[at, rows], parts.popularity[rows])  # each (R,)
-    values = list(zip(*(column.tolist() for column in columns), strict=True))
-    reasons = _reasons(rows, at, parts, one, weights, index, blend) if one.item_ids else [()] * len(rows)
+    if not rows:
+        return ()
+    by_part = scores.by_part(rows)  # (K, R)
+    by_source = np.zeros((len(SOURCES), len(rows)))
+    np.add.at(by_source, np.array(_SOURCE_OF), by_part)
+    main = by_source.argmax(axis=0).tolist()
+    whole = max(float(scores.total.sum(dtype=np.float64)), 1e-12)
+    reasons = _reasons(rows, scores, by_part, one, weights, index) if one.item_ids else [()] * len(rows)
     return tuple(
         RecommendedItem(
-            item_id=index.ids[row], score=round(sum(named), 6),
-            source="pinned" if index.pinned[row] else SOURCES[named.index(max(named))], reasons=why,
+            item_id=index.ids[row], score=round(value / whole, 8),
+            source="pinned" if index.pinned[row] else SOURCES[source], reasons=why,
         )
-        for row, named, why in zip(rows, values, reasons, strict=True)
+        for row, value, source, why in zip(rows, scores.total[rows].tolist(), main, reasons, strict=True)
     )  # fmt: skip
 
 
 def _reasons(
-    rows: list[int], at: int, parts: Parts, one: Sequence, weights: Float32 | None, index: ItemIndex, blend: Blend
-) -> list[tuple[Reason, ...]]:
+    rows: list[int], scores: Scores, by_part: npt.NDArray[np.float64], one: Sequence, weights: Float32 | None,
+    index: ItemIndex,
+) -> list[tuple[Reason, ...]]:  # fmt: skip
     """For each row the events with the largest shares of its score."""
-    by_event = _by_event(rows, at, parts, one, weights, index, blend)  # (L, R)
-    popularity = np.maximum(parts.popularity[rows], 0.0, dtype=np.float64)
-    whole = np.maximum(np.clip(by_event, 0, None).sum(axis=0) + popularity, 1e-9)  # (R,)
-    shares = by_event / whole
+    by_event = _by_event(rows, scores, by_part[0], one, weights, index)  # (L, R)
+    shares = by_event / np.maximum(scores.total[rows].astype(np.float64), 1e-12)
     top = np.argsort(-by_event, axis=0, kind="stable")[:REASONS_MAX]  # (3, R)
     return [
         tuple(
@@ -188,25 +285,22 @@ def _reasons(
 
 
 def _by_event(
-    rows: list[int], at: int, parts: Parts, one: Sequence, weights: Float32 | None, index: ItemIndex, blend: Blend
-) -> npt.NDArray[np.float64]:
-    """(L, R): which event contributes how much to each row's score."""
-    length = len(one.item_ids)
-    by_event = np.zeros((length, len(rows)), dtype=np.float64)
+    rows: list[int], scores: Scores, encoder: npt.NDArray[np.float64], one: Sequence, weights: Float32 | None,
+    index: ItemIndex,
+) -> npt.NDArray[np.float64]:  # fmt: skip
+    """(L, R): which event contributes how much to each row's score; encoder (R,) is that part's."""
+    by_event = np.zeros((len(one.item_ids), len(rows)), dtype=np.float64)
     if weights is not None:
         known = index.rows(one.item_ids)
-        raw = weights[:length, None] * (index.matrix[known] @ index.matrix[rows].T) * (known >= 0)[:, None]  # (L, R)
+        raw = weights[: len(known), None] * (index.matrix[known] @ index.matrix[rows].T) * (known >= 0)[:, None]  # (L, R)
+        raw = np.maximum(raw, 0.0, dtype=np.float64)  # an event that speaks against an item is no reason for it
         total = raw.sum(axis=0)
-        target = parts.model[at, rows]
-        by_event += np.divide(raw * target, total, out=np.zeros_like(raw, dtype=np.float64), where=np.abs(total) > 1e-9)
-    column_of = {row: column for column, row in enumerate(rows)}
-    for successors, values, position in _rule_parts(one, index, blend):
-        for row, value in zip(successors.tolist(), values.tolist(), strict=True):
-            if row in column_of:
-                by_event[position, column_of[row]] += value
-    last_of = {item_id: position for position, item_id in enumerate(one.item_ids)}
-    for column, row in enumerate(rows):
-        last = last_of.get(index.ids[row])
-        if last is not None:
-            by_event[last, column] += parts.personal[at, row]
+        by_event += np.divide(raw * encoder, total, out=np.zeros_like(raw), where=total > 1e-9)
+    place = np.full(len(scores.total), -1, dtype=np.int64)
+    place[rows] = np.arange(len(rows))
+    boost = scores.boost[rows]
+    for part in scores.sparse:
+        at = place[part.rows]
+        known = np.flatnonzero((at >= 0) & (part.events >= 0))
+        np.add.at(by_event, (part.events[known], at[known]), part.values[known] * boost[at[known]])
     return by_event

@@ -46,7 +46,7 @@ TENANT = "t"
 NEIGHBOURS = 60
 # What a neighbour is recommended may depend on what others did (popularity, sequence rules), which is the point of these
 # parts; without them it must not depend on anybody else at all.
-OWN_HISTORY_ONLY = {"rules": 0.0, "popularity": 0.0}
+OWN_HISTORY_ONLY = {"rules": -60.0, "popular_14": -60.0}
 CATALOG = [*bundles.ITEMS, Item(item_id="bare", tenant=TENANT)]  # one without text
 
 

@@ -192,7 +192,7 @@ FAULTS: dict[str, tuple[Callable[[str, Manifest], ModelRelease], str]] = {
     "texts of another dimension": (lambda where, it: resealed(where, it, text_dim=it.text_dim + 1), "dimensions of text"),
     "a catalog of another dimension": (lambda where, it: resealed(where, it, text_space="narrow"), "has 5 dimensions"),
     "wrong golden vectors": (wrong_golden_vectors, "golden user differs by 0.01"),
-    "a policy of the wrong type": (lambda where, it: resealed(where, it, blend={"rules_items": 2.5}), "rules_items"),
+    "a policy of the wrong type": (lambda where, it: resealed(where, it, blend={"sales": 2.5}), "sales"),
     "a policy that divides by zero": (
         lambda where, it: resealed(where, it, counts={"popularity_half_life_days": 0.0}), "popularity_half_life_days"),
     "another manifest than announced": (

@@ -12,6 +12,7 @@ import numpy as np
 from schemas.release import Manifest
 from schemas.topics import Topic
 from stream.core.churn import EDGES_DAYS
+from stream.core.links import NO_LINKS
 from stream.outbox import OutRecord
 
 DAY_MS = 86_400_000
@@ -86,6 +87,7 @@ class FakeModels:
 
     def __init__(self, hazard_per_day: float = 0.0, dim: int = 4) -> None:
         self.hazard_per_day = hazard_per_day
+        self.links = NO_LINKS
         moment = datetime(2025, 1, 1, tzinfo=UTC)
         self.manifest = Manifest(
             format_version=1, model_version="fake-1", parent=None, created_at=moment, feature_version=1, text_space="s",

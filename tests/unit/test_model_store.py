@@ -18,6 +18,7 @@ from schemas.release import FORMAT_VERSION, FileEntry, Manifest, ModelRelease
 from stream.adapters import model_store
 from stream.adapters.model_store import BundleRefused, RegistryAway
 from stream.adapters.onnx import sha256
+from stream.core import links
 from stream.core.churn import EDGES_DAYS
 from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION
 
@@ -63,6 +64,10 @@ def golden(**more: Any) -> dict[str, Any]:
     return inputs | more
 
 
+WEIGHTS = links.Weights(np.array([0, 1]), np.array([5], np.int32), np.ones(1, np.float32))  # names a sixth item
+LINKED = (np.zeros(1, np.float32), WEIGHTS, WEIGHTS)
+
+
 def build(**change: Any) -> tuple[dict[str, bytes], Manifest]:
     """A small whole bundle; `change` replaces files or, for other names, fields of the manifest."""
     files = {
@@ -70,6 +75,7 @@ def build(**change: Any) -> tuple[dict[str, bytes], Manifest]:
         "item_adapter.onnx": constant_rows("adapter", TEXT_DIM, DIM, "text", "vector"),
         "churn.onnx": constant_rows("churn", len(CHURN_FEATURES), len(EDGES_DAYS), "features", "log_survival"),
         "item_residuals.npz": npz(ids=np.array(["a", "b"]), vectors=np.eye(2, DIM, dtype=np.float32)),
+        "item_links.npz": links.to_bytes(links.NO_LINKS),
         "golden.npz": b"",
     }
     files |= {name: data for name, data in change.items() if name in files}
@@ -81,8 +87,7 @@ def build(**change: Any) -> tuple[dict[str, bytes], Manifest]:
     )  # fmt: skip
     if "golden.npz" not in change:
         inputs = golden()
-        ids, vectors = ["a", "b"], np.eye(2, DIM, dtype=np.float32)
-        outputs = model_store.golden_outputs(model_store.Bundle(manifest, files, (ids, vectors), 1), inputs)
+        outputs = model_store.golden_outputs(model_store.Bundle(manifest, files, 1), inputs)
         files["golden.npz"] = npz(**inputs, **outputs)
     entries = {name: FileEntry(sha256=sha256(data), bytes=len(data)) for name, data in files.items()}
     fields = {name: value for name, value in change.items() if name not in files}
@@ -138,12 +143,14 @@ def test_damage_after_publishing_is_refused(tmp_path: Path, damage: str) -> None
         ({"dim": DIM + 1}, "has .* for 2 items of 5 dimensions"),
         ({"text_dim": TEXT_DIM + 1}, "dimensions of text"),
         ({"files": {}}, "names no churn.onnx"),
-        ({"blend": {"rules_items": 2.5}}, "policies cannot be used: .*rules_items"),
+        ({"blend": {"sales": 2.5}}, "policies cannot be used: .*sales"),
         ({"counts": {"rules_half_life_days": 0.0}}, "policies cannot be used: .*rules_half_life_days"),
         ({"events_max": 0}, "events_max is 0"),
         ({"churn.onnx": b"no graph"}, "cannot be opened"),
         ({"item_residuals.npz": npz(ids=np.array(["a"]), vectors=np.zeros((1, DIM + 3), np.float32))}, "for 1 items"),
         ({"item_residuals.npz": npz(ids=np.array(["a", "b"]), vectors=np.zeros((1, DIM), np.float32))}, "for 2 items"),
+        ({"item_links.npz": links.to_bytes(links.NO_LINKS._replace(ids=["a"]))}, "do not fit 1 items"),
+        ({"item_links.npz": links.to_bytes(links.Links(["a"], *LINKED))}, "names items beyond 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

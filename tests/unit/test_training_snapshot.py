@@ -11,10 +11,10 @@ import pytest
 
 from schemas.catalog import Item
 from stream.adapters import model_store
-from stream.core.recommend import Blend
+from stream.core.blend import Blend
 from stream.settings import Models, Settings, Training
-from training import evaluate, schedule, snapshot, train
-from training.evaluate import Row
+from training import schedule, snapshot, train
+from training.comparison import Comparison, groups
 from training.metrics import Interval
 
 Run = tuple[Settings, snapshot.History, Any, train.Trained]
@@ -68,11 +68,13 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
         snapshot.from_file(path)
 
 
-def test_next_moments_are_the_first_after_the_split() -> None:
+def test_moments_are_what_a_user_touched_at_one_time_in_the_order_of_time() -> None:
     of_u = [event(1, "u", 0, "a"), event(2, "u", 1, "b"), event(3, "u", 2, "c")]
     history = snapshot.from_events([*of_u, event(4, "w", 1, "d")])
-    found = snapshot.next_moments(history.events[1:], ["u"])
-    assert found == {"u": (START_MS + 3_600_000, ("b",))}
+    found = snapshot.moments_of(history.events[1:])
+    assert found == [
+        (START_MS + 3_600_000, "u", ("b",)), (START_MS + 3_600_000, "w", ("d",)), (START_MS + 7_200_000, "u", ("c",)),
+    ]  # fmt: skip
 
 
 def shop(users: int, seed: int) -> snapshot.History:
@@ -97,41 +99,40 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_end_to_end_finds_the_planted_order(trained: Run) -> None:
-    rows = {(row.task, row.method): row for row in trained[3].rows}
-    ours, popular = rows["all", "clickwake"], rows["all", "popularity, 30 days"]
-    assert ours.ndcg_at_10.value > 0.8  # the next item is certain; chance is 0.23
-    assert popular.ndcg_versus is not None and popular.ndcg_versus.low > 0
-    assert rows["all", "clickwake, encoder alone"].ndcg_at_10.value > popular.ndcg_at_10.value
+    found = trained[3].comparison
+    assert found.models["clickwake"]["ndcg@10"].value > 0.8  # the next item is certain; chance is 0.23
+    assert found.ahead["popularity, 30 days"]["ndcg@10"].low > 0
 
 
 def test_bundle_carries_policies_metrics_and_report(trained: Run) -> None:
     settings, _, _, result = trained
     (manifest,) = model_store.versions(settings.registry)
     assert manifest == result.manifest
-    assert Blend.from_manifest(manifest.blend) != Blend()
+    assert (Blend.from_manifest(manifest.blend).shares != Blend.from_manifest({}).shares).any()
     assert manifest.metrics["clickwake_all_ndcg_at_10"] > 0.8
     assert set(model_store.BUNDLE_FILES) | {"report/index.html"} == manifest.files.keys()
     page = (Path(settings.registry) / "bundles" / manifest.model_version / "report" / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 and "http" not in page
+    assert page.count("data:image/png;base64,") == 2 + len(groups(result.comparison)) and "http" not in page
 
 
 def test_a_released_bundle_is_judged_on_the_newest_days(trained: Run) -> None:
     settings, history, text, result = trained
     uri = model_store.bundle_uri(settings.registry, result.manifest.model_version)
     bundle = model_store.verify(uri, (Path(uri) / "manifest.json").read_bytes())
-    rows = train.judge_released(history, bundle, text)
-    assert {row.task for row in rows} == set(evaluate.TASKS)
-    assert schedule.worse(result.rows, rows) is None
+    found = train.judge_released(history, bundle, text)
+    assert {"", "new"} <= set(groups(found)) and found.n == result.comparison.n
+    assert schedule.worse(result.comparison, found) is None
 
 
-def row(ndcg: float) -> Row:
-    return Row("all", "clickwake", 10, Interval(0, 0, 0), Interval(ndcg, ndcg, ndcg))
+def judged(ndcg: float | None = None) -> Comparison:
+    models = {"clickwake": {} if ndcg is None else {"ndcg@10": Interval(ndcg, ndcg, ndcg)}}
+    return Comparison(task="recommend", dataset="d", split="s", n=10, models=models, served="clickwake")
 
 
 def test_worse_than_the_current_is_not_released() -> None:
-    assert schedule.worse([row(0.30)], [row(0.303)]) is None
-    assert "0.3000" in (schedule.worse([row(0.30)], [row(0.33)]) or "")
-    assert schedule.worse([], [row(0.33)]) is None
+    assert schedule.worse(judged(0.30), judged(0.303)) is None
+    assert "0.3000" in (schedule.worse(judged(0.30), judged(0.33)) or "")
+    assert schedule.worse(judged(), judged(0.33)) is None
 
 
 def test_intervals_are_read_or_refused() -> None:

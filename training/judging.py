@@ -1,0 +1,168 @@
+"""Rankers judged on the same questions: what each ranked, and how good that was, question by question, so that any two can
+be compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.adapters.onnx import Bundle
+from stream.core.blend import Blend
+from stream.core.counts import ItemCount, PartitionCounts
+from stream.core.featurize import Float32
+from stream.core.index import ItemIndex
+from stream.core.links import Links
+from training.asking import Columns, Question, as_arrays, measures, top
+from training.metrics import FloatArray
+from training.offline import ask, follow, index_of
+from training.panel.method import Asked, Method
+from training.snapshot import History, interactions
+
+COLD_TOUCHES_MAX = 4  # an item with fewer than five is cold
+HEAD_SHARE = 0.2  # of the items by touches; the others are the long tail
+BATCH = 64
+
+Values = dict[str, dict[str, FloatArray]]  # sub-task ("" for the task itself) → measure → (Q,)
+
+
+class Ranker(Protocol):
+    """Anything that can be asked."""
+
+    def catch_up(self, changed: Mapping[str, ItemCount], now_ms: int) -> None:
+        """What happened before `now_ms` since the last question; the live counts it changed."""
+        ...
+
+    def scores(self, questions: list[Question]) -> Float32:
+        """(B, N) higher is better; columns are the history's items."""
+        ...
+
+
+class Ours:
+    """A bundle as a worker asks it. Its index follows the live counts, or stays as it is when it is not `live`."""
+
+    def __init__(
+        self, bundle: Bundle, history: History, text: Float32, counts: PartitionCounts, blend: Blend, *,
+        links: Links | None = None, live: bool = True,
+    ) -> None:  # fmt: skip
+        self.bundle, self.blend, self.size, self.live = bundle, blend, len(history.items), live
+        self.index: ItemIndex = index_of(bundle, history.items, text, counts, links)
+
+    def catch_up(self, changed: Mapping[str, ItemCount], now_ms: int) -> None:
+        if self.live:
+            follow(self.index, changed)
+
+    def scores(self, questions: list[Question]) -> Float32:
+        found = ask(self.bundle, self.index, [one.state for one in questions], [one.now_ms for one in questions], self.blend)
+        return np.stack([one.total[: self.size] for one in found])
+
+
+class Panelist:
+    """A method of the panel, told of the events that come between two questions."""
+
+    def __init__(self, method: Method, history: History, split_ms: int) -> None:
+        self.method = method
+        past, self.number = interactions(history)
+        self._past, self._at = past, int(np.searchsorted(past.ts_ms, split_ms))
+        self._rows_of: dict[int, npt.NDArray[np.int64]] = {}
+
+    def catch_up(self, changed: Mapping[str, ItemCount], now_ms: int) -> None:
+        past = self._past
+        while self._at < len(past.users) and past.ts_ms[self._at] < now_ms:
+            at = self._at
+            self.method.observe(int(past.users[at]), int(past.items[at]), int(past.ts_ms[at]), int(past.kinds[at]))
+            self._at += 1
+
+    def scores(self, questions: list[Question]) -> Float32:
+        return self.method.score([self._asked(one) for one in questions])
+
+    def _asked(self, question: Question) -> Asked:
+        user = self.number.get(question.user, -1)
+        rows = self._rows_of.get(user)
+        if rows is None:
+            rows = self._rows_of[user] = np.flatnonzero(self._past.users == user)
+        rows = rows[self._past.ts_ms[rows] < question.now_ms]
+        return Asked(user, self._past.items[rows], self._past.ts_ms[rows], question.now_ms)
+
+
+@dataclass
+class Verdict:
+    """What one ranker did: rows of measures by sub-task, and the items it showed."""
+
+    rows: dict[str, list[tuple[float, float, float, float]]] = field(default_factory=dict)
+    shown: set[int] = field(default_factory=set)
+
+    def add(self, task: str, ranked: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> None:
+        self.rows.setdefault(task, []).append(measures(ranked, wanted))
+
+    def values(self) -> Values:
+        return {task: as_arrays(rows) for task, rows in self.rows.items()}
+
+
+class Judge:
+    """Asks rankers the same questions. `touched` (N,) are touches of each item before the split; `counts` are those of the
+    replay the questions come from."""
+
+    def __init__(self, columns: Columns, touched: npt.NDArray[np.int64], counts: PartitionCounts) -> None:
+        self.columns, self.counts = columns, counts
+        self.cold = touched <= COLD_TOUCHES_MAX
+        head = np.argsort(-touched, kind="stable")[: int(HEAD_SHARE * (touched > 0).sum())]
+        self.tail = np.ones(len(touched), dtype=bool)
+        self.tail[head] = False
+
+    def judge(
+        self, rankers: Mapping[str, Ranker], questions: Iterable[Question], *, together: bool, prefix: str = ""
+    ) -> dict[str, Verdict]:
+        """Verdicts by name. `together`: the questions are all of one time and may be asked in batches."""
+        verdicts = {name: Verdict() for name in rankers}
+        for some in _batches(questions, BATCH if together else 1):
+            changed = {key: self.counts.counts[key] for key in self.counts.dirty}
+            self.counts.dirty.clear()
+            for name, ranker in rankers.items():
+                ranker.catch_up(changed, some[0].now_ms)
+                for question, scores in zip(some, ranker.scores(some), strict=True):
+                    self._add(verdicts[name], question, scores, prefix)
+        return verdicts
+
+    def _add(self, verdict: Verdict, question: Question, scores: Float32, prefix: str) -> None:
+        known = self.columns.known(question.now_ms)
+        ranked = top(scores, known)
+        verdict.shown.update(ranked[:10].tolist())
+        verdict.add(prefix, ranked, question.wanted)
+        tail = question.wanted[self.tail[question.wanted]]
+        if len(tail):
+            verdict.add(_named(prefix, "long-tail"), ranked, tail)
+        new = np.setdiff1d(question.wanted, question.touched)
+        if len(new):
+            untouched = known.copy()
+            untouched[question.touched] = False
+            verdict.add(_named(prefix, "new"), top(scores, untouched), new)
+        cold = question.wanted[self.cold[question.wanted]]
+        if len(cold):
+            verdict.add(_named(prefix, "cold"), top(scores, known & self.cold), cold)
+
+
+def _named(prefix: str, task: str) -> str:
+    return f"{prefix}-{task}" if prefix else task
+
+
+def _batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
+    some: list[Question] = []
+    for question in questions:
+        some.append(question)
+        if len(some) == size:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def averaged(several: list[Values]) -> Values:
+    """The mean of each question's values over several seeds."""
+    return {
+        task: {name: np.mean([one[task][name] for one in several], axis=0) for name in of}
+        for task, of in several[0].items()
+    }  # fmt: skip
