@@ -44,13 +44,31 @@ class Pooled(torch.nn.Module):
         self.bert = bert
 
     def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
-        # The mask is given as added scores: from a 2-D mask the library may drop masking while it is being traced.
-        seen = attention_mask[:, None, None, :].expand(-1, 1, attention_mask.shape[1], -1)  # (B, 1, L, L)
-        added = (1.0 - seen.to(torch.float32)) * torch.finfo(torch.float32).min
-        hidden = self.bert(input_ids=input_ids, attention_mask=added, token_type_ids=token_type_ids)[0]  # (B, L, T)
-        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
-        mean = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)  # (B, T)
-        return torch.nn.functional.normalize(mean, dim=1)
+        hidden = hidden_states(self.bert, input_ids, attention_mask, token_type_ids)  # (B, L, T)
+        return torch.nn.functional.normalize(mean_of_tokens(hidden, attention_mask), dim=1)  # (B, T)
+
+
+def hidden_states(bert: Any, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+    """The last layer (B, L, T), traceable. The mask is given as added scores: from a 2-D mask the library may drop masking
+    while it is being traced."""
+    seen = attention_mask[:, None, None, :].expand(-1, 1, attention_mask.shape[1], -1)  # (B, 1, L, L)
+    added = (1.0 - seen.to(torch.float32)) * torch.finfo(torch.float32).min
+    return bert(input_ids=input_ids, attention_mask=added, token_type_ids=token_type_ids)[0]
+
+
+def mean_of_tokens(hidden: Any, attention_mask: Any) -> Any:
+    """(B, L, T), (B, L) → (B, T): the mean over real tokens."""
+    mask = attention_mask.unsqueeze(-1).to(hidden.dtype)  # (B, L, 1)
+    return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+
+
+def load_bert(folder: Path) -> Any:
+    """A Hugging Face BERT from a local folder. Raises `TextModelRefused` for weights that are not safetensors."""
+    from transformers import AutoModel
+
+    if not any(folder.glob("*.safetensors")):
+        raise TextModelRefused(f"{folder} has no *.safetensors: other formats can run code and are not read")
+    return AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
 
 
 def source_folder(settings: Settings) -> Path:
@@ -72,13 +90,9 @@ def export(settings: Settings) -> str:
 
     Where keys are in use, one that is there without a signature that counts is not trusted: it is exported again.
     """
-    from transformers import AutoModel
-
     folder = source_folder(settings)
     tokenizer = (folder / "tokenizer.json").read_bytes()
     weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise TextModelRefused(f"{folder} has no *.safetensors: other formats can run code and are not read")
     identity = hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in weights) + tokenizer)
     identity.update(f"mean-l2-{TOKENS_MAX}".encode())
     space = identity.hexdigest()[:16]
@@ -95,8 +109,8 @@ def export(settings: Settings) -> str:
             if signer is None and keys:
                 raise  # what this machine would export, it could not sign
             log.warning("text encoder is exported again", space=space, why=str(error))
-    model = Pooled(AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager")).eval()
-    data = _to_onnx(model)
+    model = Pooled(load_bert(folder)).eval()
+    data = to_onnx(model, ["vector"])
     encoder = TextEncoder(data, tokenizer, threads=2)
     check_parity(model, data, tokenizer)
     manifest = TextModel(
@@ -112,14 +126,15 @@ def export(settings: Settings) -> str:
     return space
 
 
-def _to_onnx(model: torch.nn.Module) -> bytes:
+def to_onnx(model: torch.nn.Module, outputs: list[str]) -> bytes:
+    """The graph of a model over (input_ids, attention_mask, token_type_ids), of any batch and length."""
     ids = torch.tensor([[101, 2417, 7000, 102, 0, 0], [101, 2417, 7000, 102, 5, 102]])
     mask = (ids > 0).to(torch.int64)  # with padding in it: nothing may be traced away as constant
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=TOKENS_MAX)
     shape = {0: batch, 1: length}
     program = torch.onnx.export(
         model, (ids, mask, ids * 0), dynamo=True, opset_version=OPSET, verbose=False,
-        input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=["vector"],
+        input_names=["input_ids", "attention_mask", "token_type_ids"], output_names=outputs,
         dynamic_shapes={"input_ids": shape, "attention_mask": shape, "token_type_ids": shape},
     )  # fmt: skip
     assert program is not None

@@ -1,0 +1,135 @@
+"""Two public sets of reviews, read for the satisfaction models, and how each is split.
+
+Women's clothing (Kaggle, CC0): title, text, 1–5 stars, recommended or not; split by item, so that no product is on both
+sides. Online shopping (ChineseNlpCorpus): category, positive or not, text; one category is left out in turn.
+A review without any text says nothing to a text model and is left out.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from producers.datasets.table import DatasetError, open_bytes
+
+LANGUAGES = {"womens-clothing": "en", "chinese-reviews": "zh"}
+CLOTHING_COLUMNS = ("Clothing ID", "Title", "Review Text", "Rating", "Recommended IND")
+SHOPPING_COLUMNS = ("cat", "label", "review")
+CATEGORIES = {  # names of measures
+    "书籍": "books", "平板": "tablets", "手机": "phones", "水果": "fruit", "洗发水": "shampoo", "热水器": "heaters",
+    "衣服": "clothes", "计算机": "computers", "蒙牛": "milk", "酒店": "hotels",
+}  # fmt: skip
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of the groups, by a hash of their names
+UNKNOWN_STARS = 0
+
+
+@dataclass(frozen=True)
+class Reviews:
+    """Texts (U,), whether the writer recommends it (U,), stars (U,) of 1–5 or 0 where nobody gave any, item or category."""
+
+    language: str
+    texts: list[str]
+    recommended: npt.NDArray[np.float64]
+    stars: npt.NDArray[np.int64]
+    groups: list[str]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, at: npt.NDArray[np.int64]) -> Reviews:
+        """Those at these places, in this order."""
+        some = at.tolist()
+        return Reviews(self.language, [self.texts[one] for one in some], self.recommended[at], self.stars[at],
+                       [self.groups[one] for one in some])  # fmt: skip
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Reviews:
+        return self.take(np.flatnonzero(keep))
+
+
+def joined(title: str, text: str) -> str:
+    """What a model reads of a review.
+
+    >>> joined("Great!", "Fits well."), joined("", "Fits well. ")
+    ('Great! Fits well.', 'Fits well.')
+    """
+    return f"{title.strip()} {text.strip()}".strip()
+
+
+def read(dataset: str, path: Path) -> Reviews:
+    """A set by its name. Raises `DatasetError` when the name or the file is not what it should be."""
+    readers = {"womens-clothing": womens_clothing, "chinese-reviews": chinese_reviews}
+    if dataset not in readers:
+        raise DatasetError(f"unknown reviews {dataset!r}; known are {', '.join(readers)}")
+    return readers[dataset](path)
+
+
+def womens_clothing(path: Path) -> Reviews:
+    """Title and text are one text; the group is the item. Raises `DatasetError`."""
+    texts, recommended, stars, groups = [], [], [], []
+    for line, (item, title, text, rating, flag) in _rows(path, CLOTHING_COLUMNS):
+        if rating not in {"1", "2", "3", "4", "5"} or flag not in {"0", "1"}:
+            raise DatasetError(f"{path}, line {line}: rating {rating!r} and recommended {flag!r} must be 1–5 and 0 or 1")
+        if whole := joined(title, text):
+            texts.append(whole)
+            recommended.append(float(flag))
+            stars.append(int(rating))
+            groups.append(item)
+    return Reviews(LANGUAGES["womens-clothing"], texts, np.array(recommended), np.array(stars), groups)
+
+
+def chinese_reviews(path: Path) -> Reviews:
+    """A repeated text is kept once, or it would be on both sides; the group is the category, in English. Raises
+    `DatasetError`."""
+    texts, recommended, groups, seen = [], [], [], set()
+    for line, (category, label, text) in _rows(path, SHOPPING_COLUMNS):
+        if label not in {"0", "1"}:
+            raise DatasetError(f"{path}, line {line}: label {label!r} must be 0 or 1")
+        plain = text.strip().lstrip("\ufeff")
+        if plain and plain not in seen:
+            seen.add(plain)
+            texts.append(plain)
+            recommended.append(float(label))
+            groups.append(CATEGORIES.get(category, category))
+    return Reviews(LANGUAGES["chinese-reviews"], texts, np.array(recommended), np.full(len(texts), UNKNOWN_STARS), groups)
+
+
+def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """(line, the wanted columns) of each row of a CSV file, whose fields may hold line breaks."""
+    csv.field_size_limit(min(sys.maxsize, 1 << 24))
+    try:
+        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            if missing := [name for name in wanted if name not in header]:
+                raise DatasetError(f"{path} has no column {', '.join(missing)}; its columns are {', '.join(header)[:200]}")
+            places = [header.index(name) for name in wanted]
+            for row in rows:
+                if len(row) != len(header):
+                    raise DatasetError(f"{path}, line {rows.line_num}: {len(row)} fields, expected {len(header)}")
+                yield rows.line_num, [row[at] for at in places]
+    except (EOFError, OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} is cut off or damaged: {error}. Fetch it again.") from error
+
+
+def place(group: str) -> float:
+    """Where a group lies in [0, 1), the same on every machine and for ever.
+
+    >>> round(place("1078"), 4)
+    0.1443
+    """
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+
+
+def by_item(reviews: Reviews) -> tuple[Reviews, Reviews, Reviews]:
+    """(train, validation, test): all reviews of an item are in the same part."""
+    at = np.array([place(group) for group in reviews.groups])
+    test, validation = at < TEST_SHARE, (at >= TEST_SHARE) & (at < TEST_SHARE + VALIDATION_SHARE)
+    return reviews.where(~test & ~validation), reviews.where(validation), reviews.where(test)
