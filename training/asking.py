@@ -90,11 +90,14 @@ def walk(
             yield question
 
 
-def top(scores: Float32, allowed: npt.NDArray[np.bool_], k: int = K) -> npt.NDArray[np.int64]:
-    """The best allowed columns, at most k; ties to the lower column.
+def top(
+    scores: Float32, allowed: npt.NDArray[np.bool_], wanted: npt.NDArray[np.int64], k: int = K
+) -> npt.NDArray[np.int64]:
+    """The best allowed columns, at most k. Ties are pessimistic: what was wanted comes last among equals, then the lower
+    column first.
 
-    >>> top(np.array([0.0, 2.0, 2.0, 9.0], dtype=np.float32), np.array([True, True, True, False]), 2).tolist()
-    [1, 2]
+    >>> top(np.array([0.0, 2.0, 2.0, 9.0]), np.array([True, True, True, False]), np.array([1]), 2).tolist()
+    [2, 1]
     """
     masked = np.where(allowed, scores, -np.inf)
     k = min(k, int(allowed.sum()))
@@ -102,7 +105,7 @@ def top(scores: Float32, allowed: npt.NDArray[np.bool_], k: int = K) -> npt.NDAr
         return np.zeros(0, dtype=np.int64)
     edge = np.partition(masked, len(masked) - k)[len(masked) - k]
     best = np.flatnonzero(masked >= edge)
-    return best[np.argsort(-masked[best], kind="stable")][:k]
+    return best[np.lexsort((best, np.isin(best, wanted), -masked[best]))][:k]
 
 
 def measures(ranked: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> tuple[float, float, float, float]:

@@ -31,6 +31,7 @@ from training import links
 from training.asking import Columns, Question, next_of, walk
 from training.offline import ask, follow, index_of
 from training.snapshot import History, Replay, interactions
+from training.texts import Texts
 
 TIMES = 6  # at which users are asked
 QUESTIONS_MAX = 500  # of each of the two kinds at each time
@@ -42,6 +43,7 @@ NEW_WEIGHT = 0.2
 SCORE_MIN = 1e-9  # of a candidate that no part speaks for
 NOT_ASKED = -1e9
 EPOCHS = 30
+STEPS_MIN = 500  # with few questions an epoch is a few steps only
 BATCH = 64
 LEARNING_RATE = 0.02
 QUESTIONS_MIN = 20  # with fewer the blend keeps its defaults
@@ -64,7 +66,7 @@ class Examples(NamedTuple):
 
 
 def examples(
-    bundle: Bundle, history: History, text: Float32, from_ms: int, end_ms: int, seed: int, say: Callable[[str], None]
+    bundle: Bundle, history: History, texts: Texts, from_ms: int, end_ms: int, seed: int, say: Callable[[str], None]
 ) -> Examples | None:
     """Questions between the two times; None when there are too few."""
     replay, columns = Replay(history), Columns(history)
@@ -75,7 +77,7 @@ def examples(
         say(f"what links, counts and encoder said then: {number} of {TIMES}")
         replay.advance(at)
         past, _ = interactions(history, at)
-        index = index_of(bundle, history.items, text, replay.snapshot.counts, links.fit(past, list(history.items), at))
+        index = index_of(bundle, history.items, texts, replay.snapshot.counts, links.fit(past, list(history.items), at))
         horizon_ms = min(end_ms, at + 3 * (until - at))
 
         def questions(at: int = at, until: int = until, horizon_ms: int = horizon_ms) -> Iterator[Question]:
@@ -161,11 +163,12 @@ def fit(data: Examples, seed: int, threads: int = 1) -> Blend:
     rng = np.random.default_rng(seed)
     model = Mixture(data)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    steps = EPOCHS * max(1, len(data.user) // BATCH)
+    per_epoch = max(1, len(data.user) // BATCH)
+    steps = max(STEPS_MIN, EPOCHS * per_epoch)
     for step in range(steps):
-        if step % max(1, len(data.user) // BATCH) == 0:
+        if step % per_epoch == 0:
             order = rng.permutation(len(data.user))
-        start = (step * BATCH) % max(BATCH, len(order) - BATCH + 1)
+        start = step % per_epoch * BATCH
         batch = data.take(order[start : start + BATCH])
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
         loss = _loss(model, batch)

@@ -19,7 +19,6 @@ import numpy as np
 
 from stream.core.blend import PARTS, USER_FEATURES, Blend
 from stream.core.counts import PartitionCounts
-from stream.core.featurize import Float32
 from stream.core.state import DAY_MS
 from stream.settings import Settings
 from training import held_out, train
@@ -29,6 +28,7 @@ from training.judging import Judge, Ours, Panelist, Ranker, Values, averaged
 from training.metrics import Interval, bootstrap
 from training.panel import roster
 from training.snapshot import EmptyHistory, History, Replay, from_dataset, interactions
+from training.texts import Texts, encode
 from training.train import Say
 from training.user_encoder import Config
 
@@ -46,12 +46,11 @@ class Stage:
     settings: Settings
     history: History
     split_ms: int
-    text: Float32
-    space: str
+    texts: Texts
     say: Say
 
     def learned(
-        self, seed: int = 0, *, pretrain: bool | None = None, until_ms: int | None = None, text: Float32 | None = None,
+        self, seed: int = 0, *, pretrain: bool | None = None, until_ms: int | None = None, texts: Texts | None = None,
         config: Config | None = None,
     ) -> tuple[train.Learned, Blend]:  # fmt: skip
         """Ours by a seed, or an ablation of it."""
@@ -59,15 +58,14 @@ class Stage:
         update = {"seed": own.seed + seed, "pretrain": own.pretrain if pretrain is None else pretrain}
         changed = own.model_copy(update=update)
         settings = self.settings.model_copy(update={"training": changed})
-        vectors = self.text if text is None else text
-        return train.evaluated(settings, self.history, until_ms or self.split_ms, vectors, self.space, self.say, config)
+        return train.evaluated(settings, self.history, until_ms or self.split_ms, texts or self.texts, self.say, config)
 
-    def ours(self, learned: train.Learned, blend: Blend, *, text: Float32 | None = None, live: bool = True) -> Make:
+    def ours(self, learned: train.Learned, blend: Blend, *, texts: Texts | None = None, live: bool = True) -> Make:
         """Made where the counts of a replay stand at the split, or at the bundle's own end when it is not live."""
-        vectors = self.text if text is None else text
 
         def make(counts: PartitionCounts) -> Ranker:
-            return Ours(learned.bundle, self.history, vectors, counts if live else learned.snapshot.counts, blend, live=live)
+            counted = counts if live else learned.snapshot.counts
+            return Ours(learned.bundle, self.history, texts or self.texts, counted, blend, live=live)
 
         return make
 
@@ -118,9 +116,9 @@ def run(request: Request) -> Evaluated:
     """
     options = request.options
     history = from_dataset(request.dataset, request.path)
-    space, text = train.text_vectors(request.settings, history.items, request.say)
+    texts = encode(request.settings, history.items, request.say)
     split_ms = request.split_ms or train.windows(history)[1]
-    stage = Stage(request.settings, history, split_ms, text, space, request.say)
+    stage = Stage(request.settings, history, split_ms, texts, request.say)
     seeds = [f"{SERVED}, seed {at}" for at in range(int(options.get("seeds", 1)))]
     learned = {name: stage.learned(at) for at, name in enumerate(seeds)}
     rankers = {name: stage.ours(*one) for name, one in learned.items()}
@@ -155,17 +153,16 @@ def _ablations(stage: Stage, learned: train.Learned, blend: Blend) -> dict[str, 
         "without what the user dealt with": stage.ours(learned, blend.without(*again)),
         "live counts as of the split": stage.ours(learned, blend, live=False),
     }
-    nothing = np.zeros_like(stage.text)
-    plain = Config(text_dim=stage.text.shape[1])
+    plain = Config(text_dim=stage.texts.dim)
     variants: dict[str, dict[str, Any]] = {
-        "without text": {"text": nothing},
+        "without text": {"texts": stage.texts.blank()},
         "without ids": {"config": dataclasses.replace(plain, ids=False)},
         "without time": {"config": dataclasses.replace(plain, time=False)},
         "pre-trained": {"pretrain": True},
     }
     for name, change in variants.items():
         stage.say(f"learning {name}")
-        found[name] = stage.ours(*stage.learned(**change), text=change.get("text"))
+        found[name] = stage.ours(*stage.learned(**change), texts=change.get("texts"))
     return {f"{SERVED}, {name}": make for name, make in found.items()}
 
 

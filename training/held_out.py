@@ -7,7 +7,6 @@ import numpy as np
 from stream.adapters.onnx import Bundle
 from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
-from stream.core.featurize import Float32
 from training import links
 from training.asking import Columns, next_of
 from training.comparison import Comparison, Measures, means, merged, under
@@ -15,6 +14,7 @@ from training.evaluations import iso
 from training.judging import Judge, Ours, Panelist, Ranker, Values
 from training.panel import roster
 from training.snapshot import History, Replay, interactions
+from training.texts import Texts
 
 USERS_MAX = 2_000
 SERVED = "clickwake"
@@ -22,7 +22,7 @@ QUICK = ("popularity-30", "personal-frequency", "ease")
 
 
 def values(
-    history: History, split_ms: int, end_ms: int, text: Float32, bundle: Bundle, blend: Blend, *, relink: bool,
+    history: History, split_ms: int, end_ms: int, texts: Texts, bundle: Bundle, blend: Blend, *, relink: bool,
     beside: tuple[str, ...] = (),
 ) -> dict[str, Values]:  # fmt: skip
     """Model → sub-task → measure → each user's value, for every known user's next moment in [split_ms, end_ms); the
@@ -35,7 +35,7 @@ def values(
     replay = Replay(history, CountsPolicy.from_manifest(bundle.manifest.counts))
     replay.advance(split_ms)
     linked = links.fit(past, list(history.items), split_ms) if relink else None
-    rankers: dict[str, Ranker] = {SERVED: Ours(bundle, history, text, replay.snapshot.counts, blend, links=linked)}
+    rankers: dict[str, Ranker] = {SERVED: Ours(bundle, history, texts, replay.snapshot.counts, blend, links=linked)}
     for method in roster.panel(beside) if beside else ():
         method.fit(past, seed=0, budget_s=10.0, threads=1)
         rankers[method.name] = Panelist(method, history, split_ms)
@@ -44,10 +44,10 @@ def values(
     return {name: one.values() for name, one in judge.judge(rankers, asked, together=True).items()}
 
 
-def compare(history: History, split_ms: int, end_ms: int, text: Float32, bundle: Bundle, blend: Blend) -> Comparison:
+def compare(history: History, split_ms: int, end_ms: int, texts: Texts, bundle: Bundle, blend: Blend) -> Comparison:
     """A bundle learned before the split, with links up to it, beside quick methods."""
     return comparison(
-        history.name, split_ms, values(history, split_ms, end_ms, text, bundle, blend, relink=True, beside=QUICK), SERVED
+        history.name, split_ms, values(history, split_ms, end_ms, texts, bundle, blend, relink=True, beside=QUICK), SERVED
     )
 
 

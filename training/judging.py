@@ -21,6 +21,7 @@ from training.metrics import FloatArray
 from training.offline import ask, follow, index_of
 from training.panel.method import Asked, Method
 from training.snapshot import History, interactions
+from training.texts import Texts
 
 COLD_TOUCHES_MAX = 4  # an item with fewer than five is cold
 HEAD_SHARE = 0.2  # of the items by touches; the others are the long tail
@@ -45,11 +46,11 @@ class Ours:
     """A bundle as a worker asks it. Its index follows the live counts, or stays as it is when it is not `live`."""
 
     def __init__(
-        self, bundle: Bundle, history: History, text: Float32, counts: PartitionCounts, blend: Blend, *,
+        self, bundle: Bundle, history: History, texts: Texts, counts: PartitionCounts, blend: Blend, *,
         links: Links | None = None, live: bool = True,
     ) -> None:  # fmt: skip
         self.bundle, self.blend, self.size, self.live = bundle, blend, len(history.items), live
-        self.index: ItemIndex = index_of(bundle, history.items, text, counts, links)
+        self.index: ItemIndex = index_of(bundle, history.items, texts, counts, links)
 
     def catch_up(self, changed: Mapping[str, ItemCount], now_ms: int) -> None:
         if self.live:
@@ -129,7 +130,7 @@ class Judge:
 
     def _add(self, verdict: Verdict, question: Question, scores: Float32, prefix: str) -> None:
         known = self.columns.known(question.now_ms)
-        ranked = top(scores, known)
+        ranked = top(scores, known, question.wanted)
         verdict.shown.update(ranked[:10].tolist())
         verdict.add(prefix, ranked, question.wanted)
         tail = question.wanted[self.tail[question.wanted]]
@@ -139,10 +140,10 @@ class Judge:
         if len(new):
             untouched = known.copy()
             untouched[question.touched] = False
-            verdict.add(_named(prefix, "new"), top(scores, untouched), new)
+            verdict.add(_named(prefix, "new"), top(scores, untouched, new), new)
         cold = question.wanted[self.cold[question.wanted]]
         if len(cold):
-            verdict.add(_named(prefix, "cold"), top(scores, known & self.cold), cold)
+            verdict.add(_named(prefix, "cold"), top(scores, known & self.cold, cold), cold)
 
 
 def _named(prefix: str, task: str) -> str:

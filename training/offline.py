@@ -10,19 +10,20 @@ from schemas.catalog import Item
 from stream.adapters.onnx import Bundle
 from stream.core.blend import Blend
 from stream.core.counts import ItemCount, PartitionCounts
-from stream.core.featurize import Float32, batch, sequence
+from stream.core.featurize import batch, sequence
 from stream.core.index import ItemIndex
 from stream.core.links import Links
 from stream.core.recommend import Scores, score
 from stream.core.state import UserState
+from training.texts import Texts
 
 ITEMS_ADAPTED_MAX = 4_096
 
 
 def index_of(
-    bundle: Bundle, items: dict[str, Item], text: Float32, counts: PartitionCounts, links: Links | None = None
+    bundle: Bundle, items: dict[str, Item], texts: Texts, counts: PartitionCounts, links: Links | None = None
 ) -> ItemIndex:
-    """The index a worker would hold; row n is the n-th item of `items`, text (N, T) in the same order.
+    """The index a worker would hold; row n is the n-th item of `items`.
 
     Rules may name items outside the catalog; their rows come after N. `links` instead of the bundle's own.
     """
@@ -30,7 +31,7 @@ def index_of(
     ids = list(items)
     for start in range(0, len(ids), ITEMS_ADAPTED_MAX):
         part = ids[start : start + ITEMS_ADAPTED_MAX]
-        vectors = bundle.adapt(text[start : start + len(part)], part)
+        vectors = bundle.adapt(texts.of(part), part)
         for item_id, vector in zip(part, vectors, strict=True):
             index.put(msgspec.structs.replace(items[item_id], in_stock=True), vector)
     follow(index, counts.counts)

@@ -23,7 +23,7 @@ from schemas.release import Manifest, ModelRelease
 from stream import settings as settings_module
 from stream.adapters import model_store, signing
 from stream.settings import Settings
-from training import release, snapshot, text_encoder, train
+from training import release, snapshot, text_encoder, texts, train
 from training.comparison import Comparison
 
 log = structlog.get_logger()
@@ -65,8 +65,8 @@ def worse(candidate: Comparison, current: Comparison) -> str | None:
 def run_once(settings: Settings, tenant: str) -> tuple[Manifest, ModelRelease | None, str]:
     """Train, judge, release or not. Returns the candidate, its announcement if it was released, and why."""
     history = snapshot.from_clickhouse(settings, tenant)
-    space, text = train.text_vectors(settings, history.items, log.info)
-    trained = train.train(settings, history, text=(space, text), say=log.info)
+    known = texts.encode(settings, history.items, log.info)
+    trained = train.train(settings, history, texts=known, say=log.info)
     release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
     now = release.current(settings)
     if now is not None:
@@ -75,8 +75,8 @@ def run_once(settings: Settings, tenant: str) -> tuple[Manifest, ModelRelease | 
         except model_store.BundleRefused as error:
             reason = f"the current bundle {now.model_version} cannot be loaded: {error}"
             return trained.manifest, release.release(settings, trained.manifest.model_version, reason), reason
-        if bundle.manifest.text_space == space:
-            why = worse(trained.comparison, train.judge_released(history, bundle, text))
+        if bundle.manifest.text_space == known.space:
+            why = worse(trained.comparison, train.judge_released(history, bundle, known))
             if why is not None:
                 return trained.manifest, None, why
     reason = "scheduled: not worse than the current bundle on the newest days" if now else "scheduled: the first release"

@@ -52,8 +52,13 @@ class History:
     items: dict[str, Item]
 
     def until(self, ts_ms: int) -> History:
-        """The events before `ts_ms`."""
-        return History(self.name, [event for event in self.events if event.ts_ms < ts_ms], self.items)
+        """The events before `ts_ms`, and the items known by then: touched before it, or in the catalog and touched never."""
+        before: set[str] = set()
+        after: set[str] = set()
+        for event in self.events:
+            (before if event.ts_ms < ts_ms else after).update(touch.item_id for touch in touches(event, event.ts_ms))
+        items = {item_id: item for item_id, item in self.items.items() if item_id in before or item_id not in after}
+        return History(self.name, [event for event in self.events if event.ts_ms < ts_ms], items)
 
     @property
     def from_ms(self) -> int:

@@ -12,16 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
-import numpy as np
 import structlog
 
-from schemas.catalog import Item
 from schemas.release import Manifest
 from stream.adapters import model_store
 from stream.adapters.onnx import Bundle
 from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
-from stream.core.featurize import Float32
 from stream.core.state import DAY_MS
 from stream.settings import Settings
 from training import blend, churn, export, fit, held_out, links, report
@@ -29,6 +26,7 @@ from training.churn import ChurnFit
 from training.comparison import Comparison
 from training.fit import Curve
 from training.snapshot import EmptyHistory, History, Moment, Snapshot, interactions, replay, visit_arrays
+from training.texts import Texts, encode
 from training.user_encoder import Config, Recommender
 
 log = structlog.get_logger()
@@ -36,7 +34,6 @@ log = structlog.get_logger()
 WINDOW_SHARE = 0.1  # of the moments: the newest are the held-out window, those before them the validation window
 WINDOW_DAYS_MAX = 28.0  # a longer window would judge models by how they age
 MOMENTS_MIN = 50
-NO_TEXT_SPACE = "none"
 
 Say = Callable[[str], None]
 
@@ -62,28 +59,8 @@ class Trained:
     comparison: Comparison
 
 
-def text_vectors(settings: Settings, items: dict[str, Item], say: Say) -> tuple[str, Float32]:
-    """(space, vectors (N, T)) of the catalog in its order; zeros where an item has no text."""
-    from training import text_encoder
-
-    space = text_encoder.export(settings)
-    found = model_store.load_text_encoder(settings.registry, space, threads=settings.training.threads)
-    assert found is not None, "export has just written it"
-    encoder = found[1]
-    texts = [item.text() for item in items.values()]
-    unique = sorted({text for text in texts if text})
-    say(f"encoding {len(unique)} item texts")
-    row_of = {text: row for row, text in enumerate(unique)}
-    encoded = encoder.encode(unique)
-    vectors = np.zeros((len(texts), encoder.dim), dtype=np.float32)
-    for at, text in enumerate(texts):
-        if text:
-            vectors[at] = encoded[row_of[text]]
-    return space, vectors
-
-
 def learn(
-    history: History, text: Float32, settings: Settings, *, space: str = NO_TEXT_SPACE, parent: str | None = None,
+    history: History, texts: Texts, settings: Settings, *, parent: str | None = None,
     steps_max: int | None = None, policy: CountsPolicy | None = None, budget_s: float | None = None,
     config: Config | None = None,
 ) -> Learned:  # fmt: skip
@@ -93,21 +70,21 @@ def learn(
         raise EmptyHistory(f"{history.name}: all {len(history.events)} events lie at one time; a longer history is needed")
     own, item_ids = settings.training, list(history.items)
     model, curve = fit.fit(
-        snapshot.moments, item_ids, text, config or Config(text_dim=text.shape[1]), seed=own.seed,
+        snapshot.moments, item_ids, texts.of(item_ids), config or Config(text_dim=texts.dim), seed=own.seed,
         budget_s=budget_s or own.budget_s, pretrain=own.pretrain, steps_max=steps_max, threads=own.threads,
     )  # fmt: skip
     hazard = churn.fit(snapshot.visits, seed=own.seed, end_ms=history.to_ms, horizon_days=own.churn_horizon_days)
     linked = links.fit(interactions(history)[0], item_ids, history.to_ms + 1)
     files = export.files(model, hazard.net, item_ids, linked)
-    manifest = export.draft(model, space, parent, files, (history.from_ms, history.to_ms))
+    manifest = export.draft(model, texts.space, parent, files, (history.from_ms, history.to_ms))
     return Learned(model, curve, hazard, files, export.open_files(manifest, files), snapshot)
 
 
 def fit_blend(
-    learned: Learned, history: History, text: Float32, split_ms: int, end_ms: int, settings: Settings, say: Say
+    learned: Learned, history: History, texts: Texts, split_ms: int, end_ms: int, settings: Settings, say: Say
 ) -> Blend:
     """The mixture by what users touched in [split_ms, end_ms), with an encoder that saw only what came before."""
-    data = blend.examples(learned.bundle, history, text, split_ms, end_ms, settings.training.seed, say)
+    data = blend.examples(learned.bundle, history, texts, split_ms, end_ms, settings.training.seed, say)
     if data is None:
         log.warning("blend keeps its defaults", why=f"fewer than {blend.QUESTIONS_MIN} users came back in the window")
         return Blend.from_manifest({})
@@ -132,19 +109,19 @@ def windows(history: History) -> tuple[int, int, int]:
 
 
 def train(
-    settings: Settings, history: History, *, text: tuple[str, Float32] | None = None, say: Say = lambda message: None
+    settings: Settings, history: History, *, texts: Texts | None = None, say: Say = lambda message: None
 ) -> Trained:
-    """End to end, see the module. `text` replaces the text encoder by known vectors, (space, (N, T))."""
-    space, vectors = text or text_vectors(settings, history.items, say)
+    """End to end, see the module. `texts` replaces the text encoder by known vectors."""
+    texts = texts or encode(settings, history.items, say)
     policy, budget_s = CountsPolicy(), settings.training.budget_s / 2  # two runs share it
     validation_ms, test_ms, end_ms = windows(history)
     say(f"learning from {len(history.events)} events, judged on the newest {(end_ms - test_ms) / DAY_MS:.1f} days")
-    first = learn(history.until(validation_ms), vectors, settings, space=space, policy=policy, budget_s=budget_s)
-    mixture = fit_blend(first, history.until(test_ms), vectors, validation_ms, test_ms, settings, say)
+    first = learn(history.until(validation_ms), texts, settings, policy=policy, budget_s=budget_s)
+    mixture = fit_blend(first, history.until(test_ms), texts, validation_ms, test_ms, settings, say)
     say("judging on the held-out days")
-    comparison = held_out.compare(history, test_ms, end_ms, vectors, first.bundle, mixture)
+    comparison = held_out.compare(history, test_ms, end_ms, texts, first.bundle, mixture)
     say("learning again from everything")
-    final = learn(history, vectors, settings, space=space, parent=newest_version(settings), policy=policy, budget_s=budget_s,
+    final = learn(history, texts, settings, parent=newest_version(settings), policy=policy, budget_s=budget_s,
                   steps_max=max(1, len(first.curve.steps)))
     manifest = described(final, mixture, comparison)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
@@ -172,26 +149,26 @@ def newest_version(settings: Settings) -> str | None:
     return known[0].model_version if known else None
 
 
-def judge_released(history: History, bundle: Bundle, text: Float32) -> Comparison:
+def judge_released(history: History, bundle: Bundle, texts: Texts) -> Comparison:
     """A released bundle on the newest held-out days of a history."""
     _, test_ms, end_ms = windows(history)
     mixture = Blend.from_manifest(bundle.manifest.blend)
-    found = held_out.values(history, test_ms, end_ms, text, bundle, mixture, relink=False)
+    found = held_out.values(history, test_ms, end_ms, texts, bundle, mixture, relink=False)
     return held_out.comparison(history.name, test_ms, found, held_out.SERVED)
 
 
 def evaluated(
-    settings: Settings, history: History, split_ms: int, text: Float32, space: str, say: Say, config: Config | None = None
+    settings: Settings, history: History, split_ms: int, texts: Texts, say: Say, config: Config | None = None
 ) -> tuple[Learned, Blend]:
     """Learned on what came before `split_ms` alone; the blend on a window before the split."""
     past = history.until(split_ms)
     validation_ms = window_start(replay(past).moments, split_ms)
     say(f"learning from {len(past.events)} events before the split")
     budget_s = settings.training.budget_s / 2
-    first = learn(past.until(validation_ms), text, settings, space=space, budget_s=budget_s, config=config)
-    mixture = fit_blend(first, past, text, validation_ms, split_ms, settings, say)
+    first = learn(past.until(validation_ms), texts, settings, budget_s=budget_s, config=config)
+    mixture = fit_blend(first, past, texts, validation_ms, split_ms, settings, say)
     steps = max(1, len(first.curve.steps))
-    final = learn(past, text, settings, space=space, steps_max=steps, budget_s=budget_s, config=config)
+    final = learn(past, texts, settings, steps_max=steps, budget_s=budget_s, config=config)
     return replace(final, curve=first.curve), mixture
 
 

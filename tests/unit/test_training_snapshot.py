@@ -16,6 +16,7 @@ from stream.settings import Models, Settings, Training
 from training import schedule, snapshot, train
 from training.comparison import Comparison, groups
 from training.metrics import Interval
+from training.texts import Texts
 
 Run = tuple[Settings, snapshot.History, Any, train.Trained]
 START_MS = 1_767_225_600_000
@@ -94,8 +95,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     registry = str(tmp_path_factory.mktemp("registry"))
     settings = Settings(models=Models(registry=registry), training=Training(budget_s=120.0))  # epochs end it, not time
     history = shop(150, 1)
-    text = np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32)
-    return settings, history, text, train.train(settings, history, text=("test", text))
+    texts = Texts.named("test", history.items, np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32))
+    return settings, history, texts, train.train(settings, history, texts=texts)
 
 
 def test_end_to_end_finds_the_planted_order(trained: Run) -> None:
@@ -116,10 +117,10 @@ def test_bundle_carries_policies_metrics_and_report(trained: Run) -> None:
 
 
 def test_a_released_bundle_is_judged_on_the_newest_days(trained: Run) -> None:
-    settings, history, text, result = trained
+    settings, history, texts, result = trained
     uri = model_store.bundle_uri(settings.registry, result.manifest.model_version)
     bundle = model_store.verify(uri, (Path(uri) / "manifest.json").read_bytes())
-    found = train.judge_released(history, bundle, text)
+    found = train.judge_released(history, bundle, texts)
     assert {"", "new"} <= set(groups(found)) and found.n == result.comparison.n
     assert schedule.worse(result.comparison, found) is None
 
@@ -146,7 +147,7 @@ def test_a_too_short_history_is_refused(tmp_path: Path) -> None:
     settings = Settings(models=Models(registry=str(tmp_path)))
     history = snapshot.from_events([event(n, "u", n, "a") for n in range(5)])
     with pytest.raises(snapshot.EmptyHistory, match="at least 50 are needed"):
-        train.train(settings, history, text=("test", np.zeros((1, 8), dtype=np.float32)))
+        train.train(settings, history, texts=Texts.named("test", "a", np.zeros((1, 8), dtype=np.float32)))
 
 
 def test_an_anonymous_history_belongs_to_whom_it_was_claimed_by_as_in_serving() -> None:
