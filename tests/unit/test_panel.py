@@ -20,6 +20,14 @@ Row = tuple[int, int, int]  # user, item, ts_ms
 
 
 @pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks that learn small data in as many steps as it takes, with nothing held out."""
+    for name, value in {"WIDTH": 32, "LAYERS": 1, "DROPOUT": 0.0, "STEPS_MIN": 600, "EPOCHS_MAX": 1}.items():
+        monkeypatch.setattr(f"training.panel.transformer.{name}", value)
+    monkeypatch.setattr("training.panel.transformer.held_out", lambda past, seed: None)
+
+
+@pytest.fixture
 def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks stop after a few steps, for what does not depend on how well they learn."""
     monkeypatch.setattr("training.panel.transformer.STEPS_MIN", 10)
@@ -54,13 +62,13 @@ def noise(seed: int = 0, users: int = 60, days: int = 60) -> list[Row]:
     ]  # fmt: skip
 
 
-def followed(users: int = 200) -> list[Row]:
-    """Item i of the first twelve is followed by item i + 1; users walk round, beginning anywhere and at any time."""
+def followed(users: int = 600) -> list[Row]:
+    """Item i is followed by item i + 1; users walk a short way round the ring of items, from anywhere and at any time."""
     rng = np.random.default_rng(1)
     rows = []
     for user in range(users):
-        first, start = int(rng.integers(12)), float(rng.uniform(1, 60))
-        rows += [(user, (first + step) % 12, int(DAY_MS * (start + step))) for step in range(int(rng.integers(3, 12)))]
+        first, start = int(rng.integers(N_ITEMS)), float(rng.uniform(1, 60))
+        rows += [(user, (first + step) % N_ITEMS, int(DAY_MS * (start + step))) for step in range(int(rng.integers(2, 5)))]
     return rows
 
 
@@ -76,13 +84,14 @@ def in_groups(users: int = 120) -> list[Row]:
     return rows
 
 
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("name", ["sequence-rules", *NET])
 def test_what_always_follows_is_foreseen(name: str) -> None:
     past = past_of(followed())
     method, now_ms = fitted(name, past), past.end_ms + HOUR_MS
-    walks = [[((first + step) % 12, past.end_ms + step) for step in range(4)] for first in range(12)]
-    hits = sum(best(method, asked(-1, *one, now_ms=now_ms)) == (one[-1][0] + 1) % 12 for one in walks)
-    assert hits >= 10  # of 12: a network is taken from where validation was best, and there may be little to choose
+    walks = [[((first + step) % N_ITEMS, past.end_ms + step) for step in range(3)] for first in range(N_ITEMS)]
+    hits = sum(best(method, asked(-1, *one, now_ms=now_ms)) == (one[-1][0] + 1) % N_ITEMS for one in walks)
+    assert hits >= 0.75 * N_ITEMS  # one negative a positive leaves neighbours on the ring close together
 
 
 @pytest.mark.parametrize("name", COLLABORATIVE)
@@ -230,6 +239,7 @@ def test_a_larger_catalog_than_ease_can_invert_is_cut_to_the_most_touched(monkey
     assert np.abs(scores[[0, 1]]).max() <= 1e-6
 
 
+@pytest.mark.usefixtures("small")
 def test_a_large_catalog_is_learned_from_drawn_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.panel.transformer.FULL_SOFTMAX_ITEMS_MAX", 10)
     monkeypatch.setattr("training.panel.transformer.NEGATIVES", 20)

@@ -32,7 +32,7 @@ SETTINGS = [
 
 
 class SequenceRules:
-    """Ludewig & Jannach, "Evaluation of session-based recommendation algorithms" (2018), section 3.1.
+    """Ludewig & Jannach, "Evaluation of session-based recommendation algorithms" (2018), sequential rules.
 
     A step of distance k from item i to item j adds 1/k to the rule i → j, and half as much `half_life_days` earlier.
     """

@@ -37,7 +37,7 @@ SETTINGS = [
 
 
 class TifuKnn(Frozen):
-    """Hu et al., "Modeling personalized item frequency information for next-basket recommendation" (SIGIR 2020), 4.
+    """Hu et al., "Modeling personalized item frequency information for next-basket recommendation" (SIGIR 2020).
 
     A basket is what a user touched at one time. Neighbours are those of the past, by Euclidean distance, without the
     user who asks.
@@ -63,7 +63,7 @@ class TifuKnn(Frozen):
         return matrix([_baskets(one) for one in asked], len(self._popular), self._faded)
 
     def _faded(self, one: Asked) -> Doubles:
-        """Weight of each touch (L,), section 4.1: groups are counted back from the newest basket; the oldest is short."""
+        """Weight of each touch (L,): groups are counted back from the newest basket; the oldest is short."""
         group, within, between, _, _ = self.setting
         basket = np.unique(one.ts_ms, return_inverse=True)[1]
         count = int(basket.max(initial=-1)) + 1
@@ -78,7 +78,7 @@ class TifuKnn(Frozen):
         return completed(np.concatenate(scores) if scores else np.zeros((0, len(self._popular))), self._popular)
 
     def _mixed(self, asked: Sequence[Asked]) -> Doubles:
-        """α own + (1 - α) the mean of the nearest, (B, N); section 4.2."""
+        """α own + (1 - α) the mean of the nearest, (B, N)."""
         mine = self._vectors(asked)
         distance = self._lengths[None, :] - 2 * (mine @ self._users.T).toarray()  # (B, U), without what a row shares
         for row, one in enumerate(asked):

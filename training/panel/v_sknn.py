@@ -31,7 +31,7 @@ SETTINGS = [
 
 
 class VSknn(Frozen):
-    """Ludewig & Jannach, "Evaluation of session-based recommendation algorithms" (2018), section 3.3.
+    """Ludewig & Jannach, "Evaluation of session-based recommendation algorithms" (2018).
 
     A session is a visit: what a user touched without `VISIT_GAP_MS` of silence. The newer an item of the user, the more
     it counts, falling linearly by moments (a basket is one), in the similarity (dot product) and, by the newest item
