@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from schemas.release import FORMAT_VERSION, Manifest, ModelRelease
+from schemas.release import FORMAT_VERSION, FileEntry, Manifest, ModelRelease
 from stream.adapters import signing
 from stream.adapters.onnx import Bundle, TextEncoder, sha256
 from stream.adapters.signing import SIGNATURE, Keys, Signer
@@ -62,7 +62,7 @@ def bundle_uri(registry: str, model_version: str) -> str:
 def load(registry: str, release: ModelRelease, threads: int = 1, keys: Keys = ()) -> Bundle:
     """Fetch, verify and open an announced bundle; with `keys`, one of them must have signed it. Raises `BundleRefused`."""
     uri = release.uri if "://" in release.uri or release.uri.startswith("/") else f"{registry.rstrip('/')}/{release.uri}"
-    raw = _read(f"{uri}/manifest.json")
+    raw = read(f"{uri}/manifest.json")
     if sha256(raw) != release.manifest_sha256:
         raise BundleRefused(f"{uri}/manifest.json is not the announced one: its sha256 differs")
     bundle = admit(registry, uri, raw, threads, keys)
@@ -87,7 +87,7 @@ def admit(registry: str, uri: str, raw_manifest: bytes, threads: int = 1, keys: 
 
 def sign_text_encoder(registry: str, space: str, signer: Signer) -> None:
     """Put the signature beside a text encoder's manifest."""
-    sign(_text_uri(registry, space), _read(f"{_text_uri(registry, space)}/manifest.json"), signer)
+    sign(_text_uri(registry, space), read(f"{_text_uri(registry, space)}/manifest.json"), signer)
 
 
 def check_signature(uri: str, raw_manifest: bytes, keys: Keys) -> str | None:
@@ -102,7 +102,7 @@ def check_signature(uri: str, raw_manifest: bytes, keys: Keys) -> str | None:
     if not present:
         raise BundleRefused(f"{uri} is not signed: there is no {SIGNATURE}, and this installation asks for a signature")
     try:
-        return signing.check(raw_manifest, _read(f"{uri}/{SIGNATURE}"), keys).id
+        return signing.check(raw_manifest, read(f"{uri}/{SIGNATURE}"), keys).id
     except signing.SignatureRefused as error:
         raise BundleRefused(f"{uri}: {error}") from error
 
@@ -127,12 +127,7 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
     missing = set(BUNDLE_FILES) - manifest.files.keys()
     if missing:
         raise BundleRefused(f"the manifest names no {', '.join(sorted(missing))}")
-    files: dict[str, bytes] = {}
-    for name in BUNDLE_FILES:
-        entry = manifest.files[name]
-        data = files[name] = _read(f"{uri}/{name}")
-        if len(data) != entry.bytes or sha256(data) != entry.sha256:
-            raise BundleRefused(f"{name} is damaged: {len(data)} bytes with another sha256 than the manifest's")
+    files = read_files(uri, {name: manifest.files[name] for name in BUNDLE_FILES})
     try:
         bundle = Bundle(manifest, files, threads)
         golden = dict(np.load(io.BytesIO(files["golden.npz"]), allow_pickle=False))
@@ -142,6 +137,16 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
     except Exception as error:  # onnxruntime and numpy raise many kinds for a file that is not what it should be
         raise BundleRefused(f"{uri} cannot be opened: {type(error).__name__}: {error}") from error
     return bundle
+
+
+def read_files(uri: str, entries: dict[str, FileEntry]) -> dict[str, bytes]:
+    """Files of a folder, each hashed: the bytes that were hashed are the bytes returned. Raises `BundleRefused`."""
+    files = {}
+    for name, entry in entries.items():
+        data = files[name] = read(f"{uri}/{name}")
+        if len(data) != entry.bytes or sha256(data) != entry.sha256:
+            raise BundleRefused(f"{name} is damaged: {len(data)} bytes with another sha256 than the manifest's")
+    return files
 
 
 def _check_policies(manifest: Manifest) -> None:
@@ -190,7 +195,7 @@ def load_text_encoder(
     if space is None:
         return None
     uri, model = _text_uri(registry, space), text_model(registry, space, keys)
-    files = {name: _read(f"{uri}/{name}") for name in ("model.onnx", "tokenizer.json")}
+    files = {name: read(f"{uri}/{name}") for name in ("model.onnx", "tokenizer.json")}
     for name, data in files.items():
         if sha256(data) != model.files.get(name):
             raise BundleRefused(f"text encoder {uri}/{name} is damaged: its sha256 is not the manifest's")
@@ -200,7 +205,7 @@ def load_text_encoder(
 def text_model(registry: str, space: str, keys: Keys = ()) -> TextModel:
     """The manifest of a text encoder, its signature checked. Raises `BundleRefused`."""
     uri = _text_uri(registry, space)
-    raw = _read(f"{uri}/manifest.json")
+    raw = read(f"{uri}/manifest.json")
     check_signature(uri, raw, keys)
     try:
         model = msgspec.json.decode(raw, type=TextModel)
@@ -225,7 +230,7 @@ def newest_text_space(registry: str, keys: Keys = ()) -> str | None:
         space = posixpath.basename(path)
         try:
             if keys:
-                check_signature(_text_uri(registry, space), _read(f"{_text_uri(registry, space)}/manifest.json"), keys)
+                check_signature(_text_uri(registry, space), read(f"{_text_uri(registry, space)}/manifest.json"), keys)
         except RegistryAway:
             raise
         except BundleRefused as error:
@@ -285,7 +290,8 @@ def _open(uri: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _read(uri: str) -> bytes:
+def read(uri: str) -> bytes:
+    """One file of the registry. Raises `BundleRefused` when it is missing or too large, `RegistryAway` without an answer."""
     fs, path = _open(uri)
     try:
         if fs.size(path) > FILE_BYTES_MAX:

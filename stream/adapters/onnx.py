@@ -40,8 +40,9 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-class TextEncoder:
-    """Texts to unit vectors. Texts are sorted by length, so a batch pads little; the order of the result is the input's."""
+class TokenModel:
+    """A graph over a text's tokens: texts in, its outputs out, a row a text. Texts are sorted by length, so a batch pads
+    little; the order of the result is the input's."""
 
     def __init__(self, model: bytes, tokenizer_json: bytes, threads: int, tokens_max: int = TOKENS_MAX) -> None:
         self._session = session(model, threads)
@@ -49,26 +50,40 @@ class TextEncoder:
         self._tokenizer.enable_truncation(tokens_max)
         self._tokenizer.enable_padding()
         self._inputs = {one.name for one in self._session.get_inputs()}
-        self.dim = int(self._session.get_outputs()[0].shape[-1])
+        self._outputs = [(one.name, tuple(one.shape[1:])) for one in self._session.get_outputs()]
 
-    def encode(self, texts: list[str]) -> Float32:
-        """(N, T) float32, L2-normalised."""
-        vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
+    def run(self, texts: list[str]) -> dict[str, Float32]:
+        """Each output of the graph by its name, (N, …) float32."""
+        found = {name: np.zeros((len(texts), *shape), dtype=np.float32) for name, shape in self._outputs}
         order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
         for start in range(0, len(order), TEXT_BATCH_MAX):
             some = order[start : start + TEXT_BATCH_MAX]
-            vectors[some] = self._encode_batch([texts[at] for at in some])
-        return vectors
+            for name, values in zip(found, self._run_batch([texts[at] for at in some]), strict=True):
+                found[name][some] = values
+        return found
 
-    def _encode_batch(self, texts: list[str]) -> Float32:
+    def _run_batch(self, texts: list[str]) -> list[Float32]:
         encoded = self._tokenizer.encode_batch(texts)
         arrays = {
             "input_ids": np.array([one.ids for one in encoded], dtype=np.int64),  # (B, L)
             "attention_mask": np.array([one.attention_mask for one in encoded], dtype=np.int64),
             "token_type_ids": np.array([one.type_ids for one in encoded], dtype=np.int64),
         }
-        (vectors,) = self._session.run(None, {name: value for name, value in arrays.items() if name in self._inputs})
-        return np.asarray(vectors, dtype=np.float32)
+        inputs = {name: value for name, value in arrays.items() if name in self._inputs}
+        return [np.asarray(one, dtype=np.float32) for one in self._session.run(None, inputs)]
+
+
+class TextEncoder(TokenModel):
+    """Texts to unit vectors."""
+
+    @property
+    def dim(self) -> int:
+        """T, the length of a vector."""
+        return int(self._outputs[0][1][0])
+
+    def encode(self, texts: list[str]) -> Float32:
+        """(N, T) float32, L2-normalised."""
+        return self.run(texts)[self._outputs[0][0]]
 
 
 class Bundle:
