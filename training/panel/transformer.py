@@ -188,7 +188,7 @@ def _batches(windows: list[Ints], pad: int, rng: np.random.Generator) -> Iterato
 
 
 def _hidden(real: npt.NDArray[np.bool_], rng: np.random.Generator) -> npt.NDArray[np.bool_]:
-    """Which items to hide: (B, L). Half of the rows hide only their last one, which is how it will be asked (as in the paper)."""
+    """Which items to hide: (B, L). Half of the rows hide only their last one, as it will be asked."""
     hidden = real & (rng.random(real.shape) < MASK_SHARE)
     last = real.sum(1) - 1
     only_last = (rng.random(len(real)) < 0.5) | ~hidden.any(1)
