@@ -117,10 +117,8 @@ def _inverse(gram: Doubles, ridge: float) -> Doubles:
 
 
 def _strongest(weights: Float32) -> Weights:
-    """The LINKS_PER_ITEM largest weights of each row that are above 0."""
-    n = len(weights)
-    if n > LINKS_PER_ITEM:
-        edge = np.partition(weights, n - LINKS_PER_ITEM, axis=1)[:, n - LINKS_PER_ITEM]
-        weights = np.where(weights >= edge[:, None], weights, 0.0)
-    kept = sparse.csr_matrix(np.maximum(weights, 0.0))
-    return Weights(kept.indptr.astype(np.int64), kept.indices.astype(np.int32), kept.data.astype(np.float32))
+    """The LINKS_PER_ITEM largest weights of each row; below 0 none."""
+    width = min(len(weights), LINKS_PER_ITEM)
+    columns = np.argsort(-weights, axis=1, kind="stable")[:, :width]
+    values = np.maximum(np.take_along_axis(weights, columns, axis=1), 0.0)
+    return Weights(columns.astype(np.int32), values)

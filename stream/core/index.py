@@ -153,6 +153,8 @@ class ItemIndex:
         columns, values, origin = weights.of(link[some], factors[some])
         found = self._row_of_link[columns]
         there = found >= 0
+        if there.all():  # nearly always: the index holds every item the links know
+            return found, values, some[origin]
         return found[there], values[there], some[origin[there]]
 
     def successors(self, row: int) -> tuple[npt.NDArray[np.int64], Float32]:

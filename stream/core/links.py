@@ -19,23 +19,17 @@ REPEAT_UNKNOWN = -1.5  # log rate of an item the links do not know: about a fift
 
 
 class Weights(NamedTuple):
-    """A sparse matrix by rows: row i holds `columns[start[i]:start[i + 1]]` and their `values`."""
+    """The strongest links of M items, W each: columns (M, W) and values (M, W) of at least 0; a value of 0 is no link."""
 
-    start: npt.NDArray[np.int64]  # (M + 1,)
-    columns: npt.NDArray[np.int32]  # (W,)
-    values: Float32  # (W,), above 0
+    columns: npt.NDArray[np.int32]
+    values: Float32
 
     def of(
         self, rows: npt.NDArray[np.int64], factors: Float32
     ) -> tuple[npt.NDArray[np.int32], Float32, npt.NDArray[np.int64]]:
-        """Columns (W',), values times the row's factor (W',) and the position in `rows` each comes from (W',)."""
-        if not len(rows):
-            return np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(0, np.int64)
-        starts, ends = self.start[rows], self.start[rows + 1]
-        lengths = ends - starts
-        at = np.repeat(starts - np.concatenate(([0], np.cumsum(lengths)[:-1])), lengths) + np.arange(lengths.sum())
-        origin = np.repeat(np.arange(len(rows)), lengths)
-        return self.columns[at], self.values[at] * factors[origin], origin
+        """For R rows: columns (R·W,), values times the row's factor (R·W,), and the place in `rows` each is from (R·W,)."""
+        origin = np.repeat(np.arange(len(rows)), self.columns.shape[1])
+        return self.columns[rows].ravel(), (self.values[rows] * factors[:, None]).ravel(), origin
 
 
 class Links(NamedTuple):
@@ -47,8 +41,12 @@ class Links(NamedTuple):
     together: Weights  # what the same users touch
 
 
-NONE = Weights(np.zeros(1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.float32))
-NO_LINKS = Links([], np.zeros(0, np.float32), NONE, NONE)
+def no_weights(items: int) -> Weights:
+    """Nothing is linked."""
+    return Weights(np.zeros((items, 0), np.int32), np.zeros((items, 0), np.float32))
+
+
+NO_LINKS = Links([], np.zeros(0, np.float32), no_weights(0), no_weights(0))
 
 
 def to_bytes(links: Links) -> bytes:
@@ -72,14 +70,12 @@ def from_bytes(data: bytes) -> Links:
     ids = [str(one) for one in arrays["ids"]]
     kinds = []
     for kind in KINDS:
-        start, columns = arrays[f"{kind}_start"].astype(np.int64), arrays[f"{kind}_columns"].astype(np.int32)
-        values = arrays[f"{kind}_values"].astype(np.float32)
-        whole = len(start) == len(ids) + 1 and [start[0], start[-1]] == [0, len(columns)] and (np.diff(start) >= 0).all()
-        if not whole or len(values) != len(columns):
-            raise ValueError(f"item_links.npz: the rows of {kind!r} do not fit {len(ids)} items")
-        if len(columns) and not (columns.min() >= 0 and columns.max() < len(ids) and np.isfinite(values).all()):
+        columns, values = arrays[f"{kind}_columns"].astype(np.int32), arrays[f"{kind}_values"].astype(np.float32)
+        if columns.shape != values.shape or columns.ndim != 2 or len(columns) != len(ids):
+            raise ValueError(f"item_links.npz: {kind!r} has {columns.shape} and {values.shape} for {len(ids)} items")
+        if columns.size and not (columns.min() >= 0 and columns.max() < len(ids) and np.isfinite(values).all()):
             raise ValueError(f"item_links.npz: {kind!r} names items beyond {len(ids)}, or values that are no numbers")
-        kinds.append(Weights(start, columns, values))
+        kinds.append(Weights(columns, values))
     repeat = arrays["repeat"].astype(np.float32)
     if repeat.shape != (len(ids),) or not np.isfinite(repeat).all():
         raise ValueError(f"item_links.npz has repeat rates of shape {repeat.shape} for {len(ids)} items")

@@ -42,13 +42,21 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     exclude: Literal["none", "bought", "seen"] = "bought"
 
 
-class Sparse(NamedTuple):
-    """Weighted values of one part at some items; an item may stand there several times, once for each event behind it."""
+class Evidence(NamedTuple):
+    """Weighted values of the sparse parts, one entry for each item and event that speaks for it."""
 
-    part: int
-    rows: npt.NDArray[np.int64]  # (W,)
-    values: Float32  # (W,)
-    events: npt.NDArray[np.int64]  # (W,) positions in the user's sequence, -1 for an event that is no longer there
+    parts: npt.NDArray[np.int64]  # (E,) numbers in PARTS
+    rows: npt.NDArray[np.int64]  # (E,)
+    values: Float32  # (E,)
+    events: npt.NDArray[np.int64]  # (E,) positions in the user's sequence, -1 for an event that is no longer there
+
+    def about(self, rows: list[int], n: int) -> tuple[Evidence, npt.NDArray[np.int64]]:
+        """The entries about some of n rows, and the place in `rows` of each."""
+        place = np.full(n, -1, dtype=np.int64)
+        place[rows] = np.arange(len(rows))
+        at = place[self.rows]
+        some = np.flatnonzero(at >= 0)
+        return Evidence(self.parts[some], self.rows[some], self.values[some], self.events[some]), at[some]
 
 
 class Scores(NamedTuple):
@@ -58,24 +66,16 @@ class Scores(NamedTuple):
     boost: Float32  # (N,)
     encoder: Float32  # (N,) before the boost, as are the following
     popularity: Float32  # (N, 3)
-    sparse: list[Sparse]
+    evidence: Evidence
 
     def by_part(self, rows: list[int]) -> npt.NDArray[np.float64]:
         """(K, R): what each part adds to the scores of some rows."""
         found = np.zeros((len(PARTS), len(rows)), dtype=np.float64)
         found[0] = self.encoder[rows]
         found[POPULAR:] = self.popularity[rows].T
-        for one in self.sparse:
-            np.add.at(found[one.part], *_within(one, rows, len(self.total)))
+        some, at = self.evidence.about(rows, len(self.total))
+        np.add.at(found, (some.parts, at), some.values)
         return found * self.boost[rows]
-
-
-def _within(one: Sparse, rows: list[int], n: int) -> tuple[npt.NDArray[np.int64], Float32]:
-    """Places in `rows` (W',) and values (W',) of a part's entries that are among `rows`."""
-    place = np.full(n, -1, dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    at = place[one.rows]
-    return at[at >= 0], one.values[at >= 0]
 
 
 class Common(NamedTuple):
@@ -128,14 +128,11 @@ def _score(
     base = encoder + popularity.sum(axis=1)
     last = {item_id: position for position, item_id in enumerate(one.item_ids)}
     dealt = _dealt_with(state, last, index, now_ms)
-    sparse = [part for part in (*_again(dealt, shares), *_linked(dealt, index, shares), *_ruled(one, index, shares, n))
-              if len(part.rows)]  # fmt: skip
-    if sparse:
-        rows, values = (np.concatenate([getattr(part, name) for part in sparse]) for name in ("rows", "values"))
-        base += np.bincount(rows, weights=values, minlength=n).astype(np.float32)
+    evidence = _joined([*_again(dealt, shares), *_linked(dealt, index, shares), *_ruled(one, index, shares, n)])
+    base += np.bincount(evidence.rows, weights=evidence.values, minlength=n).astype(np.float32)
     boost = common.boosts[0].copy()
     boost[dealt.rows] = common.boosts[1, dealt.rows]
-    return Scores(base * boost, boost, encoder, popularity, sparse)
+    return Scores(base * boost, boost, encoder, popularity, evidence)
 
 
 class _Dealt(NamedTuple):
@@ -158,7 +155,7 @@ def _dealt_with(state: UserState, last: dict[str, int], index: ItemIndex, now_ms
     return _Dealt(rows, touches.astype(np.float32), ages_days, events)
 
 
-def _again(dealt: _Dealt, shares: Float32) -> list[Sparse]:
+def _again(dealt: _Dealt, shares: Float32) -> list[Evidence]:
     found = []
     for part, days in enumerate((*AGAIN_DAYS, AGAIN_LOG_DAYS), start=1):
         counted = dealt.touches if part <= len(AGAIN_DAYS) else np.log1p(dealt.touches)
@@ -166,7 +163,7 @@ def _again(dealt: _Dealt, shares: Float32) -> list[Sparse]:
     return found
 
 
-def _linked(dealt: _Dealt, index: ItemIndex, shares: Float32) -> list[Sparse]:
+def _linked(dealt: _Dealt, index: ItemIndex, shares: Float32) -> list[Evidence]:
     factors = np.exp2(-dealt.age_days / np.float32(LINKS_DAYS))
     found = []
     for name in ("follows", "together"):
@@ -175,7 +172,7 @@ def _linked(dealt: _Dealt, index: ItemIndex, shares: Float32) -> list[Sparse]:
     return found
 
 
-def _ruled(one: Sequence, index: ItemIndex, shares: Float32, n: int) -> list[Sparse]:
+def _ruled(one: Sequence, index: ItemIndex, shares: Float32, n: int) -> list[Evidence]:
     """Rules of the last distinct items, nearest first, among the first n rows."""
     rows, values, events = [], [], []
     seen: set[str] = set()
@@ -199,10 +196,17 @@ def _ruled(one: Sequence, index: ItemIndex, shares: Float32, n: int) -> list[Spa
     return [_part(PARTS.index("rules"), shares, np.concatenate(rows), np.concatenate(values), np.concatenate(events))]
 
 
-def _part(part: int, shares: Float32, rows: npt.NDArray[np.int64], values: Float32, events: npt.NDArray[np.int64]) -> Sparse:
+def _part(
+    part: int, shares: Float32, rows: npt.NDArray[np.int64], values: Float32, events: npt.NDArray[np.int64]
+) -> Evidence:
     """The values as a distribution, times the part's share."""
     whole = float(values.sum())
-    return Sparse(part, rows, values * np.float32(shares[part] / whole if whole > 0 else 0.0), events)
+    factor = np.float32(shares[part] / whole if whole > 0 else 0.0)
+    return Evidence(np.full(len(rows), part), rows, values * factor, events)
+
+
+def _joined(several: list[Evidence]) -> Evidence:
+    return Evidence(*(np.concatenate(column) for column in zip(*several, strict=True)))
 
 
 def rank(total: Float32, state: UserState, index: ItemIndex, rules: Rules) -> list[int]:
@@ -296,11 +300,7 @@ def _by_event(
         raw = np.maximum(raw, 0.0, dtype=np.float64)  # an event that speaks against an item is no reason for it
         total = raw.sum(axis=0)
         by_event += np.divide(raw * encoder, total, out=np.zeros_like(raw), where=total > 1e-9)
-    place = np.full(len(scores.total), -1, dtype=np.int64)
-    place[rows] = np.arange(len(rows))
-    boost = scores.boost[rows]
-    for part in scores.sparse:
-        at = place[part.rows]
-        known = np.flatnonzero((at >= 0) & (part.events >= 0))
-        np.add.at(by_event, (part.events[known], at[known]), part.values[known] * boost[at[known]])
+    some, at = scores.evidence.about(rows, len(scores.total))
+    seen = np.flatnonzero(some.events >= 0)
+    np.add.at(by_event, (some.events[seen], at[seen]), some.values[seen] * scores.boost[some.rows[seen]])
     return by_event

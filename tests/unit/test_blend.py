@@ -22,8 +22,8 @@ NOW_MS = 1_750_000_000_000
 N = 8
 LINKS = Links(
     [f"i{n}" for n in range(N)], np.linspace(-3, -1, N, dtype=np.float32),
-    Weights(np.arange(0, N + 1), np.roll(np.arange(N), -1).astype(np.int32), np.ones(N, np.float32)),  # i0 → i1 → i2 …
-    links.NONE._replace(start=np.zeros(N + 1, np.int64)),
+    Weights(np.roll(np.arange(N), -1).astype(np.int32)[:, None], np.ones((N, 1), np.float32)),  # i0 → i1 → i2 …
+    links.no_weights(N),
 )  # fmt: skip
 
 

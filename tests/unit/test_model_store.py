@@ -64,7 +64,7 @@ def golden(**more: Any) -> dict[str, Any]:
     return inputs | more
 
 
-WEIGHTS = links.Weights(np.array([0, 1]), np.array([5], np.int32), np.ones(1, np.float32))  # names a sixth item
+WEIGHTS = links.Weights(np.array([[5]], np.int32), np.ones((1, 1), np.float32))  # names a sixth item
 LINKED = (np.zeros(1, np.float32), WEIGHTS, WEIGHTS)
 
 
@@ -149,7 +149,7 @@ def test_damage_after_publishing_is_refused(tmp_path: Path, damage: str) -> None
         ({"churn.onnx": b"no graph"}, "cannot be opened"),
         ({"item_residuals.npz": npz(ids=np.array(["a"]), vectors=np.zeros((1, DIM + 3), np.float32))}, "for 1 items"),
         ({"item_residuals.npz": npz(ids=np.array(["a", "b"]), vectors=np.zeros((1, DIM), np.float32))}, "for 2 items"),
-        ({"item_links.npz": links.to_bytes(links.NO_LINKS._replace(ids=["a"]))}, "do not fit 1 items"),
+        ({"item_links.npz": links.to_bytes(links.NO_LINKS._replace(ids=["a"]))}, "for 1 items"),
         ({"item_links.npz": links.to_bytes(links.Links(["a"], *LINKED))}, "names items beyond 1"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -83,7 +83,7 @@ def test_links_of_nobody_and_of_a_single_visit() -> None:
     assert links.fit(nobody, list("abcde"), START_MS).ids == []
     once = Past(np.zeros(2, np.int64), np.array([1, 3]), np.full(2, START_MS), np.ones(2, np.int64), 5)
     found = links.fit(once, list("abcde"), START_MS + 1)
-    assert found.ids == ["b", "d"] and not len(found.follows.values)
+    assert found.ids == ["b", "d"] and not found.follows.values.any()
 
 
 def event(number: int, user: str, day: float, item: str) -> dict[str, object]:
