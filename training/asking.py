@@ -12,13 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from stream.core.featurize import Float32
 from stream.core.state import UserState
-from training.metrics import FloatArray
 from training.snapshot import History, Replay, moments_of
-
-K = 20  # items ranked
-MEASURES = ("recall@20", "ndcg@10", "hr@10", "mrr@20")
 
 
 class Question(NamedTuple):
@@ -88,43 +83,3 @@ def walk(
         question = _question(replay, columns, user, ts_ms, items, ts_ms)
         if question is not None:
             yield question
-
-
-def top(
-    scores: Float32, allowed: npt.NDArray[np.bool_], wanted: npt.NDArray[np.int64], k: int = K
-) -> npt.NDArray[np.int64]:
-    """The best allowed columns, at most k. Ties are pessimistic: what was wanted comes last among equals, then the lower
-    column first.
-
-    >>> top(np.array([0.0, 2.0, 2.0, 9.0]), np.array([True, True, True, False]), np.array([1]), 2).tolist()
-    [2, 1]
-    """
-    masked = np.where(allowed, scores, -np.inf)
-    k = min(k, int(allowed.sum()))
-    if k == 0:
-        return np.zeros(0, dtype=np.int64)
-    edge = np.partition(masked, len(masked) - k)[len(masked) - k]
-    best = np.flatnonzero(masked >= edge)
-    return best[np.lexsort((best, np.isin(best, wanted), -masked[best]))][:k]
-
-
-def measures(ranked: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> tuple[float, float, float, float]:
-    """Recall@20 (found of all wanted), NDCG@10 with binary gains, hit rate@10, reciprocal rank@20 of one question.
-
-    >>> measures(np.array([1, 2, 3]), np.array([1, 9]))
-    (0.5, 0.6131471927654584, 1.0, 1.0)
-    """
-    hits = np.isin(ranked[:K], wanted)
-    places = np.flatnonzero(hits)
-    gained = (1 / np.log2(places[places < 10] + 2)).sum()
-    ideal = (1 / np.log2(np.arange(2, min(len(wanted), 10) + 2))).sum()
-    return (
-        float(len(places) / len(wanted)), float(gained / ideal), float((places < 10).any()),
-        float(1 / (places[0] + 1)) if len(places) else 0.0,
-    )  # fmt: skip
-
-
-def as_arrays(rows: list[tuple[float, float, float, float]]) -> dict[str, FloatArray]:
-    """Measure → value of each question (Q,)."""
-    table = np.array(rows, dtype=np.float64).reshape(-1, len(MEASURES))
-    return {name: table[:, at] for at, name in enumerate(MEASURES)}

@@ -16,8 +16,8 @@ from stream.core.counts import ItemCount, PartitionCounts
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
 from stream.core.links import Links
-from training.asking import Columns, Question, as_arrays, measures, top
-from training.metrics import FloatArray
+from training.asking import Columns, Question
+from training.metrics import FloatArray, as_arrays, measures, top
 from training.offline import ask, follow, index_of
 from training.panel.method import Asked, Method
 from training.snapshot import History, interactions

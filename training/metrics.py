@@ -11,6 +11,8 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating[Any]]
 BOOTSTRAP_ROUNDS = 1_000
 BINS = 10
+K = 20  # items ranked
+MEASURES = ("recall@20", "ndcg@10", "hr@10", "mrr@20")  # of a ranking, see `measures`
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -21,29 +23,44 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
 
 
-def recall_and_ndcg(ranked: list[int], wanted: set[int], k_recall: int = 20, k_ndcg: int = 10) -> tuple[float, float]:
-    """Recall@k: found / min(|wanted|, k) would hide large baskets, so it is found / |wanted|; NDCG@k with binary gains.
+def top(
+    scores: FloatArray, allowed: npt.NDArray[np.bool_], wanted: npt.NDArray[np.int64], k: int = K
+) -> npt.NDArray[np.int64]:
+    """The best allowed columns, at most k. Ties are pessimistic: what was wanted comes last among equals, then the lower
+    column first.
 
-    >>> recall_and_ndcg([1, 2, 3], {1, 9})
-    (0.5, 0.6131471927654584)
+    >>> top(np.array([0.0, 2.0, 2.0, 9.0]), np.array([True, True, True, False]), np.array([1]), 2).tolist()
+    [2, 1]
     """
-    found = sum(1 for item in ranked[:k_recall] if item in wanted)
-    gains = sum(1 / np.log2(at + 2) for at, item in enumerate(ranked[:k_ndcg]) if item in wanted)
-    ideal = sum(1 / np.log2(at + 2) for at in range(min(len(wanted), k_ndcg)))
-    return found / len(wanted), float(gains / ideal)
+    masked = np.where(allowed, scores, -np.inf)
+    k = min(k, int(allowed.sum()))
+    if k == 0:
+        return np.zeros(0, dtype=np.int64)
+    edge = np.partition(masked, len(masked) - k)[len(masked) - k]
+    best = np.flatnonzero(masked >= edge)
+    return best[np.lexsort((best, np.isin(best, wanted), -masked[best]))][:k]
 
 
-def top(scores: FloatArray, k: int) -> list[int]:
-    """The k best columns, ties to the lower column; -inf is never among them.
+def measures(ranked: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> tuple[float, float, float, float]:
+    """Recall@20 (found of all wanted), NDCG@10 with binary gains, hit rate@10, reciprocal rank@20 of one question.
 
-    >>> top(np.array([0.0, 2.0, 2.0, -np.inf]), 4)
-    [1, 2, 0]
+    >>> measures(np.array([1, 2, 3]), np.array([1, 9]))
+    (0.5, 0.6131471927654584, 1.0, 1.0)
     """
-    k = min(k, len(scores))
-    edge = np.partition(-scores, k - 1)[k - 1]
-    best = np.flatnonzero(-scores <= edge)
-    best = best[np.lexsort((best, -scores[best]))][:k]
-    return [int(at) for at in best if np.isfinite(scores[at])]
+    hits = np.isin(ranked[:K], wanted)
+    places = np.flatnonzero(hits)
+    gained = (1 / np.log2(places[places < 10] + 2)).sum()
+    ideal = (1 / np.log2(np.arange(2, min(len(wanted), 10) + 2))).sum()
+    return (
+        float(len(places) / len(wanted)), float(gained / ideal), float((places < 10).any()),
+        float(1 / (places[0] + 1)) if len(places) else 0.0,
+    )  # fmt: skip
+
+
+def as_arrays(rows: list[tuple[float, float, float, float]]) -> dict[str, FloatArray]:
+    """Measure → value of each question (Q,)."""
+    table = np.array(rows, dtype=np.float64).reshape(-1, len(MEASURES))
+    return {name: table[:, at] for at, name in enumerate(MEASURES)}
 
 
 def bootstrap(values: FloatArray, seed: int = 0) -> Interval:

@@ -224,7 +224,7 @@ def test_validation_is_the_last_tenth_and_asks_those_who_were_known() -> None:
     held = held_out(past_of([*rows[:27], (1, 30, DAY_MS * 50), (1, 31, DAY_MS * 50), (2, 32, DAY_MS * 51)]))
     assert held is not None
     assert [(one.user, one.items.tolist()) for one in held.asked] == [(1, [1]), (2, [2])]
-    assert held.wanted == [{30, 31}, {32}]
+    assert [one.tolist() for one in held.wanted] == [[30, 31], [32]]
     assert held.earlier.end_ms == DAY_MS * 27
     ideal = np.zeros((2, N_ITEMS), dtype=np.float32)
     ideal[0, [30, 31]] = ideal[1, 32] = 1.0

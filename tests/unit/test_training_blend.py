@@ -11,9 +11,10 @@ from schemas.catalog import Item
 from stream.core.blend import ITEM_FEATURES, PARTS, USER_FEATURES
 from stream.core.state import DAY_MS
 from training import blend, links, snapshot
-from training.asking import Columns, Question, next_of, top, walk
+from training.asking import Columns, Question, next_of, walk
 from training.blend import Examples
 from training.judging import Judge
+from training.metrics import top
 from training.panel.method import Past
 from training.snapshot import History, Replay
 from training.texts import Texts

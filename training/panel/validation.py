@@ -9,12 +9,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from stream.core.featurize import Float32
-from training.metrics import recall_and_ndcg, top
-from training.panel.method import Asked, Past, histories
+from training.metrics import measures, top
+from training.panel.method import Asked, Ints, Past, histories
 
 SHARE = 0.1  # of the interactions, the latest
 USERS_MAX = 1_000
-RANKED = 20
 CELLS_MAX = 20_000_000  # users × items of one validation
 GRID_SHARE = 0.5  # of the budget, after which no further setting is tried
 Setting = TypeVar("Setting")
@@ -25,18 +24,18 @@ class HeldOut(NamedTuple):
 
     earlier: Past
     asked: list[Asked]
-    wanted: list[set[int]]
+    wanted: list[Ints]
 
     def quality(self, scores: Float32) -> float:
         """Recall@20 + NDCG@10, means over the users, on all items and once more on those new to the user; scores (B, N)."""
         everything, new = [], []
         for one, wanted, row in zip(self.asked, self.wanted, scores, strict=True):
-            everything.append(sum(recall_and_ndcg(top(row, RANKED), wanted)))
-            unseen = wanted.difference(one.items.tolist())
-            if unseen:
-                row = row.copy()
-                row[one.items] = -np.inf
-                new.append(sum(recall_and_ndcg(top(row, RANKED), unseen)))
+            allowed = np.ones(len(row), dtype=bool)
+            everything.append(sum(measures(top(row, allowed, wanted), wanted)[:2]))
+            allowed[one.items] = False
+            unseen = wanted[allowed[wanted]]
+            if len(unseen):
+                new.append(sum(measures(top(row, allowed, unseen), unseen)[:2]))
         return float(np.mean(everything) + (np.mean(new) if new else 0.0))
 
 
@@ -55,7 +54,7 @@ def held_out(past: Past, seed: int = 0) -> HeldOut | None:
     if len(asked) > most:
         asked = [asked[at] for at in np.sort(np.random.default_rng(seed).choice(len(asked), most, replace=False))]
     following = [later[one.user] for one in asked]
-    return HeldOut(earlier, asked, [set(one.items[one.ts_ms == one.ts_ms[0]].tolist()) for one in following])
+    return HeldOut(earlier, asked, [np.unique(one.items[one.ts_ms == one.ts_ms[0]]) for one in following])
 
 
 def choose(
