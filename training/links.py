@@ -19,7 +19,7 @@ from stream.core.state import DAY_MS
 from training.panel.method import Doubles, Ints, Past
 
 ITEMS_MAX = 4_000  # the most touched: a dense inverse of 4,000 takes some 3 s on one core
-LINKS_PER_ITEM = 200  # the strongest; with all of them nothing was gained (Online Retail)
+LINKS_PER_ITEM = 100  # the strongest; with all of them nothing was gained (Online Retail), and asking costs by their number
 MOMENT_HALF_LIFE_DAYS = 60.0  # of a moment in the regression
 FOLLOWS_RIDGE = 200.0
 TOGETHER_RIDGE = 80.0

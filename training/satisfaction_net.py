@@ -128,7 +128,7 @@ def loss_of(logit: Tensor, stars: Tensor, recommended: Tensor, given: Tensor, st
 
 def fine_tune(
     folder: Path, train: Reviews, validation: Reviews, *, seed: int, budget_s: float, threads: int = 1,
-    recipe: Recipe = Recipe(),  # noqa: B008 (frozen)
+    recipe: Recipe = Recipe(),
 ) -> tuple[SatisfactionNet, Tuning]:  # fmt: skip
     """The BERT of a folder, fine-tuned; of its epochs the one with the least loss of "recommended" on validation.
 
