@@ -44,3 +44,17 @@ class ModelRelease(msgspec.Struct, frozen=True, kw_only=True):
     manifest_sha256: str
     released_at: Instant
     reason: str = ""
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """`verdict.json` beside a bundle: whether it was released when it was made, and why."""
+
+    model_version: str
+    against: str | None  # the bundle that was current then
+    released: bool
+    reason: str
+    judged_at: Instant
+    days_from: Instant | None = None  # the held-out days both were asked on
+    days_to: Instant | None = None
+    users: int = 0
+    ahead: dict[str, tuple[float, float, float]] = {}  # measure → candidate minus current, paired: value, 95% low, high

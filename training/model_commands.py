@@ -8,12 +8,12 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from schemas.release import Manifest
+from schemas.release import Manifest, Verdict
 from stream import settings as settings_module
 from stream.adapters import model_store, signing
 from stream.adapters.model_store import BundleRefused
 from stream.settings import Settings
-from training import release
+from training import release, verdicts
 from training.commands import EXPECTED, fail, print_json
 from training.release import NothingReleased
 
@@ -26,6 +26,7 @@ class Listed(msgspec.Struct, kw_only=True):
     manifest: Manifest
     signed_by: str | None  # id of the trusted key; None when unsigned, wrongly signed, or nobody is trusted
     unsigned_because: str = ""
+    verdict: Verdict | None = None
 
 
 def listing(as_json: bool) -> None:
@@ -41,11 +42,15 @@ def listing(as_json: bool) -> None:
     except (ConnectionError, NothingReleased) as error:
         released, unknown = None, str(error)
     if as_json:
-        bundles = [msgspec.to_builtins(one.manifest) | {"signed_by": one.signed_by, "unsigned_because": one.unsigned_because}
-                   for one in found]
+        shown = ("signed_by", "unsigned_because", "verdict")
+        bundles = [msgspec.to_builtins(one.manifest) | {name: msgspec.to_builtins(getattr(one, name)) for name in shown}
+                   for one in found]  # fmt: skip
         print_json({"released": released, "unknown_because": unknown, "bundles": bundles})
         return
     Console().print(_table(found, released, with_keys=bool(signing.trusted(settings.models))))
+    for one in found:
+        if one.verdict is not None and not one.verdict.released:
+            Console().print(f"{one.manifest.model_version} is a candidate: {one.verdict.reason}", highlight=False)
     if unknown:
         _errors.print(f"which one is released is not known: {unknown}")
 
@@ -54,7 +59,7 @@ def _listed(settings: Settings) -> list[Listed]:
     keys = signing.trusted(settings.models)
     found = []
     for manifest in model_store.versions(settings.registry):
-        one = Listed(manifest=manifest, signed_by=None)
+        one = Listed(manifest=manifest, signed_by=None, verdict=verdicts.read(settings.registry, manifest.model_version))
         if keys:
             uri = model_store.bundle_uri(settings.registry, manifest.model_version)
             try:
@@ -67,11 +72,13 @@ def _listed(settings: Settings) -> list[Listed]:
 
 
 def _table(found: list[Listed], released: str | None, with_keys: bool) -> Table:
-    table = Table("bundle", "data until", "NDCG@10 all", "new", "parent", "released", *(["signed by"] if with_keys else []))
+    table = Table("bundle", "data until", "NDCG@10 all", "new", "parent", "state", *(["signed by"] if with_keys else []))
     for one in found:
         manifest = one.manifest
+        kept = one.verdict is not None and not one.verdict.released
+        state = "released" if manifest.model_version == released else "candidate" if kept else ""
         cells = [manifest.model_version, f"{manifest.data_to:%Y-%m-%d}", _metric(manifest, "all"), _metric(manifest, "new"),
-                 manifest.parent or "–", "yes" if manifest.model_version == released else ""]
+                 manifest.parent or "–", state]
         table.add_row(*cells, *([one.signed_by or "nobody we trust"] if with_keys else []))
     return table
 

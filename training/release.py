@@ -9,13 +9,14 @@ import msgspec
 import structlog
 
 from producers.kafka import Producer, client_options, missing_topic, unreachable
-from schemas.release import ModelRelease
+from schemas.release import ModelRelease, Verdict
 from schemas.topics import MODELS
 from stream.adapters import model_store, signing
 from stream.adapters.model_store import BundleRefused
 from stream.adapters.onnx import sha256
 from stream.adapters.signing import PublicKey
 from stream.settings import Settings
+from training import verdicts
 
 log = structlog.get_logger()
 
@@ -23,6 +24,12 @@ KEY = b"current"
 READ_TIMEOUT_MS = 10_000
 
 _release = msgspec.json.Decoder(ModelRelease)
+
+
+class _Lineage(msgspec.Struct):
+    """What of a manifest is needed to go back, whatever version it has."""
+
+    parent: str | None
 
 
 class NothingReleased(LookupError):
@@ -44,7 +51,17 @@ def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     topic = MODELS.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [topic], wait_s=0) as producer:
         producer.send(topic, KEY, msgspec.json.encode(announced))
+    if verdicts.kept(settings.registry, version) is not None:  # somebody knows better; from now on it may be rolled back to
+        verdicts.write(settings.registry, _overruled(settings.registry, version, reason))
     return announced
+
+
+def _overruled(registry: str, version: str, reason: str) -> Verdict:
+    verdict = verdicts.read(registry, version)
+    assert verdict is not None
+    return msgspec.structs.replace(
+        verdict, released=True, reason=f"released by hand{f' ({reason})' if reason else ''} although {verdict.reason}"
+    )
 
 
 def sign_new(settings: Settings, version: str, manifest_sha256: str) -> PublicKey | None:
@@ -116,15 +133,26 @@ def _newest(consumer: Any, partitions: list[Any]) -> ModelRelease | None:
 
 
 def rollback(settings: Settings, reason: str = "") -> ModelRelease:
-    """Announce the parent of the current bundle. Raises `NothingReleased` when there is none to go back to."""
+    """Announce the bundle that ran before the current one: its parent, or that one's if the parent was never released.
+
+    Raises `NothingReleased` when there is none to go back to.
+    """
     now = current(settings)
     if now is None:
         raise NothingReleased("nothing was released yet, so there is nothing to roll back; see clickwake models")
-    manifest = msgspec.json.decode(manifest_bytes(settings.registry, now.model_version))
-    parent = manifest.get("parent")
-    if parent is None:
-        raise NothingReleased(f"{now.model_version} has no parent: it was the first; name a bundle with clickwake release")
-    return release(settings, parent, reason or f"rolled back from {now.model_version}")
+    return release(settings, before(settings, now.model_version), reason or f"rolled back from {now.model_version}")
+
+
+def before(settings: Settings, version: str) -> str:
+    """The nearest ancestor of a bundle that was not kept back as a candidate. Raises `NothingReleased`."""
+    at = version
+    while True:
+        parent = msgspec.json.decode(manifest_bytes(settings.registry, at), type=_Lineage).parent
+        if parent is None:
+            raise NothingReleased(f"{version} has no parent that was released; name a bundle with clickwake release")
+        if verdicts.kept(settings.registry, parent) is None:
+            return parent
+        at = parent
 
 
 def manifest_bytes(registry: str, version: str) -> bytes:

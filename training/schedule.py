@@ -1,8 +1,7 @@
 """`python -m training.schedule --every 6h`: train from ClickHouse, release what is not worse, say why otherwise.
 
-Candidate and current bundle are judged on the same newest held-out days, which neither candidate nor blend has seen; the
-current one may have seen some of them if it was trained since they began, which favours keeping it.
-SIGTERM and Ctrl-C end it between two steps of training at the latest: nothing is announced by half.
+A candidate that is worse than the current bundle on the newest held-out days, see `gate`, stays in the registry with the
+reason beside it. SIGTERM and Ctrl-C end it between two steps of training at the latest: nothing is announced by half.
 """
 
 from __future__ import annotations
@@ -19,16 +18,15 @@ from types import FrameType
 import structlog
 
 from producers.kafka import KafkaUnavailable, NotAcknowledged
-from schemas.release import Manifest, ModelRelease
+from schemas.release import Manifest, ModelRelease, Verdict
 from stream import settings as settings_module
 from stream.adapters import model_store, signing
 from stream.settings import Settings
-from training import release, snapshot, text_encoder, texts, train
-from training.comparison import Comparison
+from training import gate, release, snapshot, text_encoder, texts, train, verdicts
+from training.texts import Texts
 
 log = structlog.get_logger()
 
-WORSE_MAX = 0.02  # of NDCG@10, relative: below this the difference is drift of the sample, and newer data is worth more
 NICENESS = 10  # training takes what processor time is left: customers wait for the workers, nobody for a model
 RETRY_S = 300.0  # after a round that could not be done
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
@@ -49,38 +47,33 @@ def seconds(text: str) -> float:
     return float(found[1]) * _UNITS_S[found[2]]
 
 
-def worse(candidate: Comparison, current: Comparison) -> str | None:
-    """Why the candidate is not to be released, or None. Judged by NDCG@10, all items and new items together."""
-    def mean(found: Comparison) -> float:
-        measures = found.models.get(found.served, {})
-        own = [measures[name].value for name in ("ndcg@10", "new.ndcg@10") if name in measures]
-        return sum(own) / len(own) if own else float("nan")
-
-    new, old = mean(candidate), mean(current)
-    if new < old * (1 - WORSE_MAX):  # false for NaN: with nobody to ask, newer data decides
-        return f"NDCG@10 {new:.4f} on the held-out days, the current bundle reaches {old:.4f}"
-    return None
-
-
-def run_once(settings: Settings, tenant: str) -> tuple[Manifest, ModelRelease | None, str]:
-    """Train, judge, release or not. Returns the candidate, its announcement if it was released, and why."""
+def run_once(settings: Settings, tenant: str) -> tuple[Verdict, ModelRelease | None]:
+    """Train, judge, release or keep. Returns the verdict, which is kept beside the bundle, and the announcement if any."""
     history = snapshot.from_clickhouse(settings, tenant)
     known = texts.encode(settings, history.items, log.info)
     trained = train.train(settings, history, texts=known, say=log.info)
-    release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
+    version = trained.manifest.model_version
+    release.sign_new(settings, version, trained.manifest_sha256)
+    verdict = _judged(settings, history, known, trained.manifest)
+    verdicts.write(settings.registry, verdict)
+    return verdict, release.release(settings, version, f"scheduled: {verdict.reason}") if verdict.released else None
+
+
+def _judged(settings: Settings, history: snapshot.History, known: Texts, candidate: Manifest) -> Verdict:
     now = release.current(settings)
-    if now is not None:
-        try:
-            bundle = model_store.load(settings.registry, now, settings.training.threads, signing.trusted(settings.models))
-        except model_store.BundleRefused as error:
-            reason = f"the current bundle {now.model_version} cannot be loaded: {error}"
-            return trained.manifest, release.release(settings, trained.manifest.model_version, reason), reason
-        if bundle.manifest.text_space == known.space:
-            why = worse(trained.comparison, train.judge_released(history, bundle, known))
-            if why is not None:
-                return trained.manifest, None, why
-    reason = "scheduled: not worse than the current bundle on the newest days" if now else "scheduled: the first release"
-    return trained.manifest, release.release(settings, trained.manifest.model_version, reason), reason
+    if now is None:
+        return gate.unjudged(candidate, "the first release")
+    try:
+        current = model_store.load(settings.registry, now, settings.training.threads, signing.trusted(settings.models))
+    except model_store.RegistryAway:
+        raise
+    except model_store.BundleRefused as error:
+        why = f"the current bundle {now.model_version} cannot be loaded: {error}"
+        return gate.unjudged(candidate, why, now.model_version)
+    if current.manifest.text_space != candidate.text_space:
+        why = f"another text encoder than {now.model_version} has: their vectors cannot be compared on one catalog"
+        return gate.unjudged(candidate, why, now.model_version)
+    return gate.judge(settings, history, known, candidate, current, log.info)
 
 
 def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) -> None:
@@ -92,8 +85,9 @@ def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) 
         started = time.monotonic()
         pause_s = every_s
         try:
-            manifest, announced, why = run_once(settings, tenant)
-            log.info("released" if announced else "not released", model_version=manifest.model_version, why=why)
+            verdict, announced = run_once(settings, tenant)
+            log.info("released" if announced else "kept as a candidate", model_version=verdict.model_version,
+                     why=verdict.reason)  # fmt: skip
         except (snapshot.EmptyHistory, ConnectionError, release.NothingReleased, KafkaUnavailable, NotAcknowledged) as error:
             pause_s = min(every_s, RETRY_S)
             log.warning("no training this time", why=str(error), again_in_s=round(pause_s))

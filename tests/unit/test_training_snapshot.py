@@ -14,8 +14,7 @@ from stream.adapters import model_store
 from stream.core.blend import Blend
 from stream.settings import Models, Settings, Training
 from training import schedule, snapshot, train
-from training.comparison import Comparison, groups
-from training.metrics import Interval
+from training.comparison import groups
 from training.texts import Texts
 
 Run = tuple[Settings, snapshot.History, Any, train.Trained]
@@ -122,18 +121,6 @@ def test_a_released_bundle_is_judged_on_the_newest_days(trained: Run) -> None:
     bundle = model_store.verify(uri, (Path(uri) / "manifest.json").read_bytes())
     found = train.judge_released(history, bundle, texts)
     assert {"", "new"} <= set(groups(found)) and found.n == result.comparison.n
-    assert schedule.worse(result.comparison, found) is None
-
-
-def judged(ndcg: float | None = None) -> Comparison:
-    models = {"clickwake": {} if ndcg is None else {"ndcg@10": Interval(ndcg, ndcg, ndcg)}}
-    return Comparison(task="recommend", dataset="d", split="s", n=10, models=models, served="clickwake")
-
-
-def test_worse_than_the_current_is_not_released() -> None:
-    assert schedule.worse(judged(0.30), judged(0.303)) is None
-    assert "0.3000" in (schedule.worse(judged(0.30), judged(0.33)) or "")
-    assert schedule.worse(judged(), judged(0.33)) is None
 
 
 def test_intervals_are_read_or_refused() -> None:

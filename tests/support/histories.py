@@ -1,0 +1,29 @@
+"""Histories whose next item is known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tests.support.bundles import ITEMS
+from tests.support.fakes import DAY_MS, T0_MS, event
+from training import snapshot
+from training.snapshot import History
+from training.texts import Texts
+
+
+def ring_walk(users: int, steps: int = 12) -> History:
+    """Each user walks round a ring of the twelve items, one step a day: what comes next is certain."""
+    rng = np.random.default_rng(1)
+    begins = zip(rng.integers(0, 20, users).tolist(), rng.integers(0, 12, users).tolist(), strict=True)
+    events = [
+        event(user=f"u{user}", ts_ms=T0_MS + int((start + step + rng.random() / 2) * DAY_MS), item=f"i{(first + step) % 12}",
+              id=f"m{user}-{step}")
+        for user, (start, first) in enumerate(begins) for step in range(steps)
+    ]  # fmt: skip
+    return snapshot.from_events(events, ITEMS)
+
+
+def drawn_texts(history: History, space: str, dim: int) -> Texts:
+    """Random vectors for the catalog's texts, the same in every run."""
+    vectors = np.random.default_rng(0).normal(size=(len(history.items), dim)).astype(np.float32)
+    return Texts.named(space, history.items, vectors)

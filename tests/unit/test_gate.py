@@ -1,0 +1,176 @@
+"""A new model replaces the current one unless it is worse by more than chance and more than matters; the reason is kept."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from clickwake.cli import app
+from schemas.release import ModelRelease, Verdict
+from stream.adapters import model_store
+from stream.settings import Models, Settings, Training
+from tests.support import bundles
+from tests.support.bundles import Exported
+from tests.support.fakes import DAY_MS
+from tests.support.histories import drawn_texts, ring_walk
+from training import export, gate, schedule, snapshot, texts, train, verdicts
+from training import release as releases
+from training.gate import Days, Values
+from training.metrics import Interval
+
+RNG_SEED = 3
+
+
+def planted(n: int, shift: float, noise: float, task: str = "") -> tuple[Values, Values]:
+    """(candidate, current): values of n users, the candidate's higher by `shift` on average; other sub-tasks are equal."""
+    rng = np.random.default_rng(RNG_SEED)
+    drawn = rng.normal(size=n)
+    old = 0.3 + 0.1 * rng.normal(size=n)
+    new = old + shift + noise * (drawn - drawn.mean())
+    same = {name: {"ndcg@10": old} for name in gate.SUB_TASKS}
+    return same | {task: {"ndcg@10": new}}, same
+
+
+@pytest.mark.parametrize(
+    ("n", "shift", "noise", "released"),
+    [
+        (500, +0.010, 0.1, True),  # better
+        (500, 0.0, 0.1, True),  # the same
+        (5_000, -0.004, 0.05, True),  # a loss that is certain but small
+        (10, -0.020, 0.2, True),  # a loss that may be chance
+        (500, -0.020, 0.1, False),  # a loss that matters and is no accident
+        (500, -0.150, 0.1, False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("task", ["", "new"])
+def test_it_is_kept_back_only_for_a_loss_that_matters_and_is_no_accident(
+    n: int, shift: float, noise: float, released: bool, task: str
+) -> None:
+    why = gate.worse(*planted(n, shift, noise, task))
+    assert (why is None) is released
+    if why is not None:
+        assert gate.SUB_TASKS[task] in why and f"over {n} users" in why and "0.3" in why
+
+
+def test_with_nobody_to_ask_newer_data_decide() -> None:
+    nobody: Values = {task: {"ndcg@10": np.zeros(0)} for task in gate.SUB_TASKS}
+    assert gate.worse(nobody, nobody) is None
+    assert gate.differences(nobody, nobody) == {}
+
+
+def test_pairing_finds_what_unpaired_means_would_not() -> None:
+    """Users differ by far more than the models do."""
+    rng = np.random.default_rng(0)
+    old = rng.uniform(0, 1, 300)
+    worse = old - 0.02 + 0.01 * rng.normal(size=300)
+    values = {"": {"ndcg@10": old}, "new": {"ndcg@10": np.zeros(0)}}
+    assert "worse on all items" in (gate.worse(values | {"": {"ndcg@10": worse}}, values) or "")
+
+
+def test_values_of_two_bundles_are_of_the_same_users(tmp_path: Path, exported: Exported) -> None:
+    history = ring_walk(60)
+    known = drawn_texts(history, bundles.SPACE, bundles.TEXT_DIM)
+    _, from_ms, end_ms = train.windows(history)
+    asked = Days(from_ms, end_ms, unseen=True)
+    found = []
+    for seed in (0, 1):
+        manifest = bundles.publish(str(tmp_path), exported, seed=seed)
+        uri = model_store.bundle_uri(str(tmp_path), manifest.model_version)
+        found.append(gate.values(history, model_store.verify(uri, (Path(uri) / "manifest.json").read_bytes()), known, asked))
+    one, two = found
+    assert {task: len(of["ndcg@10"]) for task, of in one.items()} == {task: len(of["ndcg@10"]) for task, of in two.items()}
+    assert len(one[""]["ndcg@10"]) > 10
+    assert set(gate.differences(one, one).values()) == {Interval(0.0, 0.0, 0.0)}
+
+
+def test_the_days_begin_where_the_current_data_end_if_enough_users_came_back_since(exported: Exported) -> None:
+    history = ring_walk(150)
+    _, test_ms, end_ms = train.windows(history)
+    drawn = export.draft(exported.model, "s", None, exported.files, (history.from_ms, test_ms - DAY_MS))
+    assert gate.days(history, drawn) == Days(test_ms, end_ms, unseen=True)
+    later = export.draft(exported.model, "s", None, exported.files, (history.from_ms, history.to_ms - 1))
+    assert gate.days(history, later) == Days(test_ms, end_ms, unseen=False)
+
+
+def verdict(version: str, **fields: Any) -> Verdict:
+    given: dict[str, Any] = {"against": "v0", "released": False, "reason": "worse on all items"} | fields
+    return Verdict(model_version=version, judged_at=datetime(2026, 1, 1, tzinfo=UTC), **given)
+
+
+def test_the_reason_is_kept_beside_the_bundle_and_shown(
+    tmp_path: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = bundles.publish(str(tmp_path), exported)
+    assert verdicts.read(str(tmp_path), manifest.model_version) is None
+    verdicts.write(str(tmp_path), verdict(manifest.model_version))
+    assert verdicts.kept(str(tmp_path), manifest.model_version) == "worse on all items"
+    monkeypatch.setenv("CLICKWAKE_MODELS__REGISTRY", str(tmp_path))
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(releases, "current", lambda settings: None)
+    said = json.loads(CliRunner().invoke(app, ["models", "--json"]).stdout)
+    assert said["bundles"][0]["verdict"]["reason"] == "worse on all items"
+    assert "is a candidate: worse on all items" in CliRunner().invoke(app, ["models"]).stdout.replace("\n", " ")
+
+
+def test_going_back_passes_over_what_was_never_released(tmp_path: Path, exported: Exported) -> None:
+    settings = Settings(models=Models(registry=str(tmp_path)))
+    versions = []
+    for seed in range(3):
+        parent = versions[-1] if versions else None
+        versions.append(bundles.publish(str(tmp_path), exported, seed=seed, parent=parent).model_version)
+    assert releases.before(settings, versions[2]) == versions[1]
+    verdicts.write(str(tmp_path), verdict(versions[1]))
+    assert releases.before(settings, versions[2]) == versions[0]
+    with pytest.raises(releases.NothingReleased, match="no parent that was released"):
+        releases.before(settings, versions[0])
+
+
+class Announced:
+    """Stands for the models topic."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, registry: str) -> None:
+        self.current: ModelRelease | None = None
+        self.registry = registry
+        monkeypatch.setattr(releases, "current", lambda settings: self.current)
+        monkeypatch.setattr(releases, "release", self.release)
+
+    def release(self, settings: Settings, version: str, reason: str = "") -> ModelRelease:
+        manifest = next(one for one in model_store.versions(self.registry) if one.model_version == version)
+        self.current = msgspec.structs.replace(bundles.announcement(self.registry, manifest), reason=reason)
+        return self.current
+
+
+def test_a_round_releases_what_is_not_worse_and_keeps_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(models=Models(registry=str(tmp_path)), training=Training(budget_s=120.0))  # epochs end it, not time
+    history = ring_walk(150)
+    known = drawn_texts(history, "test", 8)
+    topic = Announced(monkeypatch, str(tmp_path))
+    monkeypatch.setattr(snapshot, "from_clickhouse", lambda settings, tenant: history)
+    monkeypatch.setattr(texts, "encode", lambda settings, items, say: known)
+    first, announced = schedule.run_once(settings, "t")
+    assert announced is not None and first.reason == "the first release"
+    second, announced = schedule.run_once(settings, "t")
+    assert announced is not None and second.against == first.model_version and second.users > 0, second
+    assert topic.current == announced and announced.reason.startswith("scheduled: not worse than")
+    monkeypatch.setattr(gate, "values", _worse_than(first.model_version, second.model_version))
+    third, announced = schedule.run_once(settings, "t")
+    assert announced is None and not third.released and "worse on all items" in third.reason
+    assert topic.current.model_version == second.model_version
+    assert verdicts.read(str(tmp_path), third.model_version) == third
+
+
+def _worse_than(*known: str) -> Any:
+    """Values of known bundles are good, those of any other bad."""
+
+    def values(history: Any, bundle: Any, known: Any, held_out: Any) -> Values:
+        good = 0.5 if bundle.manifest.model_version in known else 0.1
+        return {task: {"ndcg@10": np.full(80, good)} for task in gate.SUB_TASKS}
+
+    return values
