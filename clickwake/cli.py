@@ -385,6 +385,21 @@ def models_sign(
     model_commands.sign(version, trust, as_json)
 
 
+@models.command("compare")
+def models_compare(
+    version: Annotated[str, typer.Argument(help="a bundle of `clickwake models`")],
+    other: Annotated[str, typer.Argument(help="another one")],
+    source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
+    dataset: Annotated[tuple[str, Path] | None, typer.Option(help="NAME PATH of a public data set, instead")] = None,
+    tenant: Annotated[str, typer.Option(help="whose events in ClickHouse")] = "demo",
+    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+) -> None:
+    """Both bundles on the newest held-out days: the same users, the same items, and their paired differences."""
+    from training import model_commands
+
+    model_commands.compare(version, other, source, dataset, tenant, as_json)
+
+
 @app.command()
 def release(
     version: Annotated[str, typer.Argument(help="a bundle of `clickwake models`, or newest")] = "newest",

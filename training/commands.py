@@ -36,8 +36,9 @@ def print_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
-def _history(settings: Settings, source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None,
-             tenant: str) -> History:
+def history_of(settings: Settings, source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None,
+               tenant: str) -> History:
+    """The history that was named on the command line. Raises ValueError when none or two were."""
     from training import snapshot
 
     if dataset is not None and events is not None:
@@ -59,7 +60,7 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
 
     settings = settings_module.load()
     try:
-        history = _history(settings, source, dataset, events, items, tenant)
+        history = history_of(settings, source, dataset, events, items, tenant)
         trained = training.train(settings, history, say=_console.print)
         release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
         announced = release.release(settings, trained.manifest.model_version, "clickwake train") if announce else None

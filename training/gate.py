@@ -19,7 +19,7 @@ from schemas.release import Manifest, Verdict
 from stream.adapters.onnx import Bundle
 from stream.serving import Serving
 from stream.settings import Settings
-from training import export, train
+from training import export, judging, train
 from training import held_out as offline
 from training.metrics import FloatArray, Interval, bootstrap
 from training.snapshot import History
@@ -53,7 +53,7 @@ def days(history: History, current: Manifest) -> Days:
     return Days(test_ms, end_ms, unseen=False)
 
 
-def values(history: History, bundle: Bundle, texts: Texts, held_out: Days) -> Values:
+def values(history: History, bundle: Bundle, texts: Texts, held_out: Days) -> judging.Values:
     """What a bundle is worth to each user who comes back in the held-out days, asked as a worker asks it when they begin.
 
     Whom it asks and for what depends on the history alone, so the values of two bundles pair. `texts` are in the bundle's

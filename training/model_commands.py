@@ -14,7 +14,7 @@ from stream.adapters import model_store, signing
 from stream.adapters.model_store import BundleRefused
 from stream.settings import Settings
 from training import release, verdicts
-from training.commands import EXPECTED, fail, print_json
+from training.commands import EXPECTED, fail, history_of, print_json
 from training.release import NothingReleased
 
 _errors = Console(stderr=True)
@@ -111,3 +111,23 @@ def sign(version: str, trust: bool, as_json: bool) -> None:
     except EXPECTED as error:
         fail(error)
     print_json({"model_version": version, "signed_by": key.id}) if as_json else Console().print(f"signed by {key.id}")
+
+
+def compare(version: str, other: str, source: str, dataset: tuple[str, Path] | None, tenant: str, as_json: bool) -> None:
+    """Ask both bundles the same questions on the newest held-out days."""
+    from training import compare_bundles, comparison
+
+    settings = settings_module.load()
+    try:
+        history = history_of(settings, source, dataset, None, None, tenant)
+        found = compare_bundles.compare(settings, history, version, other, _errors.print)
+    except EXPECTED as error:
+        fail(error)
+    if as_json:
+        print_json(comparison.rounded(found))
+        return
+    for table in comparison.tables(found):
+        Console().print(table)
+    for what, until in found.settings.items():
+        Console().print(f"{what} {until}", highlight=False)
+    Console().print(f"▲ {version} is better than this one (95% interval of the paired difference), ▼ worse, = level")
