@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
+from schemas.catalog import Item
 from tests.support.bundles import ITEMS
 from tests.support.fakes import DAY_MS, T0_MS, event
 from training import snapshot
@@ -23,7 +26,7 @@ def ring_walk(users: int, steps: int = 12) -> History:
     return snapshot.from_events(events, ITEMS)
 
 
-def drawn_texts(history: History, space: str, dim: int) -> Texts:
-    """Random vectors for the catalog's texts, the same in every run."""
-    vectors = np.random.default_rng(0).normal(size=(len(history.items), dim)).astype(np.float32)
-    return Texts.named(space, history.items, vectors)
+def drawn_texts(items: Collection[Item], space: str, dim: int) -> Texts:
+    """Random vectors for the items' texts, the same in every run."""
+    vectors = np.random.default_rng(0).normal(size=(len(items), dim)).astype(np.float32)
+    return Texts.named(space, [item.item_id for item in items], vectors)

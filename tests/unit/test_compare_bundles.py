@@ -21,7 +21,7 @@ from training import compare_bundles, snapshot, texts
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn text vectors in the bundles' space, instead of a BERT's."""
-    known = drawn_texts(ring_walk(2), bundles.SPACE, bundles.TEXT_DIM)
+    known = drawn_texts(bundles.ITEMS, bundles.SPACE, bundles.TEXT_DIM)
     monkeypatch.setattr(texts, "encode", lambda settings, items, say: known)
 
 

@@ -76,7 +76,7 @@ def test_pairing_finds_what_unpaired_means_would_not() -> None:
 
 def test_values_of_two_bundles_are_of_the_same_users(tmp_path: Path, exported: Exported) -> None:
     history = ring_walk(60)
-    known = drawn_texts(history, bundles.SPACE, bundles.TEXT_DIM)
+    known = drawn_texts(history.items.values(), bundles.SPACE, bundles.TEXT_DIM)
     _, from_ms, end_ms = train.windows(history)
     asked = Days(from_ms, end_ms, unseen=True)
     found = []
@@ -150,7 +150,7 @@ class Announced:
 def test_a_round_releases_what_is_not_worse_and_keeps_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(models=Models(registry=str(tmp_path)), training=Training(budget_s=120.0))  # epochs end it, not time
     history = ring_walk(150)
-    known = drawn_texts(history, "test", 8)
+    known = drawn_texts(history.items.values(), "test", 8)
     topic = Announced(monkeypatch, str(tmp_path))
     monkeypatch.setattr(snapshot, "from_clickhouse", lambda settings, tenant: history)
     monkeypatch.setattr(texts, "encode", lambda settings, items, say: known)
