@@ -328,6 +328,28 @@ def evaluate_churn(
     evaluations.main("churn", dataset, path, split, as_json, report, {"horizon_days": horizon_days})
 
 
+@evaluate.command("satisfaction")
+def evaluate_satisfaction(
+    dataset: Annotated[str, typer.Argument(help="womens-clothing or chinese-reviews")],
+    path: DataPath,
+    split: Annotated[
+        str | None, typer.Option(help="item or category: what the data set is split by; a hash decides, never a time"),
+    ] = None,
+    publish: Annotated[bool, typer.Option("--publish", help="put the model into the registry")] = False,
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """Recommended or not, and stars, from the text of reviews of items or categories never learned from."""
+    from training import evaluations
+
+    splits = {"womens-clothing": "item", "chinese-reviews": "category"}
+    if dataset not in splits:
+        raise typer.BadParameter(f"unknown reviews {dataset!r}; known are {', '.join(splits)}")
+    if split not in (None, splits[dataset]):
+        raise typer.BadParameter(f"{dataset} is split by {splits[dataset]}; leave --split out")
+    evaluations.main("satisfaction", dataset, path, None, as_json, report, {"publish": float(publish)})
+
+
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

@@ -103,6 +103,11 @@ class Training(Section):
     budget_s: float = Field(240.0, gt=0, description="for training the user encoder, both runs of a release together")
     pretrain: bool = Field(False, description="masked-item pre-training before next-item training; a quarter of the budget")
     threads: int = Field(1, ge=1, description="of torch; on busy cores a second one waits at barriers and slows the first")
+    satisfaction_budget_s: float = Field(1_800.0, gt=0, description="for fine-tuning an encoder on reviews")
+    satisfaction_encoders: dict[str, Path] = Field(
+        default_factory=dict,
+        description="language → folder of a Hugging Face BERT to fine-tune on reviews; en: the text encoder's, else none",
+    )
     churn_horizon_days: float | None = Field(None, gt=0, description="default: the shortest informative of 14, 30, 60, 90")
 
 

@@ -18,7 +18,7 @@ from training.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, bootstrap, 
 
 Measures = dict[str, Interval]  # measure → value
 Statistic = Callable[[FloatArray, FloatArray], float]  # (predictions (U,), truth (U,)) → a measure of the whole sample
-LESS_IS_BETTER = ("brier", "ece", "mae", "log_loss")
+LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss")
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

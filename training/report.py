@@ -135,13 +135,13 @@ def _loss(figure: Any, curve: Curve) -> None:
     axis.legend()
 
 
-def calibration(figure: Any, p: FloatArray, y: FloatArray) -> None:
+def calibration(figure: Any, p: FloatArray, y: FloatArray, of: str = "no return") -> None:
     """What was said, in tenths, beside what was seen."""
     axis = figure.subplots()
     bins = calibration_bins(p, y) if len(p) else []
     axis.plot([0, 1], [0, 1], lw=0.5, color="#999")
     axis.plot([said for said, _, _ in bins], [seen for _, seen, _ in bins], "o-", color="#4a7ebb")
-    axis.set_xlabel("said: probability of no return")
+    axis.set_xlabel(f"said: probability of {of}")
     axis.set_ylabel("seen")
     axis.set_aspect("equal")
 

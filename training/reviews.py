@@ -133,3 +133,11 @@ def by_item(reviews: Reviews) -> tuple[Reviews, Reviews, Reviews]:
     at = np.array([place(group) for group in reviews.groups])
     test, validation = at < TEST_SHARE, (at >= TEST_SHARE) & (at < TEST_SHARE + VALIDATION_SHARE)
     return reviews.where(~test & ~validation), reviews.where(validation), reviews.where(test)
+
+
+def left_out(reviews: Reviews, category: str | None) -> tuple[Reviews, Reviews, Reviews]:
+    """(train, validation, test): one category is the test, the others are split by a hash of the text. Without a category
+    nothing is left out, and the test is empty."""
+    test = np.array([group == category for group in reviews.groups])
+    validation = ~test & (np.array([place(text) for text in reviews.texts]) < VALIDATION_SHARE)
+    return reviews.where(~test & ~validation), reviews.where(validation), reviews.where(test)

@@ -28,6 +28,7 @@ from training.reviews import UNKNOWN_STARS, Reviews
 from training.text_encoder import hidden_states, load_bert, mean_of_tokens
 
 STARS = 5
+PREDICT_BATCH = 64
 TOKENS_MAX = 160  # 99% of the clothing reviews have at most 143
 Ints = npt.NDArray[np.int64]
 
@@ -141,41 +142,52 @@ def fine_tune(
     net = SatisfactionNet(load_bert(folder), recipe.dropout)
     tokens, held_out = Tokens.of(train.texts, folder), Tokens.of(validation.texts, folder)
     recommended, stars = torch.from_numpy(train.recommended.astype(np.float32)), torch.from_numpy(train.stars)
-    groups = _groups(net, recipe)
-    optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(_groups(net, recipe), weight_decay=recipe.weight_decay)
     steps = recipe.epochs * -(-len(train) // recipe.batch)
     tuning, started, best, best_state, done = Tuning(), time.monotonic(), float("inf"), net.state_dict(), 0.0
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("fine-tuning", total=1.0)
-        for epoch in range(recipe.epochs):
+        while done < 1.0:
             net.train()
             for at in tokens.batches(recipe.batch, rng):
+                tuning.loss.append(_step(net, optimizer, tokens.padded(at), recommended[at], stars[at], done, recipe))
                 done = max(len(tuning.loss) / steps, (time.monotonic() - started) / budget_s)
+                shown.update(task, completed=done, description=f"fine-tuning, loss {np.mean(tuning.loss[-50:]):.3f}")
                 if done >= 1.0:
                     break
-                for group, first in zip(optimizer.param_groups, groups, strict=True):
-                    group["lr"] = first["rate"] * min(1.0, done / recipe.warmup, (1.0 - done) / (1.0 - recipe.warmup))
-                with torch.autocast("cpu", fast_type(), enabled=fast_type() is not None):
-                    logit, said = net(*tokens.padded(at))
-                loss = loss_of(logit.float(), said.float(), recommended[at], stars[at], recipe.stars_share)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()  # type: ignore[no-untyped-call]
-                torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-                optimizer.step()
-                tuning.loss.append(float(loss.detach()))
-                shown.update(task, completed=done, description=f"fine-tuning, loss {np.mean(tuning.loss[-50:]):.3f}")
-            logits = predict(net, held_out)[0]
-            judged = float(functional.binary_cross_entropy_with_logits(
-                torch.from_numpy(logits), torch.from_numpy(validation.recommended.astype(np.float32))))
-            tuning.validation_loss.append(judged)
-            if judged < best:
-                best, best_state, tuning.best_epoch = judged, copy.deepcopy(net.state_dict()), epoch + 1
-            if done >= 1.0:
-                break
+            tuning.validation_loss.append(_judge(net, held_out, validation))
+            if tuning.validation_loss[-1] < best:
+                best, best_state = tuning.validation_loss[-1], copy.deepcopy(net.state_dict())
+                tuning.best_epoch = len(tuning.validation_loss)
     net.load_state_dict(best_state)
     tuning.seconds = time.monotonic() - started
+    whole = len(tuning.loss) >= steps
+    tuning.stopped = "all epochs" if whole else f"budget of {budget_s:g} s, at step {len(tuning.loss)} of {steps}"
     return net.eval(), tuning
+
+
+def _step(
+    net: SatisfactionNet, optimizer: torch.optim.Optimizer, inputs: tuple[Tensor, Tensor, Tensor], recommended: Tensor,
+    stars: Tensor, done: float, recipe: Recipe,
+) -> float:  # fmt: skip
+    """One step down; rates rise during warm-up and then fall to nothing. `done` is the share of training behind it."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["rate"] * min(1.0, done / recipe.warmup, (1.0 - done) / (1.0 - recipe.warmup))
+    with torch.autocast("cpu", fast_type(), enabled=fast_type() is not None):
+        logit, said = net(*inputs)
+    loss = loss_of(logit.float(), said.float(), recommended, stars, recipe.stars_share)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _judge(net: SatisfactionNet, tokens: Tokens, reviews: Reviews) -> float:
+    """Mean log loss of "recommended"."""
+    signed = np.where(reviews.recommended > 0, 1.0, -1.0) * predict(net, tokens)
+    return float(np.logaddexp(0.0, -signed).mean())
 
 
 def _groups(net: SatisfactionNet, recipe: Recipe) -> list[dict[str, Any]]:
@@ -189,14 +201,13 @@ def _groups(net: SatisfactionNet, recipe: Recipe) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def predict(net: SatisfactionNet, tokens: Tokens) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Logits (U,) and star logits (U, 5) in the order of the tokens; without dropout."""
+def predict(net: SatisfactionNet, tokens: Tokens) -> npt.NDArray[np.float32]:
+    """Logits of "recommended" (U,) in the order of the tokens; without dropout."""
     net.eval()
-    logits, stars = np.zeros(len(tokens.ids), np.float32), np.zeros((len(tokens.ids), STARS), np.float32)
+    logits = np.zeros(len(tokens.ids), np.float32)
     order = np.argsort(tokens.lengths, kind="stable")
-    for start in range(0, len(order), 64):
-        at = order[start : start + 64]
+    for start in range(0, len(order), PREDICT_BATCH):
+        at = order[start : start + PREDICT_BATCH]
         with torch.autocast("cpu", fast_type(), enabled=fast_type() is not None):
-            one, five = net(*tokens.padded(at))
-        logits[at], stars[at] = one.float().numpy(), five.float().numpy()
-    return logits, stars
+            logits[at] = net(*tokens.padded(at))[0].float().numpy()
+    return logits
