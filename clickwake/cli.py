@@ -6,7 +6,7 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -420,6 +420,21 @@ def models_compare(
     from training import model_commands
 
     model_commands.compare(version, other, source, dataset, tenant, as_json)
+
+
+@models.command("watch")
+def models_watch(
+    tenant: Annotated[str, typer.Option(help="whose live data")] = "demo",
+    horizon: Annotated[Literal["1h", "1d", "7d"], typer.Option(help="a hit counts within this time")] = "1d",
+    candidate: Annotated[str | None, typer.Option(help="a bundle to ask again what was asked live (shadow)")] = None,
+    rollback: Annotated[bool, typer.Option(help="announce the parent when the released bundle left its band")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+) -> None:
+    """Hit rate and input drift of the released bundle, live; rolls back when they leave their band. `train --every` does
+    the same every ten minutes."""
+    from training import model_commands
+
+    model_commands.watch(tenant, horizon, candidate, rollback, as_json)
 
 
 @app.command()

@@ -15,7 +15,11 @@ from stream.adapters.model_store import BundleRefused
 from stream.settings import Settings
 from training import release, verdicts
 from training.commands import EXPECTED, fail, history_of, print_json
+from training.comparison import cell
+from training.live import Horizon
+from training.metrics import Interval
 from training.release import NothingReleased
+from training.watch import Watched
 
 _errors = Console(stderr=True)
 
@@ -131,3 +135,43 @@ def compare(version: str, other: str, source: str, dataset: tuple[str, Path] | N
     for what, until in found.settings.items():
         Console().print(f"{what} {until}", highlight=False)
     Console().print(f"▲ {version} is better than this one (95% interval of the paired difference), ▼ worse, = level")
+
+
+def watch(tenant: str, horizon: Horizon, candidate: str | None, act: bool, as_json: bool) -> None:
+    """Look at what the released bundle does live, and at what a candidate would have done."""
+    from training import comparison, shadow, texts
+    from training import watch as watching
+    from training.compare_bundles import load
+
+    settings = settings_module.load()
+    shadowed = None
+    try:
+        found = watching.watch(settings, tenant, horizon, act=act)
+        if candidate is not None:
+            history = history_of(settings, "clickhouse", None, None, None, tenant)
+            current, other = load(settings, found.current), load(settings, candidate)
+            known = texts.encode(settings, history.items, _errors.print)
+            shadowed = shadow.compare(settings, tenant, history, known, current, other, horizon, _errors.print)
+    except EXPECTED as error:
+        fail(error)
+    if as_json:
+        print_json({"watched": found, "shadow": None if shadowed is None else comparison.rounded(shadowed)})
+        return
+    _print_watched(found)
+    for table in comparison.tables(shadowed) if shadowed is not None else []:
+        Console().print(table)
+
+
+def _print_watched(found: Watched) -> None:
+    table = Table("bundle", "served", f"hit rate within {found.horizon}", "drift of its inputs (PSI)")
+    for version in (one for one in (found.current, found.parent) if one is not None):
+        hit = found.hit_rate.get(version)
+        moved = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.get(version, {}).items())
+        table.add_row(version, str(found.served.get(version, 0)), "–" if hit is None else cell(Interval(*hit)), moved or "–")
+    Console().print(table)
+    for line in found.not_judged:
+        Console().print(line, highlight=False)
+    for line in found.left_band:
+        Console().print(f"[red]left its band: {line}[/red]", highlight=False)
+    if found.rolled_back_to:
+        Console().print(f"rolled back to {found.rolled_back_to}")

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from producers.kafka import Producer, client_options, missing_topic, unreachable
-from schemas.release import ModelRelease, Verdict
+from schemas.release import Manifest, ModelRelease, Verdict
 from schemas.topics import MODELS
 from stream.adapters import model_store, signing
 from stream.adapters.model_store import BundleRefused
@@ -24,12 +24,6 @@ KEY = b"current"
 READ_TIMEOUT_MS = 10_000
 
 _release = msgspec.json.Decoder(ModelRelease)
-
-
-class _Lineage(msgspec.Struct):
-    """What of a manifest is needed to go back, whatever version it has."""
-
-    parent: str | None
 
 
 class NothingReleased(LookupError):
@@ -147,7 +141,7 @@ def before(settings: Settings, version: str) -> str:
     """The nearest ancestor of a bundle that was not kept back as a candidate. Raises `NothingReleased`."""
     at = version
     while True:
-        parent = msgspec.json.decode(manifest_bytes(settings.registry, at), type=_Lineage).parent
+        parent = manifest_of(settings.registry, at).parent
         if parent is None:
             raise NothingReleased(f"{version} has no parent that was released; name a bundle with clickwake release")
         if verdicts.kept(settings.registry, parent) is None:
@@ -164,3 +158,11 @@ def manifest_bytes(registry: str, version: str) -> bytes:
         return bytes(fs.cat_file(path))
     except FileNotFoundError as error:
         raise BundleRefused(f"there is no bundle {version} in {registry}; clickwake models lists them") from error
+
+
+def manifest_of(registry: str, version: str) -> Manifest:
+    """The same, decoded; nothing of the bundle is checked. Raises `BundleRefused`."""
+    try:
+        return msgspec.json.decode(manifest_bytes(registry, version), type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleRefused(f"the manifest of {version} in {registry} is unreadable: {error}") from error

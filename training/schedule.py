@@ -22,13 +22,17 @@ from schemas.release import Manifest, ModelRelease, Verdict
 from stream import settings as settings_module
 from stream.adapters import model_store, signing
 from stream.settings import Settings
-from training import gate, release, snapshot, text_encoder, texts, train, verdicts
+from training import gate, release, snapshot, text_encoder, texts, train, verdicts, watch
+from training.parity import ParityFailed
 from training.texts import Texts
 
 log = structlog.get_logger()
 
 NICENESS = 10  # training takes what processor time is left: customers wait for the workers, nobody for a model
 RETRY_S = 300.0  # after a round that could not be done
+WATCH_S = 600.0  # hit rates within a day change slowly; the queries take a second
+NOT_NOW = (snapshot.EmptyHistory, ConnectionError, release.NothingReleased, KafkaUnavailable, NotAcknowledged,
+           model_store.BundleRefused, ParityFailed)  # fmt: skip
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -80,7 +84,7 @@ def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) 
     """Train whenever the current release is `every_s` old, until `stop`. A round that cannot be done says why and is tried
     again soon: a new shop has no history yet. The text encoder is exported first: the catalog waits for it."""
     text_encoder.export(settings)
-    stop.wait(_due_in_s(settings, every_s))
+    _watch_until(settings, tenant, _due_in_s(settings, every_s), stop)
     while not stop.is_set():
         started = time.monotonic()
         pause_s = every_s
@@ -88,10 +92,22 @@ def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) 
             verdict, announced = run_once(settings, tenant)
             log.info("released" if announced else "kept as a candidate", model_version=verdict.model_version,
                      why=verdict.reason)  # fmt: skip
-        except (snapshot.EmptyHistory, ConnectionError, release.NothingReleased, KafkaUnavailable, NotAcknowledged) as error:
+        except NOT_NOW as error:
             pause_s = min(every_s, RETRY_S)
             log.warning("no training this time", why=str(error), again_in_s=round(pause_s))
-        stop.wait(max(1.0, pause_s - (time.monotonic() - started)))
+        _watch_until(settings, tenant, max(1.0, pause_s - (time.monotonic() - started)), stop)
+
+
+def _watch_until(settings: Settings, tenant: str, wait_s: float, stop: threading.Event) -> None:
+    """Let time pass until the next training, looking now and then at how the released bundle does."""
+    end = time.monotonic() + wait_s
+    while (left_s := end - time.monotonic()) > 0 and not stop.wait(min(WATCH_S, left_s)):
+        if left_s <= WATCH_S:
+            return
+        try:
+            watch.watch(settings, tenant)
+        except NOT_NOW as error:
+            log.warning("not watched this time", why=str(error), again_in_s=round(WATCH_S))
 
 
 def _due_in_s(settings: Settings, every_s: float) -> float:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import pytest
 import torch
 from kafka import KafkaProducer
 
@@ -20,7 +21,7 @@ from stream.adapters.onnx import sha256
 from stream.core.churn import EDGES_DAYS
 from stream.core.featurize import CHURN_FEATURES
 from stream.settings import Models, Settings
-from training import export
+from training import export, release
 from training.churn import HazardNet
 from training.user_encoder import Config, Recommender
 
@@ -86,6 +87,21 @@ def announcement(registry: str, manifest: Manifest) -> ModelRelease:
     raw = (Path(model_store.bundle_uri(registry, manifest.model_version)) / "manifest.json").read_bytes()
     return ModelRelease(model_version=manifest.model_version, uri=f"bundles/{manifest.model_version}",
                         manifest_sha256=sha256(raw), released_at=manifest.created_at)  # fmt: skip
+
+
+class Announced:
+    """Stands for the models topic: what `training.release` announces is current from then on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, registry: str) -> None:
+        self.current: ModelRelease | None = None
+        self.registry = registry
+        monkeypatch.setattr(release, "current", lambda settings: self.current)
+        monkeypatch.setattr(release, "release", self.release)
+
+    def release(self, settings: Settings, version: str, reason: str = "") -> ModelRelease:
+        manifest = next(one for one in model_store.versions(self.registry) if one.model_version == version)
+        self.current = msgspec.structs.replace(announcement(self.registry, manifest), reason=reason)
+        return self.current
 
 
 def announce(settings: Settings, value: ModelRelease | bytes) -> None:

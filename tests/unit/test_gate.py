@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from clickwake.cli import app
-from schemas.release import ModelRelease, Verdict
+from schemas.release import Verdict
 from stream.adapters import model_store
 from stream.settings import Models, Settings, Training
 from tests.support import bundles
-from tests.support.bundles import Exported
+from tests.support.bundles import Announced, Exported
 from tests.support.fakes import DAY_MS
 from tests.support.histories import drawn_texts, ring_walk
-from training import export, gate, schedule, snapshot, texts, train, verdicts
+from training import export, gate, schedule, snapshot, texts, train, verdicts, watch
 from training import release as releases
 from training.gate import Days, Values
 from training.metrics import Interval
@@ -132,21 +132,6 @@ def test_going_back_passes_over_what_was_never_released(tmp_path: Path, exported
         releases.before(settings, versions[0])
 
 
-class Announced:
-    """Stands for the models topic."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, registry: str) -> None:
-        self.current: ModelRelease | None = None
-        self.registry = registry
-        monkeypatch.setattr(releases, "current", lambda settings: self.current)
-        monkeypatch.setattr(releases, "release", self.release)
-
-    def release(self, settings: Settings, version: str, reason: str = "") -> ModelRelease:
-        manifest = next(one for one in model_store.versions(self.registry) if one.model_version == version)
-        self.current = msgspec.structs.replace(bundles.announcement(self.registry, manifest), reason=reason)
-        return self.current
-
-
 def test_a_round_releases_what_is_not_worse_and_keeps_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(models=Models(registry=str(tmp_path)), training=Training(budget_s=120.0))  # epochs end it, not time
     history = ring_walk(150)
@@ -174,3 +159,18 @@ def _worse_than(*known: str) -> Any:
         return {task: {"ndcg@10": np.full(80, good)} for task in gate.SUB_TASKS}
 
     return values
+
+
+def test_between_two_trainings_the_release_is_watched_until_asked_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop, looked = threading.Event(), list[str]()
+
+    def look(settings: Settings, tenant: str) -> None:
+        looked.append(tenant)
+        if len(looked) == 3:
+            stop.set()
+        raise ConnectionError("ClickHouse is away")  # is said, and tried again
+
+    monkeypatch.setattr(watch, "watch", look)
+    monkeypatch.setattr(schedule, "WATCH_S", 0.001)
+    schedule._watch_until(Settings(), "t", 60.0, stop)
+    assert looked == ["t"] * 3
