@@ -77,7 +77,8 @@ def fit(train: Reviews, validation: Reviews) -> Linear:
     features, held_out = weighed(counts, idf), weighed(counts_of(validation.texts, policy), idf)
     best, least = None, float("inf")
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, solver="liblinear", dual=True, max_iter=1_000, random_state=0).fit(features, train.recommended)
+        model = LogisticRegression(C=strength, solver="liblinear", dual=True, max_iter=1_000, random_state=0)
+        model.fit(features, train.recommended)
         signed = np.where(validation.recommended > 0, 1.0, -1.0) * model.decision_function(held_out)
         loss = float(np.logaddexp(0.0, -signed).mean())
         if loss < least:
