@@ -75,9 +75,8 @@ def learn(train: Reviews, validation: Reviews, settings: Settings, *, seed: int,
     tuning = None
     if folder is not None:
         say(f"fine-tuning {folder.name} on {len(train)} reviews, for {own.satisfaction_budget_s:g} s at most")
-        budget_s = own.satisfaction_budget_s
         net, tuning = fine_tune(
-            folder, train, validation, seed=seed, budget_s=budget_s, threads=own.threads, recipe=RECIPE
+            folder, train, validation, seed=seed, budget_s=own.satisfaction_budget_s, threads=own.threads, recipe=RECIPE
         )
         files[TOKENIZER] = (folder / "tokenizer.json").read_bytes()
         files[ENCODER] = to_onnx(net, ["recommended", "stars"])
@@ -94,7 +93,7 @@ def learn(train: Reviews, validation: Reviews, settings: Settings, *, seed: int,
 
 def check_parity(net: SatisfactionNet, graph: bytes, folder: Path) -> float:
     """The largest difference of any logit between torch and ONNX over batches and lengths, and as texts are read."""
-    opened, worst = session(graph, 1), 0.0
+    opened, reader, worst = session(graph, 1), TokenModel(graph, (folder / TOKENIZER).read_bytes(), 1, TOKENS_MAX), 0.0
     words = " ".join(SAMPLES).split()
     for size in PARITY_BATCHES:
         rng = np.random.default_rng(size)
@@ -105,7 +104,7 @@ def check_parity(net: SatisfactionNet, graph: bytes, folder: Path) -> float:
         names = ("input_ids", "attention_mask", "token_type_ids")
         fed = {name: one.numpy() for name, one in zip(names, inputs, strict=True)}
         found = opened.run(["recommended", "stars"], fed)
-        read = TokenModel(graph, (folder / TOKENIZER).read_bytes(), 1, TOKENS_MAX).run(texts)
+        read = reader.run(texts)
         for name, one, other, said in zip(("recommended", "stars"), found, expected, read.values(), strict=True):
             where = f"satisfaction at batch {size}, {name}"
             worst = max(worst, agree(where, one, other), agree(f"{where}, as texts are read", said, other))
