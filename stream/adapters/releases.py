@@ -13,7 +13,8 @@ from schemas.release import ModelRelease
 from stream.adapters import model_store, signing
 from stream.adapters.files import write_whole
 from stream.adapters.metrics import Metrics
-from stream.serving import Serving, ServingState
+from stream.adapters.onnx import Bundle
+from stream.serving import ServingState
 from stream.settings import Settings
 
 log = structlog.get_logger()
@@ -32,6 +33,7 @@ class Releases:
         self.metrics = metrics
         self.keys = signing.trusted(settings.models)
         self._announced: ModelRelease | None = None
+        self._waiting: tuple[ModelRelease, Bundle] | None = None  # a release that is loaded and not taken yet
         self._memo = settings.state_dir / settings.kafka.topic_prefix / "release.json"
         self._changed = asyncio.Event()
         self._settled = asyncio.Event()
@@ -81,12 +83,13 @@ class Releases:
 
     async def _take(self, release: ModelRelease) -> None:
         loop = asyncio.get_running_loop()
-        threads = self.settings.personalize.onnx_threads
         try:
-            bundle = await loop.run_in_executor(
-                self.executor,
-                lambda: model_store.load(self.settings.registry, release, threads=threads, keys=self.keys),
-            )
+            bundle = await self._loaded(release)
+            if self._waits_for_space(bundle.manifest.text_space):  # asked first: to make ready takes a whole index
+                log.info("release waits for its vector space", model_version=release.model_version,
+                         space=bundle.manifest.text_space, missing=self._missing(bundle.manifest.text_space))  # fmt: skip
+                loop.call_later(RETRY_S, self._changed.set)
+                return
             serving = self.state.prepare(bundle)
         except model_store.RegistryAway as error:  # it says nothing about the bundle
             log.warning("release waits for its registry", model_version=release.model_version, why=str(error),
@@ -94,23 +97,35 @@ class Releases:
             loop.call_later(RETRY_S, self._changed.set)
             return
         except (model_store.BundleRefused, ValueError) as error:
+            self._waiting = None
             self._refuse(release.model_version, str(error))
             return
-        if self._waits_for_space(serving):
-            log.info("release waits for its vector space", model_version=serving.version, space=serving.space)
-            loop.call_later(RETRY_S, self._changed.set)
-            return
+        self._waiting = None
         self.state.current = serving
         write_whole(self._memo, msgspec.json.encode(release))
         self.metrics.release("taken", serving.version)
         log.info("release taken", model_version=serving.version, items=sum(len(one) for one in serving.indexes.values()))
 
-    def _waits_for_space(self, serving: Serving) -> bool:
+    async def _loaded(self, release: ModelRelease) -> Bundle:
+        """The bundle of a release; one that waits for its vector space is fetched once, not every RETRY_S."""
+        if self._waiting is None or self._waiting[0] != release:
+            threads = self.settings.personalize.onnx_threads
+            bundle = await asyncio.get_running_loop().run_in_executor(
+                self.executor,
+                lambda: model_store.load(self.settings.registry, release, threads=threads, keys=self.keys),
+            )
+            self._waiting = (release, bundle)
+        return self._waiting[1]
+
+    def _waits_for_space(self, space: str) -> bool:
         """A release in a new space flips only once every item known in the old space is encoded in the new one."""
         old = self.state.current.space
-        if not old or old == serving.space:
-            return False
-        return any(old in spaces and serving.space not in spaces for spaces in self.state.vectors.values())
+        return bool(old) and old != space and self._missing(space) > 0
+
+    def _missing(self, space: str) -> int:
+        """Items of the current space that have no vector in another."""
+        old = self.state.current.space
+        return sum(old in spaces and space not in spaces for spaces in self.state.vectors.values())
 
     def _refuse(self, version: str, why: str) -> None:
         self.metrics.release("refused", version)

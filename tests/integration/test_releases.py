@@ -243,6 +243,33 @@ def test_a_faulty_bundle_is_refused_with_the_reason_and_the_old_one_goes_on(
     assert_states_are_true(here)
 
 
+def test_a_release_in_a_new_space_waits_until_every_item_is_encoded_in_it_and_flips_once(
+    here: Settings, visitors: Visitors, exported: Exported
+) -> None:
+    old = bundles.publish(here.registry, exported).model_version
+    new = bundles.publish(here.registry, exported, seed=1, parent=old, space="another").model_version
+    releases.release(here, old)
+    with running(here, WORKER) as worker:
+        until(lambda: counted(worker, "taken") == 1, 30, "the old release")
+        bundles.put_vectors(here, bundles.ITEMS[:-1], space="another")
+        releases.release(here, new)
+        until(lambda: "release waits for its vector space" in worker.log() and "missing=1" in worker.log(), 30, "it waits")
+        visitors.arrive(40)
+        until(visitors.all_served, 30, "the old model meanwhile")
+        assert {rec.model_version for _, rec in visitors.recommendations()} == {old}
+        bundles.put_vectors(here, bundles.ITEMS[-1:], space="another")
+        until(lambda: counted(worker, "taken") == 2, 30, "the flip, without another announcement")
+        before = len(visitors.sent)
+        visitors.arrive(40)
+        until(visitors.all_served, 30, "the new model")
+        assert {rec.model_version for _, rec in visitors.recommendations()[before:]} == {new}
+        assert all(len(rec.items) == 10 and rec.degraded is None for _, rec in visitors.recommendations()[before:])
+        assert releases.rollback(here).model_version == old
+        until(lambda: counted(worker, "taken") == 3, 20, "back at once: the old space is still there")
+        assert counted(worker, "refused") == 0
+    assert_states_are_true(here)
+
+
 def test_with_a_key_set_an_unsigned_bundle_is_refused_and_a_signed_one_taken(
     here: Settings, visitors: Visitors, exported: Exported, tmp_path: Path
 ) -> None:

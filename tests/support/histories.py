@@ -14,15 +14,17 @@ from training.snapshot import History
 from training.texts import Texts
 
 
-def ring_walk(users: int, steps: int = 12) -> History:
-    """Each user walks round a ring of the twelve items, one step a day: what comes next is certain."""
+def ring_walk(users: int, steps: int = 12, stray: float = 0.0) -> History:
+    """Each user walks round a ring of the twelve items, one step a day: what comes next is certain, but for a share of
+    steps to any item."""
     rng = np.random.default_rng(1)
     begins = zip(rng.integers(0, 20, users).tolist(), rng.integers(0, 12, users).tolist(), strict=True)
-    events = [
-        event(user=f"u{user}", ts_ms=T0_MS + int((start + step + rng.random() / 2) * DAY_MS), item=f"i{(first + step) % 12}",
-              id=f"m{user}-{step}")
-        for user, (start, first) in enumerate(begins) for step in range(steps)
-    ]  # fmt: skip
+    events = []
+    for user, (start, first) in enumerate(begins):
+        for step in range(steps):
+            off = int(rng.integers(12)) if rng.random() < stray else 0
+            ts_ms = T0_MS + int((start + step + rng.random() / 2) * DAY_MS)
+            events.append(event(user=f"u{user}", ts_ms=ts_ms, item=f"i{(first + step + off) % 12}", id=f"m{user}-{step}"))
     return snapshot.from_events(events, ITEMS)
 
 

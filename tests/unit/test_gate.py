@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from tests.support.fakes import DAY_MS
 from tests.support.histories import drawn_texts, ring_walk
 from training import export, gate, schedule, snapshot, texts, train, verdicts, watch
 from training import release as releases
+from training.comparison import Comparison
 from training.gate import Days, Values
 from training.metrics import Interval
 
@@ -132,31 +134,48 @@ def test_going_back_passes_over_what_was_never_released(tmp_path: Path, exported
         releases.before(settings, versions[0])
 
 
-def test_a_round_releases_what_is_not_worse_and_keeps_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings(models=Models(registry=str(tmp_path)), training=Training(budget_s=120.0))  # epochs end it, not time
-    history = ring_walk(150)
-    known = drawn_texts(history.items.values(), "test", 8)
+def test_a_round_releases_what_is_not_worse_and_keeps_what_is(
+    tmp_path: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(models=Models(registry=str(tmp_path)), training=Training(budget_s=4.0))
+    history = ring_walk(60)
+    known = drawn_texts(history.items.values(), bundles.SPACE, bundles.TEXT_DIM)
     topic = Announced(monkeypatch, str(tmp_path))
     monkeypatch.setattr(snapshot, "from_clickhouse", lambda settings, tenant: history)
     monkeypatch.setattr(texts, "encode", lambda settings, items, say: known)
+    monkeypatch.setattr(train, "train", _published(str(tmp_path), exported))
     first, announced = schedule.run_once(settings, "t")
     assert announced is not None and first.reason == "the first release"
+    monkeypatch.setattr(gate, "values", _drawn(first.model_version, others=0.5))
     second, announced = schedule.run_once(settings, "t")
-    assert announced is not None and second.against == first.model_version and second.users > 0, second
+    assert announced is not None and second.against == first.model_version and second.users == 80, second
     assert topic.current == announced and announced.reason.startswith("scheduled: not worse than")
-    monkeypatch.setattr(gate, "values", _worse_than(first.model_version, second.model_version))
+    monkeypatch.setattr(gate, "values", _drawn(second.model_version, others=0.1))
     third, announced = schedule.run_once(settings, "t")
     assert announced is None and not third.released and "worse on all items" in third.reason
     assert topic.current.model_version == second.model_version
     assert verdicts.read(str(tmp_path), third.model_version) == third
 
 
-def _worse_than(*known: str) -> Any:
-    """Values of known bundles are good, those of any other bad."""
+def _published(registry: str, exported: Exported) -> Any:
+    """Training that publishes another tiny bundle each time; siblings are learned for real."""
+    seeds = itertools.count()
+
+    def run(settings: Settings, history: Any, texts: Any, say: Any) -> train.Trained:
+        manifest = bundles.publish(registry, exported, seed=next(seeds))
+        digest = bundles.announcement(registry, manifest).manifest_sha256
+        nothing = Comparison(task="recommend", dataset="d", split="s", n=0, models={}, served="clickwake")
+        return train.Trained(manifest, digest, nothing)
+
+    return run
+
+
+def _drawn(current: str, others: float) -> Any:
+    """The current bundle is worth 0.5 to each user, any other `others`."""
 
     def values(history: Any, bundle: Any, known: Any, held_out: Any) -> Values:
-        good = 0.5 if bundle.manifest.model_version in known else 0.1
-        return {task: {"ndcg@10": np.full(80, good)} for task in gate.SUB_TASKS}
+        value = 0.5 if bundle.manifest.model_version == current else others
+        return {task: {"ndcg@10": np.full(80, value)} for task in gate.SUB_TASKS}
 
     return values
 
