@@ -46,6 +46,8 @@ EPOCHS = 30
 STEPS_MIN = 500  # with few questions an epoch is a few steps only
 BATCH = 64
 LEARNING_RATE = 0.02
+RIDGE = 1e-3  # on all weights but the constants
+STD_MIN = 0.05  # of a feature: one that hardly varies in the window must not get a weight that explodes when it does
 QUESTIONS_MIN = 20  # with fewer the blend keeps its defaults
 
 EQUAL = Blend(np.zeros((len(PARTS), 1 + len(USER_FEATURES)), np.float32), np.zeros((2, 1 + len(ITEM_FEATURES)), np.float32))
@@ -147,7 +149,7 @@ class Mixture(torch.nn.Module):
 
 def _scale(features: Float32) -> tuple[Tensor, Tensor]:
     flat = features.reshape(-1, features.shape[-1])
-    return torch.from_numpy(flat.mean(0)), torch.from_numpy(flat.std(0) + np.float32(1e-3))
+    return torch.from_numpy(flat.mean(0)), torch.from_numpy(np.maximum(flat.std(0), np.float32(STD_MIN)))
 
 
 def _raw(weights: Tensor, scale: tuple[Tensor, Tensor]) -> Float32:
@@ -171,7 +173,7 @@ def fit(data: Examples, seed: int, threads: int = 1) -> Blend:
         start = step % per_epoch * BATCH
         batch = data.take(order[start : start + BATCH])
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
-        loss = _loss(model, batch)
+        loss = _loss(model, batch) + RIDGE * (model.shares[:, 1:].square().sum() + model.boosts[:, 1:].square().sum())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

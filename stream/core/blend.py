@@ -27,7 +27,8 @@ USER_FEATURES = ("log_days", "log_items", "log_silence_days", "repeat_share")
 ITEM_FEATURES = ("trend_short", "trend_long", "level", "repeat")
 GATES = ("new", "known")  # items the user has not dealt with, and those they have
 BOOST_LOG_MAX = 5.0
-LOGIT_MAX = 60.0
+ABSENT = -60.0  # logit of a part that has no say
+VALUE_MAX = 1e4  # of one number: beyond this it is no weight but a mistake
 
 _DEFAULT_SHARES = {
     "encoder": 1.0, "again_30": 0.5, "again_log": 1.0, "rules": 1.0, "popular_14": 0.0,
@@ -59,8 +60,8 @@ class Blend:
                 boosts[GATES.index(owner), 1 + ITEM_FEATURES.index(feature) if feature else 0] = value
             else:
                 raise msgspec.ValidationError(f"the blend has no {name!r}")
-            if not abs(value) <= LOGIT_MAX:
-                raise msgspec.ValidationError(f"the blend's {name!r} is {value}, at most ±{LOGIT_MAX:g} makes sense")
+            if not abs(value) <= VALUE_MAX:
+                raise msgspec.ValidationError(f"the blend's {name!r} is {value}, at most ±{VALUE_MAX:g} makes sense")
         return cls(shares, boosts)
 
     def named(self) -> dict[str, float]:
@@ -78,7 +79,7 @@ class Blend:
         for at, part in enumerate(PARTS):
             if part not in parts:
                 shares[at] = 0.0
-                shares[at, 0] = -LOGIT_MAX
+                shares[at, 0] = ABSENT
         return Blend(shares, np.zeros_like(self.boosts))
 
     def without(self, *parts: str) -> Blend:
@@ -86,7 +87,7 @@ class Blend:
         shares = self.shares.copy()
         for part in parts:
             shares[PARTS.index(part)] = 0.0
-            shares[PARTS.index(part), 0] = -LOGIT_MAX
+            shares[PARTS.index(part), 0] = ABSENT
         return Blend(shares, self.boosts)
 
     def shares_of(self, features: Float32) -> Float32:
@@ -103,5 +104,5 @@ class Blend:
 
 def _default_shares() -> Float32:
     shares = np.zeros((len(PARTS), 1 + len(USER_FEATURES)), dtype=np.float32)
-    shares[:, 0] = [_DEFAULT_SHARES.get(part, -LOGIT_MAX) for part in PARTS]
+    shares[:, 0] = [_DEFAULT_SHARES.get(part, ABSENT) for part in PARTS]
     return shares
