@@ -3,6 +3,10 @@
 Source: Fader, Hardie and Lee, "Counting Your Customers the Easy Way: An Alternative to the Pareto/NBD Model", Marketing
 Science 24 (2005). Equation numbers are theirs. P(no purchase within h) follows from their assumptions: who is still there
 has the rate Gamma(r + x, alpha + T), and nobody leaves but after a purchase.
+
+MBG/NBD: the same, but a customer may have gone after the first purchase too, so that one-time buyers differ by how long they
+have been silent. Batislam, Denizel and Filiztekin, "Empirical validation and comparison of models for customer base
+analysis", International Journal of Research in Marketing 24 (2007).
 """
 
 from __future__ import annotations
@@ -36,20 +40,25 @@ class Purchases:
 
 @dataclass(frozen=True)
 class BgNbd:
-    """r, alpha: of the gamma distribution of rates; a, b: of the beta distribution of dropout after a purchase."""
+    """r, alpha: of the gamma distribution of rates; a, b: of the beta distribution of dropout after a purchase.
+
+    `early`: after the first purchase too (MBG/NBD), else only after repeat purchases.
+    """
 
     r: float
     alpha: float
     a: float
     b: float
     log_likelihood: float
+    early: bool = False
 
     def p_alive(self, known: Purchases) -> Values:
-        """P(still a customer at the end of watching) (U,): 1 without repeats. Equation 2 of their note of 2008."""
-        x, gone_after = known.repeats, np.maximum(known.repeats, 1)
-        odds = (np.log(self.a) - np.log(self.b + gone_after - 1)
-                + (self.r + x) * (np.log(self.alpha + known.watched) - np.log(self.alpha + known.last)))
-        return np.where(x > 0, expit(-odds), 1.0)
+        """P(still a customer at the end of watching) (U,): without `early` 1 for who never came back. Equation 2 of their
+        note of 2008, and its like for MBG/NBD."""
+        leaves = known.repeats + self.early  # how often the customer could have left
+        odds = (np.log(self.a) - np.log(self.b + np.maximum(leaves, 1) - 1)
+                + (self.r + known.repeats) * (np.log(self.alpha + known.watched) - np.log(self.alpha + known.last)))
+        return np.where(leaves > 0, expit(-odds), 1.0)
 
     def p_no_purchase(self, known: Purchases, horizon: float) -> Values:
         """P(no purchase within `horizon` after the end of watching) (U,).
@@ -63,29 +72,30 @@ class BgNbd:
         return p
 
 
-def log_likelihood(r: float, alpha: float, a: float, b: float, known: Purchases) -> float:
-    """Equation 6, summed over customers."""
-    x, gone_after = known.repeats, np.maximum(known.repeats, 1)
+def log_likelihood(r: float, alpha: float, a: float, b: float, known: Purchases, early: bool = False) -> float:
+    """Equation 6, summed over customers; with `early` that of MBG/NBD."""
+    x = known.repeats
+    leaves = x + early
     common = (gammaln(r + x) - gammaln(r) + r * np.log(alpha)
-              + gammaln(a + b) + gammaln(b + x) - gammaln(b) - gammaln(a + b + x))
+              + gammaln(a + b) + gammaln(b + leaves) - gammaln(b) - gammaln(a + b + leaves))
     stayed = -(r + x) * np.log(alpha + known.watched)
-    left = np.log(a) - np.log(b + gone_after - 1) - (r + x) * np.log(alpha + known.last)
-    return float(np.sum(common + np.where(x > 0, np.logaddexp(stayed, left), stayed)))
+    left = np.log(a) - np.log(b + np.maximum(leaves, 1) - 1) - (r + x) * np.log(alpha + known.last)
+    return float(np.sum(common + np.where(leaves > 0, np.logaddexp(stayed, left), stayed)))
 
 
 class Undetermined(ValueError):
     """The data do not determine the parameters, such as without any repeat purchase."""
 
 
-def fit_if_determined(known: Purchases) -> BgNbd | None:
+def fit_if_determined(known: Purchases, early: bool = False) -> BgNbd | None:
     """`fit`, or None for whoever can do without it."""
     try:
-        return fit(known)
+        return fit(known, early)
     except Undetermined:
         return None
 
 
-def fit(known: Purchases) -> BgNbd:
+def fit(known: Purchases, early: bool = False) -> BgNbd:
     """Maximum likelihood. Raises `Undetermined`."""
     if not np.any(known.repeats > 0):
         raise Undetermined("nobody bought twice: rates and dropout cannot be told apart")
@@ -95,11 +105,11 @@ def fit(known: Purchases) -> BgNbd:
 
     def loss(logs: Values) -> float:
         r, alpha, a, b = np.exp(np.clip(logs, -LOG_MAX, LOG_MAX))
-        return -log_likelihood(r, alpha, a, b, scaled) / len(known.repeats)
+        return -log_likelihood(r, alpha, a, b, scaled, early) / len(known.repeats)
 
     found = minimize(loss, np.zeros(4), method="L-BFGS-B", bounds=[(-LOG_MAX, LOG_MAX)] * 4)
     if not found.success:
         raise Undetermined(f"BG/NBD does not converge on {len(known.repeats)} customers: {found.message}")
     r, alpha, a, b = (float(value) for value in np.exp(found.x))
     alpha *= unit
-    return BgNbd(r, alpha, a, b, log_likelihood(r, alpha, a, b, known))
+    return BgNbd(r, alpha, a, b, log_likelihood(r, alpha, a, b, known, early), early)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted
 from schemas.catalog import Item
-from schemas.events import Event
+from schemas.events import ORDER_REFUNDED, Event
 from stream.core import identity
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.featurize import CHURN_FEATURES, Float32, Sequence, churn_features, sequence
@@ -33,6 +33,7 @@ EVENTS_MAX_OF_ENCODER = 50  # L of the user encoder; the ring holds 64
 TARGETS_MAX = 64  # of one moment; a wholesaler's order of 500 lines would drown the others
 VISIT_GAP_MS = 6 * 3_600_000  # silence after which the next event is a return; shorter pauses are one visit
 EVENTS_MAX = 5_000_000  # newest events of a history: some 1 KB of memory each
+NO_RETURN = frozenset({ORDER_REFUNDED})  # who only gives something back has not come back: watched until then, not longer
 INTEREST = frozenset({Kind.VIEW, Kind.CLICK, Kind.CART, Kind.WISH, Kind.ORDER, Kind.REVIEW, Kind.SHARE, Kind.OTHER})
 
 
@@ -157,7 +158,8 @@ def _observe(snapshot: Snapshot, open_moments: dict[str, _OpenMoment], event: Ev
     state = snapshot.states.setdefault(user, UserState())
     if state.events and ts_ms - state.last_ts_ms >= VISIT_GAP_MS:
         away_days = (ts_ms - state.last_ts_ms) / DAY_MS
-        snapshot.visits.append(Visit(user, state.last_ts_ms, churn_features(state), away_days, censored=False))
+        visit = Visit(user, state.last_ts_ms, churn_features(state), away_days, censored=event.event in NO_RETURN)
+        snapshot.visits.append(visit)
     wanted = [touch.item_id for touch in touches(event, event.ts_ms) if touch.kind in INTEREST]
     if wanted:
         moment = open_moments.get(user)

@@ -19,7 +19,11 @@ from stream.core.state import DAY_MS
 FloatArray = npt.NDArray[np.floating[Any]]
 Times = npt.NDArray[np.int64]  # ms since 1970
 
-EDGES_DAYS = np.array([0, 1, 2, 4, 7, 10, 14, 21, 30, 45, 60, 90, 120, 180, 270, 365], dtype=np.float64)
+# To two years, in months after the fifth: with one interval for 270 to 365 days, everybody who had been away so long had the
+# same chance, which cost .012 of AUC on CDNOW.
+EDGES_DAYS = np.array([
+    0, 1, 2, 4, 7, 10, 14, 21, 30, 45, 60, 75, 90, 120, 150, 180, 210, 240, 270, 300, 330, 365, 420, 480, 540, 630, 730,
+], dtype=np.float64)  # fmt: skip
 SILENCE_DAYS_MAX = 365.0  # nobody is alerted later than this after the last event
 
 
@@ -58,6 +62,27 @@ def p_no_return(log_survival: FloatArray, silence_days: FloatArray | float, poli
     silence = np.asarray(silence_days, dtype=np.float64)
     log_p = log_survival_at(log_survival, silence + policy.horizon_days) - log_survival_at(log_survival, silence)
     return _calibrated(log_p, policy)
+
+
+def p_after(log_survival: FloatArray, silence_days: FloatArray, policy: ChurnPolicy) -> FloatArray:
+    """`p_no_return` of many users, each at their own silence: log_survival (B, E), silence_days (B,) → (B,).
+
+    >>> curve = -0.1 * EDGES_DAYS
+    >>> float(p_after(curve[None], np.array([5.0]), ChurnPolicy())[0]) == float(p_no_return(curve, 5.0, ChurnPolicy()))
+    True
+    """
+    until = _at_each(log_survival, silence_days + policy.horizon_days)
+    return _calibrated(until - _at_each(log_survival, silence_days), policy)
+
+
+def _at_each(log_survival: FloatArray, days: FloatArray) -> FloatArray:
+    """`log_survival_at` row by row: (B, E) at (B,) → (B,)."""
+    right = np.clip(np.searchsorted(EDGES_DAYS, days, side="right"), 1, len(EDGES_DAYS) - 1)
+    share = (days - EDGES_DAYS[right - 1]) / (EDGES_DAYS[right] - EDGES_DAYS[right - 1])  # above 1 beyond the last edge
+    row = np.arange(len(days))
+    before = log_survival[row, right - 1].astype(np.float64)
+    found: FloatArray = before + share * (log_survival[row, right] - before)
+    return found
 
 
 def _calibrated(log_p: FloatArray, policy: ChurnPolicy) -> FloatArray:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from producers.datasets import cdnow
-from stream.core.churn import ChurnPolicy
+from stream.core.churn import ChurnPolicy, p_after
 from stream.core.featurize import CHURN_FEATURES
 from training import bgnbd, churn, snapshot
 from training.bgnbd import BgNbd, Purchases
@@ -74,14 +74,15 @@ def test_a_net_that_has_learned_nothing_says_what_bg_nbd_says_and_the_visits_tel
     features[:, churn.TENURE], features[:, churn.ACTIVE_DAYS] = np.log1p(known.last), np.log1p(known.repeats + 1)
     away = known.watched - known.last
     visits = [Visit(f"u{at}", 0, features[at], float(away[at]), censored=True) for at in range(len(features))]
-    fitted = churn.prior_of(visits)
+    fitted = bgnbd.fit(churn.purchases_of(visits))
     assert (fitted.r, fitted.alpha, fitted.a, fitted.b) == pytest.approx((0.6, 30.0, 0.5, 2.5), rel=0.15)
-    net = churn.HazardNet(torch.zeros(len(CHURN_FEATURES)), torch.ones(len(CHURN_FEATURES)), truth).eval()
+    net = churn.HazardNet(torch.zeros(len(CHURN_FEATURES)), torch.ones(len(CHURN_FEATURES)), (truth,)).eval()
     for silence, horizon in ((0.0, 14.0), (14.0, 7.0), (60.0, 120.0)):  # from edge to edge, where nothing is interpolated
         at = Purchases(known.repeats[:500], known.last[:500], known.last[:500] + silence)
-        said = churn.p_after(churn.curves(net, features[:500]), np.full(500, silence), ChurnPolicy(horizon_days=horizon))
+        said = p_after(churn.curves(net, features[:500]), np.full(500, silence), ChurnPolicy(horizon_days=horizon))
         np.testing.assert_allclose(said, truth.p_no_purchase(at, horizon), atol=2e-3)
-    assert churn.prior_of([Visit("u", 0, features[0] * 0, 1.0, censored=True)]) is churn.UNDETERMINED
+    alone = churn.purchases_of([Visit("u", 0, features[0] * 0, 1.0, censored=True)])
+    assert bgnbd.fit_if_determined(alone) is None
 
 
 def test_longer_horizons_are_less_likely_to_stay_silent_and_time_units_do_not_matter() -> None:

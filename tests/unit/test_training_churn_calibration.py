@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream.core.churn import EDGES_DAYS, ChurnPolicy
+from stream.core.churn import EDGES_DAYS, ChurnPolicy, p_after
 from stream.core.featurize import CHURN_FEATURES
 from stream.core.state import DAY_MS
-from training import churn
+from training import churn, churn_policy
 from training.snapshot import Visit
 
 VISITS = 6_000
@@ -29,7 +29,7 @@ def test_what_is_asked_has_the_true_share_at_every_silence(hazard: float, fold_d
     policy = ChurnPolicy(horizon_days=14.0)
     curves = np.tile(-hazard * EDGES_DAYS, (VISITS, 1))
     for silence in (0.0, 7.0, 14.0):
-        _, stayed = churn.asked(curves, days, censored, followed, policy, (silence,))
+        _, stayed = churn_policy.asked(curves, days, censored, followed, policy, (silence,))
         spread = 4 * 0.5 / np.sqrt(len(stayed))
         assert len(stayed) > 100 and abs(stayed.mean() - np.exp(-14 * hazard)) < spread
 
@@ -38,8 +38,8 @@ def test_a_model_that_is_right_is_left_alone() -> None:
     days, censored, followed = watched(0.03, 30.0)
     curves = np.tile(-0.03 * EDGES_DAYS, (VISITS, 1))
     policy = ChurnPolicy(horizon_days=14.0)
-    p, stayed = churn.asked(curves, days, censored, followed, policy, churn.SILENCES_DAYS)
-    fitted = churn._calibrated(policy, p, stayed)
+    p, stayed = churn_policy.asked(curves, days, censored, followed, policy, churn_policy.SILENCES_DAYS)
+    fitted = churn_policy.calibrated(policy, p, stayed)
     truth = np.exp(-14 * 0.03)
     said = 1 / (1 + np.exp(-(fitted.calib_a * np.log(truth / (1 - truth)) + fitted.calib_b)))
     assert abs(said - truth) < 0.02
@@ -48,7 +48,7 @@ def test_a_model_that_is_right_is_left_alone() -> None:
 def test_nobody_is_asked_beyond_what_was_watched() -> None:
     days, censored, followed = watched(0.05, 10.0)
     curves, policy = np.tile(-0.05 * EDGES_DAYS, (VISITS, 1)), ChurnPolicy(horizon_days=14.0)
-    p, stayed = churn.asked(curves, days, censored, followed, policy, churn.SILENCES_DAYS)
+    p, stayed = churn_policy.asked(curves, days, censored, followed, policy, churn_policy.SILENCES_DAYS)
     assert len(p) == len(stayed) == 0
 
 
@@ -66,5 +66,5 @@ def test_the_whole_fit_says_what_is_true() -> None:
     ]
     fitted = churn.fit(visits, seed=7, end_ms=round(span_days * DAY_MS), horizon_days=14.0)
     curves = churn.curves(fitted.net, features[:500])
-    said = churn.p_after(curves, np.full(500, 3.0), fitted.policy)
+    said = p_after(curves, np.full(500, 3.0), fitted.policy)
     assert abs(float(said.mean()) - np.exp(-14 * hazard)) < 0.05
