@@ -59,7 +59,7 @@ def comparison(dataset: str, split_ms: int, found: dict[str, Values], served: st
         some, differences = means({name: one[task] for name, one in found.items() if task in one}, served)
         models = merged(models, under(task, some) if task else some)
         ahead = merged(ahead, under(task, differences) if task else differences)
-    n = max((len(one) for of in found[served].values() for one in of.values()), default=0)
+    n = len(found[served].get("", {}).get("hr@10", ()))
     return Comparison(task="recommend", dataset=dataset, split=iso(split_ms), n=n, models=models, ahead=ahead, served=served)
 
 
