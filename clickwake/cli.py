@@ -328,6 +328,20 @@ def evaluate_churn(
     evaluations.main("churn", dataset, path, split, as_json, report, {"horizon_days": horizon_days})
 
 
+@evaluate.command("repurchase")
+def evaluate_repurchase(
+    dataset: DatasetName,
+    path: DataPath,
+    split: Annotated[datetime | None, typer.Option(help="asked at this time; default: 90 days before the end")] = None,
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """Which items are bought again within 30, 60 and 90 days, and which item completes a basket."""
+    from training import evaluations
+
+    evaluations.main("repurchase", dataset, path, split, as_json, report)
+
+
 @evaluate.command("satisfaction")
 def evaluate_satisfaction(
     dataset: Annotated[str, typer.Argument(help="womens-clothing or chinese-reviews")],

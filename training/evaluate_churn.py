@@ -92,10 +92,13 @@ def asked(history: History, snapshot: Snapshot, cut_ms: int, horizon_days: float
 
 def asked_before(visits: Iterable[Visit], users: set[str], at_ms: int, horizon_days: float) -> Asked:
     """The same at an earlier time that lies a horizon or more before the snapshot, from its visits."""
-    open_then = [one for one in visits if one.user in users and one.last_ts_ms < at_ms <= one.last_ts_ms + one.days * DAY_MS
-                 and (not one.censored or one.last_ts_ms + one.days * DAY_MS >= at_ms + horizon_days * DAY_MS)]
+    until_ms = at_ms + horizon_days * DAY_MS
+    ends_ms = [(one, one.last_ts_ms + round(one.days * DAY_MS)) for one in visits if one.user in users]
+    then = [(one, end_ms) for one, end_ms in ends_ms
+            if one.last_ts_ms < at_ms <= end_ms and (not one.censored or end_ms >= until_ms)]  # fmt: skip
+    open_then = [one for one, _ in then]
     silence = np.array([(at_ms - one.last_ts_ms) / DAY_MS for one in open_then])
-    away = np.array([float(one.days >= quiet + horizon_days) for one, quiet in zip(open_then, silence, strict=True)])
+    away = np.array([float(end_ms >= until_ms) for _, end_ms in then])
     features = np.array([one.features for one in open_then], dtype=np.float32).reshape(-1, len(CHURN_FEATURES))
     return Asked([one.user for one in open_then], features, silence, away)
 
@@ -108,7 +111,8 @@ def purchases(past: History, users: list[str], cut_ms: int) -> Purchases:
             days[event.user].add(event.ts_ms // DAY_MS)
     first, last = (np.array([float(end(days[user])) for user in users]) for end in (min, max))
     repeats = np.array([len(days[user]) - 1.0 for user in users])
-    return Purchases(repeats, last - first, cut_ms // DAY_MS - 1 - first)
+    watched = np.maximum(last, cut_ms // DAY_MS - 1) - first  # a cut-off within a day: its events are of that day
+    return Purchases(repeats, last - first, watched)
 
 
 def competitors(

@@ -42,12 +42,13 @@ def fit(past: Past, item_ids: list[str], now_ms: int) -> Links:
         return NO_LINKS
     n = len(chosen)
     return Links(
-        [item_ids[at] for at in chosen], _repeat(users, items, n),
+        [item_ids[at] for at in chosen], repeat_rates(users, items, n),
         _strongest(_follows(users, ts_ms, items, n, now_ms)), _strongest(_together(users, ts_ms, items, n, now_ms)),
     )  # fmt: skip
 
 
-def _repeat(users: Ints, items: Ints, n: int) -> Float32:
+def repeat_rates(users: Ints, items: Ints, n: int) -> Float32:
+    """Log of the smoothed share of each item's users who come back for it (N,); one row a user, time and item, (E,) each."""
     pairs, times = np.unique(np.stack([users, items]), axis=1, return_counts=True)
     touched = np.bincount(pairs[1], minlength=n)
     again = np.bincount(pairs[1], weights=times > 1, minlength=n)

@@ -46,7 +46,7 @@ def simulated(model: BgNbd, users: int, watched: float, horizon: float) -> tuple
     rng = np.random.default_rng(5)
     rate, leaves = rng.gamma(model.r, 1 / model.alpha, users), rng.beta(model.a, model.b, users)
     repeats, last, next_at = np.zeros(users), np.zeros(users), rng.exponential(1 / rate)
-    alive = np.ones(users, dtype=bool)
+    alive = rng.random(users) >= leaves * model.early
     while np.any(buys := alive & (next_at < watched)):
         repeats[buys] += 1
         last[buys] = next_at[buys]
@@ -101,3 +101,19 @@ def test_what_cannot_be_fitted_is_said() -> None:
         bgnbd.fit(Purchases(np.zeros(3), np.zeros(3), np.ones(3)))
     with pytest.raises(ValueError, match="before the first one or after"):
         Purchases(np.array([1.0]), np.array([5.0]), np.array([4.0]))
+
+
+def test_with_early_dropout_one_time_buyers_differ_and_the_fit_finds_it() -> None:
+    """MBG/NBD's process: who bought once may have gone already."""
+    truth = BgNbd(0.8, 6.0, 0.7, 1.8, 0.0, early=True)
+    known, alive, silent = simulated(truth, 150_000, watched=40.0, horizon=13.0)
+    for p, happened in ((truth.p_alive(known), alive), (truth.p_no_purchase(known, 13.0), silent)):
+        for low in np.arange(0.0, 1.0, 0.2):
+            some = (p >= low) & (p < low + 0.2)
+            if some.sum() > 2_000:
+                assert happened[some].mean() == pytest.approx(p[some].mean(), abs=0.015)
+    fitted = bgnbd.fit(known, early=True)
+    assert (fitted.r, fitted.alpha, fitted.a, fitted.b) == pytest.approx((truth.r, truth.alpha, truth.a, truth.b), rel=0.06)
+    assert fitted.log_likelihood > bgnbd.fit(known).log_likelihood
+    once = Purchases(np.zeros(2), np.zeros(2), np.array([1.0, 40.0]))
+    assert truth.p_alive(once)[0] > truth.p_alive(once)[1]

@@ -1,0 +1,117 @@
+"""When a user will buy an item again that they bought before, and what goes with the basket at hand.
+
+The time to the next purchase of an item, as of now, is log-logistic: the odds of having bought it within d days are
+exp(x·w) d^s, x what is known of user and item now (Bennett, "Log-logistic regression models for survival data", Applied
+Statistics 32, 1983). So the chance within any d rises with d, and the day on which it reaches a threshold is closed form.
+Shrinkage is in x: the item's own rate of being bought again (`Links.repeat`) is smoothed towards everybody's, and the pair's
+share of the user's orders towards the item's rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import exp, exp2, log, log1p
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from stream.core.counts import CountsPolicy, ItemCount
+from stream.core.featurize import Float32
+from stream.core.state import DAY_MS, UserState
+
+FEATURES = (
+    "log_orders", "log_item_silence", "log_silence", "log_order_days", "log_order_rate", "log_orders_since",
+    "log_item_repeat", "logit_share", "log_beyond_gap", "log_own_gap_ratio",
+)  # fmt: skip
+SHARE_ORDERS = 4.0  # the item's rate weighs in a pair's share as much as so many orders of the user
+RATE_DAYS = 30.0  # added to a user's days: one order on one day is no daily rate
+LIFT = 0.3  # power of an item's popularity that its rules are divided by: 0 is the chance that it follows, 1 the lift
+COMPLEMENTS_MAX = 50
+
+
+class Repurchase(msgspec.Struct, frozen=True, kw_only=True):
+    """Parameters: weights of FEATURES, the constant, and the power of the days, which is above 0."""
+
+    weights: tuple[float, ...]
+    constant: float
+    shape: float
+
+    def log_odds(self, features: Float32) -> npt.NDArray[np.float64]:
+        """Log odds of a purchase within one day (P,), of pairs with features (P, F)."""
+        return np.asarray(features.astype(np.float64) @ np.asarray(self.weights) + self.constant)
+
+    def p_within(self, features: Float32, days: float) -> npt.NDArray[np.float64]:
+        """P(bought again within `days`) (P,).
+
+        >>> even = Repurchase(weights=(0.0,) * len(FEATURES), constant=0.0, shape=1.0)
+        >>> even.p_within(np.zeros((1, len(FEATURES)), dtype=np.float32), 3.0).tolist()
+        [0.75]
+        """
+        return np.asarray(1 / (1 + np.exp(-(self.log_odds(features) + self.shape * log(days)))))
+
+    def due_days(self, features: Float32, p: float) -> npt.NDArray[np.float64]:
+        """Days until the chance of having bought again is `p` (P,): a reminder before them is in time."""
+        return np.asarray(np.exp((log(p / (1 - p)) - self.log_odds(features)) / self.shape))
+
+
+def features(state: UserState, now_ms: int, repeat: Callable[[str], float]) -> tuple[list[str], Float32]:
+    """Items the user bought before and what is known of each pair, (P, F) in the order of FEATURES.
+
+    `repeat` gives the log of the share of an item's buyers who come back for it.
+    """
+    items = [(item_id, stat) for item_id, stat in state.items.items() if stat.orders > 0]
+    found = np.zeros((len(items), len(FEATURES)), dtype=np.float32)
+    if not items:
+        return [], found
+    order_days = np.asarray(state.order_days, dtype=np.int64)
+    orders = len(order_days)
+    silence = max(0.0, now_ms - state.last_ts_ms) / DAY_MS
+    tenure = max(0.0, now_ms - state.first_ts_ms) / DAY_MS
+    gap = float(np.diff(order_days).mean()) if orders > 1 else RATE_DAYS
+    for at, (item_id, stat) in enumerate(items):
+        item_silence = max(0.0, now_ms - stat.last_order_ts_ms) / DAY_MS
+        since = orders - int(np.searchsorted(order_days, stat.last_order_ts_ms // DAY_MS, side="right"))
+        log_repeat = min(repeat(item_id), -1e-3)
+        repeats = stat.orders - 1
+        share = min((repeats + SHARE_ORDERS * exp(log_repeat)) / (max(orders - 1, repeats) + SHARE_ORDERS), 0.99)
+        own_gap = (tenure - item_silence) / repeats if repeats else gap  # at most, from the first event on
+        found[at] = (
+            log(stat.orders), log1p(item_silence), log1p(silence), log1p(orders), log((orders + 1) / (tenure + RATE_DAYS)),
+            log1p(since), log_repeat, log(share / (1 - share)), log1p(silence / (gap + 1)),
+            abs(log((item_silence + 1) / (own_gap + 1))),
+        )  # fmt: skip
+    return [item_id for item_id, _ in items], found
+
+
+def complements(
+    basket: Iterable[str], count_of: Callable[[str], ItemCount | None], now_ms: int, policy: CountsPolicy,
+    top_n: int = COMPLEMENTS_MAX, lift: float = LIFT,
+) -> list[tuple[str, float]]:  # fmt: skip
+    """What goes with a basket by the live counts: for each of its items the chance that another follows it, added up and
+    divided by a power of that one's lasting popularity; best first, without what is in the basket. Ties go to the lower id.
+
+    >>> counts = {"tea": ItemCount(successors={"cup": 3.0, "bag": 1.0}), "cup": ItemCount(lasting=2.0)}
+    >>> [item for item, _ in complements(["tea"], counts.get, 0, CountsPolicy())]
+    ['cup', 'bag']
+    """
+    inside = list(dict.fromkeys(basket))
+    scores: dict[str, float] = {}
+    for item_id in inside:
+        count = count_of(item_id)
+        if count is None or not count.successors:
+            continue
+        whole = sum(count.successors.values())
+        for other, weight in count.successors.items():
+            scores[other] = scores.get(other, 0.0) + weight / whole
+    for other in inside:
+        scores.pop(other, None)
+    for other in scores:
+        scores[other] /= (1.0 + _lasting(count_of(other), now_ms, policy)) ** lift
+    return sorted(scores.items(), key=lambda one: (-one[1], one[0]))[:top_n]
+
+
+def _lasting(count: ItemCount | None, now_ms: int, policy: CountsPolicy) -> float:
+    if count is None:
+        return 0.0
+    return count.lasting * float(exp2(-max(0, now_ms - count.ts_ms) / (policy.lasting_half_life_days * DAY_MS)))

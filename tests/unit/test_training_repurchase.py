@@ -1,0 +1,110 @@
+"""Buying again, learned: planted rates are found, permuted answers teach nothing, the future changes no feature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stream.core.repurchase import FEATURES
+from stream.core.state import DAY_MS
+from training import clustered, cross_sell, evaluate_repurchase, metrics, repurchase, snapshot
+from training.repurchase import HORIZONS_DAYS, Pairs
+from training.snapshot import EmptyHistory, History, Replay, interactions
+
+START_MS = 1_600_000_000_000
+DAYS = 300
+SPLIT_MS = START_MS + 200 * DAY_MS
+
+
+def order(user: int, day: int, items: list[str]) -> dict[str, Any]:
+    return {
+        "messageId": f"{user}-{day}", "type": "track", "event": "Order Completed", "tenant": "t", "userId": f"u{user}",
+        "lane": "import", "timestamp": (np.datetime64(START_MS + day * DAY_MS, "ms")).astype(str) + "Z",
+        "properties": {"order_id": f"{user}-{day}", "products": [
+            {"product_id": item, "price": 1.0, "quantity": 1} for item in items
+        ]},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def history() -> History:
+    """60 users: half buy "milk" with every order, each order holds a pair of things that go together, bought once."""
+    rng = np.random.default_rng(3)
+    events = []
+    for user in range(60):
+        for day in np.flatnonzero(rng.random(DAYS) < 0.06).tolist():
+            pair = int(rng.integers(0, 30))
+            usual = ["milk"] if user % 2 else []
+            events.append(order(user, day, [*usual, f"cup{pair}", f"saucer{pair}", f"x{rng.integers(99)}"]))
+    return snapshot.from_events(events)
+
+
+def pairs(history: History, at_ms: int) -> Pairs:
+    past, number = interactions(history)
+    ids = list(history.items)
+    replay = Replay(history)
+    replay.advance(at_ms)
+    rates = repurchase.links_until(past, ids, at_ms)
+    return repurchase.ask(replay.snapshot.states, number, repurchase.next_orders(past, number, ids, at_ms), rates, at_ms)
+
+
+def test_what_is_always_bought_is_foreseen(history: History) -> None:
+    model = repurchase.fit([(pairs(history, SPLIT_MS - 90 * DAY_MS), HORIZONS_DAYS)])
+    test = pairs(history, SPLIT_MS)
+    p, y = model.p_within(test.x, 30.0), test.bought(30.0)
+    assert metrics.auc(p, y) > 0.6  # all but the milk is chance
+    assert metrics.ece(p, y) < 0.1
+    milk = np.array([item == "milk" for item in test.items])
+    assert p[milk].mean() > 2 * p[~milk].mean()
+
+
+def test_permuted_answers_teach_nothing(history: History) -> None:
+    early, test = pairs(history, SPLIT_MS - 90 * DAY_MS), pairs(history, SPLIT_MS)
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(8):
+        mixed = Pairs(early.users, early.items, early.x, rng.permutation(early.until_days), early.now_ms)
+        p = repurchase.fit([(mixed, HORIZONS_DAYS)]).p_within(test.x, 30.0)
+        found.append(metrics.auc(p, rng.permutation(test.bought(30.0))))
+    assert np.mean(found) == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_future_changes_no_feature(history: History) -> None:
+    whole, cut = pairs(history, SPLIT_MS), pairs(history.until(SPLIT_MS), SPLIT_MS)
+    assert whole.items == cut.items
+    np.testing.assert_array_equal(whole.x, cut.x)
+    assert np.isinf(cut.until_days).all() and np.isfinite(whole.until_days).any()
+    assert np.all(whole.until_days[np.isfinite(whole.until_days)] >= 0)
+
+
+def test_nothing_bought_again_is_said() -> None:
+    none = Pairs(np.zeros(3, dtype=np.int64), ["a"] * 3, np.zeros((3, len(FEATURES)), np.float32), np.full(3, np.inf), 0)
+    with pytest.raises(ValueError, match="of 3 pairs of user and item 0 were bought again"):
+        repurchase.fit([(none, (30.0,))])
+
+
+def test_clustered_measures_are_the_plain_ones_where_every_user_counts_once() -> None:
+    rng = np.random.default_rng(1)
+    p, y = np.round(rng.random(400), 2), (rng.random(400) < 0.3).astype(float)
+    measures = clustered.weighted(p, y, np.arange(400) // 8, probability=True)
+    assert measures["auc"](np.ones(400)) == pytest.approx(metrics.auc(p, y))
+    assert measures["brier"](np.ones(400)) == pytest.approx(metrics.brier(p, y))
+    assert measures["ece"](np.ones(400)) == pytest.approx(metrics.ece(p, y))
+    twice = np.r_[np.ones(200), np.zeros(200)]
+    assert measures["auc"](twice) == pytest.approx(metrics.auc(p[:200], y[:200]))
+    best = [y[at : at + 8][np.argsort(-p[at : at + 8], kind="stable")[:5]].mean() for at in range(0, 400, 8)]
+    assert measures["precision@5"](np.ones(400)) == pytest.approx(np.mean(best))
+
+
+def test_the_evaluation_is_whole_and_finds_what_goes_together(history: History) -> None:
+    found = evaluate_repurchase.evaluated(history, SPLIT_MS).comparison
+    ours, popular = found.models["clickwake"], found.models[cross_sell.POPULARITY]
+    assert {f"{days:g}d.{one}" for days in HORIZONS_DAYS for one in ("auc", "ap", "precision@5", "brier", "ece")} < set(ours)
+    assert ours["cross-sell.recall@10"].low > popular["cross-sell.recall@10"].high
+    for measures in found.models.values():
+        for one in measures.values():
+            assert one.low <= one.high
+    with pytest.raises(EmptyHistory, match="90 days are needed"):
+        evaluate_repurchase.evaluated(history, START_MS + 10 * DAY_MS)

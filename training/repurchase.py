@@ -1,0 +1,111 @@
+"""Fitting when items are bought again: questions at an earlier time, whose answers are known by now, and a regression.
+
+One pair of user and item is asked at one time about several horizons; the log-logistic model of `stream.core.repurchase` is
+then a logistic regression with log days as one more feature (the proportional odds of Bennett, 1983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from stream.core.featurize import Float32
+from stream.core.links import REPEAT_UNKNOWN, Links, no_weights
+from stream.core.repurchase import FEATURES, Repurchase, features
+from stream.core.state import DAY_MS, Kind, UserState
+from training import baselines, links
+from training.panel.method import Past
+
+HORIZONS_DAYS = (30.0, 60.0, 90.0)
+RIDGE = 10.0
+SHAPE_MIN = 0.05  # the chance must rise with the days
+PAIRS_MAX = 200_000  # learned from, drawn from all
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Users and items they bought before, asked at `now_ms`: user numbers (P,), items, features (P, F), and days until the
+    pair's next purchase (P,), inf for none that is known."""
+
+    users: npt.NDArray[np.int64]
+    items: list[str]
+    x: Float32
+    until_days: Values
+    now_ms: int
+
+    def bought(self, days: float) -> Values:
+        """Whether within so many days (P,)."""
+        return (self.until_days <= days).astype(np.float64)
+
+
+def links_until(past: Past, item_ids: list[str], until_ms: int) -> Links:
+    """The items' rates of being come back for, as a bundle learned then would hold them, and no weights."""
+    before = past.ts_ms < until_ms
+    users, _, items = np.unique(np.stack([past.users[before], past.ts_ms[before], past.items[before]]), axis=1)
+    n = len(item_ids)
+    return Links(item_ids, links.repeat_rates(users, items, n), no_weights(n), no_weights(n))
+
+
+def repeat_of(known_links: Links) -> Callable[[str], float]:
+    """The log share of an item's users who come back for it, of an item the links do not know the usual one."""
+    known = dict(zip(known_links.ids, known_links.repeat.tolist(), strict=True))
+    return lambda item_id: known.get(item_id, REPEAT_UNKNOWN)
+
+
+def next_orders(past: Past, number: Mapping[str, int], item_ids: list[str], from_ms: int) -> dict[tuple[int, str], int]:
+    """(user number, item) → time of the first order at or after `from_ms`."""
+    some = (past.kinds == Kind.ORDER) & (past.ts_ms >= from_ms)
+    order = np.argsort(-past.ts_ms[some], kind="stable")  # the earliest is written last
+    columns = (one[some][order].tolist() for one in (past.users, past.items, past.ts_ms))
+    return {(user, item_ids[item]): ts_ms for user, item, ts_ms in zip(*columns, strict=True)}
+
+
+def ask(
+    states: Mapping[str, UserState], number: Mapping[str, int], following: Mapping[tuple[int, str], int],
+    known_links: Links, now_ms: int,
+) -> Pairs:  # fmt: skip
+    """Every known user's pairs at a time, from states as they were then."""
+    repeat = repeat_of(known_links)
+    users: list[int] = []
+    items: list[str] = []
+    rows: list[Float32] = []
+    until: list[float] = []
+    for user, state in states.items():
+        if not state.known:
+            continue
+        some, x = features(state, now_ms, repeat)
+        at = number[user] if some else -1
+        users += [at] * len(some)
+        items += some
+        rows.append(x)
+        until += [(following[at, item] - now_ms) / DAY_MS if (at, item) in following else np.inf for item in some]
+    x = np.concatenate(rows) if rows else np.zeros((0, len(FEATURES)), dtype=np.float32)
+    return Pairs(np.array(users, dtype=np.int64), items, x, np.array(until, dtype=np.float64), now_ms)
+
+
+def fit(asked: list[tuple[Pairs, tuple[float, ...]]], seed: int = 0) -> Repurchase:
+    """From pairs and the horizons that are known of them. Raises ValueError where nothing was bought again, or all."""
+    rng = np.random.default_rng(seed)
+    rows, logs, answers = [], [], []
+    for pairs, horizons in asked:
+        for days in horizons:
+            rows.append(pairs.x)
+            logs.append(np.full(len(pairs.x), np.log(days)))
+            answers.append(pairs.bought(days))
+    x = np.concatenate([np.concatenate(rows).astype(np.float64), np.concatenate(logs)[:, None]], axis=1)  # (P, F + 1)
+    y = np.concatenate(answers)
+    if len(y) > PAIRS_MAX:
+        some = rng.choice(len(y), PAIRS_MAX, replace=False)
+        x, y = x[some], y[some]
+    if not 0 < y.sum() < len(y):
+        raise ValueError(f"of {len(y)} pairs of user and item {y.sum():.0f} were bought again: nothing to tell apart")
+    mean, std = x.mean(0), np.maximum(x.std(0), 1e-6)
+    beta = baselines.logistic(((x - mean) / std).astype(np.float32), y, RIDGE)
+    weights = beta[:-1] / std
+    constant = float(beta[-1] - weights @ mean)
+    return Repurchase(weights=tuple(weights[:-1].tolist()), constant=constant, shape=max(SHAPE_MIN, float(weights[-1])))
