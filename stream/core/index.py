@@ -38,6 +38,7 @@ class ItemIndex:
         self._listed = 0  # items the catalog has named so far
         self._sellable = np.zeros(0, dtype=bool)
         self._pinned = np.zeros(0, dtype=bool)
+        self._placed = np.zeros(0, dtype=bool)
         self._category = np.zeros(0, dtype=np.int32)
         self._categories: dict[str, int] = {}
         self._counts: dict[int, dict[int, ItemCount]] = {}  # row → partition → totals
@@ -62,6 +63,11 @@ class ItemIndex:
     @property
     def pinned(self) -> npt.NDArray[np.bool_]:
         return self._pinned[: len(self.ids)]
+
+    @property
+    def placed(self) -> npt.NDArray[np.bool_]:
+        """(N,): has a vector. Ids that only events name have none: the encoder does not know where they are."""
+        return self._placed[: len(self.ids)]
 
     @property
     def category(self) -> npt.NDArray[np.int32]:
@@ -98,6 +104,7 @@ class ItemIndex:
         self._listed += self.items[row] is None
         self.items[row] = item
         self._matrix[row] = vector
+        self._placed[row] = bool(vector.any())
         self._sellable[row] = item.in_stock and not item.blocked
         self._pinned[row] = item.pinned
         code = self._categories.setdefault(item.category, len(self._categories)) if item.category else -1
@@ -185,6 +192,7 @@ class ItemIndex:
         self._popularity = more(self._popularity)
         self._sellable = more(self._sellable)
         self._pinned = more(self._pinned)
+        self._placed = more(self._placed)
         self._category = more(self._category, -1)
         self._link_row = more(self._link_row, -1)
         self._repeat = more(self._repeat, REPEAT_UNKNOWN)

@@ -23,6 +23,7 @@ from stream.core.index import ItemIndex
 from stream.core.state import DAY_MS, UserState
 
 REASONS_MAX = 3
+SHARE_MIN = 0.001  # of a score: an event that adds less is no reason
 RULES_ITEMS_MAX = 10  # last distinct items whose rules are asked
 RULES_STEP = 0.8  # weight of the k-th last item is RULES_STEP ** k
 LINKS_DAYS = 60.0  # half-life of an item in the user's history when links are asked
@@ -87,7 +88,8 @@ class Common(NamedTuple):
     @classmethod
     def at(cls, index: ItemIndex, blend: Blend, now_ms: int) -> Common:
         weights = index.popularity(now_ms)  # (N, 3)
-        return cls(weights / np.maximum(weights.sum(axis=0), 1e-9), blend.boosts_of(index.features(weights)))
+        whole = weights.sum(axis=0, dtype=np.float64)
+        return cls(weights / np.maximum(whole, 1e-9).astype(np.float32), blend.boosts_of(index.features(weights)))
 
 
 def user_features(state: UserState, now_ms: int) -> Float32:
@@ -122,8 +124,8 @@ def _score(
     shares = blend.shares_of(user_features(state, now_ms))  # (K,)
     encoder = np.zeros(n, dtype=np.float32)
     if nearness is not None and n:
-        encoder = np.exp(nearness - nearness.max())
-        encoder *= shares[0] / encoder.sum()
+        encoder = np.exp(nearness - nearness.max()) * index.placed[:n]  # an id that somebody made up takes nobody's share
+        encoder *= shares[0] / max(float(encoder.sum(dtype=np.float64)), 1e-12)  # float32 sums depend on how many there are
     popularity = common.popularity * shares[POPULAR:]  # (N, 3)
     base = encoder + popularity.sum(axis=1)
     last = {item_id: position for position, item_id in enumerate(one.item_ids)}
@@ -200,7 +202,7 @@ def _part(
     part: int, shares: Float32, rows: npt.NDArray[np.int64], values: Float32, events: npt.NDArray[np.int64]
 ) -> Evidence:
     """The values as a distribution, times the part's share."""
-    whole = float(values.sum())
+    whole = float(values.sum(dtype=np.float64))
     factor = np.float32(shares[part] / whole if whole > 0 else 0.0)
     return Evidence(np.full(len(rows), part), rows, values * factor, events)
 
@@ -264,7 +266,7 @@ def explain(
     reasons = _reasons(rows, scores, by_part, one, weights, index) if one.item_ids else [()] * len(rows)
     return tuple(
         RecommendedItem(
-            item_id=index.ids[row], score=round(value / whole, 8),
+            item_id=index.ids[row], score=round(value / whole, 6),
             source="pinned" if index.pinned[row] else SOURCES[source], reasons=why,
         )
         for row, value, source, why in zip(rows, scores.total[rows].tolist(), main, reasons, strict=True)
@@ -282,7 +284,7 @@ def _reasons(
     return [
         tuple(
             Reason(event_id=one.event_ids[i], item_id=one.item_ids[i], share=round(share, 4))
-            for i, share in zip(events, shares[events, column].tolist(), strict=True) if share > 0
+            for i, share in zip(events, shares[events, column].tolist(), strict=True) if share >= SHARE_MIN
         )
         for column, events in enumerate(top.T.tolist())
     ]  # fmt: skip
