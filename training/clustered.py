@@ -15,7 +15,7 @@ REMINDERS = 5  # of one user
 
 Values = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-Weighted = Callable[[Values], float]  # weights (P,) of the pairs → a measure
+Weighted = Callable[[Values], dict[str, float]]  # weights (P,) of the pairs → measures
 
 
 def clustered(
@@ -27,13 +27,14 @@ def clustered(
     n = int(cluster.max()) + 1
     of = {name: weighted(p, y, cluster, probability=name not in scores) for name, p in predictions.items()}
     ones = np.ones(len(y))
-    point = {(name, one): measure(ones) for name, some in of.items() for one, measure in some.items()}
+    point = {(name, one): value for name, some in of.items() for one, value in some(ones).items()}
     drawn: dict[tuple[str, str], list[float]] = {key: [] for key in point}
     rng = np.random.default_rng(0)
     for _ in range(DRAWS):
         weights = np.bincount(rng.integers(0, n, n), minlength=n).astype(np.float64)[cluster]  # (P,)
-        for name, one in point:
-            drawn[name, one].append(of[name][one](weights))
+        for name, some in of.items():
+            for one, value in some(weights).items():
+                drawn[name, one].append(value)
     draws = {key: np.array(values) for key, values in drawn.items()}
     models: dict[str, Measures] = {name: {} for name in of}
     ahead: dict[str, Measures] = {name: {} for name in of if name != served}
@@ -44,38 +45,37 @@ def clustered(
     return models, ahead
 
 
-def weighted(p: Values, y: Values, cluster: Ints, probability: bool) -> dict[str, Weighted]:
-    """Measures as functions of the pairs' weights (P,): what can be sorted is sorted once."""
+def weighted(p: Values, y: Values, cluster: Ints, probability: bool) -> Weighted:
+    """Measures as a function of the pairs' weights (P,): what can be sorted is sorted once."""
     _, place = np.unique(p, return_inverse=True)  # ascending, ties share a place
     best_first = np.lexsort((-p, cluster))
     starts = np.flatnonzero(np.r_[True, np.diff(cluster[best_first]) > 0])
     rank = np.arange(len(p)) - np.repeat(starts, np.diff(np.r_[starts, len(p)]))
     shown = best_first[rank < REMINDERS]
     per_user = 1.0 / np.bincount(cluster[shown])[cluster[shown]]
+    hit = y[shown]
+    tenth = np.empty(len(p), dtype=np.int64)
+    for at, part in enumerate(np.array_split(np.argsort(p, kind="stable"), BINS)):
+        tenth[part] = at
+    error, squared = p - y, (p - y) ** 2
 
-    def auc(w: Values) -> float:
-        positive, negative = np.bincount(place, w * y), np.bincount(place, w * (1 - y))
+    def measures(w: Values) -> dict[str, float]:
+        positive, every = np.bincount(place, w * y), np.bincount(place, w)
+        negative, bought, share = every - positive, float(positive.sum()), w[shown] * per_user
         below = np.cumsum(negative) - negative / 2
-        whole = positive.sum() * negative.sum()
-        return float((positive * below).sum() / whole) if whole else float("nan")
+        seen = np.cumsum(every[::-1])
+        precision = np.divide(np.cumsum(positive[::-1]), seen, out=np.zeros(len(seen)), where=seen > 0)
+        found = {
+            "auc": float(positive @ below) / max(bought * float(negative.sum()), 1e-12) if bought else float("nan"),
+            "ap": float(precision @ positive[::-1]) / bought if bought else float("nan"),
+            f"precision@{REMINDERS}": float(share @ hit / share.sum()),
+        }
+        if probability:
+            found["brier"] = float(w @ squared / w.sum())
+            found["ece"] = float(np.abs(np.bincount(tenth, w * error)).sum() / w.sum())
+        return found
 
-    def average_precision(w: Values) -> float:
-        positive, every = np.bincount(place, w * y)[::-1], np.bincount(place, w)[::-1]
-        seen = np.cumsum(every)
-        precision = np.divide(np.cumsum(positive), seen, out=np.zeros(len(seen)), where=seen > 0)
-        return float((precision * positive).sum() / positive.sum()) if positive.sum() else float("nan")
-
-    def reminders(w: Values) -> float:
-        return float((w[shown] * per_user * y[shown]).sum() / (w[shown] * per_user).sum())
-
-    found: dict[str, Weighted] = {"auc": auc, "ap": average_precision, f"precision@{REMINDERS}": reminders}
-    if probability:
-        tenth = np.empty(len(p), dtype=np.int64)
-        for at, part in enumerate(np.array_split(np.argsort(p, kind="stable"), BINS)):
-            tenth[part] = at
-        found["brier"] = lambda w: float((w * (p - y) ** 2).sum() / w.sum())
-        found["ece"] = lambda w: float(np.abs(np.bincount(tenth, w * (p - y))).sum() / w.sum())
-    return found
+    return measures
 
 
 def by_user(

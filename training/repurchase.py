@@ -52,8 +52,11 @@ def links_until(past: Past, item_ids: list[str], until_ms: int) -> Links:
 
 
 def repeat_of(known_links: Links) -> Callable[[str], float]:
-    """The log share of an item's users who come back for it, of an item the links do not know the usual one."""
-    known = dict(zip(known_links.ids, known_links.repeat.tolist(), strict=True))
+    """The log share of an item's users who come back for it, of an item the links do not know the usual one. Shares of all
+    items rise as a history grows, so they are taken relative to their mean: what was learned earlier still holds."""
+    usual = float(known_links.repeat.mean()) if len(known_links.ids) else REPEAT_UNKNOWN
+    relative = (known_links.repeat - usual + REPEAT_UNKNOWN).tolist()
+    known = dict(zip(known_links.ids, relative, strict=True))
     return lambda item_id: known.get(item_id, REPEAT_UNKNOWN)
 
 

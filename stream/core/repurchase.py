@@ -21,12 +21,12 @@ from stream.core.featurize import Float32
 from stream.core.state import DAY_MS, UserState
 
 FEATURES = (
-    "log_orders", "log_item_silence", "log_silence", "log_order_days", "log_order_rate", "log_orders_since",
-    "log_item_repeat", "logit_share", "log_beyond_gap", "log_own_gap_ratio",
+    "log_orders", "log_item_silence", "log_order_days", "log_item_repeat", "logit_share", "log_beyond_gap",
+    "log_own_gap_ratio",
 )  # fmt: skip
 SHARE_ORDERS = 4.0  # the item's rate weighs in a pair's share as much as so many orders of the user
-RATE_DAYS = 30.0  # added to a user's days: one order on one day is no daily rate
-LIFT = 0.3  # power of an item's popularity that its rules are divided by: 0 is the chance that it follows, 1 the lift
+GAP_UNKNOWN_DAYS = 30.0  # between the orders of a user with one
+LIFT = 0.15  # power of an item's popularity that its rules are divided by: 0 is the chance that it follows, 1 the lift
 COMPLEMENTS_MAX = 50
 
 
@@ -64,22 +64,17 @@ def features(state: UserState, now_ms: int, repeat: Callable[[str], float]) -> t
     found = np.zeros((len(items), len(FEATURES)), dtype=np.float32)
     if not items:
         return [], found
-    order_days = np.asarray(state.order_days, dtype=np.int64)
-    orders = len(order_days)
-    silence = max(0.0, now_ms - state.last_ts_ms) / DAY_MS
-    tenure = max(0.0, now_ms - state.first_ts_ms) / DAY_MS
-    gap = float(np.diff(order_days).mean()) if orders > 1 else RATE_DAYS
+    orders = len(state.order_days)
+    silence, tenure = (max(0.0, now_ms - ts_ms) / DAY_MS for ts_ms in (state.last_ts_ms, state.first_ts_ms))
+    gap = (state.order_days[-1] - state.order_days[0]) / (orders - 1) if orders > 1 else GAP_UNKNOWN_DAYS
     for at, (item_id, stat) in enumerate(items):
         item_silence = max(0.0, now_ms - stat.last_order_ts_ms) / DAY_MS
-        since = orders - int(np.searchsorted(order_days, stat.last_order_ts_ms // DAY_MS, side="right"))
-        log_repeat = min(repeat(item_id), -1e-3)
-        repeats = stat.orders - 1
+        log_repeat, repeats = min(repeat(item_id), -1e-3), stat.orders - 1
         share = min((repeats + SHARE_ORDERS * exp(log_repeat)) / (max(orders - 1, repeats) + SHARE_ORDERS), 0.99)
-        own_gap = (tenure - item_silence) / repeats if repeats else gap  # at most, from the first event on
+        own_gap = max(0.0, tenure - item_silence) / repeats if repeats else gap  # at most: counted from the first event
         found[at] = (
-            log(stat.orders), log1p(item_silence), log1p(silence), log1p(orders), log((orders + 1) / (tenure + RATE_DAYS)),
-            log1p(since), log_repeat, log(share / (1 - share)), log1p(silence / (gap + 1)),
-            abs(log((item_silence + 1) / (own_gap + 1))),
+            log(stat.orders), log1p(item_silence), log1p(orders), log_repeat, log(share / (1 - share)),
+            log1p(silence / (gap + 1)), abs(log((item_silence + 1) / (own_gap + 1))),
         )  # fmt: skip
     return [item_id for item_id, _ in items], found
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from stream.core.repurchase import FEATURES
 from stream.core.state import DAY_MS
@@ -89,13 +90,15 @@ def test_clustered_measures_are_the_plain_ones_where_every_user_counts_once() ->
     rng = np.random.default_rng(1)
     p, y = np.round(rng.random(400), 2), (rng.random(400) < 0.3).astype(float)
     measures = clustered.weighted(p, y, np.arange(400) // 8, probability=True)
-    assert measures["auc"](np.ones(400)) == pytest.approx(metrics.auc(p, y))
-    assert measures["brier"](np.ones(400)) == pytest.approx(metrics.brier(p, y))
-    assert measures["ece"](np.ones(400)) == pytest.approx(metrics.ece(p, y))
-    twice = np.r_[np.ones(200), np.zeros(200)]
-    assert measures["auc"](twice) == pytest.approx(metrics.auc(p[:200], y[:200]))
+    found = measures(np.ones(400))
+    assert found["auc"] == pytest.approx(metrics.auc(p, y))
+    assert found["ap"] == pytest.approx(average_precision_score(y, p))
+    assert found["brier"] == pytest.approx(metrics.brier(p, y))
+    assert found["ece"] == pytest.approx(metrics.ece(p, y))
+    half = np.r_[np.ones(200), np.zeros(200)]
+    assert measures(half)["auc"] == pytest.approx(metrics.auc(p[:200], y[:200]))
     best = [y[at : at + 8][np.argsort(-p[at : at + 8], kind="stable")[:5]].mean() for at in range(0, 400, 8)]
-    assert measures["precision@5"](np.ones(400)) == pytest.approx(np.mean(best))
+    assert found["precision@5"] == pytest.approx(np.mean(best))
 
 
 def test_the_evaluation_is_whole_and_finds_what_goes_together(history: History) -> None:
