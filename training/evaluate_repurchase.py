@@ -82,7 +82,9 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
                   "power_of_days": model.shape, **dict(zip(FEATURES, model.weights, strict=True))},
     )  # fmt: skip
     figures: dict[str, report.Draw] = {
-        f"Bought again within {days:g} days": lambda figure, one=one: report.calibration(figure, *one)  # type: ignore[misc]
+        f"Bought again within {days:g} days": lambda figure, one=one: report.calibration(  # type: ignore[misc]
+            figure, *one, of="buying again"
+        )
         for days, one in said.items()
     }
     return Evaluated(comparison, figures)

@@ -11,7 +11,7 @@ from stream.core.churn import EDGES_DAYS, ChurnPolicy, p_after, p_no_return
 from stream.core.featurize import CHURN_FEATURES
 from stream.core.state import DAY_MS
 from training import alerting, churn, evaluate_churn, snapshot
-from training.snapshot import EmptyHistory, History
+from training.snapshot import EmptyHistory, History, Visit
 
 START_MS = 1_600_000_000_000
 DAYS = 200
@@ -114,3 +114,17 @@ def test_alerts_are_raised_once_a_silence_and_judged_by_the_horizon() -> None:
 
 def test_features_of_the_model_and_of_the_evaluation_are_one_list() -> None:
     assert CHURN_FEATURES[churn.ACTIVE_DAYS] == "log_active_days" and CHURN_FEATURES[churn.TENURE] == "log_tenure_days"
+
+
+def test_permuted_silences_teach_nothing() -> None:
+    """A feature that tells rates apart does so no longer when silences are dealt out at random."""
+    rng = np.random.default_rng(6)
+    features = rng.normal(size=(3_000, len(CHURN_FEATURES))).astype(np.float32)
+    features[:, [churn.TENURE, churn.ACTIVE_DAYS]] = 0.0, np.log1p(1.0)  # everybody is here for the first time
+    away = rng.exponential(20.0 * np.exp(features[:, 5]))
+    spread = []
+    for days in (away, rng.permutation(away)):
+        visits = [Visit(f"u{at}", START_MS, features[at], float(days[at]), censored=False) for at in range(len(features))]
+        net, _ = churn._train(visits, np.random.default_rng(0))
+        spread.append(np.std(p_after(churn.curves(net, features), np.zeros(3_000), ChurnPolicy(horizon_days=30.0))))
+    assert spread[0] > 0.2 and spread[1] < spread[0] / 2  # what is left is chance, learned by heart
