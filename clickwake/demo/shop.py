@@ -142,7 +142,7 @@ def _train(stage: Stage) -> str:
 
     stage.console.print(
         f"  {manifest['model_version']} released: NDCG@10 of the next basket {ndcg('clickwake')}, personal frequency "
-        f"{ndcg('personal_frequency')}, item-kNN {ndcg('item_knn')}, popularity {ndcg('popularity_30_days')}; the report is "
+        f"{ndcg('personal_frequency')}, EASE {ndcg('ease')}, popularity {ndcg('popularity_30_days')}; the report is "
         f"{stage.settings.registry}/bundles/{manifest['model_version']}/report/index.html", highlight=False)
     return str(manifest["model_version"])
 
