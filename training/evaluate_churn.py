@@ -149,6 +149,21 @@ def coverage(p: FloatArray, y: FloatArray, policy: ChurnPolicy) -> float:
     return float(np.mean(inside))
 
 
+def by_group(
+    predictions: dict[str, FloatArray], away: Values, groups: dict[str, npt.NDArray[np.bool_]]
+) -> tuple[dict[str, Measures], dict[str, Measures]]:
+    """(models, ahead) of each group that is large enough, its name before its measures; "" is the task itself."""
+    models: dict[str, Measures] = {}
+    ahead: dict[str, Measures] = {}
+    for name, some in groups.items():
+        if some.sum() >= GROUP_MIN:
+            part = {model: one[some] for model, one in predictions.items()}
+            found, differences = statistics(part, away[some], MEASURES, SERVED, only={RECENCY: {"auc"}})
+            models = merged(models, under(name, found) if name else found)
+            ahead = merged(ahead, under(name, differences) if name else differences)
+    return models, ahead
+
+
 def run(request: Request) -> Evaluated:
     """`clickwake evaluate churn`; the default cut-off is as late as the horizon allows."""
     horizon_days = request.options.get("horizon_days", 90.0)
@@ -176,15 +191,11 @@ def evaluated(history: History, cut_ms: int, horizon_days: float, seed: int, say
         p = p_after(served.curves(test.features), test.silence_days, policy)
         predictions = {SERVED: p, **competitors(past, snapshot, test, cut_ms, days, seed)}
         said[days] = (p, test.away)
-        groups = {"" if days == horizon_days else f"{days:g}d": np.ones(len(p), dtype=bool)}
+        groups = {f"{days:g}d": np.ones(len(p), dtype=bool)}
         if days == horizon_days:
-            groups |= {"one-time": test.once, "repeat": ~test.once}
-        for name, some in groups.items():
-            if some.sum() >= GROUP_MIN:
-                part = {model: one[some] for model, one in predictions.items()}
-                found = statistics(part, test.away[some], MEASURES, SERVED, only={RECENCY: {"auc"}})
-                models, ahead = (merged(so_far, under(name, more) if name else more)
-                                 for so_far, more in zip((models, ahead), found, strict=True))
+            groups = {"": np.ones(len(p), dtype=bool), "one-time": test.once, "repeat": ~test.once}
+        some, differences = by_group(predictions, test.away, groups)
+        models, ahead = merged(models, some), merged(ahead, differences)
     figures: dict[str, report.Draw] = {
         f"Calibration, {days:g} days": lambda figure, one=one: report.calibration(figure, *one)  # type: ignore[misc]
         for days, one in sorted(said.items())
@@ -198,10 +209,10 @@ def evaluated(history: History, cut_ms: int, horizon_days: float, seed: int, say
         models = merged(models, {SERVED: measures["model"], RECENCY: measures["silence"]})
         settings["alert_horizon_days"] = alerting.HORIZON_DAYS
         figures["Alerts after the split: precision by alerts a day"] = lambda figure: _draw_alerts(figure, tried, window[0])
-    n = len(y)
-    found_all = Comparison(task="churn", dataset=history.name, split=iso(cut_ms), n=n, models=models, ahead=ahead,
-                           served=SERVED, settings=settings)
-    return Evaluated(found_all, figures)
+    return Evaluated(Comparison(
+        task="churn", dataset=history.name, split=iso(cut_ms), n=len(y), models=models, ahead=ahead, served=SERVED,
+        settings=settings,
+    ), figures)  # fmt: skip
 
 
 def silences(history: History, cut_ms: int) -> tuple[alerting.Silences, Float32] | None:
