@@ -67,7 +67,7 @@ class Served:
     def curves(self, features: Float32) -> Float32:
         """log S (B, E) of features (B, F). Raises `ParityFailed` where ONNX does not say what was trained."""
         (said,) = self._session.run(None, {"features": features})
-        parity.agree(f"churn for {len(features)} users", said, churn.curves(self._net, features))
+        parity.agree(f"churn for {len(features)} users", np.exp(said), np.exp(churn.curves(self._net, features)))
         return np.asarray(said, dtype=np.float32)
 
 
