@@ -135,6 +135,11 @@ class Settings(BaseSettings):
     def state_dir(self) -> Path:
         return self.home / "state"
 
+    @property
+    def training_dir(self) -> Path:
+        """Where a training that was stopped is gone on with."""
+        return self.home / "training"
+
 
 def load() -> Settings:
     """The settings of this process: environment first, then `<home>/local.env` as `clickwake up` left it.

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from tests.support.bundles import Exported
 
 
+@pytest.fixture(scope="session", autouse=True)
+def default_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where settings that name no home write: never the folder the tests run in, whose models and checkpoints are real."""
+    with pytest.MonkeyPatch.context() as patched:
+        home = tmp_path_factory.mktemp("home")
+        patched.setenv("CLICKWAKE_HOME", str(home))
+        yield home
+
+
 @pytest.fixture(scope="session")
 def runtime_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clickwake")

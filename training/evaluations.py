@@ -18,8 +18,8 @@ from rich.console import Console
 
 from stream import settings as settings_module
 from stream.settings import Settings
+from training import checkpoint, report
 from training import comparison as comparisons
-from training import report
 from training.commands import EXPECTED, fail
 from training.comparison import Comparison
 from training.report import Draw
@@ -74,6 +74,7 @@ def main(
         found = run(Request(settings, dataset, path, at, _console.print, options or {}))
     except EXPECTED as error:
         fail(error)
+    checkpoint.clear(settings.training_dir)
     if report_dir is not None:
         report_dir.mkdir(parents=True, exist_ok=True)
         (report_dir / "index.html").write_text(report.comparison_page(found.comparison, found.figures))

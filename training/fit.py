@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor
 from torch.nn import functional
 
 from stream.core.featurize import HOUR_MS, Float32
+from training.checkpoint import Checkpoint
+from training.progress import progress, share_done
 from training.snapshot import Moment
 from training.user_encoder import Config, Recommender
 
@@ -55,13 +57,13 @@ class Arrays:
 class Curve:
     """What training saw, for the report."""
 
-    steps: list[int] = field(default_factory=list)
-    loss: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)  # of each step
     check_steps: list[int] = field(default_factory=list)
     validation_loss: list[float] = field(default_factory=list)
     seconds: float = 0.0
     stopped: str = ""
     best_step: int = 0  # 0: never judged
+    checks: int = 0  # of the CHECKS_PER_RUN that were due
 
 
 def arrays(moments: list[Moment], row_of: dict[str, int], config: Config) -> Arrays:
@@ -84,27 +86,31 @@ def arrays(moments: list[Moment], row_of: dict[str, int], config: Config) -> Arr
 def fit(
     moments: list[Moment], item_ids: list[str], text: Float32, config: Config,
     *, seed: int, budget_s: float, pretrain: bool = False, steps_max: int | None = None, threads: int = 1,
+    checkpoints: Path | None = None,
 ) -> tuple[Recommender, Curve]:
     """Train on all moments but the latest tenth, by which it is judged when to stop.
 
     text (N, T): text vectors of `item_ids`, zeros where there is no text. The learning rate falls to nothing over
     EPOCHS_MAX epochs or `budget_s` seconds, whichever ends first; the curve says which. With `steps_max` there is no
-    judging: that many steps on all moments, for a final model whose length of training is known.
+    judging: that many steps on all moments, for a final model whose length of training is known. With a folder for
+    `checkpoints` a run that was stopped goes on where it was. The same seed gives the same model unless the budget ends it.
     """  # fmt: skip
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     model = Recommender(config, torch.from_numpy(text))
     data = arrays(moments, {item: row for row, item in enumerate(item_ids)}, config)
     held_out = max(1, int(len(data) * VALIDATION_SHARE)) if len(data) > 1 and steps_max is None else 0
     train, validation = data.take(slice(0, len(data) - held_out)), data.take(slice(len(data) - held_out, None))
     validation = validation.take(slice(0, VALIDATION_MAX))
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    recipe = (config, seed, budget_s, pretrain, steps_max, BATCH, LEARNING_RATE, WEIGHT_DECAY, EPOCHS_MAX, PATIENCE)
+    known_by = [repr(recipe), *(getattr(data, one.name).tobytes() for one in fields(data)), text.tobytes()]
+    with progress() as shown:
         if pretrain:
-            _run(model, train, validation, rng, budget_s * 0.25, None, shown, masked=True)
+            kept = Checkpoint(checkpoints, "pre-training", known_by)
+            _run(model, train, validation, seed, budget_s * 0.25, None, shown, kept, masked=True)
         share = 0.75 if pretrain else 1.0
-        curve = _run(model, train, validation, rng, budget_s * share, steps_max, shown, masked=False)
+        kept = Checkpoint(checkpoints, "user-encoder", known_by)
+        curve = _run(model, train, validation, seed, budget_s * share, steps_max, shown, kept, masked=False)
     _forget_untouched(model, train)
     model.eval()
     return model, curve
@@ -123,8 +129,8 @@ def _forget_untouched(model: Recommender, train: Arrays) -> None:
 
 
 def _run(
-    model: Recommender, train: Arrays, validation: Arrays, rng: np.random.Generator, budget_s: float,
-    steps_max: int | None, shown: Progress, *, masked: bool,
+    model: Recommender, train: Arrays, validation: Arrays, seed: int, budget_s: float, steps_max: int | None,
+    shown: Progress, kept: Checkpoint, *, masked: bool,
 ) -> Curve:  # fmt: skip
     curve, started = Curve(), time.monotonic()
     if not len(train):
@@ -132,11 +138,22 @@ def _run(
         return curve
     steps = steps_max or EPOCHS_MAX * max(1, len(train) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    best_state, batches = copy.deepcopy(model.state_dict()), _Batches(train, seed)
+    if (saved := kept.load()) is not None:
+        curve, best_state = Curve(**saved["curve"]), saved["best"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        started -= curve.seconds
     name = "pre-training" if masked else "user encoder"
     task = shown.add_task(name, total=1.0)
-    best, best_state, since_best, checks = float("inf"), copy.deepcopy(model.state_dict()), 0, 0
-    for step, batch in enumerate(_batches(train, rng)):
-        done = max(step / steps, (time.monotonic() - started) / budget_s)
+
+    def state() -> dict[str, Any]:
+        curve.seconds = time.monotonic() - started
+        return {"curve": asdict(curve), "best": best_state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    while not curve.stopped:
+        step = len(curve.loss)
+        done = share_done(step, steps, time.monotonic() - started, budget_s)
         if done >= 1.0:
             epochs = f"after {step * BATCH / len(train):.1f} epochs"
             curve.stopped = f"{epochs}, all that were planned" if step >= steps else f"{epochs}: budget of {budget_s:.0f} s"
@@ -144,43 +161,56 @@ def _run(
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * max(0.02, 1.0 - done)
         model.train()
+        torch.manual_seed(seed * 1_000_003 + step)  # of dropout
+        batch, rng = batches.at(step), np.random.default_rng((seed, step))
         loss = _masked_loss(model, batch, rng) if masked else _next_loss(model, batch, rng)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        curve.steps.append(step)
         curve.loss.append(float(loss.detach()))
         shown.update(task, completed=done, description=f"{name}, loss {curve.loss[-1]:.3f}")
-        if not masked and len(validation) and done * CHECKS_PER_RUN >= checks + 1:
-            checks = int(done * CHECKS_PER_RUN)
-            judged = validation_loss(model, validation)
+        if not masked and len(validation) and int(done * CHECKS_PER_RUN) > curve.checks:
+            curve.checks = int(done * CHECKS_PER_RUN)
             curve.check_steps.append(step)
-            curve.validation_loss.append(judged)
-            since_best = 0 if judged < best else since_best + 1
-            if judged < best:
-                best, best_state, curve.best_step = judged, copy.deepcopy(model.state_dict()), step + 1
-            if since_best >= PATIENCE:
+            curve.validation_loss.append(validation_loss(model, validation))
+            if curve.validation_loss[-1] == min(curve.validation_loss):
+                best_state, curve.best_step = copy.deepcopy(model.state_dict()), step + 1
+            if len(curve.check_steps) - 1 - int(np.argmin(curve.validation_loss)) >= PATIENCE:
                 curve.stopped = f"at step {step + 1}: validation loss no longer fell"
-                break
-    if not masked and len(validation) and validation_loss(model, validation) > best:
+        if kept.due():
+            kept.save(state())
+    if not masked and len(validation) and validation_loss(model, validation) > min(curve.validation_loss, default=np.inf):
         model.load_state_dict(best_state)
+    kept.save(state())
     shown.update(task, completed=1.0)
-    curve.seconds = time.monotonic() - started
     return curve
 
 
-def _batches(train: Arrays, rng: np.random.Generator) -> Iterator[Arrays]:
-    """Random batches without end, of similar history lengths within, so that little is padded."""
-    lengths = (train.rows >= 0).sum(1)
-    while True:
-        order = rng.permutation(len(train))
+class _Batches:
+    """Random batches without end, of similar history lengths within, so that little is padded; the n-th depends on the
+    seed and n alone."""
+
+    def __init__(self, train: Arrays, seed: int) -> None:
+        self._train, self._seed, self._epoch = train, seed, -1
+        self._lengths = (train.rows >= 0).sum(1)
+        self._groups: list[npt.NDArray[np.int64]] = []
+        self._in_epoch = sum(-(-min(BATCH * 16, len(train) - start) // BATCH) for start in range(0, len(train), BATCH * 16))
+
+    def at(self, step: int) -> Arrays:
+        epoch, place = divmod(step, self._in_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._groups = epoch, self._shuffled(np.random.default_rng((self._seed, epoch, 1)))
+        return self._train.take(self._groups[place])
+
+    def _shuffled(self, rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+        order, found = rng.permutation(len(self._train)), []
         for start in range(0, len(order), BATCH * 16):
             part = order[start : start + BATCH * 16]
-            part = part[np.argsort(lengths[part], kind="stable")]
+            part = part[np.argsort(self._lengths[part], kind="stable")]
             groups = [part[at : at + BATCH] for at in range(0, len(part), BATCH)]
-            for group in rng.permutation(len(groups)):
-                yield train.take(groups[int(group)])
+            found += [groups[int(group)] for group in rng.permutation(len(groups))]
+        return found
 
 
 def _inputs(batch: Arrays, now_ms: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor, Tensor, Tensor]:

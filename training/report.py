@@ -128,7 +128,7 @@ def _figure(draw: Draw) -> str:
 
 def _loss(figure: Any, curve: Curve) -> None:
     axis = figure.subplots()
-    axis.plot(curve.steps, curve.loss, lw=0.5, color="#bbb", label="batch")
+    axis.plot(curve.loss, lw=0.5, color="#bbb", label="batch")
     axis.plot(curve.check_steps, curve.validation_loss, "o-", color="#4a7ebb", label="validation")
     axis.set_xlabel("step")
     axis.set_ylabel("loss")

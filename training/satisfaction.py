@@ -38,8 +38,9 @@ from training import baselines, ngrams, text_encoder
 from training.metrics import FloatArray, auc, brier, ece
 from training.parity import agree
 from training.reviews import Reviews
-from training.satisfaction_net import TOKENS_MAX, Recipe, SatisfactionNet, Tokens, Tuning, fine_tune
+from training.satisfaction_net import TOKENS_MAX, Recipe, SatisfactionNet, Tuning, fine_tune
 from training.text_encoder import PARITY_BATCHES, SAMPLES, to_onnx
+from training.tokens import Tokens
 
 FOLDS = 5
 RECIPE = Recipe()
@@ -76,7 +77,8 @@ def learn(train: Reviews, validation: Reviews, settings: Settings, *, seed: int,
     if folder is not None:
         say(f"fine-tuning {folder.name} on {len(train)} reviews, for {own.satisfaction_budget_s:g} s at most")
         net, tuning = fine_tune(
-            folder, train, validation, seed=seed, budget_s=own.satisfaction_budget_s, threads=own.threads, recipe=RECIPE
+            folder, train, validation, seed=seed, budget_s=own.satisfaction_budget_s, threads=own.threads, recipe=RECIPE,
+            checkpoints=settings.training_dir,
         )
         files[TOKENIZER] = (folder / "tokenizer.json").read_bytes()
         files[ENCODER] = to_onnx(net, ["recommended", "stars"])
@@ -98,7 +100,7 @@ def check_parity(net: SatisfactionNet, graph: bytes, folder: Path) -> float:
     for size in PARITY_BATCHES:
         rng = np.random.default_rng(size)
         texts = [" ".join(rng.choice(words, int(rng.integers(1, 2 * TOKENS_MAX)))) for _ in range(size)]
-        inputs = Tokens.of(texts, folder).padded(np.arange(size))
+        inputs = Tokens.of(texts, folder, TOKENS_MAX).padded(np.arange(size))
         with torch.no_grad():
             expected = [one.numpy() for one in net(*inputs)]
         names = ("input_ids", "attention_mask", "token_type_ids")
@@ -118,8 +120,8 @@ def calibrated(
     y, stars = validation.recommended, validation.stars
     logits, star_logits = Satisfaction(draft, files, threads).logits(validation.texts)
     parts = [np.array([1])] if ENCODER not in files else [np.array([0]), np.array([0, 1])]  # columns of the logits
-    held_out = [_log_loss(_cross_fitted(logits[:, part], y, validation.groups), y) for part in parts]
-    part = parts[int(np.argmin(held_out))]
+    held_out = [_log_losses(_cross_fitted(logits[:, part], y, validation.groups), y) for part in parts]  # each (V,)
+    part = parts[0] if len(parts) == 1 or not _clearly_less(held_out[1], held_out[0]) else parts[1]
     beta = baselines.logistic(logits[:, part], y, RIDGE)
     weights = np.zeros(2)
     weights[part] = beta[:-1]
@@ -129,7 +131,7 @@ def calibrated(
     known = stars > 0
     temperature = _temperature(star_logits[known], stars[known]) if star_logits is not None and known.any() else None
     metrics = {"auc": auc(p, y), "brier": brier(p, y), "ece": ece(p, y)}
-    metrics |= {f"log_loss_of_{len(one)}": loss for one, loss in zip(parts, held_out, strict=True)}
+    metrics |= {f"log_loss_of_{len(one)}": float(loss.mean()) for one, loss in zip(parts, held_out, strict=True)}
     final = msgspec.structs.replace(
         draft, ngrams=draft.ngrams if 1 in part else None, encoder_weight=float(weights[0]), ngrams_weight=float(weights[1]),
         constant=float(beta[-1]), stars_temperature=temperature, recommended_from=best_threshold(p, y), metrics=metrics,
@@ -150,8 +152,15 @@ def _cross_fitted(logits: Float32, y: FloatArray, groups: list[str]) -> Doubles:
     return p
 
 
-def _log_loss(p: Doubles, y: FloatArray) -> float:
-    return float(-np.mean(np.log(np.where(y > 0, p, 1 - p).clip(1e-12))))
+def _log_losses(p: Doubles, y: FloatArray) -> Doubles:
+    return np.asarray(-np.log(np.where(y > 0, p, 1 - p).clip(1e-12)))
+
+
+def _clearly_less(losses: Doubles, others: Doubles) -> bool:
+    """Whether the mean is less by more than a standard error of the paired difference; else fewer files win. The
+    one-standard-error rule: Breiman et al., "Classification and Regression Trees" (1984), section 3.4.3."""
+    gain = others - losses
+    return float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5
 
 
 def _temperature(logits: Float32, stars: npt.NDArray[np.int64]) -> float:

@@ -10,27 +10,25 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.checkpoint import Checkpoint
+from training.progress import progress, share_done
 from training.reviews import UNKNOWN_STARS, Reviews
 from training.text_encoder import hidden_states, load_bert, mean_of_tokens
+from training.tokens import Tokens, fast_type
 
 STARS = 5
 PREDICT_BATCH = 64
 TOKENS_MAX = 160  # 99% of the clothing reviews have at most 143
-Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -77,47 +75,6 @@ class Tuning:
     stopped: str = ""
 
 
-@dataclass(frozen=True)
-class Tokens:
-    """Reviews as token ids, each of its own length."""
-
-    ids: list[Ints]
-    lengths: Ints
-
-    @staticmethod
-    def of(texts: list[str], folder: Path) -> Tokens:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        tokenizer.enable_truncation(TOKENS_MAX)
-        tokenizer.no_padding()
-        ids = [np.array(one.ids, dtype=np.int64) for one in tokenizer.encode_batch(texts)]
-        return Tokens(ids, np.array([len(one) for one in ids]))
-
-    def padded(self, at: Ints) -> tuple[Tensor, Tensor, Tensor]:
-        """input_ids, attention_mask, token_type_ids, each (B, L)."""
-        length = int(self.lengths[at].max())
-        ids = np.zeros((len(at), length), dtype=np.int64)
-        for row, one in enumerate(at):
-            ids[row, : self.lengths[one]] = self.ids[one]
-        mask = torch.from_numpy((np.arange(length) < self.lengths[at][:, None]).astype(np.int64))
-        return torch.from_numpy(ids), mask, torch.zeros_like(mask)
-
-    def batches(self, size: int, rng: np.random.Generator) -> Iterator[Ints]:
-        """Every review once, in random batches of like length, so that little is padded."""
-        order = rng.permutation(len(self.ids))
-        groups = []
-        for start in range(0, len(order), size * 32):
-            part = order[start : start + size * 32]
-            part = part[np.argsort(self.lengths[part], kind="stable")]
-            groups += [part[at : at + size] for at in range(0, len(part), size)]
-        for group in rng.permutation(len(groups)):
-            yield groups[int(group)]
-
-
-def fast_type() -> torch.dtype | None:
-    """bfloat16 where this processor multiplies it in hardware (2.7 times as many reviews a second), else None."""
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else None
-
-
 def loss_of(logit: Tensor, stars: Tensor, recommended: Tensor, given: Tensor, stars_share: float) -> Tensor:
     """logit (B,), stars (B, 5) logits, recommended (B,) 0 or 1, given (B,) stars 1–5 or 0 where none were given."""
     flag = functional.binary_cross_entropy_with_logits(logit, recommended)
@@ -129,41 +86,60 @@ def loss_of(logit: Tensor, stars: Tensor, recommended: Tensor, given: Tensor, st
 
 def fine_tune(
     folder: Path, train: Reviews, validation: Reviews, *, seed: int, budget_s: float, threads: int = 1,
-    recipe: Recipe = Recipe(),
+    recipe: Recipe = Recipe(), checkpoints: Path | None = None,
 ) -> tuple[SatisfactionNet, Tuning]:  # fmt: skip
     """The BERT of a folder, fine-tuned; of its epochs the one with the least loss of "recommended" on validation.
 
     The rates fall to nothing over the epochs or `budget_s` seconds, whichever ends first; within the budget the same seed
-    gives the same net on the same machine.
+    gives the same net on the same machine. With a folder for `checkpoints` a run that was stopped goes on where it was.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(seed)
-    rng = np.random.default_rng(seed)
     net = SatisfactionNet(load_bert(folder), recipe.dropout)
-    tokens, held_out = Tokens.of(train.texts, folder), Tokens.of(validation.texts, folder)
+    tokens, held_out = Tokens.of(train.texts, folder, TOKENS_MAX), Tokens.of(validation.texts, folder, TOKENS_MAX)
     recommended, stars = torch.from_numpy(train.recommended.astype(np.float32)), torch.from_numpy(train.stars)
     optimizer = torch.optim.AdamW(_groups(net, recipe), weight_decay=recipe.weight_decay)
-    steps = recipe.epochs * -(-len(train) // recipe.batch)
-    tuning, started, best, best_state, done = Tuning(), time.monotonic(), float("inf"), net.state_dict(), 0.0
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    epoch_steps = -(-len(train) // recipe.batch)
+    steps, tuning, started, best_state = recipe.epochs * epoch_steps, Tuning(), time.monotonic(), net.state_dict()
+    known_by = [repr((recipe, seed, budget_s)), *train.texts, *validation.texts,
+                train.recommended.tobytes(), train.stars.tobytes(), validation.recommended.tobytes(),
+                *(value.numpy().tobytes() for value in net.state_dict().values())]  # fmt: skip
+    kept = Checkpoint(checkpoints, "satisfaction", known_by)
+    if (saved := kept.load()) is not None:
+        tuning, best_state = Tuning(**saved["tuning"]), saved["best"]
+        net.load_state_dict(saved["net"])
+        optimizer.load_state_dict(saved["optimizer"])
+        started -= tuning.seconds
+
+    def state() -> dict[str, Any]:
+        tuning.seconds = time.monotonic() - started
+        return {"tuning": asdict(tuning), "best": best_state, "net": net.state_dict(), "optimizer": optimizer.state_dict()}
+
+    with progress() as shown:
         task = shown.add_task("fine-tuning", total=1.0)
-        while done < 1.0:
-            net.train()
-            for at in tokens.batches(recipe.batch, rng):
-                tuning.loss.append(_step(net, optimizer, tokens.padded(at), recommended[at], stars[at], done, recipe))
-                done = max(len(tuning.loss) / steps, (time.monotonic() - started) / budget_s)
-                shown.update(task, completed=done, description=f"fine-tuning, loss {np.mean(tuning.loss[-50:]):.3f}")
-                if done >= 1.0:
+        while not tuning.stopped:
+            epoch = len(tuning.validation_loss)
+            order = list(tokens.batches(recipe.batch, np.random.default_rng((seed, epoch))))
+            for at in order[len(tuning.loss) - epoch * epoch_steps :]:
+                done = share_done(len(tuning.loss), steps, time.monotonic() - started, budget_s)
+                if done >= 1.0 and tuning.loss:
                     break
+                net.train()
+                torch.manual_seed(seed * 1_000_003 + len(tuning.loss))  # of dropout
+                some = tokens.padded(at)
+                tuning.loss.append(_step(net, optimizer, some, recommended[at], stars[at], min(done, 1.0), recipe))
+                shown.update(task, completed=done, description=f"fine-tuning, loss {np.mean(tuning.loss[-50:]):.3f}")
+                if kept.due():
+                    kept.save(state())
             tuning.validation_loss.append(_judge(net, held_out, validation))
-            if tuning.validation_loss[-1] < best:
-                best, best_state = tuning.validation_loss[-1], copy.deepcopy(net.state_dict())
-                tuning.best_epoch = len(tuning.validation_loss)
+            if tuning.validation_loss[-1] == min(tuning.validation_loss):
+                best_state, tuning.best_epoch = copy.deepcopy(net.state_dict()), len(tuning.validation_loss)
+            if len(tuning.loss) >= steps:
+                tuning.stopped = "all epochs"
+            elif time.monotonic() - started >= budget_s:
+                tuning.stopped = f"budget of {budget_s:g} s, at step {len(tuning.loss)} of {steps}"
+            kept.save(state())
     net.load_state_dict(best_state)
-    tuning.seconds = time.monotonic() - started
-    whole = len(tuning.loss) >= steps
-    tuning.stopped = "all epochs" if whole else f"budget of {budget_s:g} s, at step {len(tuning.loss)} of {steps}"
     return net.eval(), tuning
 
 

@@ -21,7 +21,7 @@ from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import blend, churn, export, fit, held_out, links, report
+from training import blend, checkpoint, churn, export, fit, held_out, links, report
 from training.churn import ChurnFit
 from training.comparison import Comparison
 from training.fit import Curve
@@ -72,6 +72,7 @@ def learn(
     model, curve = fit.fit(
         snapshot.moments, item_ids, texts.of(item_ids), config or Config(text_dim=texts.dim), seed=own.seed,
         budget_s=budget_s or own.budget_s, pretrain=own.pretrain, steps_max=steps_max, threads=own.threads,
+        checkpoints=settings.training_dir,
     )  # fmt: skip
     hazard = churn.fit(snapshot.visits, seed=own.seed, end_ms=history.to_ms, horizon_days=own.churn_horizon_days)
     linked = links.fit(interactions(history)[0], item_ids, history.to_ms + 1)
@@ -122,13 +123,14 @@ def train(
     comparison = held_out.compare(history, test_ms, end_ms, texts, first.bundle, mixture)
     say("learning again from everything")
     final = learn(history, texts, settings, parent=newest_version(settings), policy=policy, budget_s=budget_s,
-                  steps_max=max(1, len(first.curve.steps)))
+                  steps_max=max(1, len(first.curve.loss)))
     manifest = described(final, mixture, comparison)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
     page = report.page(manifest, first.curve, comparison, final.churn)
     manifest, digest = export.publish(
         settings.registry, manifest, final.files | {"golden.npz": golden}, {"report/index.html": page.encode()}
     )
+    checkpoint.clear(settings.training_dir)
     say(f"published {manifest.model_version}")
     return Trained(manifest, digest, comparison)
 
@@ -167,7 +169,7 @@ def evaluated(
     budget_s = settings.training.budget_s / 2
     first = learn(past.until(validation_ms), texts, settings, budget_s=budget_s, config=config)
     mixture = fit_blend(first, past, texts, validation_ms, split_ms, settings, say)
-    steps = max(1, len(first.curve.steps))
+    steps = max(1, len(first.curve.loss))
     final = learn(past, texts, settings, steps_max=steps, budget_s=budget_s, config=config)
     return replace(final, curve=first.curve), mixture
 

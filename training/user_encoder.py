@@ -131,7 +131,7 @@ class Recommender(nn.Module):
         self.adapter = ItemAdapter(config)
         self.residuals = nn.Embedding(len(text), config.dim)
         self.text: Tensor
-        self.register_buffer("text", text)  # (N, T)
+        self.register_buffer("text", text, persistent=False)  # (N, T), no part of what is learned
         self._begin_with_texts(text)
         if not config.ids:
             nn.init.zeros_(self.residuals.weight)

@@ -10,8 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +18,7 @@ from stream.core.featurize import Float32
 from training.panel.method import Asked, Frozen, Ints, Past, histories
 from training.panel.popularity import completed, recent
 from training.panel.validation import HeldOut, held_out
+from training.progress import progress
 
 Loss = Literal["binary", "softmax", "masked"]
 LENGTH = 50  # items of a sequence
@@ -76,8 +76,7 @@ class Transformer(Frozen):
     def fit(self, past: Past, *, seed: int, budget_s: float, threads: int) -> None:
         torch.set_num_threads(threads)
         self._popular, started = recent(past), time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        with progress() as shown:
             held = held_out(past, seed)
             steps = self._train(held.earlier, seed, SEARCH_SHARE * budget_s, shown, held) if held is not None else None
             self.steps = self._train(past, seed, budget_s - (time.monotonic() - started), shown, steps=steps)
