@@ -364,6 +364,24 @@ def evaluate_satisfaction(
     evaluations.main("satisfaction", dataset, path, None, as_json, report, {"publish": float(publish)})
 
 
+@evaluate.command("text")
+def evaluate_text(
+    dataset: DatasetName,
+    path: DataPath,
+    split: Annotated[datetime | None, typer.Option(help="learn before it, ask after it; default: the newest tenth")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="how often the recommender is learned on each encoder's vectors")] = 3,
+    keep: Annotated[
+        Path | None, typer.Option(help="folder for the adapted encoder, for CLICKWAKE_TRAINING__TEXT_MODEL if it is better")
+    ] = None,
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """The text encoder in eight bits, and adapted to the catalog: what each does to the ranking, and how fast it is."""
+    from training import evaluations
+
+    evaluations.main("text", dataset, path, split, as_json, report, {"seeds": float(seeds)}, keep)
+
+
 bench = typer.Typer(help="Measure on this machine.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
 

@@ -100,6 +100,7 @@ class Training(Section):
     every: str | None = Field(None, description="release interval of `clickwake train --every`, e.g. 6h")
     seed: int = 7
     text_model: Path | None = Field(None, description="folder of a Hugging Face BERT; default: MiniLM from its package")
+    text_int8: bool = Field(False, description="text encoder in eight bits: if `evaluate text` says that it ranks as well")
     budget_s: float = Field(240.0, gt=0, description="for training the user encoder, both runs of a release together")
     pretrain: bool = Field(False, description="masked-item pre-training before next-item training; a quarter of the budget")
     threads: int = Field(1, ge=1, description="of torch; on busy cores a second one waits at barriers and slows the first")

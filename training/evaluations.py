@@ -1,7 +1,7 @@
 """What `clickwake evaluate …` runs and shows: each task answers with a `Comparison` and the pictures that explain it.
 
 recommend → training.evaluate_recommend, churn → training.evaluate_churn, repurchase → training.evaluate_repurchase,
-satisfaction → training.evaluate_satisfaction. Each has `run(request) -> Evaluated`.
+satisfaction → training.evaluate_satisfaction, text → training.evaluate_text. Each has `run(request) -> Evaluated`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from training.commands import EXPECTED, fail
 from training.comparison import Comparison
 from training.report import Draw
 
-TASKS = ("recommend", "churn", "repurchase", "satisfaction")
+TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text")
 _console = Console(stderr=True)
 
 
@@ -38,6 +38,7 @@ class Request:
     split: datetime | None  # UTC; None: the task's default
     say: Callable[[str], None]
     options: dict[str, float] = field(default_factory=dict)  # of the task: horizon_days, seeds …
+    output: Path | None = None  # a folder for what the task makes beside figures
 
     @property
     def split_ms(self) -> int | None:
@@ -63,7 +64,7 @@ def iso(ts_ms: float) -> str:
 
 def main(
     task: str, dataset: str, path: Path, split: datetime | None, as_json: bool, report_dir: Path | None,
-    options: dict[str, float] | None = None,
+    options: dict[str, float] | None = None, output: Path | None = None,
 ) -> None:  # fmt: skip
     """Run one task, print it, and write its page when a folder is named."""
     assert task in TASKS
@@ -71,7 +72,7 @@ def main(
     settings = settings_module.load()
     at = None if split is None else split.replace(tzinfo=UTC)
     try:
-        found = run(Request(settings, dataset, path, at, _console.print, options or {}))
+        found = run(Request(settings, dataset, path, at, _console.print, options or {}, output))
     except EXPECTED as error:
         fail(error)
     checkpoint.clear(settings.training_dir)

@@ -160,7 +160,7 @@ def _clearly_less(losses: Doubles, others: Doubles) -> bool:
     """Whether the mean is less by more than a standard error of the paired difference; else fewer files win. The
     one-standard-error rule: Breiman et al., "Classification and Regression Trees" (1984), section 3.4.3."""
     gain = others - losses
-    return float(gain.mean()) > float(gain.std()) / len(gain) ** 0.5
+    return bool(gain.mean() > gain.std() / len(gain) ** 0.5)
 
 
 def _temperature(logits: Float32, stars: npt.NDArray[np.int64]) -> float:

@@ -21,6 +21,7 @@ from stream.adapters import model_store, signing
 from stream.adapters.model_store import TextModel
 from stream.adapters.onnx import TOKENS_MAX, TextEncoder, session, sha256
 from stream.settings import Settings
+from training import quantised
 from training.parity import agree_as_vectors
 
 log = structlog.get_logger()
@@ -62,13 +63,15 @@ def mean_of_tokens(hidden: Any, attention_mask: Any) -> Any:
     return (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
 
 
-def load_bert(folder: Path) -> Any:
-    """A Hugging Face BERT from a local folder. Raises `TextModelRefused` for weights that are not safetensors."""
-    from transformers import AutoModel
+def load_bert(folder: Path, masked_words: bool = False) -> Any:
+    """A Hugging Face BERT from a local folder, with the head that guesses masked words if that is wanted, begun at random
+    where the folder has none. Raises `TextModelRefused` for weights that are not safetensors."""
+    from transformers import AutoModel, AutoModelForMaskedLM
 
     if not any(folder.glob("*.safetensors")):
         raise TextModelRefused(f"{folder} has no *.safetensors: other formats can run code and are not read")
-    return AutoModel.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
+    kind = AutoModelForMaskedLM if masked_words else AutoModel
+    return kind.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
 
 
 def source_folder(settings: Settings) -> Path:
@@ -85,17 +88,34 @@ def source_folder(settings: Settings) -> Path:
     return folder
 
 
+def space_of(folder: Path, int8: bool) -> str:
+    """The id of the space that a BERT's vectors lie in: by its weights, its tokenizer and how it is exported."""
+    weights = sorted(folder.glob("*.safetensors"))
+    digests = b"".join(hashlib.sha256(one.read_bytes()).digest() for one in weights)
+    identity = hashlib.sha256(digests + (folder / "tokenizer.json").read_bytes())
+    identity.update(f"mean-l2-{TOKENS_MAX}{'-int8' if int8 else ''}".encode())
+    return identity.hexdigest()[:16]
+
+
+def graphs(folder: Path, int8: bool) -> tuple[bytes, bytes]:
+    """(the ONNX graph to be served, the tokenizer) of a folder's BERT. Raises `ParityFailed` and `TextModelRefused`."""
+    tokenizer, model = (folder / "tokenizer.json").read_bytes(), Pooled(load_bert(folder)).eval()
+    graph = to_onnx(model, ["vector"])
+    check_parity(model, graph, tokenizer)
+    if not int8:
+        return graph, tokenizer
+    small = quantised.int8(graph)
+    quantised.check(TextEncoder(graph, tokenizer, threads=1), TextEncoder(small, tokenizer, threads=1), SAMPLES)
+    return small, tokenizer
+
+
 def export(settings: Settings) -> str:
     """Export the configured BERT into the registry unless it is there; returns its space id.
 
     Where keys are in use, one that is there without a signature that counts is not trusted: it is exported again.
     """
-    folder = source_folder(settings)
-    tokenizer = (folder / "tokenizer.json").read_bytes()
-    weights = sorted(folder.glob("*.safetensors"))
-    identity = hashlib.sha256(b"".join(hashlib.sha256(one.read_bytes()).digest() for one in weights) + tokenizer)
-    identity.update(f"mean-l2-{TOKENS_MAX}".encode())
-    space = identity.hexdigest()[:16]
+    folder, int8 = source_folder(settings), settings.training.text_int8
+    space = space_of(folder, int8)
     uri = f"{settings.registry.rstrip('/')}/text/{space}"
     fs, root = fsspec.core.url_to_fs(uri)
     signer, keys = signing.signer(settings.models), signing.trusted(settings.models)
@@ -109,10 +129,8 @@ def export(settings: Settings) -> str:
             if signer is None and keys:
                 raise  # what this machine would export, it could not sign
             log.warning("text encoder is exported again", space=space, why=str(error))
-    model = Pooled(load_bert(folder)).eval()
-    data = to_onnx(model, ["vector"])
-    encoder = TextEncoder(data, tokenizer, threads=2)
-    check_parity(model, data, tokenizer)
+    data, tokenizer = graphs(folder, int8)
+    encoder = TextEncoder(data, tokenizer, threads=1)
     manifest = TextModel(
         space=space, dim=encoder.dim, tokens_max=TOKENS_MAX,
         files={"model.onnx": sha256(data), "tokenizer.json": sha256(tokenizer)},

@@ -9,6 +9,7 @@ import numpy as np
 
 from schemas.catalog import Item
 from stream.adapters import model_store
+from stream.adapters.onnx import TextEncoder
 from stream.core.featurize import Float32
 from stream.settings import Settings
 
@@ -25,6 +26,14 @@ class Texts:
     def named(cls, space: str, item_ids: Iterable[str], vectors: Float32) -> Texts:
         """Row n of `vectors` is of the n-th id."""
         return cls(space, {item: row for row, item in enumerate(item_ids)}, vectors)
+
+    @classmethod
+    def by_encoder(cls, space: str, encoder: TextEncoder, texts: dict[str, str], say: Callable[[str], None]) -> Texts:
+        """Id → text, each different one encoded once."""
+        unique = sorted(set(texts.values()))
+        say(f"encoding {len(unique)} item texts")
+        row = {text: at for at, text in enumerate(unique)}
+        return cls(space, {item_id: row[text] for item_id, text in texts.items()}, encoder.encode(unique))
 
     @property
     def dim(self) -> int:
@@ -43,14 +52,11 @@ class Texts:
 
 
 def encode(settings: Settings, items: dict[str, Item], say: Callable[[str], None]) -> Texts:
-    """The catalog's texts through the text encoder, each different one once; exports the encoder if need be."""
+    """The catalog's texts through the text encoder; exports the encoder if need be."""
     from training import text_encoder
 
     space = text_encoder.export(settings)
     found = model_store.load_text_encoder(settings.registry, space, threads=settings.training.threads)
     assert found is not None, "export has just written it"
     texts = {item_id: text for item_id, item in items.items() if (text := item.text())}
-    unique = sorted(set(texts.values()))
-    say(f"encoding {len(unique)} item texts")
-    row = {text: at for at, text in enumerate(unique)}
-    return Texts(space, {item_id: row[text] for item_id, text in texts.items()}, found[1].encode(unique))
+    return Texts.by_encoder(space, found[1], texts, say)

@@ -13,7 +13,7 @@ from training.reviews import Reviews
 GOOD = {"en": ["love", "great", "perfect", "soft", "flattering"], "zh": ["喜欢", "很好", "满意", "推荐", "舒服"]}
 BAD = {"en": ["awful", "returned", "cheap", "itchy", "disappointed"], "zh": ["失望", "太差", "退货", "垃圾", "难看"]}
 PLAIN = {"en": ["dress", "shirt", "the", "color", "size", "ordered", "blue"], "zh": ["衣服", "颜色", "尺码", "昨天", "收到"]}
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def planted(size: int, seed: int, language: str = "en") -> Reviews:
