@@ -32,6 +32,11 @@ class Models(Protocol):
     manifest: Manifest
     links: Links
 
+    @property
+    def learned(self) -> Mapping[str, Float32]:
+        """Unit vectors (D,) of items seen in training, for those the catalog does not know."""
+        ...
+
     def adapt(self, text_vectors: Float32, item_ids: list[str]) -> Float32:
         """(N, T) text vectors (zeros where there is no text) → (N, D) item vectors in the model's space."""
         ...

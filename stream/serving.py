@@ -39,6 +39,7 @@ class Serving:
         self.counts_policy = CountsPolicy.from_manifest(manifest.counts) if manifest else CountsPolicy()
         self.blend = Blend.from_manifest(manifest.blend if manifest else {})
         self.links = models.links if models else NO_LINKS
+        self.learned = models.learned if models else {}
         self.churn = ChurnPolicy.from_manifest(manifest.churn) if manifest else ChurnPolicy()
         self.indexes: dict[str, ItemIndex] = {}
 
@@ -46,7 +47,7 @@ class Serving:
         """The tenant's index, empty at first."""
         found = self.indexes.get(tenant)
         if found is None:
-            found = self.indexes[tenant] = ItemIndex(self.dim, self.counts_policy, self.links)
+            found = self.indexes[tenant] = ItemIndex(self.dim, self.counts_policy, self.links, self.learned)
         return found
 
     def put_items(self, entries: list[tuple[Item, Float32]]) -> None:

@@ -27,7 +27,7 @@ def index_of(
 
     Rules may name items outside the catalog; their rows come after N. `links` instead of the bundle's own.
     """
-    index = ItemIndex(bundle.manifest.dim, counts.policy, bundle.links if links is None else links)
+    index = ItemIndex(bundle.manifest.dim, counts.policy, bundle.links if links is None else links, bundle.learned)
     ids = list(items)
     for start in range(0, len(ids), ITEMS_ADAPTED_MAX):
         part = ids[start : start + ITEMS_ADAPTED_MAX]

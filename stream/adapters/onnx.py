@@ -86,6 +86,13 @@ class TextEncoder(TokenModel):
         return self.run(texts)[self._outputs[0][0]]
 
 
+def _unit(vectors: Float32) -> Float32:
+    """(N, D) at length 1; what has none stays zeros."""
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Float32 = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
+    return unit
+
+
 class Bundle:
     """The models of a release over one manifest; implements `stream.ports.Models`.
 
@@ -101,8 +108,8 @@ class Bundle:
         ids, vectors = [str(one) for one in table["ids"]], table["vectors"].astype(np.float32)
         if vectors.shape != (len(ids), manifest.dim):  # golden items have no residual, so they would not show it
             raise ValueError(f"item_residuals.npz has {vectors.shape} for {len(ids)} items of {manifest.dim} dimensions")
-        self._residual_rows = {item_id: row for row, item_id in enumerate(ids)}
-        self._residuals = vectors
+        self._residuals = dict(zip(ids, vectors, strict=True))
+        self.learned = dict(zip(ids, _unit(vectors), strict=True))  # what `adapt` says of an item without text
         self.links = links.from_bytes(files["item_links.npz"])
 
     def adapt(self, text_vectors: Float32, item_ids: list[str]) -> Float32:
@@ -110,12 +117,10 @@ class Bundle:
         (vectors,) = self._adapter.run(None, {"text": np.ascontiguousarray(text_vectors, dtype=np.float32)})
         vectors = np.array(vectors, dtype=np.float32)
         for at, item_id in enumerate(item_ids):
-            row = self._residual_rows.get(item_id)
-            if row is not None:
-                vectors[at] += self._residuals[row]
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit: Float32 = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 1e-9)
-        return unit
+            residual = self._residuals.get(item_id)
+            if residual is not None:
+                vectors[at] += residual
+        return _unit(vectors)
 
     def encode(self, arrays: Mapping[str, npt.NDArray[Any]]) -> tuple[Float32, Float32]:
         """`featurize.batch` → user vectors (B, D), event weights (B, L); what a user gets does not depend on the others."""

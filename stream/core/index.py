@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,14 @@ NOTICED_ITEMS_MAX = 10_000  # a shop with more than this sends a catalog; a clie
 class ItemIndex:
     """Rows are never removed, only made not recommendable, so a row number stays valid for the index's life."""
 
-    def __init__(self, dim: int, policy: CountsPolicy, links: Links = NO_LINKS) -> None:
+    def __init__(
+        self, dim: int, policy: CountsPolicy, links: Links = NO_LINKS, learned: Mapping[str, Float32] = MappingProxyType({})
+    ) -> None:
+        """`learned`: unit vectors (D,) of items seen in training, for those the catalog does not know."""
         self.dim = dim
         self.policy = policy
         self.links = links
+        self._learned = learned
         self._link_of = {item: at for at, item in enumerate(links.ids)}
         self._row_of_link = np.full(len(links.ids), -1, dtype=np.int64)
         self.ids: list[str] = []
@@ -66,7 +72,7 @@ class ItemIndex:
 
     @property
     def placed(self) -> npt.NDArray[np.bool_]:
-        """(N,): has a vector. Ids that only events name have none: the encoder does not know where they are."""
+        """(N,): has a vector. Ids that neither the catalog nor training knows have none: nobody knows where they are."""
         return self._placed[: len(self.ids)]
 
     @property
@@ -91,6 +97,9 @@ class ItemIndex:
             link = self._link_of.get(item_id, -1)
             if link >= 0:
                 self._link_row[row], self._row_of_link[link], self._repeat[row] = link, row, self.links.repeat[link]
+            vector = self._learned.get(item_id)
+            if vector is not None:
+                self._place(row, vector)
         return row
 
     def notice(self, item_id: str) -> None:
@@ -103,12 +112,15 @@ class ItemIndex:
         row = self.row(item.item_id)
         self._listed += self.items[row] is None
         self.items[row] = item
-        self._matrix[row] = vector
-        self._placed[row] = bool(vector.any())
+        self._place(row, vector)
         self._sellable[row] = item.in_stock and not item.blocked
         self._pinned[row] = item.pinned
         code = self._categories.setdefault(item.category, len(self._categories)) if item.category else -1
         self._category[row] = code
+
+    def _place(self, row: int, vector: Float32) -> None:
+        self._matrix[row] = vector
+        self._placed[row] = bool(vector.any())
 
     def remove(self, item_id: str) -> None:
         """The item left the catalog; histories that touch it keep their meaning."""

@@ -88,6 +88,7 @@ class FakeModels:
     def __init__(self, hazard_per_day: float = 0.0, dim: int = 4) -> None:
         self.hazard_per_day = hazard_per_day
         self.links = NO_LINKS
+        self.learned: dict[str, Any] = {}
         moment = datetime(2025, 1, 1, tzinfo=UTC)
         self.manifest = Manifest(
             format_version=1, model_version="fake-1", parent=None, created_at=moment, feature_version=1, text_space="s",
