@@ -23,6 +23,9 @@ class Kafka(Section):
     bootstrap_servers: str = "127.0.0.1:9092"
     topic_prefix: str = Field("clickwake", pattern=r"^[a-zA-Z0-9._-]+$")
     partitions: int = Field(4, ge=1, description="partitions of every user topic; part of the contract once there is data")
+    session_timeout_ms: int = Field(
+        20_000, ge=6_000, le=35_000, description="a worker silent for so long is taken for dead, its partitions given away"
+    )
     replication_factor: int = Field(1, ge=1)
     min_insync_replicas: int = Field(1, ge=1)
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"

@@ -34,7 +34,7 @@ from stream.settings import Settings
 
 log = structlog.get_logger()
 T = TypeVar("T")
-HEARTBEAT_AGE_MAX_MS = 25_000  # below the session timeout: after it, another worker may own the partition
+HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worker may own the partition
 
 
 class WallClock:
@@ -171,7 +171,7 @@ class Personalize:
         return (
             self.app.failure is None
             and faust_compat.current_generation(self.app) >= 0
-            and faust_compat.heartbeat_age_ms(self.app) < HEARTBEAT_AGE_MAX_MS
+            and faust_compat.heartbeat_age_ms(self.app) < HEARTBEAT_AGE_MAX_SHARE * self.settings.kafka.session_timeout_ms
         )
 
     async def open_partition(self, partition: int) -> Opened:

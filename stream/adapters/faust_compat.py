@@ -55,10 +55,9 @@ SCHEME = "clickwake+aiokafka"
 # installation would not pick up before it is installed again.
 TRANSPORTS.aliases[SCHEME] = "stream.adapters.faust_transport:Transport"
 
-SESSION_TIMEOUT_S = 30.0  # a worker silent for so long is taken for dead and its partitions are given away
-HEARTBEAT_S = 3.0
+HEARTBEATS_A_SESSION = 10
 REBALANCE_TIMEOUT_S = 60.0  # time to close an interval when partitions move
-REQUEST_TIMEOUT_S = 40.0  # must exceed the session timeout
+REQUEST_TIMEOUT_S = 40.0  # must exceed the longest session timeout
 POLL_INTERVAL_MAX_S = 3_600.0  # recovery of a large state polls nothing; heartbeats go on meanwhile
 QUEUED_BATCHES_MAX = 4  # of an agent, beyond the one it works on; more would only be memory
 CRASH_DEADLINE_S = 30.0  # an orderly end after a failure; then the process ends itself all the same
@@ -147,8 +146,8 @@ def create_app(settings: Settings, name: str, on_assigned: PartitionsHook = _not
     app = App(f"{kafka.topic_prefix}-{name}", **{
         "broker": servers,
         "broker_credentials": credentials,
-        "broker_session_timeout": SESSION_TIMEOUT_S,
-        "broker_heartbeat_interval": HEARTBEAT_S,
+        "broker_session_timeout": kafka.session_timeout_ms / 1000,
+        "broker_heartbeat_interval": kafka.session_timeout_ms / 1000 / HEARTBEATS_A_SESSION,
         "broker_rebalance_timeout": REBALANCE_TIMEOUT_S,
         "broker_request_timeout": REQUEST_TIMEOUT_S,
         "broker_max_poll_interval": POLL_INTERVAL_MAX_S,

@@ -32,7 +32,6 @@ COLLECT_S_MAX = 1.0  # of one batch while the sink is behind
 POLL_RECORDS_MAX = 2_000  # taken from aiokafka at once, so that a batch goes over batch_bytes_max by little
 PARTITION_FETCH_BYTES_MAX = 1_048_576  # read ahead per partition while a batch is being stored: with 18 partitions 18 MB
 POLL_INTERVAL_MS_MAX = 24 * 3_600_000  # ClickHouse may be away for long: heartbeats go on, others fare no better
-SESSION_TIMEOUT_MS = 30_000
 COMMIT_TIMEOUT_S = 8.0  # the rows are stored; a commit that does not get through is made up for by the next
 TOPICS_PAUSE_S = 1.0
 T = TypeVar("T")
@@ -108,13 +107,14 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def _connect(self) -> None:
         await self._in_thread(self._writer.prepare)
+        session_ms = self.settings.kafka.session_timeout_ms
         while self._consumer is None:
             await wait_for_kafka(self.settings)
             consumer = AIOKafkaConsumer(
                 **aiokafka_arguments(self.settings), group_id=group(self.settings), enable_auto_commit=False,
                 auto_offset_reset="earliest", isolation_level="read_committed", check_crcs=True,
                 max_partition_fetch_bytes=PARTITION_FETCH_BYTES_MAX, max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
-                session_timeout_ms=SESSION_TIMEOUT_MS, heartbeat_interval_ms=SESSION_TIMEOUT_MS // 10,
+                session_timeout_ms=session_ms, heartbeat_interval_ms=session_ms // 10,
             )
             try:
                 await consumer.start()

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -125,7 +125,9 @@ def lag(settings: Settings, group: str, topic: Topic) -> int:
         return seen.of(f"{settings.kafka.topic_prefix}-{group}", seen.ends(topic))
 
 
-def start_worker(settings: Settings, module: str, home: Path | None = None, **extra: str) -> subprocess.Popen[bytes]:
+def start_worker(
+    settings: Settings, module: str, home: Path | None = None, arguments: Sequence[str] = (), **extra: str
+) -> subprocess.Popen[bytes]:
     """A worker process with these settings; its log is `<home>/<module>-N.log`."""
     home = home or settings.home
     home.mkdir(parents=True, exist_ok=True)
@@ -135,6 +137,7 @@ def start_worker(settings: Settings, module: str, home: Path | None = None, **ex
         "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "CLICKWAKE_KAFKA__TOPIC_PREFIX": settings.kafka.topic_prefix,
         "CLICKWAKE_KAFKA__PARTITIONS": str(settings.kafka.partitions),
+        "CLICKWAKE_KAFKA__SESSION_TIMEOUT_MS": str(settings.kafka.session_timeout_ms),
         "CLICKWAKE_CLICKHOUSE__PORT": str(settings.clickhouse.port),
         "CLICKWAKE_CLICKHOUSE__DATABASE": settings.clickhouse.database,
         "CLICKWAKE_MODELS__REGISTRY": settings.registry,
@@ -142,7 +145,8 @@ def start_worker(settings: Settings, module: str, home: Path | None = None, **ex
     }
     log = home / f"{module}-{len(list(home.glob('*.log')))}.log"
     with log.open("wb") as out:
-        return subprocess.Popen([sys.executable, "-m", module], cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-m", module, *arguments]
+        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
 
 
 class Worker:

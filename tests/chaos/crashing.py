@@ -1,0 +1,121 @@
+"""`python -m tests.chaos.crashing WORKER POINT N`: a worker process that is gone at a point, as by kill -9, the N-th time
+it comes there. The worker's code is as it is; only here it is told where to end.
+
+Points follow the numbered steps of `stream/partition.py` and `workers/sink.py`: `2` is right after step 2, `5-` right
+before what step 5 sends is acknowledged, and so on.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from schemas import topics
+from schemas.topics import Topic
+from stream.adapters.faust_batches import RecordBatch
+from stream.adapters.state_store import PartitionStore
+from stream.outbox import OutRecord
+from stream.personalize import Personalizer
+from stream.sink import consumer
+from stream.sink.consumer import Sink
+from stream.sink.writer import Writer
+from stream.topology import KafkaOutputs
+
+PERSONALIZE = ("1", "2", "3", "4", "5", "6 counts", "6 changelog", "6 store-", "6 store", "7")
+SINK = ("1", "2", "3 first insert", "3", "4", "5-", "5")
+
+
+class Countdown:
+    """Ends the process at the n-th call."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def around(owner: Any, name: str, *, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None) -> None:
+    """Call `before` and `after` with the arguments of every call of a method or function, which may be a coroutine."""
+    original = getattr(owner, name)
+    if inspect.iscoroutinefunction(original):
+
+        @functools.wraps(original)
+        async def wrapped(*arguments: Any, **named: Any) -> Any:
+            if before is not None:
+                before(*arguments)
+            found = await original(*arguments, **named)
+            if after is not None:
+                after(*arguments)
+            return found
+    else:
+
+        @functools.wraps(original)
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            if before is not None:
+                before(*arguments)
+            found = original(*arguments, **named)
+            if after is not None:
+                after(*arguments)
+            return found
+
+    setattr(owner, name, wrapped)
+
+
+def _personalize(point: str, gone: Countdown) -> None:
+    def sent(to: Topic) -> Callable[..., None]:
+        def check(outputs: KafkaOutputs, topic: Topic, records: dict[int, list[OutRecord]]) -> None:
+            if topic is to:
+                gone()
+
+        return check
+
+    def decided(personalizer: Personalizer, outbox: Any) -> None:
+        if outbox.records:
+            gone()
+
+    def quiet(*arguments: Any) -> None:
+        gone()
+
+    {
+        "1": lambda: around(Personalizer, "process", before=quiet),
+        "2": lambda: around(Personalizer, "_decode", after=quiet),
+        "3": lambda: around(Personalizer, "_fold", after=quiet),
+        "4": lambda: around(Personalizer, "send", before=decided),
+        "5": lambda: around(Personalizer, "send", after=decided),
+        "6 counts": lambda: around(KafkaOutputs, "send", after=sent(topics.ITEM_COUNTS)),
+        "6 changelog": lambda: around(KafkaOutputs, "send", after=sent(topics.STATE)),
+        "6 store-": lambda: around(PartitionStore, "write", before=quiet),
+        "6 store": lambda: around(PartitionStore, "write", after=quiet),
+        "7": lambda: around(RecordBatch, "ack", after=quiet),
+    }[point]()
+
+
+def _sink(point: str, gone: Countdown) -> None:
+    def quiet(*arguments: Any) -> None:
+        gone()
+
+    {
+        "1": lambda: around(Sink, "_store", before=quiet),
+        "2": lambda: around(consumer, "freeze", after=quiet),
+        "3 first insert": lambda: around(Writer, "_insert", after=quiet),
+        "3": lambda: around(Writer, "write", after=quiet),
+        "4": lambda: around(Sink, "_reject", after=quiet),
+        "5-": lambda: around(Sink, "_commit", before=quiet),
+        "5": lambda: around(Sink, "_commit", after=quiet),
+    }[point]()
+
+
+if __name__ == "__main__":
+    worker, where, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    {"personalize": _personalize, "sink": _sink}[worker](where, Countdown(times))
+    sys.argv = [f"workers.{worker}"]
+    runpy.run_module(f"workers.{worker}", run_name="__main__")

@@ -1,0 +1,97 @@
+"""A worker gone, as by kill -9, at every numbered step of its protocol: nothing lost, nothing twice.
+
+In `make test` at some of the points, with CLICKWAKE_CHAOS=full (`make chaos`) at all of them, each at its first and at its
+third time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import clickhouse_connect
+import msgspec
+import pytest
+
+from clickwake import topics as topic_admin
+from schemas import topics
+from stream.settings import Settings
+from tests.chaos import crashing
+from tests.chaos.town import (
+    CONSUMING_AGAIN_S,
+    Stream,
+    assert_states_are_true,
+    caught_up,
+    emissions,
+    ended_by_kill,
+    sink_lag,
+    start_crashing,
+)
+from tests.support import bundles
+from tests.support.bundles import Exported
+from tests.support.cluster import Sender, read_all, running, until
+from training import release as releases
+
+FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
+PERSONALIZE = [(point, times) for times in (1, 3) for point in crashing.PERSONALIZE] if FULL else [
+    ("3", 200), ("5", 2), ("6 changelog", 1), ("6 store", 2)]  # fmt: skip
+SINK = [(point, times) for times in (1, 3) for point in crashing.SINK] if FULL else [("3 first insert", 2), ("5-", 1)]
+CHUNK = 400  # events before each crash
+CRASH_S = 60.0  # to start, join the group and come to the point
+
+
+def of_short_sessions(settings: Settings) -> Settings:
+    """The broker forgets a dead worker sooner, so that the short form is short; the full one has what workers have."""
+    return settings if FULL else settings.model_copy(update={
+        "kafka": settings.kafka.model_copy(update={"session_timeout_ms": 6_000})})
+
+
+@pytest.mark.timeout(120 + 40 * len(PERSONALIZE))
+def test_personalize(settings: Settings, exported: Exported, registry: Path) -> None:
+    settings = bundles.with_registry(of_short_sessions(settings), registry)
+    topic_admin.create(settings)
+    bundles.put_vectors(settings)
+    releases.release(settings, bundles.publish(settings.registry, exported).model_version)
+    stream = Stream(seed=1)
+    with Sender(settings) as sender:
+        for point, times in PERSONALIZE:
+            sender.send(stream.take(CHUNK))
+            ended_by_kill(start_crashing(settings, "personalize", point, times, settings.home), CRASH_S, f"{point}, {times}")
+        started = time.monotonic()
+        with running(settings, "workers.personalize"):
+            until(lambda: caught_up(settings), CONSUMING_AGAIN_S + 15, "all events folded after the last crash")
+            again_s = time.monotonic() - started
+            sender.send(stream.take(CHUNK))
+            until(lambda: caught_up(settings), 30, "and what came after it")
+    assert again_s < CONSUMING_AGAIN_S
+    assert_states_are_true(settings)
+    sent = emissions(settings)
+    assert len(sent) > CHUNK / 10
+    assert sent.total() - len(sent) <= CHUNK * len(PERSONALIZE), "more was sent again than was read again"
+    assert read_all(settings, topics.DEAD_LETTERS) == []
+
+
+@pytest.mark.timeout(120 + 40 * len(SINK))
+def test_sink(settings: Settings) -> None:
+    settings = of_short_sessions(settings)
+    topic_admin.create(settings)
+    stream = Stream(seed=2)
+    with Sender(settings) as sender:
+        for point, times in SINK:
+            sender.send(stream.take(CHUNK))
+            process = start_crashing(settings, "sink", point, times, settings.home)
+            until(lambda process=process: process.poll() is not None or not sender.send(stream.take(5)), CRASH_S,
+                  f"the sink comes to {point}, {times}")  # fmt: skip
+            ended_by_kill(process, 1.0, f"{point}, {times}")
+        sender.send([*stream.take(CHUNK), (b"t/u1", b"{")])
+        with running(settings, "workers.sink"):
+            until(lambda: sink_lag(settings) == 0, CONSUMING_AGAIN_S, "everything stored after the last crash")
+    on_topic = {msgspec.json.decode(r.value)["messageId"] for r in read_all(settings, topics.EVENTS) if r.value != b"{"}
+    client = clickhouse_connect.get_client(host=settings.clickhouse.host, port=settings.clickhouse.port,
+                                           database=settings.clickhouse.database)  # fmt: skip
+    rows = client.query("SELECT message_id, count() FROM events FINAL GROUP BY message_id").result_rows
+    by_user = client.query("SELECT user, uniqExact(message_id) FROM events GROUP BY user").result_rows
+    client.close()
+    assert {message for message, _ in rows} == on_topic and {count for _, count in rows} == {1}
+    assert sum(count for _, count in by_user) == len(on_topic)
