@@ -117,8 +117,8 @@ class Fleet:
 
     async def _process(self, owned: Owned, batch: Any) -> None:
         started = time.perf_counter()
-        opened = await owned.opening
-        async with owned.lock:
+        async with owned.lock:  # before the opening is awaited: those that wait for it would not be woken in their order
+            opened = await owned.opening
             if batch.stale or self.owned.get(owned.partition) is not owned or self._failure is not None:
                 return
             try:

@@ -43,28 +43,31 @@ class Countdown:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def around(owner: Any, name: str, *, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None) -> None:
+Watch = Callable[..., None]
+
+
+def nothing(*arguments: Any) -> None:
+    """Goes on."""
+
+
+def around(owner: Any, name: str, *, before: Watch = nothing, after: Watch = nothing) -> None:
     """Call `before` and `after` with the arguments of every call of a method or function, which may be a coroutine."""
     original = getattr(owner, name)
     if inspect.iscoroutinefunction(original):
 
         @functools.wraps(original)
         async def wrapped(*arguments: Any, **named: Any) -> Any:
-            if before is not None:
-                before(*arguments)
+            before(*arguments)
             found = await original(*arguments, **named)
-            if after is not None:
-                after(*arguments)
+            after(*arguments)
             return found
     else:
 
         @functools.wraps(original)
         def wrapped(*arguments: Any, **named: Any) -> Any:
-            if before is not None:
-                before(*arguments)
+            before(*arguments)
             found = original(*arguments, **named)
-            if after is not None:
-                after(*arguments)
+            after(*arguments)
             return found
 
     setattr(owner, name, wrapped)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import random
 import subprocess
+import threading
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
+from clickwake.observe import Lag
 from schemas import topics
 from schemas.outputs import Recommendation
+from stream.core import state as states
+from stream.core.state import UserState
 from stream.settings import Settings
-from stream.sink.consumer import group as sink_group
-from tests.support.cluster import comparable, lag, oracle, read_all, start_worker, stored_states
+from tests.support.cluster import Sender, comparable, lag, oracle, read_all, start_worker, stored_states
 from tests.support.fakes import event
 
 USERS, ITEMS = 120, 40
+PORTION = 20  # events sent at once
+NOT_COMPARED = ("recommended_ts_ms", "due_ts_ms", "claimed")  # when something was said
 CONSUMING_AGAIN_S = 30.0  # after a crash
 
 
@@ -62,12 +67,29 @@ def assert_states_are_true(settings: Settings) -> None:
     """Every user's state is what folding the log once gives: nothing lost, nothing twice."""
     truth, found = oracle(settings), stored_states(settings)
     assert found.keys() == truth.keys()
-    assert [key for key in truth if comparable(found[key]) != comparable(truth[key])] == []
+    wrong = {key: different(found[key], truth[key]) for key in truth if comparable(found[key]) != comparable(truth[key])}
+    assert not wrong, f"{len(wrong)} of {len(truth)} states differ; found and true: {list(wrong.items())[:3]}"
+
+
+def different(found: UserState, true: UserState) -> dict[str, Any]:
+    """Field → what is found and not true, what is true and not found; of those fields that differ."""
+
+    def parts(value: Any) -> set[str]:
+        whole = value.items() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        return {repr(one) for one in whole}
+
+    true = states.decode(states.encode(true))  # enums as the numbers they are stored as
+    both = {name: (getattr(found, name), getattr(true, name)) for name in UserState.__struct_fields__}
+    return {
+        name: (sorted(parts(mine) - parts(theirs)), sorted(parts(theirs) - parts(mine)))
+        for name, (mine, theirs) in both.items() if mine != theirs and name not in NOT_COMPARED
+    }  # fmt: skip
 
 
 def emissions(settings: Settings) -> Counter[str]:
     """How often each recommendation was sent; each must answer an event of the log, of its user."""
-    of = {one["messageId"]: one["userId"] for one in (msgspec.json.decode(r.value) for r in read_all(settings, topics.EVENTS))}
+    log = [msgspec.json.decode(record.value) for record in read_all(settings, topics.EVENTS)]
+    of = {one["messageId"]: one["userId"] for one in log}
     found: Counter[str] = Counter()
     for record in read_all(settings, topics.RECOMMENDATIONS):
         one = msgspec.json.decode(record.value, type=Recommendation)
@@ -78,11 +100,53 @@ def emissions(settings: Settings) -> Counter[str]:
 
 def sink_lag(settings: Settings) -> int:
     """Records of all topics the sink reads that it has not committed."""
-    from clickwake.observe import Lag
-
     with Lag(settings) as seen:
-        read = (topics.EVENTS, topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS, topics.ITEMS)
-        return sum(seen.of(sink_group(settings), seen.ends(topic)) for topic in read)
+        return seen.storing()
+
+
+class Feed:
+    """Sends events at a rate, on a thread of its own, until it is stopped."""
+
+    def __init__(self, settings: Settings, seed: int, events_per_s: float) -> None:
+        self.sent = 0
+        self.failure: Exception | None = None
+        self._settings, self._stream, self._pause_s = settings, Stream(seed), PORTION / events_per_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="feed")
+
+    def _run(self) -> None:
+        try:
+            with Sender(self._settings) as sender:
+                while not self._over.wait(self._pause_s):
+                    self.sent += sender.send(self._stream.take(PORTION))
+        except Exception as error:  # the test's own thread says it
+            self.failure = error
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        assert self.failure is None, self.failure
+
+
+class Committed:
+    """How far a group has come, in records of the events topic over all partitions; one connection, to be closed."""
+
+    def __init__(self, settings: Settings, group: str) -> None:
+        self._lag, self._group = Lag(settings), group
+
+    def __call__(self) -> int:
+        ends = self._lag.ends(topics.EVENTS)
+        return sum(ends.values()) - self._lag.of(self._group, ends)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lag.admin.close()
 
 
 def ended_by_kill(process: subprocess.Popen[bytes], timeout_s: float, where: str) -> None:

@@ -116,3 +116,24 @@ async def test_batches_still_waiting_when_the_partition_is_taken_away_are_left_t
     fake.go.set()
     await leaving
     assert fake.folded == ["wait"] and (first.acked, second.acked) == (1, 0)
+
+
+async def test_batches_keep_their_order_while_their_partition_opens(fleet: Fleet) -> None:
+    """A batch that arrives in the very turn in which the opening ends came before those that had waited for it. What was
+    folded is told by offset, so they then counted as folded already, and were lost."""
+    gate, opener = asyncio.Event(), fleet.opener
+
+    async def slow(partition: int) -> Opened:
+        await gate.wait()
+        return await opener(partition)
+
+    fleet.opener = slow
+    await fleet.assigned({0, 1, 2})
+    fake: Any = fleet.personalizer
+    await fleet.handle(Batch(2, "first"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gate.set()
+    await fleet.handle(Batch(2, "second"))
+    await until(lambda: len(fake.folded) == 2)
+    assert fake.folded == ["first", "second"]

@@ -1,0 +1,126 @@
+"""Workers killed, put to sleep, joined and left at moments nobody chose, while events go on coming.
+
+`make test` runs a short form; CLICKWAKE_CHAOS=full (`make chaos`) the whole: 200 kills, 20 joins and leaves, and sleep.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import time
+from pathlib import Path
+
+import clickhouse_connect
+import msgspec
+import pytest
+
+from clickwake import topics as topic_admin
+from schemas import topics
+from stream.settings import Settings
+from tests.chaos.town import (
+    CONSUMING_AGAIN_S,
+    Committed,
+    Feed,
+    assert_states_are_true,
+    caught_up,
+    emissions,
+    sink_lag,
+)
+from tests.support import bundles
+from tests.support.bundles import Exported
+from tests.support.cluster import lag, members, read_all, running, start_worker, until
+from training import release as releases
+
+FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
+KILLS, JOINS = (200, 20) if FULL else (3, 3)
+EVENTS_PER_S = 200.0
+SESSION_MS = 6_000  # the broker notices sooner, so that more happens in the time there is
+
+
+@pytest.fixture
+def town(settings: Settings, exported: Exported, registry: Path) -> Settings:
+    short = settings.kafka.model_copy(update={"session_timeout_ms": SESSION_MS})
+    settings = bundles.with_registry(settings.model_copy(update={"kafka": short}), registry)
+    topic_admin.create(settings)
+    bundles.put_vectors(settings)
+    releases.release(settings, bundles.publish(settings.registry, exported).model_version)
+    return settings
+
+
+@pytest.mark.timeout(180 + 30 * KILLS)
+def test_killed_at_random_moments(town: Settings) -> None:
+    """Personalize and the sink in turn, each of them KILLS times."""
+    draw, again_s = random.Random(5), []
+    groups = {"personalize": f"{town.kafka.topic_prefix}-personalize", "sink": f"{town.kafka.topic_prefix}.sink"}
+    with Feed(town, 5, EVENTS_PER_S) as feed:
+        for name, group in groups.items():
+            with Committed(town, group) as committed:
+                for _ in range(KILLS):
+                    before, started = committed(), time.monotonic()
+                    worker = start_worker(town, f"workers.{name}")
+                    until(lambda before=before: committed() > before, 2 * CONSUMING_AGAIN_S, f"{name} consumes again")
+                    again_s.append(time.monotonic() - started)
+                    time.sleep(draw.random() * 3)  # the moment itself is what is drawn; nothing is waited for
+                    assert worker.poll() is None, f"{name} ended by itself"
+                    worker.kill()
+                    worker.wait(10)
+    print(f"consuming again after {statistics.median(again_s):.1f} s, at most {max(again_s):.1f} s, in {len(again_s)} kills")
+    assert max(again_s) < CONSUMING_AGAIN_S
+    with running(town, "workers.personalize"), running(town, "workers.sink"):
+        until(lambda: caught_up(town), 60, "all events folded")
+        until(lambda: sink_lag(town) == 0, 60, "everything stored")
+    assert_states_are_true(town)
+    sent = emissions(town)
+    assert len(sent) > feed.sent / 100
+    on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(town, topics.EVENTS)}
+    client = clickhouse_connect.get_client(host=town.clickhouse.host, port=town.clickhouse.port,
+                                           database=town.clickhouse.database)  # fmt: skip
+    assert client.query("SELECT count(), uniqExact(message_id) FROM events FINAL").first_row == (len(on_topic),) * 2
+    assert client.query("SELECT uniqExact(recommendation_id) FROM recommendations").first_row[0] == len(sent)
+    client.close()
+    assert read_all(town, topics.DEAD_LETTERS) == []
+
+
+@pytest.mark.timeout(180 + 30 * JOINS)
+def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
+    draw = random.Random(6)
+    group = f"{town.kafka.topic_prefix}-personalize"
+    with Feed(town, 6, EVENTS_PER_S), Committed(town, group) as committed, running(town, "workers.personalize"):
+        until(lambda: committed() > 0, CONSUMING_AGAIN_S, "the first worker consumes")
+        for number in range(JOINS):
+            with running(town, "workers.personalize", tmp_path / f"guest-{number % 2}"):
+                until(lambda: members(town, "personalize") == 2, CONSUMING_AGAIN_S, "two share the partitions")
+                before = committed()
+                until(lambda before=before: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "they go on together")
+                time.sleep(draw.random() * 2)  # how long a guest stays is what is drawn
+            before = committed()
+            until(lambda before=before: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "one goes on alone")
+        until(lambda: lag(town, "personalize", topics.EVENTS) < 2 * EVENTS_PER_S, 60, "no stall")
+    _finish(town)
+    assert_states_are_true(town)
+
+
+def _finish(town: Settings) -> None:
+    with running(town, "workers.personalize"):
+        until(lambda: caught_up(town), 60, "the rest folded")
+
+
+@pytest.mark.timeout(240)
+def test_a_worker_that_slept_through_its_session_writes_nothing(town: Settings, tmp_path: Path) -> None:
+    group = f"{town.kafka.topic_prefix}-personalize"
+    with (Feed(town, 7, EVENTS_PER_S), Committed(town, group) as committed,
+          running(town, "workers.personalize", tmp_path / "sleeper") as sleeper):  # fmt: skip
+        until(lambda: committed() > 2 * EVENTS_PER_S, CONSUMING_AGAIN_S, "the first worker consumes")
+        sleeper.process.send_signal(signal.SIGSTOP)
+        with running(town, "workers.personalize", tmp_path / "other"):
+            until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
+            before = committed()
+            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
+            sleeper.process.send_signal(signal.SIGCONT)
+            until(lambda: members(town, "personalize") == 2, 2 * CONSUMING_AGAIN_S, "it is let in again")
+            before = committed()
+            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "and both go on")
+    _finish(town)
+    assert_states_are_true(town)
