@@ -24,10 +24,14 @@ _STYLE = (
 )
 Draw = Callable[[Any], None]  # draws on a matplotlib figure
 TITLES = {
-    "": "All items", "new": "Only items new to the user", "long-tail": "Items outside the most touched fifth",
+    "new": "Only items new to the user", "long-tail": "Items outside the most touched fifth",
     "cold": "Items with fewer than five touches, ranked among themselves", "successive": "Before every moment",
     "successive-new": "Before every moment: only items new to the user",
     "successive-long-tail": "Before every moment: the long tail", "successive-cold": "Before every moment: cold items",
+}  # fmt: skip
+WHOLE = {  # of a task, before its sub-tasks
+    "recommend": "All items", "text": "All items", "churn": "All customers", "repurchase": "Items bought before",
+    "satisfaction": "All reviews",
 }  # fmt: skip
 
 
@@ -73,10 +77,14 @@ def _compared(found: Comparison) -> list[str]:
     """A heading, bars and a table for each sub-task."""
     parts = []
     for group, measures in comparisons.groups(found).items():
-        parts.append(f"<h3>{html.escape(TITLES.get(group, group.capitalize()))}</h3>")
+        parts.append(f"<h3>{html.escape(_title(found.task, group))}</h3>")
         parts.append(_figure(lambda figure, shown=measures: _measure_bars(figure, found, shown)))  # type: ignore[misc]
         parts.append(_comparison_table(found, measures))
     return parts
+
+
+def _title(task: str, group: str) -> str:
+    return TITLES.get(group, group.capitalize()) if group else WHOLE[task]
 
 
 def _measure_bars(figure: Any, found: Comparison, measures: list[str]) -> None:

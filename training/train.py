@@ -21,7 +21,7 @@ from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import blend, checkpoint, churn, export, fit, held_out, links, report
+from training import blend, checkpoint, churn, export, fit, held_out, links, report, verdicts
 from training.churn import ChurnFit
 from training.comparison import Comparison
 from training.fit import Curve
@@ -146,17 +146,9 @@ def described(learned: Learned, mixture: Blend, comparison: Comparison) -> Manif
 
 
 def newest_version(settings: Settings) -> str | None:
-    """The newest bundle in the registry, which a new one names as its parent."""
-    known = model_store.versions(settings.registry)
-    return known[0].model_version if known else None
-
-
-def judge_released(history: History, bundle: Bundle, texts: Texts) -> Comparison:
-    """A released bundle on the newest held-out days of a history."""
-    _, test_ms, end_ms = windows(history)
-    mixture = Blend.from_manifest(bundle.manifest.blend)
-    found = held_out.values(history, test_ms, end_ms, texts, bundle, mixture, relink=False)
-    return held_out.comparison(history.name, test_ms, found, held_out.SERVED)
+    """The newest bundle in the registry that was not kept back as a candidate: a new one names it as its parent."""
+    names = (one.model_version for one in model_store.versions(settings.registry))
+    return next((name for name in names if verdicts.kept(settings.registry, name) is None), None)
 
 
 def evaluated(

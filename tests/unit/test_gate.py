@@ -193,3 +193,13 @@ def test_between_two_trainings_the_release_is_watched_until_asked_to_stop(monkey
     monkeypatch.setattr(schedule, "WATCH_S", 0.001)
     schedule._watch_until(Settings(), "t", 60.0, stop)
     assert looked == ["t"] * 3
+
+
+def test_a_bundle_kept_back_is_no_parent(exported: Exported, tmp_path: Path) -> None:
+    settings = Settings(models=Models(registry=str(tmp_path)))
+    assert train.newest_version(settings) is None
+    released, kept = (bundles.publish(settings.registry, exported, seed=seed).model_version for seed in (1, 2))
+    assert kept > released and train.newest_version(settings) == kept
+    verdicts.write(settings.registry, Verdict(model_version=kept, against=released, released=False, reason="worse",
+                                              judged_at=datetime.now(UTC)))  # fmt: skip
+    assert train.newest_version(settings) == released
