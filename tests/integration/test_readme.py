@@ -13,12 +13,14 @@ from clickwake.cli import app
 from stream.adapters import clickhouse
 from stream.settings import Settings
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+GUIDES = [README, *(path.read_text() for path in sorted(ROOT.glob("docs/*.md")))]
 
 
-def blocks(language: str) -> list[str]:
+def blocks(language: str, text: str = README) -> list[str]:
     """The fenced blocks of a language, in order."""
-    fences = re.split(r"^```(\w*)\n", README, flags=re.MULTILINE)[1:]  # a fence, a text, …; every second pair is prose
+    fences = re.split(r"^```(\w*)\n", text, flags=re.MULTILINE)[1:]  # a fence, a text, …; every second pair is prose
     return [text for fence, text in zip(fences[0::4], fences[1::4], strict=False) if fence == language]
 
 
@@ -36,12 +38,13 @@ def test_every_query_is_answered(settings: Settings) -> None:
 
 def test_every_command_and_option_exists() -> None:
     root = typer.main.get_command(app)
-    calls = re.findall(r"^(?:\.venv/bin/)?clickwake ([^#\n]*)", "".join(blocks("")), flags=re.MULTILINE)
-    assert len(calls) >= 8
+    text = "".join(block for guide in GUIDES for block in blocks("", guide))
+    calls = re.findall(r"^(?:\.venv/bin/)?clickwake ([^#\n]*)", text, flags=re.MULTILINE)
+    assert len(calls) >= 25
     for call in calls:
         words, command = call.split(), root
         while getattr(command, "commands", None) and words:
             assert words[0] in command.commands, call  # type: ignore[attr-defined]
             command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
-        options = {option for parameter in command.params for option in parameter.opts}
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert {word for word in words if word.startswith("--")} <= options, call
