@@ -5,8 +5,10 @@
 4 vectors, removals and dead letters are sent and acknowledged by the broker (acks=all); 5 the offsets are committed.
 A crash before 5 reads the items again: what was encoded is found by its hash, so nothing is encoded twice.
 
-Each space has a consumer group of its own, so a text encoder that is new in the registry reads the whole catalog from the
-beginning, while the vectors of the space before it stay where they are.
+Encoded is for every space in use: that of the announced release, and that of the registry's newest text encoder, which the
+next release will want. Each has a consumer group of its own, so one that comes into use, again after a roll-back too, reads
+what it has not read of the catalog, while the other goes on. They share one thread: a new item of the released space waits
+for one poll of the other at most.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from schemas import topics
 from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import Message, Source
-from stream.adapters import kafka_clients, producing, signing
+from schemas.release import ModelRelease
+from stream.adapters import kafka_clients, model_store, producing, signing
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.logs import configure
-from stream.adapters.model_store import load_text_encoder, newest_text_space
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject, message_of
 from stream.outbox import Outbox, OutRecord
@@ -41,9 +43,11 @@ log = structlog.get_logger()
 POLL_RECORDS_MAX = 256  # under a second of encoding, so that a restart repeats little
 REGISTRY_POLL_S = 2.0  # while there is no text encoder at all
 SPACE_POLL_S = 15.0  # a registry does not tell when there is a newer one
+RELEASED_KEY = b"current"
 
 _item = msgspec.json.Decoder(Item)
 _vector = msgspec.msgpack.Decoder(ItemVector)
+_release = msgspec.json.Decoder(ModelRelease)
 
 
 def content_hash(space: str, text: str) -> str:
@@ -83,24 +87,46 @@ def _reject(path: str, keyword: str, text: str) -> Reject:
     return Reject("unprocessable", (Message(path=path, keyword=keyword, message=text),))
 
 
-class Catalog:
-    """One catalog process; several share the partitions of the items topic."""
+class Known:
+    """What every process reads: the vectors the fleet has encoded, in any space, and which release was announced last."""
 
-    def __init__(self, settings: Settings, space: str, encoder: TextEncoder, producer: AIOKafkaProducer) -> None:
+    def __init__(self) -> None:
+        self.vectors: dict[str, bytes] = {}  # content hash → vector bytes
+        self.release: ModelRelease | None = None
+        self.announced = asyncio.Event()
+
+    def on_vectors(self, records: list[Any]) -> None:
+        for record in records:
+            if record.value is not None:
+                vector = _vector.decode(record.value)
+                self.vectors[vector.content_hash] = vector.vector
+
+    def on_releases(self, records: list[Any]) -> None:
+        for record in records:
+            if record.key != RELEASED_KEY or record.value is None:
+                continue
+            try:
+                self.release = _release.decode(record.value)
+            except msgspec.DecodeError as error:  # workers refuse it too and keep what they have
+                log.warning("announcement left out", offset=record.offset, why=str(error))
+                continue
+            self.announced.set()
+
+
+class Catalog:
+    """One space in one process; several processes share the partitions of the items topic."""
+
+    def __init__(
+        self, settings: Settings, space: str, encoder: TextEncoder, producer: AIOKafkaProducer, known: dict[str, bytes],
+        thread: ThreadPoolExecutor,
+    ) -> None:  # fmt: skip
         self.settings = settings
         self.space = space
         self.encoder = encoder
         self.producer = producer
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="text-encoder")
-        self.known: dict[str, bytes] = {}  # content hash → vector bytes
+        self.known = known  # content hash → vector bytes
+        self.thread = thread
         self.encoded = 0
-
-    def on_vectors(self, records: list[Any]) -> None:
-        """Learn what the fleet has encoded."""
-        for record in records:
-            if record.value is not None:
-                vector = _vector.decode(record.value)
-                self.known[vector.content_hash] = vector.vector
 
     async def handle(self, records: Sequence[Any]) -> None:
         """Steps 2 to 4. Records keep their order: an item removed in the poll that brought it stays removed."""
@@ -145,93 +171,133 @@ class Catalog:
             await producing.send_batches(self.producer, topic.name(prefix), split)
 
 
-async def wait_for_text_encoder(settings: Settings, stop: asyncio.Event) -> tuple[str, TextEncoder] | None:
-    """The registry's text encoder, as soon as there is one; None when asked to stop before."""
-    said, keys = False, signing.trusted(settings.models)
-    while not stop.is_set():
-        found = load_text_encoder(settings.registry, keys=keys)
-        if found is not None:
-            return found
-        if not said:
-            said = True
-            log.warning("no text encoder yet", registry=settings.registry, do="python -m training.text_encoder makes it")
+def spaces_in_use(settings: Settings, release: ModelRelease | None) -> list[str]:
+    """The released bundle's space, then the registry's newest if it is another. A release that workers would refuse is
+    left out with the reason. Raises `RegistryAway`."""
+    keys, found = signing.trusted(settings.models), []
+    if release is not None:
         try:
-            await asyncio.wait_for(stop.wait(), REGISTRY_POLL_S)
-        except TimeoutError:
-            continue
-    return None
+            found.append(model_store.announced_manifest(settings.registry, release, keys).text_space)
+        except model_store.RegistryAway:
+            raise
+        except model_store.BundleRefused as error:
+            log.warning("release left out", model_version=release.model_version, why=str(error))
+    newest = model_store.newest_text_space(settings.registry, keys)
+    return found if newest is None or newest in found else [*found, newest]
 
 
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT: at once while something is still waited for, else after the batch in hand."""
-    stop = asyncio.Event()
+    stop, ready = asyncio.Event(), asyncio.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(one, stop.set)
-    while not stop.is_set():
-        ready = asyncio.Event()
-        serving = asyncio.create_task(serve(settings, stop, ready))
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not ready.is_set() and stop.is_set():
-            serving.cancel()
-        try:
-            await serving
-        except asyncio.CancelledError:
-            if not stop.is_set():
-                raise
+    serving = asyncio.create_task(serve(settings, stop, ready))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not ready.is_set() and stop.is_set():
+        serving.cancel()
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
 
 
 async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -> None:
-    """Encode into the registry's newest space until asked to stop, or until there is a newer one."""
+    """Encode for the spaces in use, until asked to stop."""
     await kafka_clients.wait_for_kafka(settings)
-    found = await wait_for_text_encoder(settings, stop)
-    if found is None:
-        return
-    space, encoder = found
-    prefix = settings.kafka.topic_prefix
+    known, prefix = Known(), settings.kafka.topic_prefix
     async with contextlib.AsyncExitStack() as stack:
         producer = producing.create_producer(settings)
         stack.push_async_callback(producer.stop)
         await producer.start()
-        catalog = Catalog(settings, space, encoder, producer)
-        stack.callback(catalog.thread.shutdown)
-        reader = GlobalReader(settings, topics.ITEM_VECTORS.name(prefix), catalog.on_vectors)
-        reader.start()
-        stack.push_async_callback(reader.stop)
-        await reader.ready()
-        consumer = AIOKafkaConsumer(
-            topics.ITEMS.name(prefix), **kafka_clients.aiokafka_arguments(settings), group_id=f"{prefix}-catalog-{space}",
-            enable_auto_commit=False, auto_offset_reset="earliest", max_poll_records=POLL_RECORDS_MAX,
-            session_timeout_ms=30_000, heartbeat_interval_ms=3_000,
-        )  # fmt: skip
-        stack.push_async_callback(consumer.stop)
+        thread = ThreadPoolExecutor(1, thread_name_prefix="text-encoder")
+        stack.callback(thread.shutdown)
+        readers = [GlobalReader(settings, topic.name(prefix), on_records) for topic, on_records in (
+            (topics.ITEM_VECTORS, known.on_vectors), (topics.MODELS, known.on_releases))]  # fmt: skip
+        for reader in readers:
+            reader.start()
+            stack.push_async_callback(reader.stop)
+        await asyncio.gather(*(reader.ready() for reader in readers))
+        async with asyncio.TaskGroup() as group:  # what fails in one ends the process: the supervisor starts it again
+            following = [group.create_task(reader.wait_failed()) for reader in readers]
+            running: dict[str, tuple[asyncio.Event, asyncio.Task[None]]] = {}
+            while not stop.is_set():
+                said = await _spaces(settings, known)
+                wanted = list(running) if said is None else said
+                for space in running.keys() - set(wanted):
+                    log.info("space no longer in use", space=space)
+                    running.pop(space)[0].set()
+                for space in wanted:
+                    if space not in running and (encoder := await _encoder(settings, space)) is not None:
+                        over = asyncio.Event()
+                        catalog = Catalog(settings, space, encoder, producer, known.vectors, thread)
+                        running[space] = (over, group.create_task(_encode(catalog, over, ready)))
+                await _first_of(stop, known.announced, timeout_s=SPACE_POLL_S if running else REGISTRY_POLL_S)
+                known.announced.clear()
+            for over, _ in running.values():
+                over.set()
+            for task in following:
+                task.cancel()
+
+
+async def _spaces(settings: Settings, known: Known) -> list[str] | None:
+    """None while the registry does not say: what is encoded for stays."""
+    try:
+        found = await asyncio.to_thread(spaces_in_use, settings, known.release)
+    except model_store.RegistryAway as error:
+        log.warning("the registry is away", registry=settings.registry, why=str(error), again_in_s=SPACE_POLL_S)
+        return None
+    if not found:
+        log.warning("no text encoder yet", registry=settings.registry, do="python -m training.text_encoder makes it")
+    return found
+
+
+async def _encoder(settings: Settings, space: str) -> TextEncoder | None:
+    """None, with the reason logged, for one that cannot be used: the other space goes on."""
+    try:
+        found = await asyncio.to_thread(
+            model_store.load_text_encoder, settings.registry, space, keys=signing.trusted(settings.models)
+        )
+    except model_store.BundleRefused as error:
+        log.error("text encoder cannot be used", space=space, why=str(error), again_in_s=SPACE_POLL_S)
+        return None
+    return None if found is None else found[1]
+
+
+async def _encode(catalog: Catalog, over: asyncio.Event, ready: asyncio.Event) -> None:
+    """Steps 1 to 5 for one space, until it is no longer in use; then after the batch in hand."""
+    kafka = catalog.settings.kafka
+    consumer = AIOKafkaConsumer(
+        topics.ITEMS.name(kafka.topic_prefix), **kafka_clients.aiokafka_arguments(catalog.settings),
+        group_id=f"{kafka.topic_prefix}-catalog-{catalog.space}", enable_auto_commit=False, auto_offset_reset="earliest",
+        max_poll_records=POLL_RECORDS_MAX, session_timeout_ms=kafka.session_timeout_ms,
+        heartbeat_interval_ms=kafka.session_timeout_ms // 10,
+    )  # fmt: skip
+    try:
         await consumer.start()
-        log.info("catalog ready", space=space, known=len(catalog.known))
+        log.info("catalog ready", space=catalog.space, known=len(catalog.known))
         ready.set()
-        reading = asyncio.create_task(reader.wait_failed())
-        stack.callback(reading.cancel)
-        await _consume(catalog, consumer, reading, stop)
+        while not over.is_set():
+            fetched = await consumer.getmany(timeout_ms=500)
+            records = [record for some in fetched.values() for record in some]
+            if records:
+                started = time.perf_counter()
+                await catalog.handle(records)
+                await consumer.commit()
+                log.info("items", space=catalog.space, records=len(records), encoded=catalog.encoded,
+                         s=round(time.perf_counter() - started, 2))  # fmt: skip
+    finally:
+        await consumer.stop()
 
 
-async def _consume(catalog: Catalog, consumer: Any, reading: asyncio.Task[None], stop: asyncio.Event) -> None:
-    asked, keys = time.monotonic(), signing.trusted(catalog.settings.models)
-    while not stop.is_set():
-        if reading.done():
-            await reading  # raises: without what the fleet has encoded, this process would encode it again
-        if time.monotonic() - asked >= SPACE_POLL_S:
-            asked = time.monotonic()
-            newest = await asyncio.to_thread(newest_text_space, catalog.settings.registry, keys)
-            if newest not in (None, catalog.space):
-                log.info("a newer text encoder", space=newest, before=catalog.space)
-                return
-        fetched = await consumer.getmany(timeout_ms=500)
-        records = [record for some in fetched.values() for record in some]
-        if records:
-            started = time.perf_counter()
-            await catalog.handle(records)
-            await consumer.commit()
-            log.info("items", records=len(records), encoded=catalog.encoded, s=round(time.perf_counter() - started, 2))
+async def _first_of(*events: asyncio.Event, timeout_s: float) -> None:
+    """Return when one of the events is set, or the time is over."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
 
 
 if __name__ == "__main__":

@@ -61,14 +61,30 @@ def bundle_uri(registry: str, model_version: str) -> str:
 
 def load(registry: str, release: ModelRelease, threads: int = 1, keys: Keys = ()) -> Bundle:
     """Fetch, verify and open an announced bundle; with `keys`, one of them must have signed it. Raises `BundleRefused`."""
-    uri = release.uri if "://" in release.uri or release.uri.startswith("/") else f"{registry.rstrip('/')}/{release.uri}"
-    raw = read(f"{uri}/manifest.json")
-    if sha256(raw) != release.manifest_sha256:
-        raise BundleRefused(f"{uri}/manifest.json is not the announced one: its sha256 differs")
+    uri, raw = _announced(registry, release)
     bundle = admit(registry, uri, raw, threads, keys)
     if bundle.manifest.model_version != release.model_version:
         raise BundleRefused(f"{uri} is {bundle.manifest.model_version}, announced was {release.model_version}")
     return bundle
+
+
+def announced_manifest(registry: str, release: ModelRelease, keys: Keys = ()) -> Manifest:
+    """What an announced bundle says of itself, its signature checked, its files not looked at. Raises `BundleRefused`."""
+    uri, raw = _announced(registry, release)
+    check_signature(uri, raw, keys)
+    try:
+        return _manifest.decode(raw)
+    except msgspec.DecodeError as error:
+        raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}") from error
+
+
+def _announced(registry: str, release: ModelRelease) -> tuple[str, bytes]:
+    """Where an announced bundle is, and its manifest as it was announced."""
+    uri = release.uri if "://" in release.uri or release.uri.startswith("/") else f"{registry.rstrip('/')}/{release.uri}"
+    raw = read(f"{uri}/manifest.json")
+    if sha256(raw) != release.manifest_sha256:
+        raise BundleRefused(f"{uri}/manifest.json is not the announced one: its sha256 differs")
+    return uri, raw
 
 
 def admit(registry: str, uri: str, raw_manifest: bytes, threads: int = 1, keys: Keys = ()) -> Bundle:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -17,7 +18,7 @@ from stream.outbox import Outbox
 from stream.serving import ServingState
 from stream.settings import Settings
 from tests.support.fakes import T0_MS
-from workers.catalog import Catalog, decode
+from workers.catalog import Catalog, Known, decode
 
 MUG = Item(item_id="mug", tenant="t", title="Red mug")
 
@@ -46,8 +47,9 @@ class Written(Catalog):
     """A catalog whose topics are a list."""
 
     def __init__(self) -> None:
-        self.encoding = CountingEncoder()
-        super().__init__(Settings(), "space", cast(TextEncoder, self.encoding), cast(Any, None))
+        self.encoding, self.read = CountingEncoder(), Known()
+        thread = ThreadPoolExecutor(1)
+        super().__init__(Settings(), "space", cast(TextEncoder, self.encoding), cast(Any, None), self.read.vectors, thread)
         self.sent: list[tuple[str, bytes, bytes | None]] = []
 
     async def _send(self, outbox: Outbox) -> None:
@@ -128,6 +130,6 @@ async def test_one_text_is_encoded_once_and_no_text_gives_an_empty_vector() -> N
 async def test_what_the_fleet_has_encoded_is_not_encoded_again() -> None:
     first, second = Written(), Written()
     await first.handle([put(MUG)])
-    second.on_vectors([Record(key, value) for _, key, value in first.sent])
+    second.read.on_vectors([Record(key, value) for _, key, value in first.sent])
     await second.handle([put(MUG)])
     assert second.encoding.texts == [] and second.sent == first.sent
