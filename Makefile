@@ -9,13 +9,17 @@ BIN := $(VENV)/bin
 TORCH_BACKEND ?=
 UV_FLAGS := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND),--require-hashes)
 
-.PHONY: demo test check lint types locks clean
+.PHONY: demo test chaos check lint types locks clean
 
 demo: $(VENV)/.dev
 	$(BIN)/clickwake demo $(if $(KEEP),--keep) $(if $(DATASET),--dataset $(DATASET) --data $(DATA))
 
 test: check
 	$(BIN)/pytest
+
+# every crash point, 200 kills of each worker, 20 joins and leaves: some two hours; `make test` has a short form
+chaos: $(VENV)/.dev
+	CLICKWAKE_CHAOS=full $(BIN)/pytest tests/chaos -s
 
 check: lint types
 
