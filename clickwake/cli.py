@@ -71,6 +71,17 @@ def collector(
 
 
 @app.command()
+def key(
+    tenant: Annotated[str, typer.Argument(help="whose events it lets in")],
+    as_json: Annotated[bool, typer.Option("--json", help="print the key and what settings hold of it as JSON")] = False,
+) -> None:
+    """Make a write key. It is shown once; settings hold its hash only."""
+    from producers import commands
+
+    commands.key(tenant, as_json)
+
+
+@app.command()
 def simulate(
     shoppers: Annotated[int, typer.Option(min=1, help="people who visit the shop")] = 400,
     days: Annotated[int, typer.Option(min=1, help="length of the world")] = 120,

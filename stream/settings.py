@@ -56,12 +56,20 @@ class Models(Section):
     verify_keys: tuple[str, ...] = Field((), description="public keys, base64 or files: what none of them signed is refused")
 
 
+WriteKeys = SecretStr | tuple[SecretStr, ...]
+
+
+def _demo_key() -> dict[str, WriteKeys]:
+    return {"demo": SecretStr("demo-write-key")}
+
+
 class Collector(Section):
     host: str = "127.0.0.1"
     port: int = 8080
-    write_keys: dict[str, SecretStr] = Field(
-        default_factory=lambda: {"demo": SecretStr("demo-write-key")},
-        description="tenant → write key; set your own before listening beyond loopback",
+    behind_tls: bool = Field(False, description="a proxy in front ends TLS; beyond loopback nothing listens without it")
+    write_keys: dict[str, WriteKeys] = Field(
+        default_factory=_demo_key,
+        description="tenant → write key or several, plain or as sha256:…, what `clickwake key` prints",
     )
     event_bytes_max: int = 32 * 1024
     batch_bytes_max: int = 500 * 1024

@@ -24,7 +24,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from producers import dead_letters
-from producers.collector import body, openapi
+from producers.collector import body, keys, openapi
 from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint
 from producers.collector.broker import Broker, Record, Unavailable
 from producers.collector.metrics import Metrics
@@ -109,14 +109,14 @@ class Collector:
 
     async def _take(self, request: Request, name: str) -> Response:
         basic = body.basic_key(request)
-        tenant = None if basic is None else body.tenant_of(basic, self.settings.write_keys)
+        tenant = None if basic is None else keys.tenant_of(basic, self.settings.write_keys)
         is_batch = ENDPOINTS[name] is None
         limit = self.settings.batch_bytes_max if is_batch else self.settings.event_bytes_max
         raw = await body.read(request, limit, "The batch" if is_batch else "The event")
         envelope = _envelope(raw)
         if tenant is None:
             given = envelope.write_key if isinstance(envelope.write_key, str) else None
-            tenant = body.tenant_of(given, self.settings.write_keys)
+            tenant = keys.tenant_of(given, self.settings.write_keys)
         arrival = Arrival(
             tenant=tenant, received_at=datetime.now(UTC), event_bytes_max=self.settings.event_bytes_max,
             type=ENDPOINTS[name], sent_at=envelope.sent_at if is_batch else None,

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import hmac
 import zlib
-from collections.abc import Mapping
 
-from pydantic import SecretStr
 from starlette.requests import ClientDisconnect, Request
 
 from producers.collector.refusal import Refused
@@ -100,15 +97,3 @@ def basic_key(request: Request) -> str | None:
         return base64.b64decode(credentials, validate=True).decode().partition(":")[0]
     except (ValueError, binascii.Error):
         raise Refused(401, "unauthorized", "The Authorization header is not Basic auth (write key as user).") from None
-
-
-def tenant_of(write_key: str | None, write_keys: Mapping[str, SecretStr]) -> str:
-    """The tenant a write key belongs to; raises Refused 401. Every key is compared, each in constant time."""
-    found = None
-    given = (write_key or "").encode("utf-8", "surrogatepass")
-    for tenant, key in write_keys.items():
-        if hmac.compare_digest(given, key.get_secret_value().encode()):
-            found = tenant
-    if found is None or not given:
-        raise Refused(401, "unauthorized", "No known write key: send it as Basic auth user or as `writeKey` in the body.")
-    return found

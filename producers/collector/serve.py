@@ -12,8 +12,9 @@ import msgspec
 import structlog
 import uvicorn
 
+from producers.collector import keys
 from producers.collector.app import create_app
-from stream.settings import Collector, Settings, load
+from stream.settings import Settings, load
 
 KEEP_ALIVE_S = 30  # browsers and SDKs reuse a connection between two flushes
 DRAIN_MARGIN_S = 5  # beyond the acknowledgement's own timeout
@@ -46,16 +47,6 @@ class Server(uvicorn.Server):
         log.info("stopped")
 
 
-def _warn_of_default_key(settings: Collector) -> None:
-    default = Collector().write_keys
-    beyond = settings.host not in ("127.0.0.1", "localhost", "::1")
-    if beyond and any(key in default.values() for key in settings.write_keys.values()):
-        log.warning(
-            "default_write_key", host=settings.host,
-            action='set CLICKWAKE_COLLECTOR__WRITE_KEYS={"tenant":"a long random key"}: this key is in the documentation',
-        )
-
-
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
@@ -75,7 +66,9 @@ def main(host: str | None = None, port: int | None = None) -> int:
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"collector": settings.collector.model_copy(update=changes)})
     collector = settings.collector
-    _warn_of_default_key(collector)
+    if (why := keys.refusal(collector)) is not None:
+        log.error("not_listening", host=collector.host, why=why)
+        return 1
     try:
         listener = _bind(collector.host, collector.port)
     except OSError as error:

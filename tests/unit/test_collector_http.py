@@ -17,11 +17,12 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from producers.collector.app import INFLIGHT_MAX, create_app
-from producers.collector.body import Inflater, tenant_of
+from producers.collector.body import Inflater
 from producers.collector.broker import Record, Unavailable
+from producers.collector.keys import hashed, new, refusal, tenant_of
 from producers.collector.refusal import Refused
 from schemas.dead_letter import DeadLetter
-from stream.settings import Collector, Settings
+from stream.settings import Collector, Settings, WriteKeys
 
 KEY = "a-write-key"
 EVENT = {"userId": "u1", "event": "Product Viewed", "properties": {"product_id": "p1"}, "messageId": "m1"}
@@ -153,6 +154,32 @@ def test_without_a_known_key_401(client: Client, kafka_fake: FakeKafka, headers:
     assert response.status_code == 401
     assert "Basic" in response.headers["www-authenticate"]
     assert kafka_fake.records == []
+
+
+def test_keys_are_held_hashed_and_several_while_they_are_changed() -> None:
+    old, (fresh, held) = "old-key", new()
+    both: dict[str, WriteKeys] = {"shop": (SecretStr(old), SecretStr(held)), "other": SecretStr(hashed("x"))}
+    assert [tenant_of(key, both) for key in (old, fresh, "x")] == ["shop", "shop", "other"]
+    assert len(fresh) >= 43 and fresh not in held
+    for stolen in (held, held.removeprefix("sha256:"), hashed("x")):  # what stands in the settings opens nothing
+        with pytest.raises(Refused):
+            tenant_of(stolen, both)
+    from_setting = Collector.model_validate({"write_keys": {"shop": [held], "other": "plain"}})
+    assert tenant_of(fresh, from_setting.write_keys) == "shop" and tenant_of("plain", from_setting.write_keys) == "other"
+    assert held not in repr(from_setting) and "plain" not in repr(from_setting)
+
+
+@pytest.mark.parametrize(("changed", "why"), [
+    ({}, "BEHIND_TLS"), ({"behind_tls": True}, "documentation"), ({"behind_tls": True, "write_keys": {}}, "no write key"),
+    ({"behind_tls": True, "write_keys": {"demo": hashed("demo-write-key")}}, "documentation"),
+    ({"behind_tls": True, "write_keys": {"shop": ["mine", ""]}}, "empty"),
+])
+def test_beyond_loopback_it_listens_only_with_keys_of_its_own_behind_tls(changed: dict[str, Any], why: str) -> None:
+    refused = refusal(Collector.model_validate({"host": "0.0.0.0"} | changed))  # noqa: S104 - what is refused
+    assert refused is not None and why in refused
+    assert refusal(Collector()) is None
+    own = {"host": "0.0.0.0", "behind_tls": True, "write_keys": {"shop": "mine"}}  # noqa: S104
+    assert refusal(Collector.model_validate(own)) is None
 
 
 def test_an_empty_key_opens_nothing() -> None:

@@ -1,0 +1,68 @@
+"""Write keys: told apart by their SHA-256, compared in constant time, several a tenant so that they can be changed.
+
+A write key is 256 random bits, not a password: nobody can guess it, so a fast hash is right and a slow one would only let
+strangers keep the collector busy. Whoever reads the settings then learns no key that opens anything. In a browser a write
+key is public all the same, as Segment's is: it lets others add events, never read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+
+from pydantic import SecretStr
+
+from producers.collector.refusal import Refused
+from stream.settings import Collector, WriteKeys
+
+HASHED = "sha256:"
+KEY_BYTES = 32
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def hashed(key: str) -> str:
+    """
+    >>> hashed("demo-write-key")[:15]
+    'sha256:8c365d0d'
+    """
+    return HASHED + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def new() -> tuple[str, str]:
+    """(the key, shown once and kept nowhere; what the settings hold of it)."""
+    key = secrets.token_urlsafe(KEY_BYTES)
+    return key, hashed(key)
+
+
+def tenant_of(write_key: str | None, write_keys: Mapping[str, WriteKeys]) -> str:
+    """The tenant a write key belongs to; raises Refused 401, the same for an unknown key and for none. Every key of every
+    tenant is compared, each in constant time."""
+    found, given = None, hashed(write_key or "")
+    for tenant, several in write_keys.items():
+        for key in (several,) if isinstance(several, SecretStr) else several:
+            held = key.get_secret_value()
+            if hmac.compare_digest(given, held if held.startswith(HASHED) else hashed(held)):
+                found = tenant
+    if found is None or not write_key:
+        raise Refused(401, "unauthorized", "No known write key: send it as Basic auth user or as `writeKey` in the body.")
+    return found
+
+
+def refusal(settings: Collector) -> str | None:
+    """Why the collector may not listen where it is told to, and what to do; None when it may."""
+    if settings.host in LOOPBACK:
+        return None
+    if not settings.behind_tls:
+        return (f"plain HTTP on {settings.host} would carry write keys and events in the clear: put a proxy that ends TLS "
+                "in front and say so with CLICKWAKE_COLLECTOR__BEHIND_TLS=true, or listen on 127.0.0.1")  # fmt: skip
+    default = {hashed(key.get_secret_value()) for key in Collector().write_keys.values() if isinstance(key, SecretStr)}
+    held = [key.get_secret_value() for several in settings.write_keys.values()
+            for key in ((several,) if isinstance(several, SecretStr) else several)]  # fmt: skip
+    if not held:
+        return "there is no write key: set CLICKWAKE_COLLECTOR__WRITE_KEYS; `clickwake key TENANT` makes one"
+    if any(not key or (key if key.startswith(HASHED) else hashed(key)) in default for key in held):
+        return ("a write key is empty or the one of the documentation: set your own with CLICKWAKE_COLLECTOR__WRITE_KEYS; "
+                "`clickwake key TENANT` makes one")  # fmt: skip
+    return None
