@@ -1,0 +1,87 @@
+"""One rich value of each thing that travels or is stored, and how it is written and read."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from schemas.catalog import Item, ItemVector
+from schemas.dead_letter import DeadLetter, Failure, Message, Source
+from schemas.events import Event
+from schemas.outputs import ChurnAlert, Reason, Recommendation, RecommendedItem
+from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
+from stream.core.counts import ItemCount
+from stream.core.state import Alert, ItemStat, Kind, Touch, UserState
+from stream.partition import Meta, pack, unpack
+
+VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
+AT = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
+DAY = 20_782
+
+
+class Form(NamedTuple):
+    sample: Any
+    write: Callable[[Any], bytes]
+    read: Callable[[bytes], Any]
+
+
+def _json(sample: Any) -> Form:
+    return Form(sample, msgspec.json.encode, msgspec.json.Decoder(type(sample)).decode)
+
+
+def _msgpack(sample: Any) -> Form:
+    return Form(sample, msgspec.msgpack.encode, msgspec.msgpack.Decoder(type(sample)).decode)
+
+
+EVENT = {
+    "messageId": "m1", "type": "track", "event": "Order Completed", "userId": "u1", "anonymousId": "a1", "tenant": "shop",
+    "lane": "live", "timestamp": "2026-11-25T10:30:00.125Z", "originalTimestamp": "2026-11-25T10:29:59Z",
+    "properties": {"order_id": "o1", "revenue": 19.0, "currency": "EUR", "coupon": "AUTUMN", "recommendation_id": "r1",
+                   "products": [{"product_id": "sku-1", "price": 9.5, "quantity": 2, "name": "Red mug", "brand": "Clay"}]},
+    "context": {"sessionId": "s1", "consent": {"analytics": True, "personalization": True, "ads": False}},
+}  # fmt: skip
+STATE = UserState(
+    ring=[Touch(1_795_602_600_000, "m0", "sku-1", Kind.VIEW, 0.0),
+          Touch(1_795_602_600_125, "m1", "sku-1", Kind.ORDER, 19.0)],
+    items={"sku-1": ItemStat(2, 1, 1_795_602_600_125, 1_795_602_600_125)}, seen={7: 1_795_602_600_000, 9: 1_795_602_600_125},
+    seen_horizon_ms=5, first_ts_ms=1_795_602_600_000, last_ts_ms=1_795_602_600_125, last_event_id="m1", events=2, orders=1,
+    revenue=19.0, days=[DAY], order_days=[DAY], alert=Alert(True, False, 3, 2, "m0"), recommended_ts_ms=4, due_ts_ms=6,
+    linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
+    known=True,
+)  # fmt: skip
+ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
+            pinned=True)  # fmt: skip
+REASON = Reason(event_id="m1", item_id="sku-1", share=0.5)
+FORMS: dict[str, Form] = {
+    "event.json": Form(EVENT, msgspec.json.encode, msgspec.json.Decoder(Event).decode),
+    "item.json": _json(ITEM),
+    "item-vector.msgpack": _msgpack(ItemVector(space="s", content_hash="h", vector=b"\0\0\x80?", item=ITEM)),
+    "recommendation.json": _json(Recommendation(
+        recommendation_id="r1", tenant="shop", user_id="u1", as_of_event_id="m1", as_of_ts=AT, model_version="v1",
+        items=(RecommendedItem(item_id="sku-2", score=0.25, source="links", reasons=(REASON,)),))),
+    "churn-alert.json": _json(ChurnAlert(
+        alert_id="c1", tenant="shop", user_id="u1", state="raised", probability=0.83, horizon_days=14, interval=(0.7, 0.9),
+        reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1")),
+    "dead-letter.json": _json(DeadLetter(
+        dead_letter_id="d1", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT, attempts=2,
+        failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="truncated"),)),
+        source=Source(topic="clickwake.events.v1", partition=1, offset=5))),
+    "release.json": _json(ModelRelease(
+        model_version="v1", uri="bundles/v1", manifest_sha256="ab", released_at=AT, reason="r")),
+    "manifest.json": _json(Manifest(
+        format_version=2, model_version="v1", parent="v0", created_at=AT, feature_version=1, text_space="s", text_dim=384,
+        dim=128, tokenizer_sha256="cd", events_max=50, blend={"encoder": 0.5}, counts={"half_life_days": 14.0},
+        churn={"raise_at": 0.8}, data_from=AT, data_to=AT, metrics={"users_all": 9.0}, files={"churn.onnx": FileEntry(sha256="ef", bytes=3)})),
+    "verdict.json": _json(Verdict(
+        model_version="v1", against="v0", released=False, reason="worse", judged_at=AT, days_from=AT, days_to=AT, users=50,
+        ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),
+    "state.msgpack": Form(STATE, pack, unpack),
+    "partition.msgpack": _msgpack(Meta(
+        offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"])),
+    "item-count.msgpack": _msgpack(ItemCount(2.5, 7, {"sku-2": 1.0}, 7, 41, 1.5, 3.5)),
+}  # fmt: skip
