@@ -76,7 +76,8 @@ FORMS: dict[str, Form] = {
     "manifest.json": _json(Manifest(
         format_version=2, model_version="v1", parent="v0", created_at=AT, feature_version=1, text_space="s", text_dim=384,
         dim=128, tokenizer_sha256="cd", events_max=50, blend={"encoder": 0.5}, counts={"half_life_days": 14.0},
-        churn={"raise_at": 0.8}, data_from=AT, data_to=AT, metrics={"users_all": 9.0}, files={"churn.onnx": FileEntry(sha256="ef", bytes=3)})),
+        churn={"raise_at": 0.8}, data_from=AT, data_to=AT, metrics={"users_all": 9.0},
+        files={"churn.onnx": FileEntry(sha256="ef", bytes=3)})),
     "verdict.json": _json(Verdict(
         model_version="v1", against="v0", released=False, reason="worse", judged_at=AT, days_from=AT, days_to=AT, users=50,
         ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),
