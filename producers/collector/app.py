@@ -8,6 +8,7 @@ client without an answer: it sends again under the same messageIds.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -28,6 +29,7 @@ from producers.collector import body, keys, openapi
 from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint
 from producers.collector.broker import Broker, Record, Unavailable
 from producers.collector.metrics import Metrics
+from producers.collector.rates import Rates
 from producers.collector.refusal import Json, Refused, invalid
 from schemas import topics
 from schemas.dead_letter import Source
@@ -72,6 +74,9 @@ class Collector:
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
         self._kafka, self._inflight = settings.kafka, 0
         self.broker: Acknowledges | None = None
+        own = self.settings
+        self.rates = Rates(own.tenant_events_per_s_max, own.user_events_per_s_max, own.user_events_burst,
+                           own.batch_events_max, time.monotonic)  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -123,6 +128,7 @@ class Collector:
         )
         raws = self._batch(envelope) if is_batch else [raw]
         results = [admit(item, arrival) for item in raws]
+        self.rates.admit(tenant, (one.key if isinstance(one, Admitted) else key(tenant, one.user) for one in results))
         await self._send(results, arrival, f"collector:/v1/{name}")
         return _answer(results, is_batch)
 

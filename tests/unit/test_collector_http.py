@@ -182,6 +182,19 @@ def test_beyond_loopback_it_listens_only_with_keys_of_its_own_behind_tls(changed
     assert refusal(Collector.model_validate(own)) is None
 
 
+def test_a_user_that_sends_too_fast_is_told_when_to_come_back(kafka_fake: FakeKafka) -> None:
+    slow = Collector(write_keys={"shop": SecretStr(KEY)}, user_events_per_s_max=0.01, user_events_burst=1,
+                     batch_events_max=1)
+    app = create_app(Settings(collector=slow))
+    app.state.collector.broker = kafka_fake
+    some = Client(app)
+    assert post(some, "/v1/track", EVENT).status_code == 200
+    refused = post(some, "/v1/track", EVENT)
+    assert refused.status_code == 429 and 90 <= int(refused.headers["retry-after"]) <= 100
+    assert "shop/" in refused.json()["error"]["message"]
+    assert len(kafka_fake.sent("events")) == 1 and kafka_fake.sent("dead-letters") == []
+
+
 def test_an_empty_key_opens_nothing() -> None:
     with pytest.raises(Refused):
         tenant_of("", {"shop": SecretStr("")})
