@@ -34,7 +34,7 @@ def run(query: str, *, output_format: str | None, as_json: bool) -> int:
     return 0
 
 
-def _client(settings: ClickHouse) -> Any:
+def connected(settings: ClickHouse) -> Any:
     import clickhouse_connect
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
@@ -55,7 +55,7 @@ def _client(settings: ClickHouse) -> Any:
 def _print_raw(settings: ClickHouse, query: str, output_format: str) -> None:
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    client = _client(settings)
+    client = connected(settings)
     try:
         with client.raw_stream(query, fmt=output_format) as stream:
             while chunk := stream.read(CHUNK_BYTES):
@@ -70,7 +70,7 @@ def _print_raw(settings: ClickHouse, query: str, output_format: str) -> None:
 def _print_table(settings: ClickHouse, query: str) -> None:
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
-    client = _client(settings)
+    client = connected(settings)
     try:
         result = client.query(query)
     except ClickHouseError as error:

@@ -1,0 +1,204 @@
+"""`clickwake dead-letters`: what could not be processed, by cause; mended on trial; sent again.
+
+The topic is the truth: letters are read from it, so all of this works while ClickHouse is away. What was sent again is known
+from ClickHouse, where it lies under its id on the lane `repair`; while that is away nothing counts as sent again.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from clickwake import query
+from producers import repair
+from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, client_options, missing_topic, unreachable
+from producers.repair import Change, Mended
+from schemas import topics
+from schemas.dead_letter import DeadLetter
+from stream.settings import Settings, load
+
+SHOWN_MAX = 20  # of a dry run
+POLL_MS = 1_000
+_letter = msgspec.json.Decoder(DeadLetter)
+_errors = Console(stderr=True)
+
+
+def read(settings: Settings) -> list[DeadLetter]:
+    """Every letter on the topic, one of each id, the newest. Raises KafkaUnavailable."""
+    from kafka import KafkaConsumer, TopicPartition
+    from kafka.errors import KafkaError
+
+    topic = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
+    found: dict[str, DeadLetter] = {}
+    try:
+        consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
+    except KafkaError as error:
+        raise KafkaUnavailable(unreachable(settings.kafka, error)) from error
+    try:
+        numbers = consumer.partitions_for_topic(topic)
+        if not numbers:
+            raise KafkaUnavailable(missing_topic(settings.kafka, topic))
+        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        ends = consumer.end_offsets(partitions)
+        while any(consumer.position(one) < ends[one] for one in partitions):
+            for record in (record for some in consumer.poll(timeout_ms=POLL_MS).values() for record in some):
+                if record.value is not None:
+                    letter = _letter.decode(record.value)
+                    found[letter.dead_letter_id] = letter
+    except KafkaError as error:
+        raise KafkaUnavailable(unreachable(settings.kafka, error)) from error
+    finally:
+        consumer.close()
+    return list(found.values())
+
+
+def sent_again(settings: Settings, letters: Iterable[DeadLetter]) -> set[str] | None:
+    """Ids of letters whose event is in ClickHouse on the lane `repair`; None while ClickHouse does not say."""
+    by_event = {repair.event_id(letter): letter.dead_letter_id for letter in letters}
+    try:
+        client = query.connected(settings.clickhouse)
+    except query.QueryFailed:
+        return None
+    try:
+        sql = "SELECT DISTINCT message_id FROM events WHERE lane = 'repair' AND message_id IN {ids:Array(String)}"
+        rows = client.query(sql, parameters={"ids": list(by_event)}).result_rows
+    finally:
+        client.close()
+    return {by_event[row[0]] for row in rows}
+
+
+def list_causes(tenant: str | None, since: datetime | None, everything: bool, as_json: bool) -> None:
+    """Letters by cause, with an example and the fix where one is known."""
+    settings = load()
+    letters = [one for one in _read(settings) if tenant in (None, one.tenant)
+               and (since is None or one.failure.timestamp.replace(tzinfo=None) >= since)]  # fmt: skip
+    again = sent_again(settings, letters)
+    left = [one for one in letters if everything or one.dead_letter_id not in (again or ())]
+    rows = []
+    for number, (cause, group) in enumerate(repair.groups(left), 1):
+        newest = group[0]
+        rows.append({
+            "cause": number, **cause._asdict(), "letters": len(group), "newest": newest.failure.timestamp.isoformat(),
+            "first_seen": min(one.first_seen for one in group).isoformat(), "example": newest.dead_letter_id,
+            "message": newest.failure.messages[0].message if newest.failure.messages else "",
+            "fix": " ".join(map(str, repair.suggest(newest))),
+        })  # fmt: skip
+    if as_json:
+        _json({"causes": rows, "sent_again": None if again is None else len(again)})
+        return
+    table = Table("cause", "letters", "newest", "kind", "where", "why", "example", "fix")
+    for row in rows:
+        where = f"{row['path'] or '–'} ({row['keyword']}), {row['source']}"
+        cells = (row["cause"], row["letters"], str(row["newest"])[:19], row["kind"], where, row["message"], row["example"],
+                 row["fix"])  # fmt: skip
+        table.add_row(*(Text(_plain(str(one))) for one in cells))
+    Console().print(table)
+    said = "ClickHouse is away: which were sent again is not known" if again is None else f"{len(again)} were sent again"
+    Console().print(f"{len(left)} letters; {said}")
+
+
+def show(ident: str, as_json: bool) -> None:
+    """One letter whole."""
+    letter = _chosen(_read(load()), [ident], None)[0]
+    value: Any = msgspec.to_builtins(letter)
+    value["payload"] = letter.payload.decode(errors="backslashreplace")
+    value["fix"] = [str(one) for one in repair.suggest(letter)]
+    if as_json:
+        _json(value)
+        return
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    for name, one in value.items():
+        console.print(f"{name}: {_plain(one if isinstance(one, str) else msgspec.json.encode(one).decode())}")
+
+
+def mend(
+    idents: Sequence[str], cause: int | None, changes: Sequence[Change], as_is: bool, *, send: bool, as_json: bool
+) -> None:
+    """Letters with the given changes, else each with its own fix: shown, or sent as well."""
+    settings = load()
+    letters = _chosen(_read(settings), idents, cause)
+    mended = [repair.mend(one, () if as_is else changes or repair.suggest(one), settings.collector.event_bytes_max)
+              for one in letters]  # fmt: skip
+    good = [one for one in mended if one.event is not None]
+    if send and good:
+        topic = topics.EVENTS.name(settings.kafka.topic_prefix)
+        try:
+            with Producer(settings.kafka, [topic]) as producer:
+                for one in good:
+                    assert one.event is not None
+                    producer.send(topic, one.event.key, one.event.value)
+        except (KafkaUnavailable, NotAcknowledged) as error:
+            _fail(error)
+    if as_json:
+        _json({"letters": len(mended), "fit": len(good), "sent": len(good) if send else 0,
+               "details": [_said(one) for one in mended]})  # fmt: skip
+    else:
+        _print(mended, len(good), send)
+    if len(good) < len(mended):
+        sys.exit(1)
+
+
+def _said(one: Mended) -> dict[str, Any]:
+    return {
+        "dead_letter_id": one.letter.dead_letter_id, "changes": [str(change) for change in one.changes],
+        "message_id": None if one.event is None else one.event.message_id, "diff": one.diff,
+        "messages": [f"{message.path}: {message.message}".removeprefix(": ") for message in one.messages],
+    }  # fmt: skip
+
+
+def _print(mended: list[Mended], fit: int, sent: bool) -> None:
+    console = Console(highlight=False, soft_wrap=True)
+    for one in mended[:SHOWN_MAX]:
+        said = _said(one)
+        console.print(f"{said['dead_letter_id']}  {' '.join(said['changes']) or 'unchanged'}", style="bold", markup=False)
+        console.print(_plain(one.diff) or "(the same)", markup=False)
+        for message in said["messages"]:
+            console.print(_plain(f"still refused: {message}"), style="red", markup=False)
+    if len(mended) > SHOWN_MAX:
+        console.print(f"… and {len(mended) - SHOWN_MAX} more")
+    did = "sent again, on the lane repair" if sent else "could be sent: nothing was (clickwake dead-letters replay sends)"
+    console.print(f"{fit} of {len(mended)} {did}")
+
+
+def _chosen(letters: list[DeadLetter], idents: Sequence[str], cause: int | None) -> list[DeadLetter]:
+    if bool(idents) == (cause is not None):
+        _fail("name letters by their ids, or a cause by its number in clickwake dead-letters list --all")
+    if cause is not None:
+        found = repair.groups(letters)
+        if not 1 <= cause <= len(found):
+            _fail(f"there is no cause {cause}; there are {len(found)}, see clickwake dead-letters list --all")
+        return found[cause - 1][1]
+    by_id = {one.dead_letter_id: one for one in letters}
+    if missing := [ident for ident in idents if ident not in by_id]:
+        _fail(f"no letter has the id {', '.join(missing)}; clickwake dead-letters list --all names examples")
+    return [by_id[ident] for ident in idents]
+
+
+def _read(settings: Settings) -> list[DeadLetter]:
+    try:
+        return read(settings)
+    except KafkaUnavailable as error:
+        _fail(error)
+
+
+def _plain(text: str) -> str:
+    """For a terminal: control characters of whatever a client sent are escaped."""
+    return "".join(one if one == "\n" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _json(value: Any) -> None:
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def _fail(error: Exception | str) -> NoReturn:
+    _errors.print(f"Error: {error}", style="red", markup=False, highlight=False)
+    sys.exit(1)

@@ -1,0 +1,118 @@
+"""Dead letters mended: grouped by cause, fixed where the form alone was wrong, taken by the collector's own rules."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+
+from producers import dead_letters, repair
+from producers.collector.admission import Arrival, NotAdmitted, admit
+from producers.repair import Cause, Change
+from schemas.dead_letter import DeadLetter, Message, Source
+from schemas.events import Event
+
+AT = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
+GOOD: dict[str, Any] = {"messageId": "m1", "type": "track", "event": "Product Viewed", "userId": "u1",
+                        "properties": {"product_id": "sku-1", "price": 9.5}}  # fmt: skip
+
+
+def letter(payload: dict[str, Any] | bytes, offset: int = 0) -> DeadLetter:
+    """What the collector keeps of a refused event."""
+    raw = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
+    refused = admit(raw, Arrival(tenant="shop", received_at=AT, event_bytes_max=32_768))
+    assert isinstance(refused, NotAdmitted), refused
+    return dead_letters.dead_letter(
+        tenant="shop", kind=refused.kind, messages=refused.messages, payload=refused.payload, at=AT,
+        source=Source(topic="collector:/v1/track", partition=0, offset=offset),
+    )  # fmt: skip
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return GOOD | fields
+
+
+@pytest.mark.parametrize(("payload", "fix"), [
+    (changed(properties={"product_id": "sku-1", "price": "9.50 €"}), "--set properties.price=9.5"),
+    (changed(userId=17), '--set userId="17"'),
+    (changed(properties={"product_id": 4711}), '--set properties.product_id="4711"'),
+    (changed(originalTimestamp=1_795_602_600), '--set originalTimestamp="2026-11-25T10:30:00+00:00"'),
+    (changed(timestamp="2026-11-25 10:30:00"), '--set timestamp="2026-11-25T10:30:00+00:00"'),
+    ({"type": "track", "event": "Product Viewed", "user_id": "u1", "messageId": "m1"}, "--rename user_id=userId"),
+    (changed(properties={"products": [{"sku": "sku-1", "price": 2}]}), "--rename properties.products[0].sku=product_id"),
+])
+def test_what_is_wrong_in_form_alone_has_a_fix_that_works(payload: dict[str, Any], fix: str) -> None:
+    one = letter(payload)
+    changes = repair.suggest(one)
+    assert [str(change) for change in changes] == [fix]
+    mended = repair.mend(one, changes)
+    assert mended.event is not None, mended.messages
+    event = msgspec.json.decode(mended.event.value, type=Event)
+    assert (event.lane, event.tenant, event.message_id, mended.event.key.split(b"/")[0]) == ("repair", "shop", "m1", b"shop")
+    assert event.ts_ms == round(AT.timestamp() * 1000)
+    assert mended.diff.startswith("--- kept") and sum(line.startswith("+ ") for line in mended.diff.splitlines()) >= 1
+
+
+@pytest.mark.parametrize("payload", [
+    b"{", b"\xff\xfe", b"[1]", changed(properties={"product_id": "sku-1", "price": "cheap"}), changed(event=""),
+    changed(userId="x" * 300), changed(originalTimestamp="yesterday"), changed(originalTimestamp=1e300),
+    {"type": "alias", "userId": "u1"},
+])
+def test_what_was_meant_is_not_guessed(payload: dict[str, Any] | bytes) -> None:
+    one = letter(payload)
+    assert repair.suggest(one) == ()
+    assert repair.mend(one, ()).event is None
+
+
+def test_letters_are_grouped_by_cause_whatever_the_index() -> None:
+    wrong = [changed(properties={"products": [{"product_id": "a"}] * n + [{"product_id": 1}]}) for n in range(3)]
+    letters = [letter(one, at) for at, one in enumerate(wrong)] + [letter(b"{", 9)]
+    first, second = repair.groups(letters)
+    assert first[0] == Cause("undecodable", "properties.products[].product_id", "type", "collector:/v1/track")
+    assert (len(first[1]), len(second[1]), second[0].keyword) == (3, 1, "json")
+
+
+def test_the_same_letter_is_the_same_event_however_often_it_is_mended() -> None:
+    without = {name: value for name, value in GOOD.items() if name != "messageId"} | {"userId": 17}
+    one = letter(without)
+    twice = [repair.mend(one, repair.suggest(one)).event for _ in range(2)]
+    assert twice[0] == twice[1] and twice[0] is not None
+    assert twice[0].message_id == repair.event_id(one) == f"dead-letter-{one.dead_letter_id}"
+
+
+def test_changes_by_hand_and_paths_that_are_not_there() -> None:
+    one = letter(changed(userId=17, extra={"a": 1}))
+    by_hand = [repair.parse("set", "userId=u9"), repair.parse("drop", "extra.a"), repair.parse("rename", "extra=more")]
+    mended = repair.mend(one, by_hand)
+    assert mended.event is not None
+    sent = json.loads(mended.event.value)
+    assert (sent["userId"], sent["more"], "extra" in sent) == ("u9", {}, False)
+    for gone in (Change("drop", "nobody.there"), Change("rename", "no", "where"), Change("set", "userId.x", 1)):
+        assert [message.keyword for message in repair.mend(one, [gone]).messages] == ["path"]
+    for wrong in ("", "=x"):
+        with pytest.raises(ValueError, match="PATH=VALUE"):
+            repair.parse("set", wrong)
+
+
+def test_what_was_cut_or_holds_no_event_is_said_so() -> None:
+    big = letter(msgspec.json.encode(changed(review="x" * 200_000)))
+    assert "cut" in repair.mend(big, ()).messages[0].message
+    other = msgspec.structs.replace(letter(b"{"), kind="sink_rejected")
+    assert "holds no event" in repair.mend(other, ()).messages[0].message
+
+
+def test_a_letter_from_the_topic_keeps_its_time() -> None:
+    """As personalize writes them: the event had been stamped already."""
+    at = "2026-11-25T09:00:00.000Z"
+    stamped = changed(tenant="shop", lane="live", timestamp=at, originalTimestamp=at, receivedAt=at, userId=5)
+    one = dead_letters.dead_letter(
+        tenant="shop", kind="undecodable", payload=msgspec.json.encode(stamped), at=AT,
+        messages=[Message(path="userId", keyword="type", message="Expected `str | null`, got `int`")],
+        source=Source(topic="clickwake.events.v1", partition=0, offset=3),
+    )  # fmt: skip
+    mended = repair.mend(one, repair.suggest(one))
+    assert mended.event is not None
+    assert msgspec.json.decode(mended.event.value, type=Event).timestamp == datetime(2026, 11, 25, 9, tzinfo=UTC)
