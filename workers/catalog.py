@@ -94,6 +94,7 @@ class Known:
         self.vectors: dict[str, bytes] = {}  # content hash → vector bytes
         self.release: ModelRelease | None = None
         self.announced = asyncio.Event()
+        self.none_said = False  # that there is no text encoder at all
 
     def on_vectors(self, records: list[Any]) -> None:
         for record in records:
@@ -249,7 +250,8 @@ async def _spaces(settings: Settings, known: Known) -> list[str] | None:
     except model_store.RegistryAway as error:
         log.warning("the registry is away", registry=settings.registry, why=str(error), again_in_s=SPACE_POLL_S)
         return None
-    if not found:
+    if not found and not known.none_said:
+        known.none_said = True
         log.warning("no text encoder yet", registry=settings.registry, do="python -m training.text_encoder makes it")
     return found
 
