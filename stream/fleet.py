@@ -204,7 +204,10 @@ class Fleet:
             return
         started = time.perf_counter()
         owned.closed_at = time.monotonic()
-        await self.personalizer.close_interval(state, waiting)
+        if not await self.personalizer.close_interval(state, waiting):
+            log.warning("interval not acknowledged", partition=owned.partition, batches=len(owned.open_batches),
+                        why="the partition was lost while it was written; its records are read again")  # fmt: skip
+            return
         for batch in owned.open_batches:
             batch.ack()
         owned.open_batches.clear()

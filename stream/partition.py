@@ -197,6 +197,14 @@ class PartitionState:
                 puts[DUE_PREFIX + key] = state.due_ts_ms.to_bytes(_DUE_BYTES, "big") if state.due_ts_ms else None
         return log, puts
 
+    def write_again(self, keys: set[bytes]) -> None:
+        """What this partition knows of some keys, and its own record, goes into the next interval as well."""
+        users = sorted(key for key in keys if not key.startswith(b"#"))
+        self.load(users)
+        for key in users:
+            self.change(key)
+        self._written_meta = b""  # no record is empty: it counts as changed
+
     def written(self) -> None:
         """The interval is durable: the overlay becomes the cache."""
         for key, state in self.dirty.items():

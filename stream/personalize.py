@@ -24,7 +24,7 @@ from stream.core.recommend import Rules, explain, rank, score
 from stream.core.state import UserState
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import PartitionState
-from stream.ports import Clock, Runner
+from stream.ports import Clock, Fence, Runner
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 
@@ -62,8 +62,9 @@ class Personalizer:
 
     def __init__(
         self, settings: Personalize, serving: ServingState, outputs: Outputs, run: Runner, clock: Clock,
-        partition_of: Callable[[bytes], int],
+        partition_of: Callable[[bytes], int], fence: Fence,
     ) -> None:  # fmt: skip
+        self.fence = fence
         self.settings = settings
         self.serving = serving
         self.outputs = outputs
@@ -105,21 +106,31 @@ class Personalizer:
                 by_partition.setdefault(self.partition_of(record.key), []).append(record)
             await self.outputs.send(topic, by_partition)
 
-    async def close_interval(self, part: PartitionState, waiting: int = 0) -> None:
+    async def close_interval(self, part: PartitionState, waiting: int = 0) -> bool:
         """Step 6: due times of everyone who was touched, then counts, changelog and store. While many records wait, due
-        times wait too: nobody is alerted before theirs is set anew."""
+        times wait too: nobody is alerted before theirs is set anew.
+
+        False when the partition was lost while the changelog was written: then the store must not claim to stand for what
+        another owner wrote meanwhile, and nothing is acknowledged. If somebody else's records lie between the last interval
+        and this one, a former owner that slept in the middle of its write has woken: its keys are written anew.
+        """
         outbox = Outbox()
         behind = self.settings.behind(waiting)
         await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
         await self.send(outbox)
         await self._publish_counts(part)
-        if not part.dirty and not part.meta_changed():
-            return
-        log, puts = part.frozen()
-        records = [OutRecord(key, value, []) for key, value in log]
-        last = await self.outputs.send(topics.STATE, {part.partition: records})
-        part.store.write(puts, last[part.partition], self.clock.now_ms())
-        part.written()
+        while part.dirty or part.meta_changed():
+            log, puts = part.frozen()
+            records = [OutRecord(key, value, []) for key, value in log]
+            before = part.store.changelog_offset
+            last = (await self.outputs.send(topics.STATE, {part.partition: records}))[part.partition]
+            if not self.fence.holds():
+                return False
+            part.store.write(puts, last, self.clock.now_ms())
+            part.written()
+            if last - before > len(records):
+                part.write_again(await self.fence.written_between(part.partition, before + 1, last))
+        return True
 
     async def tick(self, part: PartitionState, caught_up: bool, waiting: int = 0) -> None:
         """Between batches: recommendations whose interval is over, and alerts that silence itself raises."""

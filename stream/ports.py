@@ -50,8 +50,25 @@ class Models(Protocol):
         ...
 
 
+class Fence(Protocol):
+    """Between owners of a partition: a process may stop anywhere, even inside a write, and go on when it owns nothing."""
+
+    def holds(self) -> bool:
+        """Whether this process still owns what it owned, as far as anybody can know."""
+        ...
+
+    async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
+        """Keys of the changelog's records from one offset to another, both included."""
+        ...
+
+
 class Store(Protocol):
     """One partition's state on local disk."""
+
+    @property
+    def changelog_offset(self) -> int:
+        """Offset of the last changelog record the values stand for, -1 for none."""
+        ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...
 

@@ -76,6 +76,7 @@ class Personalize:
             self.run_model,
             WallClock(),
             partial(kafka_clients.partition_of, partitions=settings.kafka.partitions),
+            self,
         )
         self.fleet = Fleet(
             personalizer,
@@ -166,6 +167,17 @@ class Personalize:
             return None
         _, folded = owned.opening.result().state.meta.offsets.get(self.events, ("", -1))
         return max(0, int(highwater) - folded - 1)
+
+    def holds(self) -> bool:
+        """Of the port `Fence`."""
+        return self.may_write()
+
+    async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
+        """Of the port `Fence`."""
+        topic = topics.STATE.name(self.settings.kafka.topic_prefix)
+        log.warning("somebody else wrote to the changelog", partition=partition, first=first, last=last,
+                    next="its keys are written anew")  # fmt: skip
+        return await changelog.keys_between(topic, partition, first, last, self.settings)
 
     def may_write(self) -> bool:
         return (

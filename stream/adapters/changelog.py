@@ -125,3 +125,29 @@ def _check_silence(tp: TopicPartition, silent_s: float, position: int, end: int)
     if silent_s > SILENCE_S_MAX:
         raise RecoveryFailed(f"nothing came from {tp.topic}[{tp.partition}] for {SILENCE_S_MAX:.0f} s at offset "
                              f"{position} of {end}; is the broker up?")
+
+
+async def keys_between(topic: str, partition: int, first: int, last: int, settings: Settings) -> set[bytes]:
+    """Keys of the records at these offsets and between; what was compacted away is not among them.
+
+    Raises `RecoveryFailed` when nothing arrives for a minute.
+    """
+    tp, keys, heard_at = TopicPartition(topic, partition), set[bytes](), time.monotonic()
+    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), group_id=None, enable_auto_commit=False,
+                                auto_offset_reset="earliest")
+    await consumer.start()
+    try:
+        consumer.assign([tp])
+        consumer.seek(tp, first)
+        position = first
+        while position <= last:
+            chunk = (await consumer.getmany(tp, timeout_ms=POLL_MS, max_records=CHUNK_RECORDS_MAX)).get(tp, [])
+            reached = await consumer.position(tp)
+            if reached == position:
+                _check_silence(tp, time.monotonic() - heard_at, position, last + 1)
+                continue
+            position, heard_at = reached, time.monotonic()
+            keys |= {record.key for record in chunk if record.key is not None and record.offset <= last}
+    finally:
+        await consumer.stop()
+    return keys

@@ -1,5 +1,5 @@
-"""`python -m tests.chaos.crashing WORKER POINT N`: a worker process that is gone at a point, as by kill -9, the N-th time
-it comes there. The worker's code is as it is; only here it is told where to end.
+"""`python -m tests.chaos.crashing WORKER POINT N [stop]`: a worker process that is gone at a point, as by kill -9, the N-th
+time it comes there; with `stop` it falls asleep there, as by SIGSTOP. The worker's code is as it is.
 
 Points follow the numbered steps of `stream/partition.py` and `workers/sink.py`: `2` is right after step 2, `5-` right
 before what step 5 sends is acknowledged, and so on.
@@ -27,20 +27,20 @@ from stream.sink.consumer import Sink
 from stream.sink.writer import Writer
 from stream.topology import KafkaOutputs
 
-PERSONALIZE = ("1", "2", "3", "4", "5", "6 counts", "6 changelog", "6 store-", "6 store", "7")
+PERSONALIZE = ("1", "2", "3", "4", "5", "6 counts", "6 changelog-", "6 changelog", "6 store-", "6 store", "7")
 SINK = ("1", "2", "3 first insert", "3", "4", "5-", "5")
 
 
 class Countdown:
-    """Ends the process at the n-th call."""
+    """Ends the process, or stops it, at the n-th call."""
 
-    def __init__(self, calls: int) -> None:
-        self.left = calls
+    def __init__(self, calls: int, number: signal.Signals) -> None:
+        self.left, self.number = calls, number
 
     def __call__(self) -> None:
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)
 
 
 Watch = Callable[..., None]
@@ -95,6 +95,7 @@ def _personalize(point: str, gone: Countdown) -> None:
         "4": lambda: around(Personalizer, "send", before=decided),
         "5": lambda: around(Personalizer, "send", after=decided),
         "6 counts": lambda: around(KafkaOutputs, "send", after=sent(topics.ITEM_COUNTS)),
+        "6 changelog-": lambda: around(KafkaOutputs, "send", before=sent(topics.STATE)),
         "6 changelog": lambda: around(KafkaOutputs, "send", after=sent(topics.STATE)),
         "6 store-": lambda: around(PartitionStore, "write", before=quiet),
         "6 store": lambda: around(PartitionStore, "write", after=quiet),
@@ -119,6 +120,7 @@ def _sink(point: str, gone: Countdown) -> None:
 
 if __name__ == "__main__":
     worker, where, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    {"personalize": _personalize, "sink": _sink}[worker](where, Countdown(times))
+    number = signal.SIGSTOP if sys.argv[4:] == ["stop"] else signal.SIGKILL
+    {"personalize": _personalize, "sink": _sink}[worker](where, Countdown(times, number))
     sys.argv = [f"workers.{worker}"]
     runpy.run_module(f"workers.{worker}", run_name="__main__")

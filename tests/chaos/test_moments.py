@@ -14,6 +14,7 @@ from pathlib import Path
 
 import clickhouse_connect
 import msgspec
+import psutil
 import pytest
 
 from clickwake import topics as topic_admin
@@ -30,7 +31,7 @@ from tests.chaos.town import (
 )
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import lag, members, read_all, running, start_worker, until
+from tests.support.cluster import Worker, lag, members, read_all, running, start_worker, until
 from training import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
@@ -108,19 +109,26 @@ def _finish(town: Settings) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_a_worker_that_slept_through_its_session_writes_nothing(town: Settings, tmp_path: Path) -> None:
-    group = f"{town.kafka.topic_prefix}-personalize"
-    with (Feed(town, 7, EVENTS_PER_S), Committed(town, group) as committed,
-          running(town, "workers.personalize", tmp_path / "sleeper") as sleeper):  # fmt: skip
-        until(lambda: committed() > 2 * EVENTS_PER_S, CONSUMING_AGAIN_S, "the first worker consumes")
-        sleeper.process.send_signal(signal.SIGSTOP)
-        with running(town, "workers.personalize", tmp_path / "other"):
-            until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
-            before = committed()
-            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
-            sleeper.process.send_signal(signal.SIGCONT)
-            until(lambda: members(town, "personalize") == 2, 2 * CONSUMING_AGAIN_S, "it is let in again")
-            before = committed()
-            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "and both go on")
+@pytest.mark.parametrize("point", ["6 changelog-", "6 changelog", "6 store"])
+def test_a_worker_that_slept_through_its_session_writes_nothing(town: Settings, tmp_path: Path, point: str) -> None:
+    """Asleep inside a write: before the changelog has it, after, and after the store has it too."""
+    group, home = f"{town.kafka.topic_prefix}-personalize", tmp_path / "sleeper"
+    with Feed(town, 7, EVENTS_PER_S), Committed(town, group) as committed:
+        process = start_worker(town, "tests.chaos.crashing", home, arguments=["personalize", point, "40", "stop"])
+        sleeper = Worker(process, home, "tests.chaos.crashing")
+        try:
+            until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60, "it falls asleep in its write")
+            with running(town, "workers.personalize", tmp_path / "other"):
+                until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
+                before = committed()
+                until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
+                process.send_signal(signal.SIGCONT)
+                until(lambda: members(town, "personalize") == 2, 2 * CONSUMING_AGAIN_S, "it is let in again")
+                before = committed()
+                until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "and both go on")
+            sleeper.stop()
+        finally:
+            if process.poll() is None:
+                process.kill()
     _finish(town)
     assert_states_are_true(town)

@@ -70,6 +70,22 @@ class FakeOutputs:
         return [msgspec.json.decode(record.value or b"null") for topic, _, record in self.sent if topic == entity]
 
 
+class FakeFence:
+    """Holds until told otherwise; answers with the keys that others wrote."""
+
+    def __init__(self) -> None:
+        self.held = True
+        self.foreign: set[bytes] = set()
+        self.asked: list[tuple[int, int, int]] = []
+
+    def holds(self) -> bool:
+        return self.held
+
+    async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
+        self.asked.append((partition, first, last))
+        return self.foreign
+
+
 class FakeClock:
     def __init__(self, now_ms: int = T0_MS) -> None:
         self.at_ms = now_ms

@@ -37,6 +37,7 @@ class FakePersonalizer:
         self.go = asyncio.Event()
         self.folded: list[str] = []
         self.closed: list[int] = []
+        self.lost = -1  # the partition that is lost while it is written
 
     async def process(self, part: Any, source: Input, records: list[str], waiting: int) -> None:
         if "fail" in records:
@@ -45,8 +46,9 @@ class FakePersonalizer:
             await self.go.wait()
         self.folded += records
 
-    async def close_interval(self, part: Any, waiting: int = 0) -> None:
+    async def close_interval(self, part: Any, waiting: int = 0) -> bool:
         self.closed.append(part.partition)
+        return part.partition != self.lost
 
     async def tick(self, part: Any, caught_up: bool, waiting: int = 0) -> None:
         assert not self.go.is_set() or caught_up
@@ -137,3 +139,14 @@ async def test_batches_keep_their_order_while_their_partition_opens(fleet: Fleet
     await fleet.handle(Batch(2, "second"))
     await until(lambda: len(fake.folded) == 2)
     assert fake.folded == ["first", "second"]
+
+
+async def test_an_interval_whose_partition_was_lost_while_it_was_written_acknowledges_nothing(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    fake.lost = 1
+    kept, lost = Batch(0, "kept"), Batch(1, "lost")
+    for batch in (kept, lost):
+        await fleet.handle(batch)
+    await until(lambda: len(fake.folded) == 2)
+    await fleet.revoked({0, 1})
+    assert (kept.acked, lost.acked) == (1, 0)

@@ -16,7 +16,18 @@ from stream.partition import META_KEY, PartitionState, unpack
 from stream.personalize import Input, Personalizer
 from stream.serving import ServingState
 from stream.settings import Personalize
-from tests.support.fakes import DAY_MS, T0_MS, FakeClock, FakeModels, FakeOutputs, FakeRecord, FakeStore, event, run_inline
+from tests.support.fakes import (
+    DAY_MS,
+    T0_MS,
+    FakeClock,
+    FakeFence,
+    FakeModels,
+    FakeOutputs,
+    FakeRecord,
+    FakeStore,
+    event,
+    run_inline,
+)
 
 EVENTS = Input("clickwake.events.v1", "topic-1", topics.EVENTS)
 IDENTITY = Input("clickwake.identity.v1", "topic-2", topics.IDENTITY)
@@ -35,8 +46,9 @@ class Bench:
         self.serving = ServingState()
         if models:
             self.serving.current = self.serving.prepare(models)
+        self.fence = FakeFence()
         self.personalizer = Personalizer(
-            Personalize(**settings), self.serving, self.outputs, run_inline, self.clock, lambda key: 0
+            Personalize(**settings), self.serving, self.outputs, run_inline, self.clock, lambda key: 0, self.fence
         )
         self.part = self.opened(PartitionCounts(CountsPolicy()))
         self.offset = -1
@@ -352,3 +364,29 @@ async def test_an_anonymous_id_whose_owner_is_known_raises_nothing_and_takes_bac
     said = bench.outputs.values("churn-alerts")[-1]
     assert (said["user_id"], said["state"], said["reasons"]) == ("a", "cleared", ["known by another id"])
     assert unpack(bench.store.values[b"t/a"]).due_ts_ms == 0
+
+
+async def test_what_a_former_owner_wrote_late_is_written_over() -> None:
+    """A process that slept in the middle of its write goes on with it when it wakes, though it owns nothing any more."""
+    bench = Bench()
+    await bench.feed(event(user="a", id="m1"), event(user="b", id="m2"))
+    await bench.close()
+    state = topics.STATE.entity
+    bench.outputs.offsets[state, 0] += 2  # the late records: one of user b, and the partition's own
+    bench.fence.foreign = {b"t/b", b"#meta"}
+    await bench.feed(event(user="a", id="m3"))
+    before = len(bench.outputs.sent)
+    await bench.close()
+    written = [record.key for topic, _, record in bench.outputs.sent[before:] if topic == state]
+    assert written == [b"t/a", b"#meta", b"t/b", b"#meta"]  # the interval, then what must be the last word
+    assert bench.fence.asked == [(0, 3, 6)] and bench.store.changelog_offset == bench.outputs.offsets[state, 0]
+    await bench.close()
+    assert bench.fence.asked == [(0, 3, 6)]
+
+
+async def test_a_partition_lost_while_it_is_written_leaves_the_store_as_it_was() -> None:
+    bench = Bench()
+    await bench.feed(event(id="m1"))
+    bench.fence.held = False
+    assert not await bench.personalizer.close_interval(bench.part)
+    assert bench.store.values == {} and bench.store.changelog_offset == -1
