@@ -138,27 +138,33 @@ class Forwarder(threading.Thread):
         self._stopped = asyncio.Event()
 
     async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        finally:
-            writer.close()
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+        writer.write_eof()
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        up, down = await asyncio.open_connection(self._host, self._target_port)
-        await asyncio.gather(self._pipe(reader, down), self._pipe(up, writer))
+        writers = [writer]
+        try:
+            up, down = await asyncio.open_connection(self._host, self._target_port)
+            writers.append(down)
+            await asyncio.gather(self._pipe(reader, down), self._pipe(up, writer), return_exceptions=True)
+        finally:
+            for end in writers:
+                end.transport.abort()
+            await asyncio.gather(*(end.wait_closed() for end in writers), return_exceptions=True)
 
     async def _serve(self) -> None:
         server = await asyncio.start_server(self._connection, "127.0.0.1", self._port)
         await self._stopped.wait()
         server.close()
+        connections = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in connections:
+            task.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     def run(self) -> None:
         self._loop.run_until_complete(self._serve())
-        for task in asyncio.all_tasks(self._loop):
-            task.cancel()
-            self._loop.run_until_complete(asyncio.wait([task]))
         self._loop.close()
 
     def stop(self) -> None:
