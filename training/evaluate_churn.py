@@ -25,7 +25,7 @@ from training import alerting, baselines, bgnbd, churn, export, parity, report
 from training.bgnbd import Purchases
 from training.comparison import Comparison, Measures, merged, statistics, under
 from training.evaluations import Evaluated, Request, iso
-from training.metrics import FloatArray, auc, brier, calibration_bins, ece
+from training.metrics import FloatArray, auc, brier, calibration_bins, ece, ece_by_chance
 from training.snapshot import NO_RETURN, EmptyHistory, History, Snapshot, Visit, from_dataset, replay
 
 FOLDS = 5
@@ -202,7 +202,9 @@ def evaluated(history: History, cut_ms: int, horizon_days: float, seed: int, say
     }
     p, y = said[horizon_days]
     settings: dict[str, float | str] = {"horizon_days": horizon_days, "seed": float(seed),
-                                        "tenths_within_interval": coverage(p, y, fitted.policy)}
+                                        "tenths_within_interval": coverage(p, y, fitted.policy),
+                                        "ece_by_chance": ece_by_chance(p),
+                                        "said_away": float(p.mean()), "seen_away": float(y.mean())}
     if (window := silences(history, cut_ms)) is not None:
         say("raising alerts after the split")
         measures, tried = alerting.compare(window[0], served.curves(window[1]))

@@ -11,6 +11,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.floating[Any]]
 BOOTSTRAP_ROUNDS = 1_000
 BINS = 10
+CHANCE_ROUNDS = 200
 K = 20  # items ranked
 MEASURES = ("recall@20", "ndcg@10", "hr@10", "mrr@20")  # of a ranking, see `measures`
 
@@ -108,3 +109,13 @@ def calibration_bins(p: FloatArray, y: FloatArray) -> list[tuple[float, float, i
 def ece(p: FloatArray, y: FloatArray) -> float:
     """Expected calibration error over tenths of equal count."""
     return float(sum(abs(said - seen) * count for said, seen, count in calibration_bins(p, y)) / max(1, len(p)))
+
+
+def ece_by_chance(p: FloatArray, seed: int = 0) -> float:
+    """Mean `ece` of outcomes drawn from p itself: what a perfectly calibrated model has from the size of the sample alone.
+
+    >>> 0.07 < ece_by_chance(np.full(200, 0.5)) < 0.11
+    True
+    """
+    rng = np.random.default_rng(seed)
+    return float(np.mean([ece(p, (rng.random(len(p)) < p).astype(np.float64)) for _ in range(CHANCE_ROUNDS)]))
