@@ -64,7 +64,8 @@ RECOMMENDATIONS = Topic(entity="recommendations", key="tenant/user", by_user=Tru
 CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 DEAD_LETTERS = Topic(entity="dead-letters", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                      message_bytes_max=2 * 1_048_576, why="inputs that could not be processed, with the reason")
-ERASURES = Topic(entity="erasures", key="tenant/user", by_user=True, cleanup="compact", why="users to forget")
+ERASURES = Topic(entity="erasures", key="tenant/hash of tenant/user", partitions=4, cleanup="compact",
+                 why="users to forget, and the list by which late events are told")
 MODELS = Topic(entity="models", key="current", cleanup="compact", why="the released bundle")
 STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact",
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")

@@ -75,6 +75,9 @@ class Outbox:
     def answer(self, value: identity.Answer) -> None:
         self.add(topics.IDENTITY, user_key(value.tenant, value.user), identity.encode(value))
 
+    def forget(self, value: identity.Forget) -> None:
+        self.add(topics.IDENTITY, user_key(value.tenant, value.holder), identity.encode(value))
+
     def dead_letter(self, reject: Reject, raw: bytes, key: bytes | None, source: Source, append_ms: int) -> None:
         """The tenant is read off the record's key, since the payload may be unreadable; times are the broker's, so that
         a second reading gives the same letter."""

@@ -44,6 +44,7 @@ R = TypeVar("R", bound=HasOffset)
 META_KEY = b"#meta"  # no user key starts with '#': the tenant is never empty
 DUE_PREFIX = b"#due/"
 _DUE_BYTES = 8
+NOBODY = UserState()  # to compare with
 Cause = Literal["live", "import", "model"]  # why a due time is stale; the strongest cause wins, live first
 
 
@@ -87,6 +88,8 @@ class PartitionState:
         raw = store.get_many([META_KEY])[0]
         self.meta = _meta_decoder.decode(raw) if raw else Meta()
         self.dirty: dict[bytes, UserState] = {}
+        self.erased: set[bytes] = set()  # deleted before what is dirty is written
+        self.purging: set[bytes] = set()  # … and rewritten on disk, so that no byte of them is left
         self._cache: OrderedDict[bytes, UserState] = OrderedDict()
         self._cached_max = cached_max
         self._stored_due: dict[bytes, int] = {}
@@ -110,7 +113,7 @@ class PartitionState:
         """Bring states into the cache with one read of the store."""
         missing = [key for key in dict.fromkeys(keys) if key not in self.dirty and key not in self._cache]
         for key, raw in zip(missing, self.store.get_many(missing), strict=True):
-            self._cache[key] = unpack(raw) if raw else UserState()
+            self._cache[key] = unpack(raw) if raw and key not in self.erased else UserState()
         while len(self._cache) > self._cached_max + len(keys):
             self._cache.popitem(last=False)
 
@@ -128,6 +131,15 @@ class PartitionState:
         self.dirty[key] = state
         return state
 
+    def erase(self, key: bytes) -> None:
+        """Nothing is known of this user any more; what is folded from now on begins anew."""
+        self.dirty.pop(key, None)
+        self._cache[key] = UserState()
+        self._stored_due.pop(key, None)
+        self.unscheduled.pop(key, None)
+        self.owed.drop(key)
+        self.erased.add(key)
+
     def touched(self, key: bytes, state: UserState, lane: Lane) -> None:
         """The user's state was changed by an event: to be written, and the churn timer to be set anew."""
         self.dirty[key] = state
@@ -137,9 +149,11 @@ class PartitionState:
             self.unscheduled.setdefault(key, "import")
 
     def refresh(self, keys: list[bytes]) -> None:
-        """A new model moves the due times of these users."""
+        """A new model moves the due times of these users; whoever was erased meanwhile has none."""
+        self.load(keys)
         for key in keys:
-            self.unscheduled.setdefault(key, "model")
+            if self.read(key).events:
+                self.unscheduled.setdefault(key, "model")
 
     def encoded_meta(self) -> bytes:
         """The partition's record as it would be written now."""
@@ -188,10 +202,12 @@ class PartitionState:
 
     def frozen(self) -> tuple[list[tuple[bytes, bytes | None]], dict[bytes, bytes | None]]:
         """What closing the interval writes: changelog records in order (partition record last), and the store's puts."""
-        log: list[tuple[bytes, bytes | None]] = [(key, pack(state)) for key, state in self.dirty.items()]
+        log: list[tuple[bytes, bytes | None]] = [(key, None) for key in sorted(self.erased)]
+        log += [(key, pack(state)) for key, state in self.dirty.items()]
         self._frozen_meta = self.encoded_meta()
         log.append((META_KEY, self._frozen_meta))
         puts: dict[bytes, bytes | None] = dict(log)
+        puts |= {DUE_PREFIX + key: None for key in self.erased}
         for key, state in self.dirty.items():
             if self._stored_due.get(key, 0) != state.due_ts_ms:
                 puts[DUE_PREFIX + key] = state.due_ts_ms.to_bytes(_DUE_BYTES, "big") if state.due_ts_ms else None
@@ -202,11 +218,15 @@ class PartitionState:
         users = sorted(key for key in keys if not key.startswith(b"#"))
         self.load(users)
         for key in users:
-            self.change(key)
+            if self.read(key) == NOBODY:
+                self.erased.add(key)
+            else:
+                self.change(key)
         self._written_meta = b""  # no record is empty: it counts as changed
 
     def written(self) -> None:
         """The interval is durable: the overlay becomes the cache."""
+        self.erased.clear()
         for key, state in self.dirty.items():
             if state.due_ts_ms:
                 self._stored_due[key] = state.due_ts_ms

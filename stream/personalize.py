@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol
@@ -23,8 +24,8 @@ from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, explain, rank, score
 from stream.core.state import UserState
 from stream.outbox import Outbox, Outputs, OutRecord, utc
-from stream.partition import PartitionState
-from stream.ports import Clock, Fence, Runner
+from stream.partition import NOBODY, PartitionState
+from stream.ports import Clock, Erasures, Fence, Runner
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 
@@ -53,7 +54,7 @@ class _Decoded(NamedTuple):
 
     offset: int
     key: bytes
-    event: Event
+    event: Event | None  # None: the user withdraws consent to a profile
     ts_ms: int
 
 
@@ -62,9 +63,10 @@ class Personalizer:
 
     def __init__(
         self, settings: Personalize, serving: ServingState, outputs: Outputs, run: Runner, clock: Clock,
-        partition_of: Callable[[bytes], int], fence: Fence,
+        partition_of: Callable[[bytes], int], fence: Fence, erasures: Erasures,
     ) -> None:  # fmt: skip
         self.fence = fence
+        self.erasures = erasures
         self.settings = settings
         self.serving = serving
         self.outputs = outputs
@@ -79,18 +81,22 @@ class Personalizer:
         serving = self.serving.current
         outbox = Outbox()
         if source.entity is topics.IDENTITY:
-            self._identities(part, source, records, outbox)
+            await self._identities(part, source, records, outbox)
             await self.send(outbox)
             return
         stragglers: dict[bytes, Event] = {}
         for one in self._decode(part, source, records, outbox):
+            if one.event is None:
+                if part.read(one.key) != NOBODY:
+                    self._erase(part, one.key, outbox)
+                continue
             if one.event.lane == "live":
                 self.alerts.advance(part, one.ts_ms)
                 if self.alerts.came_due(part, one.key):
                     await self.alerts.raise_before_event(part, serving, one.key, outbox)
-            if self._fold(part, serving, one, outbox) and part.read(one.key).claims:
+            if self._fold(part, serving, one, one.event, outbox) and part.read(one.key).claims:
                 stragglers[one.key] = one.event
-        for key, event in stragglers.items():
+        for key, event in stragglers.items():  # one whose profile was cleared after it has no claims
             for answer in identity.answers(part.read(key), event.tenant, event.user):
                 outbox.answer(answer)
         await self._recommend(part, serving, part.meta.clock_ms, outbox, waiting)
@@ -119,7 +125,7 @@ class Personalizer:
         await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
         await self.send(outbox)
         await self._publish_counts(part)
-        while part.dirty or part.meta_changed():
+        while part.dirty or part.erased or part.meta_changed():
             log, puts = part.frozen()
             records = [OutRecord(key, value, []) for key, value in log]
             before = part.store.changelog_offset
@@ -128,6 +134,9 @@ class Personalizer:
                 return False
             part.store.write(puts, last, self.clock.now_ms())
             part.written()
+            if part.purging:  # off the loop, for heartbeats; nobody else uses the store: the partition is locked
+                await asyncio.to_thread(part.store.purge, sorted(part.purging))
+                part.purging.clear()
             if last - before > len(records):
                 part.write_again(await self.fence.written_between(part.partition, before + 1, last))
         return True
@@ -157,12 +166,17 @@ class Personalizer:
                     part.outcomes["dropped:misplaced"] += 1
                     outbox.add(topics.EVENTS, key, record.value)
                     continue
+                if self.erasures.covers(key, decoded.ts_ms):
+                    part.outcomes["dropped:erased"] += 1
+                    continue
                 events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms))
             elif isinstance(decoded, Reject):
                 self._reject(part, source, record, decoded, outbox)
             else:
                 assert isinstance(decoded, Drop)
                 part.outcomes[f"dropped:{decoded.reason}"] += 1
+                if decoded.user and self.partition_of(decoded.user) == part.partition:
+                    events.append(_Decoded(record.offset, decoded.user, None, 0))
         part.load([one.key for one in events])
         return events
 
@@ -171,8 +185,8 @@ class Personalizer:
         where = Source(topic=source.topic, partition=part.partition, offset=record.offset)
         outbox.dead_letter(reject, record.value or b"", record.key, where, record.timestamp)
 
-    def _identities(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> None:
-        """Claims and answers; both are idempotent, so a second reading needs no protection."""
+    async def _identities(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> None:
+        """Claims, answers and erasures; all are idempotent, so a second reading needs no protection."""
         for record in records:
             try:
                 message = identity.decode(record.value or b"")
@@ -180,20 +194,56 @@ class Personalizer:
                 self._reject(part, source, record, Reject("undecodable", (message_of(error),)), outbox)
                 continue
             if isinstance(message, identity.Claim):
-                key = user_key(message.tenant, message.anonymous)
-                if identity.note_claim(part.read(key), message):
-                    part.touched(key, part.read(key), message.lane)
-                for answer in identity.answers(part.read(key), message.tenant, message.anonymous):
-                    outbox.answer(answer)
-            else:
+                self._claim(part, message, outbox)
+            elif isinstance(message, identity.Answer):
                 key = user_key(message.tenant, message.user)
-                if identity.link(part.read(key), message):
+                known_ms = message.ring[-1].ts_ms if message.ring else 0
+                if not self.erasures.covers(key, known_ms) and identity.link(part.read(key), message):
                     part.change(key)
+            elif isinstance(message, identity.Erase):
+                await self.erasures.caught_up()  # from here on nothing of the user is folded again
+                key = user_key(message.tenant, message.user)
+                self._erase(part, key, outbox)
+                part.purging.add(key)
+                part.outcomes["erased"] += 1
+            else:
+                assert isinstance(message, identity.Forget)
+                self._forget(part, message, outbox)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset)
 
-    def _fold(self, part: PartitionState, serving: Serving, one: _Decoded, outbox: Outbox) -> bool:
+    def _claim(self, part: PartitionState, claim: identity.Claim, outbox: Outbox) -> None:
+        key = user_key(claim.tenant, claim.anonymous)
+        if any(self.erasures.covers(one, claim.ts_ms) for one in (key, user_key(claim.tenant, claim.user))):
+            return
+        if identity.note_claim(part.read(key), claim):
+            part.touched(key, part.read(key), claim.lane)
+        for answer in identity.answers(part.read(key), claim.tenant, claim.anonymous):
+            outbox.answer(answer)
+
+    def _erase(self, part: PartitionState, key: bytes, outbox: Outbox) -> None:
+        """Forget a user, and have the states that may name them told."""
+        tenant, user = key.decode().split("/", 1)
+        for other in identity.others(part.read(key)):
+            outbox.forget(identity.Forget(tenant, holder=other, other=user))
+        part.erase(key)
+
+    def _forget(self, part: PartitionState, message: identity.Forget, outbox: Outbox) -> None:
+        """What one device knows of an erased user goes. A device that only they used is theirs, so all of it goes."""
+        key = user_key(message.tenant, message.holder)
+        state = part.read(key)
+        if not identity.forget(state, message.other):
+            return
+        if state.claims or state.known:
+            part.change(key)
+            for answer in identity.answers(state, message.tenant, message.holder):
+                outbox.answer(answer)
+        else:
+            self._erase(part, key, outbox)
+        part.purging.add(key)
+
+    def _fold(self, part: PartitionState, serving: Serving, one: _Decoded, event: Event, outbox: Outbox) -> bool:
         """Step 3 for one event; whether it changed anything."""
-        key, event = one.key, one.event
+        key = one.key
         state = part.read(key)
         outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
         part.outcomes[outcome.value] += 1

@@ -62,6 +62,18 @@ class Fence(Protocol):
         ...
 
 
+class Erasures(Protocol):
+    """Whom nothing may be kept of, as the erasures topic says."""
+
+    def covers(self, user_key: bytes, ts_ms: int) -> bool:
+        """Whether what the user did at this time is not to be taken."""
+        ...
+
+    async def caught_up(self) -> None:
+        """Return once everything that is on the topic now is known here."""
+        ...
+
+
 class Store(Protocol):
     """One partition's state on local disk."""
 
@@ -74,4 +86,8 @@ class Store(Protocol):
 
     def write(self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int) -> None:
         """All or nothing, with the changelog offset the values stand for."""
+        ...
+
+    def purge(self, keys: Sequence[bytes]) -> None:
+        """Nothing of these keys, which were deleted before, stays on disk when this returns."""
         ...

@@ -3,7 +3,7 @@
     events, identity ─▶ batches of raw records ─▶ Fleet.handle ─▶ Personalizer.process (decode, fold, encode, decide)
         ─▶ recommendations, churn-alerts, dead-letters, identity ─▶ interval: item-counts, state changelog, RocksDB ─▶ ack
 
-    item-vectors, item-counts, models ─▶ ServingState, read whole by every worker
+    item-vectors, item-counts, models ─▶ ServingState, erasures ─▶ Erased: read whole by every worker
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import structlog
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
 from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
+from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.metrics import Metrics
 from stream.adapters.releases import Releases
@@ -68,6 +69,7 @@ class Personalize:
         self.metrics = Metrics("personalize", settings)
         self.serving = ServingState()
         self.models_thread = ThreadPoolExecutor(1, thread_name_prefix="onnx")  # inline calls would stall heartbeats
+        self.erasures = Erasures(settings)
         self.releases = Releases(settings, self.serving, self.models_thread, self.metrics)
         personalizer = Personalizer(
             settings.personalize,
@@ -77,6 +79,7 @@ class Personalize:
             WallClock(),
             partial(kafka_clients.partition_of, partitions=settings.kafka.partitions),
             self,
+            self.erasures,
         )
         self.fleet = Fleet(
             personalizer,
@@ -98,7 +101,7 @@ class Personalize:
                 (topics.ITEM_COUNTS, self.on_counts),
                 (topics.MODELS, self.releases.on_records),
             )
-        }
+        } | {topics.ERASURES: self.erasures}
         faust_compat.batch_agent(self.app, self.events, self.identity, name="personalize")(self.agent)
         self.app.task(self.fleet_timer)
         self.app.task(self.follow)
@@ -191,7 +194,8 @@ class Personalize:
         await self.following.wait()
         await asyncio.gather(*(reader.ready() for reader in self.readers.values()))
         # what the owner before us published until it let go, and the release it may have ranked with already
-        await asyncio.gather(*(self.readers[topic].caught_up() for topic in (topics.ITEM_COUNTS, topics.MODELS)))
+        taken_over = (topics.ITEM_COUNTS, topics.MODELS, topics.ERASURES)
+        await asyncio.gather(*(self.readers[topic].caught_up() for topic in taken_over))
         await self.releases.settled()
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
         clock = self.fleet.personalizer.clock

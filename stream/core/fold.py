@@ -11,13 +11,12 @@ from schemas.events import Event
 from stream.core.state import (
     DAY_MS,
     DAYS_MAX,
-    ITEM_STATS_MAX,
     RING_TOUCHES_MAX,
     SEEN_IDS_MAX,
-    ItemStat,
     Kind,
     Touch,
     UserState,
+    count_item,
 )
 
 KIND_OF_NAME = {
@@ -82,7 +81,7 @@ def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) ->
             state.ring.append(touch)
         else:
             insort(state.ring, touch, key=Touch.order)
-        _count(state, touch)
+        count_item(state.items, touch)
     if len(state.ring) > RING_TOUCHES_MAX:
         del state.ring[: len(state.ring) - RING_TOUCHES_MAX]
     _advance(state, event, ts_ms, added)
@@ -97,20 +96,6 @@ def _remember(state: UserState, hashed: int, ts_ms: int) -> None:
             return  # one long basket: kept whole until time moves on
         state.seen = {known: at for known, at in state.seen.items() if at > oldest}
         state.seen_horizon_ms = max(state.seen_horizon_ms, oldest)
-
-
-def _count(state: UserState, touch: Touch) -> None:
-    stat = state.items.get(touch.item_id)
-    if stat is None:
-        stat = state.items[touch.item_id] = ItemStat()
-    stat.touches += 1
-    if touch.ts_ms > stat.last_ts_ms:
-        stat.last_ts_ms = touch.ts_ms
-    if touch.kind == Kind.ORDER:
-        stat.orders += 1
-        stat.last_order_ts_ms = max(stat.last_order_ts_ms, touch.ts_ms)
-    if len(state.items) > ITEM_STATS_MAX:
-        del state.items[min(state.items, key=lambda item: (state.items[item].last_ts_ms, item))]
 
 
 def _advance(state: UserState, event: Event, ts_ms: int, added: list[Touch]) -> None:

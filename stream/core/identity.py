@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.events import Event, Lane
-from stream.core.state import Touch, UserState
+from stream.core.state import Touch, UserState, count_item
 
 CLAIM_INTERVAL_MS = 30 * 60_000  # an event with both ids renews the claim at most this often
 CLAIMS_MAX = 16  # users of one shared device remembered; more is a kiosk, whose history belongs to nobody
@@ -53,7 +53,22 @@ def claims_of(state: UserState, event: Event) -> list[Claim]:
     return sorted(result, key=lambda claim: claim.anonymous)
 
 
-Message = Claim | Answer
+class Erase(msgspec.Struct, frozen=True, tag="erase", array_like=True):
+    """Forget `user`, who may be an anonymous id. Keyed by the user; folded like an event, so that a crash repeats it."""
+
+    tenant: str
+    user: str
+
+
+class Forget(msgspec.Struct, frozen=True, tag="forget", array_like=True):
+    """`other` is erased: the state of `holder` lets go of what it knows of it. Keyed by the holder."""
+
+    tenant: str
+    holder: str
+    other: str
+
+
+Message = Claim | Answer | Erase | Forget
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode
 
@@ -84,6 +99,36 @@ def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
         result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring))
         after = ts_ms
     return result
+
+
+def others(state: UserState) -> list[str]:
+    """Ids whose states may name this one: those it claimed or was linked to, and those that claimed it."""
+    return sorted({*state.claimed, *state.linked, *(user for _, user in state.claims)})
+
+
+def forget(state: UserState, other: str) -> bool:
+    """Let go of an erased id; False when there is nothing of it. On an anonymous state the part of the ring that was the
+    other's goes too, and what is counted an item is counted anew from what is left.
+
+    >>> ring = [Touch(ts, f"m{ts}", f"i{ts}", 1, 0.0) for ts in (1, 5, 9)]
+    >>> state = UserState(ring=ring, claims=[(5, "u"), (9, "v")])
+    >>> forget(state, "u"), [touch.ts_ms for touch in state.ring], state.claims, list(state.items)
+    (True, [9], [(9, 'v')], ['i9'])
+    """
+    known = other in state.linked or other in state.claimed
+    state.linked.pop(other, None)
+    state.claimed.pop(other, None)
+    after = -1
+    for ts_ms, user in state.claims:
+        if user == other:
+            state.ring = [touch for touch in state.ring if not after < touch.ts_ms <= ts_ms]
+            state.claims = [claim for claim in state.claims if claim[1] != other]
+            state.items = {}
+            for touch in state.ring:
+                count_item(state.items, touch)
+            return True
+        after = ts_ms
+    return known
 
 
 def link(state: UserState, answer: Answer) -> bool:

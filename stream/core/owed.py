@@ -60,6 +60,11 @@ class Owed:
                 self._ready[key] = None
         return [self._ready.popitem()[0] for _ in range(min(limit, len(self._ready)))]
 
+    def drop(self, key: bytes) -> None:
+        """Nothing is owed to this user any more."""
+        self._ready.pop(key, None)
+        self._waiting.pop(key, None)
+
     def _drop_oldest(self) -> None:
         oldest = next(iter(self._ready or self._waiting))
         (self._ready if oldest in self._ready else self._waiting).pop(oldest)

@@ -59,6 +59,21 @@ class ItemStat(msgspec.Struct, array_like=True, gc=False):
     last_order_ts_ms: int = 0
 
 
+def count_item(items: dict[str, ItemStat], touch: Touch) -> None:
+    """Count a touch in a user's dealings; beyond ITEM_STATS_MAX the item touched longest ago is let go."""
+    stat = items.get(touch.item_id)
+    if stat is None:
+        stat = items[touch.item_id] = ItemStat()
+    stat.touches += 1
+    if touch.ts_ms > stat.last_ts_ms:
+        stat.last_ts_ms = touch.ts_ms
+    if touch.kind == Kind.ORDER:
+        stat.orders += 1
+        stat.last_order_ts_ms = max(stat.last_order_ts_ms, touch.ts_ms)
+    if len(items) > ITEM_STATS_MAX:
+        del items[min(items, key=lambda item: (items[item].last_ts_ms, item))]
+
+
 class Alert(msgspec.Struct, array_like=True, gc=False):
     """Churn alert state: what was said is state, when it will be said is derived."""
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from schemas.erasure import Erased
 from schemas.release import Manifest
 from schemas.topics import Topic
 from stream.core.churn import EDGES_DAYS
@@ -31,6 +32,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.values: dict[bytes, bytes] = {}
+        self.purged: list[bytes] = []
         self.changelog_offset = -1
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -43,6 +45,9 @@ class FakeStore:
             else:
                 self.values[key] = value
         self.changelog_offset = changelog_offset
+
+    def purge(self, keys: Sequence[bytes]) -> None:
+        self.purged += keys
 
 
 class FakeOutputs:
@@ -84,6 +89,13 @@ class FakeFence:
     async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
         self.asked.append((partition, first, last))
         return self.foreign
+
+
+class FakeErasures(Erased):
+    """Knows what it was told, and is never behind."""
+
+    async def caught_up(self) -> None:
+        return
 
 
 class FakeClock:

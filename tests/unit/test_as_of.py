@@ -29,7 +29,17 @@ from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 from tests.support import bundles
 from tests.support.bundles import ITEMS, SPACE, TEXT_DIM, Exported
-from tests.support.fakes import DAY_MS, T0_MS, FakeClock, FakeFence, FakeOutputs, FakeRecord, FakeStore, event
+from tests.support.fakes import (
+    DAY_MS,
+    T0_MS,
+    FakeClock,
+    FakeErasures,
+    FakeFence,
+    FakeOutputs,
+    FakeRecord,
+    FakeStore,
+    event,
+)
 from tests.support.histories import drawn_texts
 from training import offline, snapshot
 from training.snapshot import Replay
@@ -85,7 +95,7 @@ class Worker:
         self.outputs, self.encoded = FakeOutputs(), list[tuple[dict[str, Any], Any]]()
         settings = Personalize(recommend_interval_ms=0, recommend_users_max=10_000)
         self.personalizer = Personalizer(settings, self.serving, self.outputs, self._run, FakeClock(), self.partition_of,
-                                         FakeFence())
+                                         FakeFence(), FakeErasures())
         counts = self.serving.current.counts_policy
         self.parts = [PartitionState(n, FakeStore(), PartitionCounts(counts), 1, 0) for n in range(PARTITIONS)]
         self.offsets = dict.fromkeys([(topic, n) for topic in ("events", "identity") for n in range(PARTITIONS)], -1)

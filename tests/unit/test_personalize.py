@@ -20,6 +20,7 @@ from tests.support.fakes import (
     DAY_MS,
     T0_MS,
     FakeClock,
+    FakeErasures,
     FakeFence,
     FakeModels,
     FakeOutputs,
@@ -46,9 +47,10 @@ class Bench:
         self.serving = ServingState()
         if models:
             self.serving.current = self.serving.prepare(models)
-        self.fence = FakeFence()
+        self.fence, self.erasures = FakeFence(), FakeErasures()
         self.personalizer = Personalizer(
-            Personalize(**settings), self.serving, self.outputs, run_inline, self.clock, lambda key: 0, self.fence
+            Personalize(**settings), self.serving, self.outputs, run_inline, self.clock, lambda key: 0, self.fence,
+            self.erasures,
         )
         self.part = self.opened(PartitionCounts(CountsPolicy()))
         self.offset = -1
@@ -181,7 +183,7 @@ async def test_bad_records_become_dead_letters_and_neighbours_are_not_harmed() -
 async def test_every_input_is_accounted_for() -> None:
     bench = Bench(FakeModels())
     twice = event(item="i1")
-    refused = event(item="i2", id="x", context={"consent": {"personalization": False}})
+    refused = event(user="w", item="i2", id="x", context={"consent": {"personalization": False}})
     late = event(item="i3", ts_ms=T0_MS - 30 * DAY_MS)
     await bench.feed(twice, twice, refused, late, b"null")
     assert dict(bench.part.outcomes) == {

@@ -1,0 +1,190 @@
+"""Forgetting a user: nothing of them is left in state, changelog and outputs to come, and late events change nothing."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas import topics
+from schemas.erasure import Erased, Erasure, subject
+from stream.adapters.state_store import Identity, PartitionStore
+from stream.core import identity
+from stream.core.state import UserState
+from stream.partition import DUE_PREFIX, NOBODY, unpack
+from stream.personalize import Input
+from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
+from tests.unit.test_personalize import Bench
+
+IDENTITY = Input("identity", "i1", topics.IDENTITY)
+
+
+def erasure(at_ms: int, **more: Any) -> Erasure:
+    return Erasure(erasure_id="e1", tenant="t", requested_at=datetime.fromtimestamp(at_ms / 1000, UTC), **more)
+
+
+async def told(bench: Bench) -> list[identity.Message]:
+    """Hand the identity messages that were sent back in, until there are no more; returns them."""
+    seen: list[identity.Message] = []
+    while True:
+        sent = [record.value for topic, _, record in bench.outputs.sent if topic == "identity"]
+        if len(sent) == len(seen):
+            return seen
+        new = [value for value in sent[len(seen) :] if value is not None]
+        seen += [identity.decode(value) for value in new]
+        await bench.feed(*new, source=IDENTITY)
+
+
+def shopper(bench: Bench, key: bytes) -> UserState | None:
+    raw = bench.store.values.get(key)
+    return unpack(raw) if raw else None
+
+
+async def erase(bench: Bench, user: str, at_ms: int, **more: Any) -> None:
+    bench.erasures.note(subject(f"t/{user}".encode()), erasure(at_ms, **more))
+    await bench.feed(identity.encode(identity.Erase("t", user)), source=IDENTITY)
+    await told(bench)
+    await bench.close()
+
+
+async def test_nothing_of_an_erased_user_is_left_and_neighbours_are_not_touched() -> None:
+    bench = Bench(FakeModels())
+    bench.items()
+    await bench.feed(event(user="u"), event(user="v"))
+    await bench.close()
+    neighbour = bench.store.values[b"t/v"]
+    assert bench.store.values[DUE_PREFIX + b"t/u"]
+    await erase(bench, "u", T0_MS + DAY_MS)
+    assert {b"t/u", DUE_PREFIX + b"t/u"}.isdisjoint(bench.store.values) and bench.store.values[b"t/v"] == neighbour
+    state = [record for topic, _, record in bench.outputs.sent if topic == "personalize-state" and record.key == b"t/u"]
+    assert state[-1].value is None and bench.store.purged == [b"t/u"]
+    before = len(bench.outputs.values("recommendations"))
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    assert len(bench.outputs.values("recommendations")) == before
+
+
+@pytest.mark.parametrize("suppress", [False, True])
+async def test_late_events_do_not_bring_the_user_back_and_later_ones_do_unless_suppressed(suppress: bool) -> None:
+    bench = Bench()
+    await bench.feed(event(user="u"))
+    await erase(bench, "u", T0_MS + 1_000, suppress=suppress)
+    await bench.feed(event(user="u", ts_ms=T0_MS + 500, id="late"))
+    await bench.close()
+    assert b"t/u" not in bench.store.values and bench.part.outcomes["dropped:erased"] == 1
+    await bench.feed(event(user="u", ts_ms=T0_MS + 2_000, id="later"))
+    await bench.close()
+    found = shopper(bench, b"t/u")
+    assert (found is None) == suppress and (found is None or (found.events, found.first_ts_ms) == (1, T0_MS + 2_000))
+
+
+async def test_a_user_who_comes_back_within_the_same_interval_begins_anew() -> None:
+    bench = Bench(FakeModels())
+    await bench.feed(event(user="u", item="i1"), event(user="u", item="i2", ts_ms=T0_MS + 1))
+    await bench.close()
+    bench.erasures.note(subject(b"t/u"), erasure(T0_MS + 10))
+    await bench.feed(identity.encode(identity.Erase("t", "u")), source=IDENTITY)
+    await bench.feed(event(user="u", item="i3", ts_ms=T0_MS + 20))
+    await bench.close()
+    found = shopper(bench, b"t/u")
+    assert found is not None and list(found.items) == ["i3"] and bench.store.values[DUE_PREFIX + b"t/u"]
+    state = [record.value for topic, _, record in bench.outputs.sent if topic == "personalize-state" and record.key == b"t/u"]
+    assert state[-2] is None and state[-1] is not None  # whoever waits for the tombstone sees it
+
+
+async def test_the_device_of_one_user_is_forgotten_with_them_and_a_shared_one_keeps_the_other() -> None:
+    bench = Bench()
+    await bench.feed(event(user="", userId=None, anonymousId="own", item="i1", id="a1"),
+                     event(user="", userId=None, anonymousId="shared", item="i2", id="s1"))  # fmt: skip
+    await bench.feed(event(user="u", anonymousId="own", item=None, ts_ms=T0_MS + 1, id="u1"),
+                     event(user="u", anonymousId="shared", item=None, ts_ms=T0_MS + 2, id="u2"))  # fmt: skip
+    await told(bench)
+    await bench.feed(event(user="", userId=None, anonymousId="shared", item="i3", ts_ms=T0_MS + 3, id="s2"))
+    await bench.feed(event(user="v", anonymousId="shared", item=None, ts_ms=T0_MS + 4, id="v1"))
+    await told(bench)
+    await bench.close()
+    await erase(bench, "u", T0_MS + DAY_MS)
+    assert {b"t/u", b"t/own"}.isdisjoint(bench.store.values)
+    shared, other = shopper(bench, b"t/shared"), shopper(bench, b"t/v")
+    assert shared is not None and [touch.item_id for touch in shared.ring] == ["i3"] and list(shared.items) == ["i3"]
+    assert other is not None and [touch.item_id for touch in other.linked["shared"]] == ["i3"]
+    assert not any(b"u" == value for value in bench.store.values) and [user for _, user in shared.claims] == ["v"]
+
+
+async def test_answers_and_claims_that_were_on_their_way_bring_nothing_back() -> None:
+    bench = Bench()
+    bench.erasures.note(subject(b"t/u"), erasure(T0_MS + 10))
+    ring = UserState()
+    await bench.feed(event(user="", userId=None, anonymousId="a", id="a1"))
+    ring = bench.part.read(b"t/a")
+    await bench.feed(identity.encode(identity.Answer("t", "a", "u", tuple(ring.ring))),
+                     identity.encode(identity.Answer("t", "a", "u", ())),
+                     identity.encode(identity.Claim("t", "a", "u", T0_MS + 5)), source=IDENTITY)  # fmt: skip
+    await bench.close()
+    found = shopper(bench, b"t/a")
+    assert b"t/u" not in bench.store.values and found is not None and not found.claims
+
+
+async def test_consent_withdrawn_clears_the_profile_in_the_order_of_events() -> None:
+    bench = Bench(FakeModels())
+    no = {"consent": {"personalization": False}}
+    await bench.feed(event(user="u", id="1"), event(user="u", id="2", context=no))
+    await bench.close()
+    assert b"t/u" not in bench.store.values and bench.part.outcomes["dropped:no_consent"] == 1
+    writes = len([1 for topic, _, _ in bench.outputs.sent if topic == "personalize-state"])
+    await bench.feed(event(user="u", id="3", context=no))  # nothing to clear, nothing written but how far it read
+    await bench.close()
+    state = [record.key for topic, _, record in bench.outputs.sent if topic == "personalize-state"][writes:]
+    assert state == [b"#meta"]
+    await bench.feed(event(user="u", id="4"))
+    await bench.close()
+    found = shopper(bench, b"t/u")
+    assert found is not None and found.events == 1
+
+
+async def test_a_new_model_gives_an_erased_user_no_timer() -> None:
+    bench = Bench(FakeModels())
+    await bench.feed(event(user="u"))
+    await bench.close()
+    await erase(bench, "u", T0_MS + DAY_MS)
+    bench.part.refresh([b"t/u"])
+    await bench.close()
+    assert b"t/u" not in bench.store.values and bench.part.read(b"t/u") == NOBODY
+
+
+async def test_a_key_that_a_former_owner_wrote_late_is_deleted_again() -> None:
+    bench = Bench()
+    await bench.feed(event(user="u"))
+    await bench.close()
+    await erase(bench, "u", T0_MS + DAY_MS)
+    bench.part.write_again({b"t/u"})
+    await bench.close()
+    state = [record for topic, _, record in bench.outputs.sent if topic == "personalize-state" and record.key == b"t/u"]
+    assert [record.value is None for record in state] == [False, True, True]
+
+
+def test_purged_bytes_are_nowhere_in_the_store_s_files(tmp_path: Path) -> None:
+    needle = b"a-user-who-wants-to-be-forgotten"
+    store = PartitionStore.open(tmp_path / "p", Identity("t1", DAY_MS, T0_MS))
+    store.write({b"t/%d" % n: b"x" * 100 for n in range(1_000)} | {b"t/5u": needle}, 1, T0_MS)
+
+    def found() -> list[str]:
+        return [path.name for path in (tmp_path / "p").rglob("*") if path.is_file() and needle in path.read_bytes()]
+
+    assert found()
+    store.write({b"t/5u": None}, 2, T0_MS)
+    assert found()  # deleted, and still on disk: RocksDB's log has it
+    store.purge([b"t/5u"])
+    assert not found() and store.get_many([b"t/5u", b"t/5"]) == [None, b"x" * 100]
+    store.close()
+
+
+def test_the_list_tells_by_tenant_and_time_and_a_later_word_wins() -> None:
+    erased = Erased()
+    erased.note(subject(b"t/u"), erasure(T0_MS, suppress=True))
+    assert erased.covers(b"t/u", 2**60) and not erased.covers(b"other/u", 0) and not erased.covers(b"t/v", 0)
+    erased.note(subject(b"t/u"), erasure(T0_MS + timedelta(days=1) // timedelta(milliseconds=1)))
+    assert erased.covers(b"t/u", T0_MS + DAY_MS) and not erased.covers(b"t/u", T0_MS + DAY_MS + 1)
+    erased.note(subject(b"t/u"), None)
+    assert not erased.covers(b"t/u", 0)
