@@ -27,7 +27,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Signed as its JSON stands. `subjects` are hashes, see `subject`: who knows the id can check, nobody else can read it."""
+    """Signed as its JSON stands. `subjects` are hashes (see `subject`): who knows an id can check them, nobody can read it."""
 
     erasure_id: str
     tenant: Id

@@ -82,6 +82,12 @@ class GlobalReader:
         """Wait until the reader ends; raises what ended it. For a task that ends the process with it."""
         await asyncio.shield(self._running())
 
+    def check(self) -> None:
+        """Raises what ended the reader, if anything did: for a loop that has no task to spare for `wait_failed`."""
+        task = self._running()
+        if task.done():
+            task.result()
+
     async def stop(self) -> None:
         if self._task is None:
             return

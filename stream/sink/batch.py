@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -64,14 +64,24 @@ class Batch:
         self.frozen_at = time.time()
 
 
-def freeze(records: Iterable[Record], to_rows: Mapping[str, ToRows]) -> Batch:
-    """Decode every record by its topic's function and sort the rows into inserts."""
+def nobody(user_key: bytes, ts_ms: int) -> bool:
+    """Is on no list."""
+    return False
+
+
+def freeze(
+    records: Iterable[Record], to_rows: Mapping[str, ToRows], erased: Callable[[bytes, int], bool] = nobody
+) -> Batch:  # fmt: skip
+    """Decode every record by its topic's function and sort the rows into inserts. Left out is what is about a user at a
+    time of which `erased(user key, ts_ms)` says so."""
     by_table: dict[str, tuple[Table, list[Row], list[Record]]] = {}
     rejections: list[Rejection] = []
     outcomes: Counter[tuple[str, str]] = Counter()
     for record in records:
         outcome = to_rows[record.topic](record)
-        if isinstance(outcome, Rows):
+        if isinstance(outcome, Rows) and erased(outcome.user, outcome.ts_ms):
+            outcomes[record.topic, "skipped_erased"] += 1
+        elif isinstance(outcome, Rows):
             outcomes[record.topic, "rows"] += 1
             for table, row in outcome.rows:
                 found = by_table.get(table.name)

@@ -16,6 +16,7 @@ from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
 
 from schemas import topics
 from schemas.dead_letter import DeadLetter
+from stream.adapters.erasures import Erasures
 from stream.adapters.kafka_clients import aiokafka_arguments, missing, partition_of, wait_for_kafka
 from stream.adapters.producing import Message, create_producer, send_batches
 from stream.outbox import cloud_event
@@ -66,6 +67,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._stopping = asyncio.Event()
         self._writer = Writer(settings.clickhouse, self._stop)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clickhouse")
+        self._erasures = Erasures(settings)
         self._consumer: Any = None
         self._producer: AIOKafkaProducer | None = None
         self._generation = 0  # of the assignment: a batch read under an older one is stored, but never committed
@@ -92,6 +94,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         storing: asyncio.Task[None] | None = None
         try:
             while not self._stopping.is_set():
+                self._erasures.check()
                 records, generation = await self._collect()
                 if storing is not None:
                     await storing
@@ -124,12 +127,15 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
             else:
                 self._consumer = consumer
         await self._topics()
+        self._erasures.start()
+        await self._erasures.ready()  # before anything of a user who is erased could be stored again
         self._consumer.subscribe(list(self._to_rows), listener=self)
         log.info("sink.ready", group=group(self.settings), kafka=self.settings.kafka.bootstrap_servers)
 
     async def _topics(self) -> None:
         """Wait until every topic is there: a subscription to one that comes later is not noticed for minutes."""
-        while absent := sorted(set(self._to_rows) - await self._consumer.topics()):
+        wanted = {*self._to_rows, self._erasures.topic}
+        while absent := sorted(wanted - await self._consumer.topics()):
             log.warning("sink.topics_missing", topics=",".join(absent), kafka=self.settings.kafka.bootstrap_servers,
                         next="create them (clickwake topics)", again_in_s=TOPICS_PAUSE_S)
             await asyncio.sleep(TOPICS_PAUSE_S)  # the broker does not tell when a topic is created
@@ -184,7 +190,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         return waiting
 
     async def _store(self, records: list[Record], generation: int) -> None:
-        batch = await self._in_thread(freeze, records, self._to_rows)  # 2
+        batch = await self._in_thread(freeze, records, self._to_rows, self._erasures.covers)  # 2
         rejections = batch.rejections + await self._in_thread(self._writer.write, batch)  # 3
         await self._reject(rejections)  # 4
         self._count(batch, records)
@@ -261,6 +267,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def _close(self) -> None:
         self._stop.set()
+        await self._erasures.stop()
         for client in (self._consumer, self._producer):
             if client is not None:
                 await _stopped(client)

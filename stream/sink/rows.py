@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
-from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product
+from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key
 from schemas.outputs import ChurnAlert, Recommendation
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import CHURN_ALERTS, DEAD_LETTERS, EVENT_PRODUCTS, EVENTS, ITEMS, RECOMMENDATIONS, Row, Table
@@ -37,7 +37,11 @@ class Record(Protocol):
 
 
 class Rows(msgspec.Struct, frozen=True):
+    """`user`: key of the user they are about, at `ts_ms`; empty where they are about nobody."""
+
     rows: tuple[tuple[Table, Row], ...]
+    user: bytes = b""
+    ts_ms: int = 0
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -146,7 +150,7 @@ def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
             line.product_id, line.name or "", line.category or "", line.brand or "", line.quantity, line.price, amount,
             order_id, recommendation_id, *kafka))
         for number, (line, amount) in enumerate(zip(lines, revenues, strict=True)))
-    return Rows(((EVENTS, row), *products))
+    return Rows(((EVENTS, row), *products), key(event.tenant, event.user), ts_ms)
 
 
 def _typed(kind: type[T], make: Callable[[T, Record], Rows], tombstone: ToRows | None = None) -> ToRows:
@@ -174,7 +178,7 @@ def _recommendation(value: Recommendation, record: Record) -> Rows:
         [item.score for item in items], [item.source for item in items],
         [msgspec.json.encode(item.reasons).decode() for item in items], value.as_of_event_id,
         as_of_ms, value.model_version, value.degraded or "", clamp_s(as_of_ms),
-        record.partition, record.offset, record.timestamp)),))
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
 
 
 def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
@@ -183,7 +187,7 @@ def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
         value.tenant, value.alert_id, value.user_id, value.state, value.probability,
         value.interval[0], value.interval[1], value.horizon_days, list(value.reasons),
         _ms(value.last_event_ts), as_of_ms, value.model_version, clamp_s(as_of_ms),
-        record.partition, record.offset, record.timestamp)),))
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
 
 
 def _dead_letter(value: DeadLetter, record: Record) -> Rows:
@@ -193,7 +197,8 @@ def _dead_letter(value: DeadLetter, record: Record) -> Rows:
         value.tenant, value.dead_letter_id, value.kind, _ms(value.failure.timestamp), [c.path for c in complaints],
         [c.keyword for c in complaints], [c.message for c in complaints], value.payload.decode(errors="replace"),
         value.payload_bytes, value.source.topic, value.source.partition, value.source.offset, value.attempts,
-        first_seen_ms, clamp_s(first_seen_ms), record.partition, record.offset, record.timestamp)),))
+        first_seen_ms, clamp_s(first_seen_ms), record.partition, record.offset, record.timestamp)),),
+        record.key or b"", first_seen_ms)
 
 
 def _item(value: Item, record: Record) -> Rows:

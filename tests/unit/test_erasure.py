@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from schemas import topics
+from schemas.dead_letter import DeadLetter, Failure, Source
 from schemas.erasure import Erased, Erasure, subject
 from stream.adapters.state_store import Identity, PartitionStore
 from stream.core import identity
 from stream.core.state import UserState
+from stream.outbox import utc
 from stream.partition import DUE_PREFIX, NOBODY, unpack
 from stream.personalize import Input
+from stream.sink.batch import freeze
+from stream.sink.rows import dead_letter_rows, event_rows
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
 from tests.unit.test_personalize import Bench
+
+
+class Stored(NamedTuple):
+    """A record of partition 0, appended a moment after T0_MS."""
+
+    topic: str
+    offset: int
+    key: bytes
+    value: bytes
+    partition: int = 0
+    timestamp: int = T0_MS + 5_000
+
 
 IDENTITY = Input("identity", "i1", topics.IDENTITY)
 
@@ -89,8 +106,8 @@ async def test_a_user_who_comes_back_within_the_same_interval_begins_anew() -> N
     await bench.close()
     found = shopper(bench, b"t/u")
     assert found is not None and list(found.items) == ["i3"] and bench.store.values[DUE_PREFIX + b"t/u"]
-    state = [record.value for topic, _, record in bench.outputs.sent if topic == "personalize-state" and record.key == b"t/u"]
-    assert state[-2] is None and state[-1] is not None  # whoever waits for the tombstone sees it
+    states = [record for topic, _, record in bench.outputs.sent if topic == "personalize-state" and record.key == b"t/u"]
+    assert states[-2].value is None and states[-1].value is not None  # whoever waits for the tombstone sees it
 
 
 async def test_the_device_of_one_user_is_forgotten_with_them_and_a_shared_one_keeps_the_other() -> None:
@@ -109,7 +126,7 @@ async def test_the_device_of_one_user_is_forgotten_with_them_and_a_shared_one_ke
     shared, other = shopper(bench, b"t/shared"), shopper(bench, b"t/v")
     assert shared is not None and [touch.item_id for touch in shared.ring] == ["i3"] and list(shared.items) == ["i3"]
     assert other is not None and [touch.item_id for touch in other.linked["shared"]] == ["i3"]
-    assert not any(b"u" == value for value in bench.store.values) and [user for _, user in shared.claims] == ["v"]
+    assert not any(value == b"u" for value in bench.store.values) and [user for _, user in shared.claims] == ["v"]
 
 
 async def test_answers_and_claims_that_were_on_their_way_bring_nothing_back() -> None:
@@ -188,3 +205,22 @@ def test_the_list_tells_by_tenant_and_time_and_a_later_word_wins() -> None:
     assert erased.covers(b"t/u", T0_MS + DAY_MS) and not erased.covers(b"t/u", T0_MS + DAY_MS + 1)
     erased.note(subject(b"t/u"), None)
     assert not erased.covers(b"t/u", 0)
+
+
+def test_the_sink_stores_nothing_more_about_an_erased_user() -> None:
+    erased = Erased()
+    erased.note(subject(b"t/u"), erasure(T0_MS + 1_000))
+    functions = {"events": event_rows(DAY_MS), "dead-letters": dead_letter_rows}
+    letter = DeadLetter(
+        dead_letter_id="d", tenant="t", kind="unprocessable", failure=Failure(timestamp=utc(T0_MS), messages=()), payload=b"{}",
+        payload_bytes=2, source=Source(topic="x", partition=0, offset=0), first_seen=utc(T0_MS),
+    )  # fmt: skip
+    records = [
+        Stored("events", n, b"", msgspec.json.encode(event(user=user, ts_ms=ts_ms, id=str(n))))
+        for n, (user, ts_ms) in enumerate([("u", T0_MS), ("v", T0_MS), ("u", T0_MS + 2_000)])
+    ] + [Stored("dead-letters", n, key, msgspec.json.encode(letter)) for n, key in enumerate([b"t/u", b"t/v"])]
+    batch = freeze(records, functions, erased.covers)
+    assert {insert.table.name: [r.offset for r in insert.records] for insert in batch.inserts} == {
+        "events": [1, 2], "event_products": [1, 2], "dead_letters": [1],
+    }  # fmt: skip
+    assert batch.outcomes["events", "skipped_erased"] == batch.outcomes["dead-letters", "skipped_erased"] == 1
