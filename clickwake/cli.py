@@ -412,6 +412,26 @@ def bench_pipeline(
     raise typer.Exit(pipeline.main(options, as_json=as_json))
 
 
+@app.command()
+def erase(
+    user: Annotated[str, typer.Argument(help="userId or anonymousId, as it was sent")],
+    tenant: Annotated[str, typer.Option(help="whose user")] = "demo",
+    suppress: Annotated[bool, typer.Option("--suppress", help="take nothing of this user in future either")] = False,
+    lift: Annotated[bool, typer.Option("--lift", help="end a suppression: what the user does from now on is taken")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="erase nothing: search every store for the user")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="seconds to wait for the receipt")] = 300.0,
+    as_json: AsJson = False,
+) -> None:
+    """Forget a user everywhere: state, changelog, ClickHouse, future training. Ends with a receipt."""
+    from clickwake import erase as erasure
+
+    if sum((suppress, lift, verify)) > 1:
+        raise typer.BadParameter("--suppress, --lift and --verify exclude each other")
+    if verify:
+        raise typer.Exit(erasure.verify(tenant, [user], as_json=as_json))
+    raise typer.Exit(erasure.run(tenant, user, suppress=suppress, lift=lift, timeout_s=timeout, as_json=as_json))
+
+
 dead_letters = typer.Typer(help="What could not be processed: by cause, mended on trial, sent again.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letters")
 

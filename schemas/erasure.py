@@ -12,7 +12,7 @@ from typing import Annotated
 
 import msgspec
 
-from schemas.events import Id, Instant, key
+from schemas.events import Id, Instant
 
 SUBJECT_BYTES = 16
 
@@ -27,7 +27,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Signed as its JSON stands. `subjects` are hashes (see `subject`): who knows an id can check them, nobody can read it."""
+    """Signed as its JSON stands. `subjects` are hashes, see `subject`: who knows an id can check it, nobody can read it."""
 
     erasure_id: str
     tenant: Id
@@ -46,7 +46,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: Instant
     suppress: bool = False
     user_id: Id | None = None
-    part_of: str | None = None  # the subject whose anonymous id this is: erased with it
+    devices: tuple[Id, ...] = ()  # anonymous ids that only this user had: erased with them
     receipt: Annotated[str, msgspec.Meta(description="JSON of a Receipt, exactly as it was signed")] | None = None
     signature: Annotated[str, msgspec.Meta(description="ed25519, base64; None where no key was set")] | None = None
 
@@ -86,12 +86,6 @@ class Erased:
     def covers(self, user_key: bytes, ts_ms: int) -> bool:
         """Whether what the user did at this time is not to be taken."""
         return bool(self._until_ms) and ts_ms <= self._until_ms.get(subject(user_key), -1.0)
-
-
-def user_key(erasure: Erasure) -> bytes:
-    """The key that the user's records have. For erasures that still name the user."""
-    assert erasure.user_id is not None, "an erasure that is done names nobody"
-    return key(erasure.tenant, erasure.user_id)
 
 
 def ms(instant: datetime) -> int:

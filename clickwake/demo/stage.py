@@ -14,8 +14,9 @@ from typing import Any
 from rich.console import Console
 
 from clickwake import up
-from clickwake.observe import Lag, owed
+from clickwake.observe import owed
 from stream.adapters import clickhouse
+from stream.adapters.lag import Lag
 
 DATA = ("kafka/data", "clickhouse", "state", "models/bundles", "replay")  # of a home; programs and text encoders stay
 WAIT_S_MAX = 240.0

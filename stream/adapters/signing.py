@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from stream.settings import Models
 
 SIGNATURE = "manifest.json.sig"
-CONTEXT = b"clickwake manifest 1\n"  # signed before the manifest: a signature made for anything else is none here
+MANIFEST = b"clickwake manifest 1\n"  # signed before the content: a signature made for anything else is none here
+RECEIPT = b"clickwake receipt 1\n"
 KEY_BYTES = 32
 
 
@@ -43,10 +44,10 @@ class PublicKey:
         """Short and fit for logs."""
         return hashlib.sha256(_bytes_of(self.text, "the public key")).hexdigest()[:12]
 
-    def made(self, signature: bytes, manifest: bytes) -> bool:
-        """Whether this key made the signature of that manifest."""
+    def made(self, signature: bytes, content: bytes, kind: bytes = MANIFEST) -> bool:
+        """Whether this key made the signature of that content, as what it is."""
         try:
-            Ed25519PublicKey.from_public_bytes(_bytes_of(self.text, "the public key")).verify(signature, CONTEXT + manifest)
+            Ed25519PublicKey.from_public_bytes(_bytes_of(self.text, "the public key")).verify(signature, kind + content)
         except InvalidSignature:
             return False
         return True
@@ -65,9 +66,9 @@ class Signer:
     def public(self) -> PublicKey:
         return PublicKey(base64.b64encode(self._key.public_key().public_bytes_raw()).decode())
 
-    def sign(self, manifest: bytes) -> bytes:
-        """The contents of `manifest.json.sig`."""
-        return base64.b64encode(self._key.sign(CONTEXT + manifest)) + b"\n"
+    def sign(self, content: bytes, kind: bytes = MANIFEST) -> bytes:
+        """The contents of `manifest.json.sig`, or of a receipt's signature."""
+        return base64.b64encode(self._key.sign(kind + content)) + b"\n"
 
 
 def signer(models: Models) -> Signer | None:
@@ -87,14 +88,14 @@ def trusted(models: Models) -> Keys:
     return tuple(dict.fromkeys([*keys, own.public] if own else keys))
 
 
-def check(manifest: bytes, signature: bytes, keys: Keys) -> PublicKey:
-    """The trusted key that signed the manifest. Raises `SignatureRefused`."""
+def check(content: bytes, signature: bytes, keys: Keys, kind: bytes = MANIFEST) -> PublicKey:
+    """The trusted key that signed a manifest, or what `kind` says. Raises `SignatureRefused`."""
     try:
         raw = base64.b64decode(signature.strip(), validate=True)
     except binascii.Error as error:
-        raise SignatureRefused(f"{SIGNATURE} is unreadable: {error}") from error
+        raise SignatureRefused(f"the signature is unreadable: {error}") from error
     for key in keys:
-        if key.made(raw, manifest):
+        if key.made(raw, content, kind):
             return key
     known = ", ".join(key.id for key in keys)
     raise SignatureRefused(f"signed by none of the trusted keys ({known}), or changed after it was signed")

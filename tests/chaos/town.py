@@ -12,9 +12,9 @@ from typing import Any, Self
 
 import msgspec
 
-from clickwake.observe import Lag
 from schemas import topics
 from schemas.outputs import Recommendation
+from stream.adapters.lag import Lag
 from stream.core import state as states
 from stream.core.state import UserState
 from stream.settings import Settings

@@ -19,10 +19,10 @@ import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import CoordinatorNotAvailableError
 
-from clickwake.observe import Lag
 from schemas import topics
 from schemas.events import key as user_key
 from schemas.topics import Topic
+from stream.adapters.lag import Lag
 from stream.core.counts import ItemCount
 from stream.core.fold import fold
 from stream.core.state import UserState

@@ -212,8 +212,8 @@ def test_the_sink_stores_nothing_more_about_an_erased_user() -> None:
     erased.note(subject(b"t/u"), erasure(T0_MS + 1_000))
     functions = {"events": event_rows(DAY_MS), "dead-letters": dead_letter_rows}
     letter = DeadLetter(
-        dead_letter_id="d", tenant="t", kind="unprocessable", failure=Failure(timestamp=utc(T0_MS), messages=()), payload=b"{}",
-        payload_bytes=2, source=Source(topic="x", partition=0, offset=0), first_seen=utc(T0_MS),
+        dead_letter_id="d", tenant="t", kind="unprocessable", failure=Failure(timestamp=utc(T0_MS), messages=()),
+        payload=b"{}", payload_bytes=2, source=Source(topic="x", partition=0, offset=0), first_seen=utc(T0_MS),
     )  # fmt: skip
     records = [
         Stored("events", n, b"", msgspec.json.encode(event(user=user, ts_ms=ts_ms, id=str(n))))

@@ -1,0 +1,123 @@
+"""`clickwake erase`: ask for a user to be forgotten, wait for the receipt, and look whether anything is left."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, client_options, missing_topic
+from schemas import topics
+from schemas.erasure import Erasure, Receipt, decode, subject
+from schemas.events import key
+from stream.adapters import signing
+from stream.erasure import search
+from stream.settings import Settings, load
+
+EXIT_LEFT = 1  # something is left, or the receipt did not come in time
+_errors = Console(stderr=True)
+
+
+def request(settings: Settings, tenant: str, user: str, *, suppress: bool, lift: bool = False) -> Erasure:
+    """Put the request on the topic; returns once the broker has it. Raises KafkaUnavailable, NotAcknowledged."""
+    made = Erasure(erasure_id=str(uuid.uuid4()), tenant=tenant, requested_at=datetime.now(UTC), suppress=suppress,
+                   user_id=None if lift else user)  # fmt: skip
+    name = topics.ERASURES.name(settings.kafka.topic_prefix)
+    with Producer(settings.kafka, [name]) as producer:
+        producer.send(name, subject(key(tenant, user)), msgspec.json.encode(made))
+    return made
+
+
+def await_receipt(settings: Settings, asked: Erasure, timeout_s: float) -> Erasure | None:
+    """The request as the worker wrote it at the end; None when that takes longer. Raises KafkaUnavailable."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    name = topics.ERASURES.name(settings.kafka.topic_prefix)
+    consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
+    deadline = time.monotonic() + timeout_s
+    try:
+        numbers = consumer.partitions_for_topic(name)
+        if not numbers:
+            raise KafkaUnavailable(missing_topic(settings.kafka, name))
+        partitions = [TopicPartition(name, number) for number in sorted(numbers)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        while time.monotonic() < deadline:
+            for record in (one for some in consumer.poll(timeout_ms=500).values() for one in some):
+                found = None if record.value is None else decode(record.value)
+                if found is not None and found.erasure_id == asked.erasure_id and found.receipt is not None:
+                    return found
+    finally:
+        consumer.close()
+    return None
+
+
+def signed_by(settings: Settings, done: Erasure) -> str:
+    """Which trusted key signed the receipt; raises SignatureRefused. "" where no key is set."""
+    keys = signing.trusted(settings.models)
+    if not keys:
+        return ""
+    assert done.receipt is not None, "an erasure that is done has one"
+    return signing.check(done.receipt.encode(), (done.signature or "").encode(), keys, signing.RECEIPT).id
+
+
+def run(tenant: str, user: str, *, suppress: bool, lift: bool, timeout_s: float, as_json: bool) -> int:
+    """Exit code 0 once everything is done, `EXIT_LEFT` when it goes on in the background."""
+    settings = load()
+    try:
+        asked = request(settings, tenant, user, suppress=suppress, lift=lift)
+        if lift:
+            typer.echo(msgspec.json.encode(asked).decode() if as_json else "lifted: what the user does from now on is taken")
+            return 0
+        with _errors.status(f"erasing: {asked.erasure_id}"):
+            done = await_receipt(settings, asked, timeout_s)
+        signer = None if done is None else signed_by(settings, done)
+    except (KafkaUnavailable, NotAcknowledged, signing.SignatureRefused) as error:
+        _errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        return EXIT_LEFT
+    if done is None:
+        _errors.print(f"erasure {asked.erasure_id} is not done after {timeout_s:.0f} s. It stands and goes on by itself; "
+                      "the log of the erasure worker says what it waits for (clickwake up runs one; python -m workers.erasure)",
+                      highlight=False, soft_wrap=True)  # fmt: skip
+        return EXIT_LEFT
+    if as_json:
+        typer.echo(msgspec.json.encode(done).decode())
+    else:
+        _show(msgspec.json.decode(done.receipt or "", type=Receipt), signer)
+    return 0
+
+
+def _show(receipt: Receipt, signer: str | None) -> None:
+    table = Table(box=None, header_style="dim")
+    for name in ("place", "records", "what was done", "last copies gone by"):
+        table.add_column(name)
+    for one in receipt.done:
+        gone = "" if one.until is None else one.until.strftime("%Y-%m-%d")
+        table.add_row(one.place, str(one.records or ""), one.did, gone)
+    console = Console()
+    console.print(table)
+    took = (receipt.done_at - receipt.requested_at).total_seconds()
+    by = f", signed by key {signer}" if signer else ", not signed: no key is set"
+    console.print(f"erasure {receipt.erasure_id} · {len(receipt.subjects)} ids · {took:.1f} s{by}", highlight=False)
+
+
+def verify(tenant: str, ids: Sequence[str], *, as_json: bool) -> int:
+    """Search everything; exit code `EXIT_LEFT` if something is left that does not go by itself."""
+    settings = load()
+    with _errors.status("searching topics, tables and files"):
+        found = list(search.everywhere(settings, tenant, ids))
+    left = [one for one in found if one.until is None]
+    if as_json:
+        typer.echo(msgspec.json.encode({"clean": not left, "found": found}).decode())
+    else:
+        for one in found:
+            gone = f"gone by {one.until:%Y-%m-%d}" if one.until else "LEFT"
+            typer.echo(f"{one.place}: {one.records} records, {gone}")
+        typer.echo("nothing else is left" if not left else "something is left: ask again with `clickwake erase`")
+    return EXIT_LEFT if left else 0

@@ -1,0 +1,169 @@
+"""One request to forget a user, carried out everywhere. Every step may be repeated; a crash begins again at 1.
+
+1. The request is on the erasures topic: from now on personalize and the sink take nothing more of the user's past.
+2. The anonymous ids that only this user had are looked up in ClickHouse, put onto the list as well, and noted in the
+   request, since step 5 removes what they were found by.
+3. Every id is sent to the owner of its state as a message on the identity topic, which is folded like an event: the owner
+   deletes it from the changelog and, on disk, from its store. The changelog's tombstone is awaited.
+4. What the sink has still to store is awaited: it was read before the list was known, or goes past it.
+5. Rows are deleted from ClickHouse by rewriting the parts they are in, until a count finds none.
+6. The request is written again without the name, with a receipt of what was done, signed where a key is set.
+
+What this cannot reach goes by the topics' own bounds, and the receipt says until when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from schemas import topics
+from schemas.erasure import Done, Erasure, Receipt, subject
+from schemas.events import key
+from schemas.topics import Topic
+from stream.adapters import signing
+from stream.adapters.clickhouse import missing
+from stream.adapters.kafka_clients import aiokafka_arguments, partition_of
+from stream.adapters.lag import Lag
+from stream.adapters.producing import Message, send_batches
+from stream.core import identity
+from stream.erasure.rows import Rows
+from stream.settings import Settings
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+SAY_EVERY_S = 10.0  # which step is waited for, and for whom
+POLL_S = 0.5
+COPIES = (topics.EVENTS, topics.IDENTITY, topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS, topics.STATE)
+STORED = (topics.EVENTS, topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS)
+
+
+def until(topic: Topic, at: datetime) -> datetime:
+    """When a record that was on the topic at this time is gone for certain: its segment is closed after a day at most, and
+    then kept for the retention, or compacted within a day."""
+    kept_ms = topics.DAY_MS if topic.cleanup == "compact" else topic.retention_ms
+    return at + timedelta(milliseconds=topics.DAY_MS + kept_ms)
+
+
+class Eraser:
+    """Steps 2 to 6. `producer` is running."""
+
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
+        self.settings, self.producer = settings, producer
+        self.signer = signing.signer(settings.models)
+
+    async def erase(self, request: Erasure) -> Erasure:
+        """Returns the request as it is written at the end: without the name, with its receipt."""
+        user = request.user_id
+        assert user is not None, "nothing is left to be done"
+        say = log.bind(erasure_id=request.erasure_id, tenant=request.tenant)
+        say.info("erasure begun")
+        rows = Rows(self.settings, request.tenant, request.requested_at, suppress=request.suppress)
+        devices = await self._persist(partial(rows.devices, user))
+        if new := [one for one in devices if one not in request.devices]:
+            request = msgspec.structs.replace(request, devices=(*request.devices, *new))
+            of_device = msgspec.structs.replace(request, user_id=None, devices=())
+            await self.note([(subject(key(request.tenant, one)), of_device) for one in new] +
+                            [(subject(key(request.tenant, user)), request)])  # fmt: skip
+        ids = (user, *request.devices)
+        keys = [key(request.tenant, one) for one in ids]
+        await self._say_waiting("a personalize worker to delete the state", self._forgotten(request.tenant, ids))
+        say.info("state deleted", ids=len(ids))
+        await self._say_waiting("the sink to store what came before", self._stored())
+        done = await self._persist(partial(rows.delete, ids))
+        while await self._persist(partial(rows.left, ids)):
+            await self._say_waiting("the sink to store what came before", self._stored())
+            again = await self._persist(partial(rows.delete, ids))
+            done = [msgspec.structs.replace(one, records=one.records + more.records)
+                    for one, more in zip(done, again, strict=True)]  # fmt: skip
+        final = self._finished(request, keys, done)
+        await self.note([(subject(keys[0]), final)])
+        say.info("erasure done", rows=sum(one.records for one in done))
+        return final
+
+    async def note(self, entries: Sequence[tuple[bytes, Erasure]]) -> None:
+        """Write entries of the list, by their subjects."""
+        split: dict[int, list[Message]] = {}
+        for record_key, value in entries:
+            at = partition_of(record_key, topics.ERASURES.partitions)
+            split.setdefault(at, []).append((record_key, msgspec.json.encode(value), []))
+        await send_batches(self.producer, topics.ERASURES.name(self.settings.kafka.topic_prefix), split)
+
+    async def _forgotten(self, tenant: str, ids: Sequence[str]) -> None:
+        """Step 3: whoever owns the states deletes them; seen by the tombstones in the changelog."""
+        prefix, partitions = self.settings.kafka.topic_prefix, self.settings.kafka.partitions
+        wanted = {key(tenant, one): partition_of(key(tenant, one), partitions) for one in ids}
+        consumer = AIOKafkaConsumer(**aiokafka_arguments(self.settings), group_id=None, enable_auto_commit=False)
+        await consumer.start()
+        try:
+            tps = [TopicPartition(topics.STATE.name(prefix), number) for number in sorted(set(wanted.values()))]
+            consumer.assign(tps)
+            for tp, end in (await consumer.end_offsets(tps)).items():
+                consumer.seek(tp, end)
+            messages: dict[int, list[Message]] = {}
+            for one in ids:
+                state_key = key(tenant, one)
+                value = identity.encode(identity.Erase(tenant, one))
+                messages.setdefault(wanted[state_key], []).append((state_key, value, []))
+            await send_batches(self.producer, topics.IDENTITY.name(prefix), messages)
+            while wanted:
+                for records in (await consumer.getmany(timeout_ms=500)).values():
+                    for record in records:
+                        if record.value is None:
+                            wanted.pop(record.key, None)
+        finally:
+            await consumer.stop()
+
+    async def _stored(self) -> None:
+        """Step 4: the sink has committed everything that is on its topics now."""
+        group = f"{self.settings.kafka.topic_prefix}.sink"
+        with await asyncio.to_thread(Lag, self.settings) as lag:
+            ends = await asyncio.to_thread(lag.ends, *STORED)
+            while await asyncio.to_thread(lag.of, group, ends):  # noqa: ASYNC110  # the broker tells nobody of commits
+                await asyncio.sleep(POLL_S)
+
+    async def _persist(self, call: Callable[[], T]) -> T:
+        """In a thread; while ClickHouse is away the same again, with growing pauses."""
+        pause_s = POLL_S
+        while True:
+            try:
+                return await asyncio.to_thread(call)
+            except (ClickHouseError, OSError) as error:
+                why = missing(self.settings.clickhouse, error)
+                log.warning("erasure waits", waiting_for="ClickHouse", why=why, again_in_s=pause_s)
+                await asyncio.sleep(pause_s)  # a backoff: there is nothing to wait for but the server itself
+                pause_s = min(2 * pause_s, SAY_EVERY_S)
+
+    @staticmethod
+    async def _say_waiting(whom: str, work: Awaitable[T]) -> T:
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait((task,), timeout=SAY_EVERY_S))[0]:
+                log.warning("erasure waits", waiting_for=whom, next="it goes on by itself; is the process running?")
+            return task.result()
+        finally:
+            task.cancel()
+
+    def _finished(self, request: Erasure, keys: Sequence[bytes], rows: Sequence[Done]) -> Erasure:
+        at, prefix = datetime.now(UTC), self.settings.kafka.topic_prefix
+        state = Done(place="personalize: state, changelog, store", did="deleted by the partition's owner", records=len(keys))
+        copies = [Done(place=f"Kafka {one.name(prefix)}", did="older records go by the topic's bounds", until=until(one, at))
+                  for one in COPIES]  # fmt: skip
+        training = Done(place="training", did="learns from ClickHouse, where nothing is left; released models stay")
+        receipt = Receipt(
+            erasure_id=request.erasure_id, tenant=request.tenant,
+            subjects=tuple(subject(one).decode().rpartition("/")[2] for one in keys),
+            requested_at=request.requested_at, done_at=at, done=(state, *rows, *copies, training),
+        )  # fmt: skip
+        text = msgspec.json.encode(receipt)
+        signature = None if self.signer is None else self.signer.sign(text, signing.RECEIPT).decode().strip()
+        return msgspec.structs.replace(request, user_id=None, devices=(), receipt=text.decode(), signature=signature)

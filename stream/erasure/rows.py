@@ -1,0 +1,98 @@
+"""A user's rows in ClickHouse: which they are, and how they go. Ids are bound by the server, never put into the SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import NamedTuple
+
+import msgspec
+from clickhouse_connect.driver.client import Client
+
+from schemas.erasure import Done, ms
+from stream.adapters import clickhouse
+from stream.settings import Settings
+
+_LETTER = """(JSONExtractString(payload, 'userId') IN {ids:Array(String)}
+    OR JSONExtractString(payload, 'anonymousId') IN {ids:Array(String)}
+    OR JSONExtractString(payload, 'previousId') IN {ids:Array(String)}
+    OR (NOT isValidJSON(payload) AND arrayExists(one -> position(payload, one) > 0, {quoted:Array(String)})))"""
+
+
+class About(NamedTuple):
+    """Rows of a table that are about users, and the column that says when."""
+
+    which: str
+    at: str
+
+
+ABOUT = {
+    "events": About("user IN {ids:Array(String)}", "timestamp"),
+    "event_products": About("user IN {ids:Array(String)}", "timestamp"),
+    "recommendations": About("user_id IN {ids:Array(String)}", "as_of_ts"),
+    "churn_alerts": About("user_id IN {ids:Array(String)}", "as_of_ts"),
+    "dead_letters": About(_LETTER, "first_seen"),
+}
+
+
+def quoted(ids: Sequence[str]) -> list[str]:
+    """Ids as they stand in JSON."""
+    return [msgspec.json.encode(one).decode() for one in ids]
+
+
+class Rows:
+    """One request's part in ClickHouse. Each method opens its own connection: minutes may lie between them."""
+
+    def __init__(self, settings: Settings, tenant: str, requested_at: datetime, *, suppress: bool) -> None:
+        self._settings, self._tenant = settings.clickhouse, tenant
+        self._until = None if suppress else requested_at
+
+    def devices(self, user: str) -> list[str]:
+        """Anonymous ids that came with this user and with no other: their histories are the user's. Of a shared device
+        nobody can say whose its anonymous visits were; they stay."""
+        with closing(clickhouse.open_client(self._settings)) as client:
+            found = client.query(
+                "SELECT anonymous_id FROM events WHERE tenant = {tenant:String} AND user_id != '' AND anonymous_id != '' "
+                "AND anonymous_id IN (SELECT anonymous_id FROM events WHERE tenant = {tenant:String} "
+                "AND user_id = {user:String}) GROUP BY anonymous_id HAVING uniqExact(user_id) = 1 ORDER BY anonymous_id",
+                parameters={"tenant": self._tenant, "user": user},
+            )
+            return [row[0] for row in found.result_rows]
+
+    def delete(self, ids: Sequence[str]) -> list[Done]:
+        """Rewrite the parts that hold rows of these ids without them; returns once that is done on disk."""
+        with closing(clickhouse.open_client(self._settings)) as client:
+            done = [self._delete(client, table, about, ids) for table, about in ABOUT.items()]
+            others = "tenant = {tenant:String} AND anonymous_id IN {ids:Array(String)}"  # the device of another user's event
+            if self._count(client, "events", others, ids):
+                self._mutate(client, f"events UPDATE anonymous_id = '' WHERE {others}", ids)
+        return done
+
+    def left(self, ids: Sequence[str]) -> int:
+        """Rows of these ids that are there now."""
+        with closing(clickhouse.open_client(self._settings)) as client:
+            return sum(self._count(client, table, self._where(about), ids) for table, about in ABOUT.items())
+
+    def _delete(self, client: Client, table: str, about: About, ids: Sequence[str]) -> Done:
+        where = self._where(about)
+        count = self._count(client, table, where, ids)
+        if count:
+            self._mutate(client, f"{table} DELETE WHERE {where}", ids)
+        return Done(place=f"ClickHouse {table}", did="rows deleted", records=count)
+
+    def _where(self, about: About) -> str:
+        bound = "" if self._until is None else f" AND {about.at} <= fromUnixTimestamp64Milli({{until_ms:Int64}})"
+        return f"tenant = {{tenant:String}} AND {about.which}{bound}"
+
+    def _parameters(self, ids: Sequence[str]) -> dict[str, object]:
+        known: dict[str, object] = {"tenant": self._tenant, "ids": list(ids), "quoted": quoted(ids)}
+        return known if self._until is None else known | {"until_ms": ms(self._until)}
+
+    def _count(self, client: Client, table: str, where: str, ids: Sequence[str]) -> int:
+        sql = f"SELECT count() FROM {table} WHERE {where}"  # noqa: S608  # both are constants of this module
+        found = client.query(sql, parameters=self._parameters(ids))
+        return int(found.result_rows[0][0])
+
+    def _mutate(self, client: Client, what: str, ids: Sequence[str]) -> None:
+        client.command(f"ALTER TABLE {what}", parameters=self._parameters(ids), settings={"mutations_sync": 2})

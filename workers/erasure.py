@@ -1,0 +1,89 @@
+"""`python -m workers.erasure`: carries out what the erasures topic asks for, one request after the other. One is enough; two
+do the same things twice, without harm. The protocol is numbered in `stream/erasure/eraser.py`.
+
+SIGTERM: ends at once; what was begun is begun again at the next start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+import structlog
+import uvloop
+
+from schemas.erasure import Erasure
+from stream.adapters import kafka_clients, producing
+from stream.adapters.erasures import Erasures
+from stream.adapters.logs import configure
+from stream.erasure.eraser import Eraser
+from stream.settings import Settings, load
+
+log = structlog.get_logger()
+
+
+class Requests:
+    """Requests that are not done, oldest first."""
+
+    def __init__(self) -> None:
+        self._open: dict[bytes, Erasure] = {}
+        self._arrived = asyncio.Event()
+
+    def note(self, record_key: bytes, erasure: Erasure) -> None:
+        """One record of the topic: a request, or that it is done."""
+        self._open.pop(record_key, None)
+        if erasure.user_id is not None:
+            self._open[record_key] = erasure
+            self._arrived.set()
+
+    async def next(self) -> Erasure:
+        while not self._open:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return min(self._open.values(), key=lambda one: one.requested_at)
+
+
+async def serve(settings: Settings) -> None:
+    """For ever; raises what cannot be gone on with."""
+    await kafka_clients.wait_for_kafka(settings)
+    requests = Requests()
+    reader = Erasures(settings, requests.note)
+    producer = producing.create_producer(settings)
+    await producer.start()
+    reader.start()
+    try:
+        await reader.ready()
+        log.info("erasure worker ready")
+        eraser = Eraser(settings, producer)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(reader.wait_failed())
+            while True:
+                await eraser.erase(await requests.next())
+                await reader.caught_up()  # with what was just written, by which the request is done
+    finally:
+        await reader.stop()
+        await producer.stop()
+
+
+async def run(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT."""
+    serving = asyncio.ensure_future(serve(settings))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
+    try:
+        await serving
+    except asyncio.CancelledError:
+        log.info("erasure worker ended")
+
+
+def main() -> int:
+    """Exit code: 0 after a signal."""
+    settings = load()
+    configure(settings)
+    uvloop.run(run(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
