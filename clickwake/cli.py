@@ -419,17 +419,21 @@ def erase(
     suppress: Annotated[bool, typer.Option("--suppress", help="take nothing of this user in future either")] = False,
     lift: Annotated[bool, typer.Option("--lift", help="end a suppression: what the user does from now on is taken")] = False,
     verify: Annotated[bool, typer.Option("--verify", help="erase nothing: search every store for the user")] = False,
+    as_is: Annotated[bool, typer.Option("--as-is", help="make no pseudonym of the id: it stands so downstream")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="seconds to wait for the receipt")] = 300.0,
     as_json: AsJson = False,
 ) -> None:
     """Forget a user everywhere: state, changelog, ClickHouse, future training. Ends with a receipt."""
     from clickwake import erase as erasure
+    from producers.privacy import Privacy
+    from stream.settings import load
 
     if sum((suppress, lift, verify)) > 1:
         raise typer.BadParameter("--suppress, --lift and --verify exclude each other")
+    users = [user] if as_is else Privacy(load().privacy).ids_of(tenant, user)
     if verify:
-        raise typer.Exit(erasure.verify(tenant, [user], as_json=as_json))
-    raise typer.Exit(erasure.run(tenant, user, suppress=suppress, lift=lift, timeout_s=timeout, as_json=as_json))
+        raise typer.Exit(erasure.verify(tenant, users, as_json=as_json))
+    raise typer.Exit(erasure.run(tenant, users, suppress=suppress, lift=lift, timeout_s=timeout, as_json=as_json))
 
 
 dead_letters = typer.Typer(help="What could not be processed: by cause, mended on trial, sent again.", no_args_is_help=True)

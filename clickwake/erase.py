@@ -24,23 +24,24 @@ EXIT_LEFT = 1  # something is left, or the receipt did not come in time
 _errors = Console(stderr=True)
 
 
-def request(settings: Settings, tenant: str, user: str, *, suppress: bool, lift: bool = False) -> Erasure:
-    """Put the request on the topic; returns once the broker has it. Raises KafkaUnavailable, NotAcknowledged."""
-    made = Erasure(erasure_id=str(uuid.uuid4()), tenant=tenant, requested_at=datetime.now(UTC), suppress=suppress,
-                   user_id=None if lift else user)  # fmt: skip
+def request(settings: Settings, tenant: str, users: Sequence[str], *, suppress: bool, lift: bool) -> list[Erasure]:
+    """Put requests on the topic; returns once the broker has them. Raises KafkaUnavailable, NotAcknowledged."""
+    made = [Erasure(erasure_id=str(uuid.uuid4()), tenant=tenant, requested_at=datetime.now(UTC), suppress=suppress,
+                    user_id=None if lift else user) for user in users]  # fmt: skip
     name = topics.ERASURES.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [name]) as producer:
-        producer.send(name, subject(key(tenant, user)), msgspec.json.encode(made))
+        for user, one in zip(users, made, strict=True):
+            producer.send(name, subject(key(tenant, user)), msgspec.json.encode(one))
     return made
 
 
-def await_receipt(settings: Settings, asked: Erasure, timeout_s: float) -> Erasure | None:
-    """The request as the worker wrote it at the end; None when that takes longer. Raises KafkaUnavailable."""
+def await_receipts(settings: Settings, asked: Sequence[Erasure], timeout_s: float) -> list[Erasure]:
+    """The requests as the worker wrote them at the end; only those that were done in time. Raises KafkaUnavailable."""
     from kafka import KafkaConsumer, TopicPartition
 
     name = topics.ERASURES.name(settings.kafka.topic_prefix)
     consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
-    deadline = time.monotonic() + timeout_s
+    deadline, waiting, done = time.monotonic() + timeout_s, {one.erasure_id for one in asked}, list[Erasure]()
     try:
         numbers = consumer.partitions_for_topic(name)
         if not numbers:
@@ -48,14 +49,15 @@ def await_receipt(settings: Settings, asked: Erasure, timeout_s: float) -> Erasu
         partitions = [TopicPartition(name, number) for number in sorted(numbers)]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
-        while time.monotonic() < deadline:
+        while waiting and time.monotonic() < deadline:
             for record in (one for some in consumer.poll(timeout_ms=500).values() for one in some):
                 found = None if record.value is None else decode(record.value)
-                if found is not None and found.erasure_id == asked.erasure_id and found.receipt is not None:
-                    return found
+                if found is not None and found.erasure_id in waiting and found.receipt is not None:
+                    waiting.remove(found.erasure_id)
+                    done.append(found)
     finally:
         consumer.close()
-    return None
+    return done
 
 
 def signed_by(settings: Settings, done: Erasure) -> str:
@@ -67,30 +69,32 @@ def signed_by(settings: Settings, done: Erasure) -> str:
     return signing.check(done.receipt.encode(), (done.signature or "").encode(), keys, signing.RECEIPT).id
 
 
-def run(tenant: str, user: str, *, suppress: bool, lift: bool, timeout_s: float, as_json: bool) -> int:
+def run(tenant: str, users: Sequence[str], *, suppress: bool, lift: bool, timeout_s: float, as_json: bool) -> int:
     """Exit code 0 once everything is done, `EXIT_LEFT` when it goes on in the background."""
     settings = load()
     try:
-        asked = request(settings, tenant, user, suppress=suppress, lift=lift)
+        asked = request(settings, tenant, users, suppress=suppress, lift=lift)
         if lift:
             typer.echo(msgspec.json.encode(asked).decode() if as_json else "lifted: what the user does from now on is taken")
             return 0
-        with _errors.status(f"erasing: {asked.erasure_id}"):
-            done = await_receipt(settings, asked, timeout_s)
-        signer = None if done is None else signed_by(settings, done)
+        with _errors.status(f"erasing: {', '.join(one.erasure_id for one in asked)}"):
+            done = await_receipts(settings, asked, timeout_s)
+        signers = [signed_by(settings, one) for one in done]
     except (KafkaUnavailable, NotAcknowledged, signing.SignatureRefused) as error:
         _errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return EXIT_LEFT
-    if done is None:
-        _errors.print(f"erasure {asked.erasure_id} is not done after {timeout_s:.0f} s. It stands and goes on by itself; "
-                      "the log of the erasure worker says what it waits for (clickwake up runs one; python -m workers.erasure)",
-                      highlight=False, soft_wrap=True)  # fmt: skip
         return EXIT_LEFT
     if as_json:
         typer.echo(msgspec.json.encode(done).decode())
     else:
-        _show(msgspec.json.decode(done.receipt or "", type=Receipt), signer)
-    return 0
+        for one, signer in zip(done, signers, strict=True):
+            _show(msgspec.json.decode(one.receipt or "", type=Receipt), signer)
+    if len(done) == len(asked):
+        return 0
+    _errors.print(
+        f"not done after {timeout_s:.0f} s. The request stands and goes on by itself; the log of the erasure worker says "
+        "what it waits for (clickwake up runs one; python -m workers.erasure)", highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    return EXIT_LEFT
 
 
 def _show(receipt: Receipt, signer: str | None) -> None:

@@ -33,8 +33,9 @@ from clickwake.supervisor import Spec, Supervisor
 from stream.settings import Settings
 
 MODULES = {"catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink",
+           "erasure": "workers.erasure",
            "collector": "producers.collector", "training": "training.schedule"}
-PROCESSES = ("catalog", "personalize", "sink", "collector")
+PROCESSES = ("catalog", "personalize", "sink", "erasure", "collector")
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
 COLLECTOR_PORT = 8080
 READY_TIMEOUT_S = 120.0

@@ -14,6 +14,8 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+PSEUDONYM_KEY_CHARS_MIN = 32
+
 
 class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,6 +73,9 @@ class Collector(Section):
         default_factory=_demo_key,
         description="tenant → write key or several, plain or as sha256:…, what `clickwake key` prints",
     )
+    admin_keys: dict[str, WriteKeys] = Field(
+        default_factory=dict, description="tenant → key or several, as write_keys: may ask for users to be forgotten"
+    )
     event_bytes_max: int = 32 * 1024
     batch_bytes_max: int = 500 * 1024
     batch_events_max: int = 500
@@ -79,6 +84,32 @@ class Collector(Section):
     user_events_burst: int = Field(1_000, ge=1, description="… and at once")
     ack_timeout_ms: int = 10_000
     cors_origins: tuple[str, ...] = ("*",)
+
+
+class ConsentDefault(Section):
+    """What a user allowed who was not asked: stamped into events that say nothing."""
+
+    analytics: bool = True
+    personalization: bool = True
+    ads: bool = True
+
+
+class Privacy(Section):
+    """What the collector does before anything is written."""
+
+    pseudonym_keys: tuple[SecretStr, ...] = Field(
+        (), description="newest first; ids become keyed hashes, so that raw ones never enter Kafka. Old keys: for erasures"
+    )
+    pseudonym_fields: tuple[str, ...] = Field((), description="more fields to hash, e.g. traits.email")
+    ip: Literal["truncate", "drop", "keep"] = Field("truncate", description="context.ip: /24 of IPv4, /48 of IPv6")
+    consent: dict[str, ConsentDefault] = Field(default_factory=dict, description="tenant → what counts if nothing is said")
+
+    @model_validator(mode="after")
+    def _keys_are_long(self) -> Self:
+        if any(len(one.get_secret_value()) < PSEUDONYM_KEY_CHARS_MIN for one in self.pseudonym_keys):
+            raise ValueError(f"a pseudonym key has at least {PSEUDONYM_KEY_CHARS_MIN} random characters: with a short one "
+                             "ids could be guessed")  # fmt: skip
+        return self
 
 
 class Personalize(Section):
@@ -137,6 +168,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouse = ClickHouse()
     models: Models = Models()
     collector: Collector = Collector()
+    privacy: Privacy = Privacy()
     personalize: Personalize = Personalize()
     sink: Sink = Sink()
     training: Training = Training()

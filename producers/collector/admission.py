@@ -12,13 +12,16 @@ from typing import Any
 
 import msgspec
 
+from producers.privacy import IDS as USER_IDS
+from producers.privacy import Privacy
 from schemas.dead_letter import Kind, Message
 from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, encode, key
+from stream.settings import Privacy as Settings
 
 DEPTH_MAX = 32  # no real event is deeper, and every reader downstream recurses
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # a clock before it is a clock that was never set
 AHEAD_MAX = timedelta(days=1)  # covers time zones taken for UTC
-IDS = ("messageId", "userId", "anonymousId", "previousId")
+IDS = ("messageId", *USER_IDS)
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:the key path )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 _KEYWORDS = (("missing required", "required"), ("RFC3339", "format"), ("timezone", "format"), ("length", "length"),
@@ -43,6 +46,10 @@ class NotAdmitted(msgspec.Struct, frozen=True):
     user: str = ""
 
 
+NO_PRIVACY = Privacy(Settings(ip="keep"))
+WITHHELD = "; the payload is not kept, because ids in it could not be replaced by pseudonyms"
+
+
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """What all events of a request share."""
 
@@ -51,6 +58,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     event_bytes_max: int
     type: EventType | None = None  # set by the endpoint; None in a batch
     sent_at: Any = None  # of the batch, for events without their own
+    privacy: Privacy = NO_PRIVACY
 
 
 class Complaint(ValueError):
@@ -170,19 +178,23 @@ def _known(event: dict[str, Any], name: str) -> str | None:
 
 
 def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
-    """Any bytes give a record or the reason why not; never an exception."""
+    """Any bytes give a record or the reason why not; never an exception. With pseudonyms, what is kept of a refused event
+    holds no raw id either."""
+    withheld = arrival.privacy.pseudonyms
+    unread, why = (b"", WITHHELD) if withheld else (raw, "")
     if len(raw) > arrival.event_bytes_max:
         text = f"the event has {len(raw):,} bytes, at most {arrival.event_bytes_max:,} are taken"
-        return NotAdmitted("too_large", (Message(path="", keyword="maxBytes", message=text),), raw)
+        return NotAdmitted("too_large", (Message(path="", keyword="maxBytes", message=text + why),), unread)
     event: Any = None
     message_id: str | None = None  # as given; one drawn here would tell the client nothing
-    payload = raw
+    payload = unread
     try:
         event = msgspec.json.decode(raw)
         if not isinstance(event, dict):
             raise Complaint("", "type", "an event is a JSON object")
-        if event.pop("writeKey", None) is not None:
-            payload = msgspec.json.encode(event)  # the key is a secret and ends here
+        keyed = event.pop("writeKey", None) is not None  # a secret, which ends here
+        if arrival.privacy.clean(event, arrival.tenant) or keyed or withheld:
+            payload = msgspec.json.encode(event)
         if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and depth(event) > DEPTH_MAX:
             raise Complaint("", "depth", f"the JSON is nested deeper than {DEPTH_MAX} levels")
         message_id = _known(event, "messageId")
@@ -193,4 +205,7 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
     except (msgspec.MsgspecError, UnicodeError, RecursionError, Complaint) as error:
         ids = event if isinstance(event, dict) else {}
         user = _known(ids, "userId") or _known(ids, "anonymousId") or ""
-        return NotAdmitted("undecodable", (complaint(error),), payload, message_id, user)
+        said = complaint(error)
+        if not payload:
+            user, said = "", msgspec.structs.replace(said, message=said.message + why)
+        return NotAdmitted("undecodable", (said,), payload, message_id, user)

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -31,13 +32,19 @@ from producers.collector.broker import Broker, Record, Unavailable
 from producers.collector.metrics import Metrics
 from producers.collector.rates import Rates
 from producers.collector.refusal import Json, Refused, invalid
+from producers.collector.regulations import Regulation, Status, erasures
+from producers.privacy import Privacy
 from schemas import topics
 from schemas.dead_letter import Source
+from schemas.erasure import Erasure
 from schemas.events import EventType, key
+from stream.adapters.erasures import Erasures
 from stream.settings import Settings
 
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
 RETRY_AFTER_S = 1
+RECEIPTS_MAX = 10_000  # that can be asked for, some 20 MB; all are on the topic
+NO_TIME_MS = 1 << 62  # after every request to forget somebody: covered are those of whom nothing is taken any more
 
 ENDPOINTS: dict[str, EventType | None] = {
     "track": "track", "identify": "identify", "page": "page", "screen": "screen", "group": "group", "alias": "alias",
@@ -72,38 +79,51 @@ class Collector:
         self.metrics = Metrics()
         self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
+        self._erasures = topics.ERASURES.name(settings.kafka.topic_prefix)
         self._kafka, self._inflight = settings.kafka, 0
         self.broker: Acknowledges | None = None
+        self.privacy = Privacy(settings.privacy)
+        self._receipts: dict[str, Erasure] = {}  # by id of the request
+        self.erasures = Erasures(settings, self._on_erasure)
         own = self.settings
         self.rates = Rates(own.tenant_events_per_s_max, own.user_events_per_s_max, own.user_events_burst,
                            own.batch_events_max, time.monotonic)  # fmt: skip
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
-        broker = Broker(self._kafka, (self._events, self._dead_letters), self.settings.ack_timeout_ms, self.metrics)
+        written = (self._events, self._dead_letters, self._erasures)
+        broker = Broker(self._kafka, written, self.settings.ack_timeout_ms, self.metrics)
         broker.start()
+        self.erasures.start()
         self.broker = broker
         try:
             yield
         finally:
+            await self.erasures.stop()
             await broker.stop()
+
+    def _on_erasure(self, record_key: bytes, erasure: Erasure) -> None:
+        if erasure.receipt is not None or erasure.user_id is not None:
+            self._receipts[erasure.erasure_id] = msgspec.structs.replace(erasure, user_id=None)
+            if len(self._receipts) > RECEIPTS_MAX:
+                del self._receipts[next(iter(self._receipts))]
 
     def endpoint(self, name: str) -> Callable[[Request], Awaitable[Response]]:
         """The handler of one kind of call."""
         async def handle(request: Request) -> Response:
-            response = await self._guarded(request, name)
+            response = await self._guarded(partial(self._take, request, name))
             self.metrics.requests.labels(name, str(response.status_code)).inc()
             return response
 
         return handle
 
-    async def _guarded(self, request: Request, name: str) -> Response:
+    async def _guarded(self, work: Callable[[], Awaitable[Response]]) -> Response:
         if self._inflight >= INFLIGHT_MAX:
             return Refused(429, "busy", "Too many requests at once; send again.", retry_after_s=RETRY_AFTER_S).response()
         self._inflight += 1
         self.metrics.inflight.set(self._inflight)
         try:
-            return await self._take(request, name)
+            return await work()
         except Refused as refused:
             return refused.response()
         except Unavailable as error:
@@ -124,7 +144,7 @@ class Collector:
             tenant = keys.tenant_of(given, self.settings.write_keys)
         arrival = Arrival(
             tenant=tenant, received_at=datetime.now(UTC), event_bytes_max=self.settings.event_bytes_max,
-            type=ENDPOINTS[name], sent_at=envelope.sent_at if is_batch else None,
+            type=ENDPOINTS[name], sent_at=envelope.sent_at if is_batch else None, privacy=self.privacy,
         )
         raws = self._batch(envelope) if is_batch else [raw]
         results = [admit(item, arrival) for item in raws]
@@ -145,14 +165,48 @@ class Collector:
     async def _send(self, results: list[Admitted | NotAdmitted], arrival: Arrival, endpoint: str) -> None:
         """Everything acknowledged, events and dead letters alike, or Unavailable."""
         assert self.broker is not None, "requests come after startup"
-        records = [
-            Record(self._events, result.key, result.value) if isinstance(result, Admitted)
-            else self._dead_letter(result, arrival, Source(topic=endpoint, partition=0, offset=index))
-            for index, result in enumerate(results)
-        ]
+        records = []
+        for index, result in enumerate(results):
+            if isinstance(result, NotAdmitted):
+                records.append(self._dead_letter(result, arrival, Source(topic=endpoint, partition=0, offset=index)))
+            elif not self.erasures.covers(result.key, NO_TIME_MS):
+                records.append(Record(self._events, result.key, result.value))
+            else:  # taken for the client, who is not told who is on the list; kept nowhere
+                self.metrics.events.labels("suppressed").inc()
         await self.broker.send(records)
         for result in results:
             self.metrics.events.labels("accepted" if isinstance(result, Admitted) else result.messages[0].keyword).inc()
+
+    async def regulate(self, request: Request) -> Response:
+        """`POST /v1/regulations`, with an admin key."""
+        return await self._guarded(partial(self._regulate, request))
+
+    async def _regulate(self, request: Request) -> Response:
+        tenant = keys.tenant_of(body.basic_key(request), self.settings.admin_keys, "admin")
+        raw = await body.read(request, self.settings.batch_bytes_max, "The request")
+        try:
+            asked = msgspec.json.decode(raw, type=Regulation)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            message = complaint(error)
+            raise invalid(message.path, message.keyword, f"The request cannot be read: {message.message}.") from error
+        answer, records = erasures(asked, tenant, datetime.now(UTC), self.privacy)
+        assert self.broker is not None, "requests come after startup"
+        await self.broker.send([Record(self._erasures, record_key, value) for record_key, value in records])
+        return Json(answer, status_code=202)
+
+    async def regulation(self, request: Request) -> Response:
+        """`GET /v1/regulations/{id}`, with an admin key of its tenant."""
+        return await self._guarded(partial(self._regulation, request))
+
+    async def _regulation(self, request: Request) -> Response:
+        tenant = keys.tenant_of(body.basic_key(request), self.settings.admin_keys, "admin")
+        found = self._receipts.get(request.path_params["regulate_id"])
+        if found is None or found.tenant != tenant:
+            raise Refused(404, "not_found", "No such request is known here; one that was just made takes a moment.")
+        return Json(Status(
+            regulate_id=found.erasure_id, status="RUNNING" if found.receipt is None else "FINISHED", receipt=found.receipt,
+            signature=found.signature,
+        ))  # fmt: skip
 
     def _dead_letter(self, refused: NotAdmitted, arrival: Arrival, source: Source) -> Record:
         letter = dead_letters.dead_letter(
@@ -231,6 +285,8 @@ def create_app(settings: Settings) -> Starlette:
     calls = {name: name for name in ENDPOINTS} | ALIASES
     routes = [Route(f"/v1/{path}", collector.endpoint(name), methods=["POST"]) for path, name in calls.items()]
     routes += [
+        Route("/v1/regulations", collector.regulate, methods=["POST"]),
+        Route("/v1/regulations/{regulate_id}", collector.regulation, methods=["GET"]),
         Route("/health/live", collector.live), Route("/health/ready", collector.ready),
         Route("/metrics", collector.prometheus), Route("/openapi.json", openapi_json), Route("/docs", docs),
         Route("/", root),

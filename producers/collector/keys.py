@@ -36,17 +36,18 @@ def new() -> tuple[str, str]:
     return key, hashed(key)
 
 
-def tenant_of(write_key: str | None, write_keys: Mapping[str, WriteKeys]) -> str:
-    """The tenant a write key belongs to; raises Refused 401, the same for an unknown key and for none. Every key of every
-    tenant is compared, each in constant time."""
-    found, given = None, hashed(write_key or "")
-    for tenant, several in write_keys.items():
+def tenant_of(given_key: str | None, keys: Mapping[str, WriteKeys], what: str = "write") -> str:
+    """The tenant a key belongs to; raises Refused 401, the same for an unknown key and for none. Every key of every tenant
+    is compared, each in constant time. `what` they are good for is all an answer says of them."""
+    found, given = None, hashed(given_key or "")
+    for tenant, several in keys.items():
         for key in (several,) if isinstance(several, SecretStr) else several:
             held = key.get_secret_value()
             if hmac.compare_digest(given, held if held.startswith(HASHED) else hashed(held)):
                 found = tenant
-    if found is None or not write_key:
-        raise Refused(401, "unauthorized", "No known write key: send it as Basic auth user or as `writeKey` in the body.")
+    if found is None or not given_key:
+        where = " or as `writeKey` in the body" if what == "write" else ""
+        raise Refused(401, "unauthorized", f"No known {what} key: send it as Basic auth user{where}.")
     return found
 
 

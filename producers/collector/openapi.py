@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from producers.collector.regulations import Regulation, Regulations, Status
 from schemas.events import Event
 from stream.settings import Collector
 
@@ -61,7 +62,7 @@ class AcceptedOne(msgspec.Struct, rename="camel"):
 
 def _schemas() -> dict[str, Any]:
     (_, *_), components = msgspec.json.schema_components(
-        [Event, Error, Accepted, AcceptedOne], ref_template="#/components/schemas/{name}"
+        [Event, Error, Accepted, AcceptedOne, Regulation, Regulations, Status], ref_template="#/components/schemas/{name}"
     )
     event = components["Event"]
     for name in SET_BY_COLLECTOR:
@@ -95,6 +96,32 @@ def _answers(ok: str) -> dict[str, Any]:
     }
 
 
+def _regulations() -> dict[str, Any]:
+    def answer(description: str, name: str) -> dict[str, Any]:
+        return {"description": description,
+                "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}}  # fmt: skip
+
+    refused = {"401": answer("No or an unknown admin key.", "Error")}
+    body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Regulation"}}}}
+    return {
+        "/v1/regulations": {"post": {
+            "operationId": "regulate", "summary": "Users to be forgotten; needs an admin key.",
+            "security": [{"adminKey": []}], "requestBody": body, "responses": refused | {
+                "202": answer("Taken; the erasure worker carries it out.", "Regulations"),
+                "400": answer("The request cannot be read.", "Error"),
+            },
+        }},
+        "/v1/regulations/{regulateId}": {"get": {
+            "operationId": "regulation", "summary": "How far a request is, and its signed receipt; needs an admin key.",
+            "security": [{"adminKey": []}],
+            "parameters": [{"name": "regulateId", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "responses": refused | {
+                "200": answer("Known.", "Status"), "404": answer("No such request of this tenant.", "Error"),
+            },
+        }},
+    }  # fmt: skip
+
+
 def document(settings: Collector) -> dict[str, Any]:
     """The OpenAPI document, with the limits this collector runs with."""
     paths: dict[str, Any] = {}
@@ -109,6 +136,7 @@ def document(settings: Collector) -> dict[str, Any]:
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
             "responses": _answers("Accepted" if batch else "AcceptedOne"),
         }}
+    paths |= _regulations()
     for path, summary in (("/health/live", "The process runs."), ("/health/ready", "Kafka answers."),
                           ("/metrics", "Prometheus metrics.")):
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "ok"}}}}
@@ -122,7 +150,9 @@ def document(settings: Collector) -> dict[str, Any]:
         "components": {
             "schemas": _schemas(),
             "securitySchemes": {"writeKey": {"type": "http", "scheme": "basic", "description":
-                                             "Write key as user, empty password; or `writeKey` in the body."}},
+                                             "Write key as user, empty password; or `writeKey` in the body."},
+                                "adminKey": {"type": "http", "scheme": "basic", "description":
+                                             "Admin key as user, empty password."}},
         },
     }
 

@@ -65,7 +65,7 @@ def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def created(kafka: str, topic_prefix: str) -> Iterator[str]:
     admin = KafkaAdminClient(bootstrap_servers=kafka)
-    names = [topic.name(topic_prefix) for topic in (topics.EVENTS, topics.DEAD_LETTERS)]
+    names = [topic.name(topic_prefix) for topic in (topics.EVENTS, topics.DEAD_LETTERS, topics.ERASURES)]
     admin.create_topics([NewTopic(name, 2, 1) for name in names])
     yield topic_prefix
     admin.delete_topics(names)
