@@ -15,14 +15,13 @@ Everything runs in `<home>/bench/run`, which is emptied first; the trained bundl
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
@@ -38,30 +37,23 @@ from benchmarks.bundle import train_once
 from benchmarks.observe import BenchFailed, Places, cpu_seconds, expect, number, spent, stopped, until_zero
 from benchmarks.open_loop import OpenLoop
 from benchmarks.rush import Moved, Rush, backlog, rush
+from benchmarks.stage import Stage, Tell
 from clickwake.kafka_jars import KAFKA_VERSION
-from clickwake.observe import metric, owed
+from clickwake.observe import metric
 from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics
 from schemas.outputs import Recommendation
-from schemas.topics import Topic
 from stream import settings as settings_module
-from stream.adapters import clickhouse, model_store, producing
-from stream.adapters.kafka_clients import partition_of
-from stream.settings import Settings
+from stream.adapters import clickhouse
 
 SEED, TENANT, ITEMS = 7, "demo", 2_400
 WORLD_DAYS = 5  # one or two earlier visits a shopper
 EVENTS_PER_SHOPPER = 9  # in the rush, at least: the last visit on each of one or two devices
 RUSH_EVENTS_PER_S = 200.0  # of the shoppers together: some 5,000 at once, with an event every 25 s each
-SEND_RECORDS_MAX = 10_000
-INPUTS = (topics.EVENTS, topics.IDENTITY)
-OUTPUTS = (topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS)
 VERSIONS = ("faust-streaming", "aiokafka", "onnxruntime", "numpy", "msgspec", "rocksdict", "clickhouse-connect", "chdb")
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -94,47 +86,31 @@ def run(home: Path, options: Options, console: Console) -> dict[str, Any]:
         model = train_once(folder, home / "bench" / "models", seed=SEED, items=ITEMS, tenant=TENANT, end=end,
                            say=status.update)
         names = ("catalog", "personalize", "sink")
-        with Local(folder, processes=names, workers=options.workers, say=status.update) as local:
-            return {"machine": described} | _Bench(local, options, world, shop, status.update).measure(model)
+        with (Local(folder, processes=names, workers=options.workers, say=status.update) as local,
+              Places(local.settings) as offsets):  # fmt: skip
+            return {"machine": described} | _Bench(local, options, world, shop, offsets, status.update).measure(model)
 
 
-class _Bench:
+class _Bench(Stage):
     """A run over an installation that is up."""
 
-    def __init__(self, local: Local, options: Options, world: World, shop: Rush, tell: Tell) -> None:
-        self.local, self.options, self.world, self.shop, self.tell = local, options, world, shop, tell
-        self.settings = local.settings
-        self.prefix = self.settings.kafka.topic_prefix
+    def __init__(self, local: Local, options: Options, world: World, shop: Rush, offsets: Places, tell: Tell) -> None:
+        super().__init__(local, world, offsets, tell)
+        self.options, self.shop = options, shop
         self.workers = [name for name in local.names() if name.startswith(("personalize", "sink"))]
         self.live = 0  # events sent in the live lane
 
     def measure(self, model: str) -> dict[str, Any]:
-        with Places(self.settings) as self.offsets:
-            self._prepare(model)
-            whole, before = self._backlog()
-            paced = self._paced()
-            for name in (*self.workers, "catalog"):
-                self.local.end(name)
-            bare = self._bare(before)
+        self.prepare(model, self.shop.history)
+        whole, before = self._backlog()
+        paced = self._paced()
+        for name in (*self.workers, "catalog"):
+            self.local.end(name)
+        bare = self._bare(before)
         return {
             "versions": versions(), "settings": self._settings(), "bare_agent": bare,
             "pipeline": whole, "ratio": round(whole["events_per_s"] / bare["events_per_s"], 2), "open_loop": paced,
         }
-
-    def _prepare(self, model: str) -> None:
-        """Catalog encoded, bundle taken, histories folded and stored."""
-        from training.release import release
-
-        items = [Record(f"{one.tenant}/{one.item_id}".encode(), msgspec.json.encode(one)) for one in self.world.items()]
-        self._send(topics.ITEMS, items)
-        ends = self.offsets.ends(topics.ITEMS)
-        group = f"{self.prefix}-catalog-{model_store.newest_text_space(self.settings.registry)}"
-        until_zero(lambda: self.offsets.of(group, ends), "items to encode", self.tell)
-        release(self.settings, model, "benchmark")
-        until_zero(lambda: 0 if any(model in label for label in metric(self.settings, "clickwake_model_info")) else 1,
-                   "release to be taken", self.tell)  # fmt: skip
-        self._send(topics.EVENTS, [Record.of(event) for event in self.shop.history])
-        self._await_done("histories")
 
     def _backlog(self) -> tuple[dict[str, Any], dict[Any, int]]:
         count = self.options.events
@@ -143,14 +119,14 @@ class _Bench:
         recommended = self.offsets.ends(topics.RECOMMENDATIONS)
         with stopped(self.local, self.workers):
             records = [Record.of(event) for event in backlog(self.shop.moved[:count], time.time_ns() // 1_000_000)]
-            self._send(topics.EVENTS, records)
+            self.send(topics.EVENTS, records)
             cpu = cpu_seconds(self.local)
             started = time.monotonic()
-        folded, stored = self._await_done("backlog")
+        folded, stored = self.await_done("backlog")
         cpu = spent(cpu, cpu_seconds(self.local))
         seconds = stored - started
         in_time = self._recommended(recommended)
-        settled = self._settle()
+        settled = self.settle()
         self.live += count
         made = self._check()
         recommendations = self._recommended(recommended)
@@ -172,8 +148,8 @@ class _Bench:
         loop = OpenLoop(self.settings, moved, self.options.rate, before)
         loop.run(self.tell)
         self.live += len(moved)
-        self._await_done("last events")
-        self._settle()
+        self.await_done("last events")
+        self.settle()
         new = self._recommended(before)
         until_zero(lambda: new - loop.listener.records, "recommendations to be read", self.tell)
         self._check()
@@ -188,19 +164,6 @@ class _Bench:
         measured = transport.measure(role)
         return {"events": measured["records"], "seconds": round(measured["seconds"], 2),
                 "events_per_s": round(measured["rate"], 1)}
-
-    def _await_done(self, what: str) -> tuple[float, float]:
-        """Wait until all inputs are folded and committed, then until they and all outputs are stored and committed."""
-        inputs = self.offsets.ends(*INPUTS)  # what personalize says to itself on the identity topic may still grow
-        folded = until_zero(lambda: self.offsets.of(f"{self.prefix}-personalize", inputs), f"{what} to fold", self.tell)
-        outputs = self.offsets.ends(topics.EVENTS, *OUTPUTS)
-        return folded, until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), f"{what} to store", self.tell)
-
-    def _settle(self) -> float:
-        """Wait until no recommendation is owed (each waits for the end of its interval) and all made are stored."""
-        until_zero(lambda: owed(self.settings), "recommendations to make", self.tell)
-        outputs = self.offsets.ends(*OUTPUTS)
-        return until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), "recommendations to store", self.tell)
 
     def _recommended(self, before: dict[Any, int]) -> int:
         """Recommendations on the topic since then."""
@@ -237,11 +200,6 @@ class _Bench:
         consumer.close()
         return ids
 
-    def _send(self, topic: Topic, records: Sequence[Record]) -> None:
-        """All of it, by the contract's partitioner, acknowledged."""
-        partitions = self.settings.kafka.partitions if topic.by_user else topic.partitions
-        asyncio.run(_send(self.settings, topic.name(self.prefix), records, partitions))
-
     def _outcomes(self) -> dict[str, int]:
         """What became of the inputs so far, over all partitions."""
         found: dict[str, int] = {}
@@ -255,19 +213,6 @@ class _Bench:
                 "items": ITEMS, "shoppers": self.world.shop.shoppers,
                 "personalize": self.settings.personalize.model_dump(mode="json", exclude={"metrics_port"}),
                 "sink": self.settings.sink.model_dump(mode="json", exclude={"metrics_port"})}  # fmt: skip
-
-
-async def _send(settings: Settings, topic: str, records: Sequence[Record], partitions: int) -> None:
-    producer = producing.create_producer(settings)
-    await producer.start()
-    try:
-        for start in range(0, len(records), SEND_RECORDS_MAX):
-            split: dict[int, list[producing.Message]] = {}
-            for key, value, _ in records[start : start + SEND_RECORDS_MAX]:
-                split.setdefault(partition_of(key, partitions), []).append((key, value, ()))
-            await producing.send_batches(producer, topic, split)
-    finally:
-        await producer.stop()
 
 
 def machine() -> dict[str, Any]:

@@ -412,6 +412,20 @@ def bench_pipeline(
     raise typer.Exit(pipeline.main(options, as_json=as_json))
 
 
+@bench.command("soak")
+def bench_soak(
+    minutes: Annotated[float, typer.Option(min=1, help="how long")] = 30.0,
+    rate: Annotated[float, typer.Option(min=1, help="events/s: half of what `bench pipeline` found")] = 8_000.0,
+    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
+    picture: Annotated[Path | None, typer.Option(help="draw memory and lag into this file, .svg or .png")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Does anything grow? Memory and lag at a steady rate, with slopes; fails when one does."""
+    from benchmarks import soak
+
+    raise typer.Exit(soak.main(soak.Options(rate=rate, minutes=minutes, workers=workers), as_json=as_json, picture=picture))
+
+
 @app.command()
 def erase(
     user: Annotated[str, typer.Argument(help="userId or anonymousId, as it was sent")],

@@ -1,0 +1,246 @@
+"""`clickwake bench soak`: does anything grow? Half of the rate the machine can do, for half an hour, memory watched.
+
+The same shoppers come back again and again, so that after a while nothing has a reason to grow: states are at their bounds,
+every item has been touched. A first part is left out as warm-up. After it, the slope of each process's resident memory is
+the median of the slopes between all pairs of samples (Theil, 1950; Sen, 1968), which a single allocation or a collector's
+pause does not move; its 95% interval is Sen's. The same for each group's lag. A slope whose whole interval lies above the
+limit fails the run. Samples that follow each other are not independent, so the interval is narrower than it should be: a
+failure is looked into by a longer run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import theilslopes
+
+from benchmarks.bundle import train_once
+from benchmarks.observe import BenchFailed, Places, expect, number
+from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
+from benchmarks.rush import Event, rush, stamped
+from benchmarks.stage import Stage, Tell
+from clickwake.process import StartError
+from clickwake.up import Local
+from producers.simulate.world import World
+from schemas import topics
+from schemas.events import key
+from stream import settings as settings_module
+from stream.adapters import clickhouse, producing
+from stream.adapters.kafka_clients import partition_of
+
+SHOPPERS = 6_000
+WORLD_DAYS = 5
+TICK_S = 0.1  # events of so long are sent together
+SAMPLE_S = 5.0
+WARM_UP_SHARE = 0.3
+MEMORY_MB_PER_H_MAX = 1.0
+LAG_SHARE_MAX = 0.001  # of the rate: more is falling behind
+JUDGED = ("personalize", "sink", "catalog")  # broker and engine are not ours; they are reported
+
+
+@dataclass(frozen=True)
+class Options:
+    """`rate` events/s for `minutes`; `workers` personalize processes."""
+
+    rate: float
+    minutes: float
+    workers: int
+
+
+@dataclass
+class Samples:
+    """Seconds since the beginning, and by name what was seen then: bytes of memory, records of lag."""
+
+    at_s: list[float] = field(default_factory=list)
+    memory: dict[str, list[float]] = field(default_factory=dict)
+    lag: dict[str, list[float]] = field(default_factory=dict)
+
+    def slope(self, series: Sequence[float]) -> tuple[float, float, float]:
+        """(slope, low, high) a second, after the warm-up."""
+        first = int(len(self.at_s) * WARM_UP_SHARE)
+        found = theilslopes(np.asarray(series[first:]), np.asarray(self.at_s[first:]), alpha=0.95)
+        return float(found.slope), float(found.low_slope), float(found.high_slope)
+
+
+class Watch(threading.Thread):
+    """Samples memory and lag until `over`."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.stage, self.samples, self.over = stage, Samples(), threading.Event()
+        self._started = time.monotonic()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            with Places(self.stage.settings) as offsets:
+                while not self.over.wait(SAMPLE_S):
+                    self._take(offsets)
+        except Exception as error:  # said by `Soak.run`, in its own thread
+            self.error = error
+
+    def _take(self, offsets: Places) -> None:
+        samples, local, prefix = self.samples, self.stage.local, self.stage.prefix
+        samples.at_s.append(time.monotonic() - self._started)
+        for name in local.names():
+            pid = local.pid(name)
+            if pid is None:
+                raise BenchFailed(f"{name} has ended; see its log")
+            samples.memory.setdefault(name, []).append(float(psutil.Process(pid).memory_info().rss))
+        ends = offsets.ends(topics.EVENTS)
+        for name, group in (("personalize", f"{prefix}-personalize"), ("sink", f"{prefix}.sink")):
+            samples.lag.setdefault(name, []).append(float(offsets.of(group, ends)))
+
+
+class Soak(Stage):
+    """A run over an installation that is up."""
+
+    def run(self, events: Sequence[Event], options: Options, history: int) -> tuple[Samples, int]:
+        """Send for as long as asked; returns what was seen and how many events were sent. Each must be in ClickHouse."""
+        watch = Watch(self)
+        watch.start()
+        sent = asyncio.run(self._send_all(events, options, watch))
+        watch.over.set()
+        watch.join()
+        if watch.error is not None:
+            raise watch.error
+        self.await_done("last events")
+        client = clickhouse.connect(self.settings.clickhouse, wait_s=10.0)
+        try:
+            expect("events", number(client, "SELECT uniqExact(message_id) FROM events"), sent + history)
+        finally:
+            client.close()
+        return watch.samples, sent
+
+    async def _send_all(self, events: Sequence[Event], options: Options, watch: Watch) -> int:
+        topic, partitions = topics.EVENTS.name(self.prefix), self.settings.kafka.partitions
+        producer = producing.create_producer(self.settings)
+        await producer.start()
+        sent, a_tick, started = 0, max(1, round(options.rate * TICK_S)), time.monotonic()
+        try:
+            while (elapsed_s := time.monotonic() - started) < options.minutes * 60 and watch.error is None:
+                now_ms = time.time_ns() // 1_000_000
+                split: dict[int, list[producing.Message]] = {}
+                for number_ in range(sent, sent + a_tick):
+                    event = stamped(events[number_ % len(events)], now_ms) | {"messageId": f"soak:{number_}"}
+                    record_key = key(event["tenant"], event.get("userId") or event["anonymousId"])
+                    at = partition_of(record_key, partitions)
+                    split.setdefault(at, []).append((record_key, msgspec.json.encode(event), ()))
+                await producing.send_batches(producer, topic, split)
+                sent += a_tick
+                if (sent // a_tick) % 50 == 0:
+                    self.tell(f"{elapsed_s / 60:.1f} of {options.minutes:g} min, {sent:,} events")
+                await asyncio.sleep(max(0.0, started + sent / options.rate - time.monotonic()))
+        finally:
+            await producer.stop()
+        return sent
+
+
+def judged(samples: Samples, rate: float, sent: int, seconds: float) -> dict[str, Any]:
+    """The figures, and what failed."""
+    memory, failures = {}, []
+    for name, series in samples.memory.items():
+        slope, low, high = (one * 3_600 / 1e6 for one in samples.slope(series))
+        memory[name] = {"mb": round(series[-1] / 1e6, 1), "mb_per_h": round(slope, 2), "low": round(low, 2),
+                        "high": round(high, 2)}  # fmt: skip
+        if name.startswith(JUDGED) and low > MEMORY_MB_PER_H_MAX:
+            failures.append(f"{name} grows by {slope:.1f} MB/h ({low:.1f} to {high:.1f})")
+    lag = {}
+    for name, series in samples.lag.items():
+        slope, low, high = samples.slope(series)
+        lag[name] = {"most": max(series), "last": series[-1], "per_s": round(slope, 2), "low": round(low, 2),
+                     "high": round(high, 2)}  # fmt: skip
+        if low > LAG_SHARE_MAX * rate:
+            failures.append(f"{name} falls behind by {slope:.1f} records/s ({low:.1f} to {high:.1f})")
+    return {"events": sent, "events_per_s": round(sent / seconds, 1), "minutes": round(seconds / 60, 1),
+            "samples": len(samples.at_s), "memory": memory, "lag": lag, "failures": failures}  # fmt: skip
+
+
+def run(home: Path, options: Options, console: Console) -> tuple[dict[str, Any], Samples]:
+    """Raises `BenchFailed`, `StartError`."""
+    described, folder = machine(), home / "bench" / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with console.status("simulating") as status:
+        tell: Tell = status.update
+        end = datetime.now(UTC) - timedelta(hours=1)
+        world = World(SEED, SHOPPERS, WORLD_DAYS, end - timedelta(days=WORLD_DAYS), items=ITEMS, tenant=TENANT)
+        shop = rush(world.history(), options.rate)
+        model = train_once(folder, home / "bench" / "models", seed=SEED, items=ITEMS, tenant=TENANT, end=end, say=tell)
+        names = ("catalog", "personalize", "sink")
+        with (Local(folder, processes=names, workers=options.workers, say=tell) as local,
+              Places(local.settings) as offsets):  # fmt: skip
+            soak = Soak(local, world, offsets, tell)
+            soak.prepare(model, shop.history)
+            started = time.monotonic()
+            samples, sent = soak.run([one.event for one in shop.moved], options, len(shop.history))
+            figures = judged(samples, options.rate, sent, time.monotonic() - started)
+    return {"machine": described, "versions": versions(), "workers": options.workers} | figures, samples
+
+
+def main(options: Options, *, as_json: bool, picture: Path | None) -> int:
+    """Run and print; exit code 0, or 1 when something grew or failed."""
+    console = Console(stderr=True)
+    try:
+        result, samples = run(settings_module.load().home.absolute(), options, console)
+    except (BenchFailed, StartError, ConnectionError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        return 1
+    if picture is not None:
+        draw(samples, picture)
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    else:
+        Console().print(table(result))
+    return 1 if result["failures"] else 0
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The figures for people."""
+    shown = Table(box=None, show_header=False)
+    shown.add_row("events", f"{result['events']:,}", f"{result['events_per_s']:,.0f}/s for {result['minutes']:g} min")
+    for name, one in result["memory"].items():
+        shown.add_row(name, f"{one['mb']:,.0f} MB", f"{one['mb_per_h']:+.2f} MB/h ({one['low']:+.2f} … {one['high']:+.2f})")
+    for name, one in result["lag"].items():
+        shown.add_row(f"lag of {name}", f"{one['last']:,.0f}", f"at most {one['most']:,.0f}, {one['per_s']:+.2f}/s")
+    for failure in result["failures"]:
+        shown.add_row("[red]grows[/red]", "", failure)
+    return shown
+
+
+def draw(samples: Samples, path: Path) -> None:
+    """Memory and lag over time, as an SVG or PNG."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    memory, lag = figure.subplots(2, 1, sharex=True)
+    minutes = [at / 60 for at in samples.at_s]
+    for name, series in samples.memory.items():
+        memory.plot(minutes, [one / 1e6 for one in series], label=name)
+    for name, series in samples.lag.items():
+        lag.plot(minutes, series, label=name)
+    memory.axvspan(0, minutes[-1] * WARM_UP_SHARE, color="0.9", label="warm-up")
+    memory.set_ylabel("resident memory, MB")
+    lag.set_ylabel("records behind")
+    lag.set_xlabel("minutes")
+    memory.legend(fontsize="small")
+    lag.legend(fontsize="small")
+    figure.savefig(path)
