@@ -83,7 +83,7 @@ class Watch(threading.Thread):
     def __init__(self, stage: Stage) -> None:
         super().__init__(name="watch", daemon=True)
         self.stage, self.samples, self.over = stage, Samples(), threading.Event()
-        self._started = time.monotonic()
+        self._began = time.monotonic()
         self.error: Exception | None = None
 
     def run(self) -> None:
@@ -96,7 +96,7 @@ class Watch(threading.Thread):
 
     def _take(self, offsets: Places) -> None:
         samples, local, prefix = self.samples, self.stage.local, self.stage.prefix
-        samples.at_s.append(time.monotonic() - self._started)
+        samples.at_s.append(time.monotonic() - self._began)
         for name in local.names():
             pid = local.pid(name)
             if pid is None:
