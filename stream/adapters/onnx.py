@@ -16,6 +16,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from schemas.release import Manifest
+from stream.adapters import onnx_format
 from stream.core import links
 from stream.core.featurize import Float32
 
@@ -26,7 +27,9 @@ SPLIT_USERS_MIN = 16  # fewer are not worth several calls
 
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
-    """A CPU session over these very bytes, which the caller has hashed. Spinning is off: the cores are shared."""
+    """A CPU session over these very bytes, which the caller has hashed. Spinning is off: the cores are shared. Raises
+    `onnx_format.NotAllowed` for a file that reaches outside itself, and onnxruntime's own errors."""
+    onnx_format.check(model)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -93,7 +93,7 @@ def check(content: bytes, signature: bytes, keys: Keys, kind: bytes = MANIFEST) 
     try:
         raw = base64.b64decode(signature.strip(), validate=True)
     except binascii.Error as error:
-        raise SignatureRefused(f"the signature is unreadable: {error}") from error
+        raise SignatureRefused(f"{SIGNATURE if kind == MANIFEST else 'the signature'} is unreadable: {error}") from error
     for key in keys:
         if key.made(raw, content, kind):
             return key
