@@ -114,13 +114,21 @@ def missing_topic(kafka: Kafka, topic: str) -> str:
     return f"Topic {topic} does not exist on Kafka at {kafka.bootstrap_servers}: create the topics with `clickwake topics`."
 
 
+def _greet(kafka: Kafka, host: str, port: int) -> None:
+    """A connection, with TLS a handshake as well: what is wrong with a certificate, the client itself would not say."""
+    with socket.create_connection((host, port), timeout=BOOTSTRAP_TIMEOUT_MS / 1000) as plain:
+        if kafka.security_protocol.endswith("SSL"):
+            cafile = None if kafka.ssl_cafile is None else str(kafka.ssl_cafile)
+            ssl.create_default_context(cafile=cafile).wrap_socket(plain, server_hostname=host).close()
+
+
 def _probe(kafka: Kafka) -> None:
     """Raises OSError unless a bootstrap server takes a connection: sooner and clearer than the client's own timeout."""
     failure: OSError | None = None
     for server in kafka.bootstrap_servers.split(","):
         host, _, port = server.strip().rpartition(":")
         try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=BOOTSTRAP_TIMEOUT_MS / 1000).close()
+            _greet(kafka, host.strip("[]"), int(port))
             return
         except OSError as error:
             failure = error

@@ -50,6 +50,7 @@ class ClickHouse(Section):
     password: SecretStr = SecretStr("")
     database: str = "clickwake"
     secure: bool = False
+    ca_file: Path | None = Field(None, description="whose certificates are trusted; default: the system's")
 
 
 class Models(Section):

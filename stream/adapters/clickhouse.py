@@ -80,6 +80,7 @@ def open_client(settings: ClickHouse, database: str | None = None) -> Client:
     return clickhouse_connect.get_client(
         host=settings.host, port=settings.port, username=settings.user, password=settings.password.get_secret_value(),
         database=database if database is not None else settings.database, secure=settings.secure,
+        verify=True, ca_cert=None if settings.ca_file is None else str(settings.ca_file),
         connect_timeout=CONNECT_TIMEOUT_S, send_receive_timeout=ANSWER_TIMEOUT_S, autogenerate_session_id=False,
         compress=settings.host not in LOOPBACK,  # on loopback it costs more than it saves
         query_retries=0, dedicated_pool=True, tz_mode="aware",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 import time
 from functools import lru_cache
@@ -18,6 +19,7 @@ from stream.settings import Settings
 log = logging.getLogger(__name__)
 
 BACKOFF_S_MAX = 5.0
+HANDSHAKE_S_MAX = 3.0
 METADATA_S_MAX = 2.0  # a topic that was just made is unknown to a busy broker for a moment
 CACHED_KEYS_MAX = 100_000  # pure-Python murmur2 costs 5 µs a key; users come back within a batch and after it
 
@@ -92,6 +94,21 @@ def _topic_id(settings: Settings, topic: str) -> str:
     return str(described["topic_id"])
 
 
+def handshake_failure(settings: Settings) -> OSError | None:
+    """What is wrong with TLS at the first server; None where nothing is, or without TLS. aiokafka itself says only that it
+    could not connect."""
+    context = ssl_context(settings)
+    host, _, port = settings.kafka.bootstrap_servers.split(",")[0].strip().rpartition(":")
+    if context is None or not port.isdigit():
+        return None
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=HANDSHAKE_S_MAX) as plain:
+            context.wrap_socket(plain, server_hostname=host.strip("[]")).close()
+    except OSError as error:
+        return error
+    return None
+
+
 def missing(settings: Settings, error: BaseException) -> str:
     """What to tell a person when no broker answers."""
     return (f"no Kafka broker answers at {settings.kafka.bootstrap_servers} ({error!r}); start one (clickwake up) "
@@ -123,7 +140,8 @@ async def wait_for_kafka(settings: Settings, timeout_s: float | None = None) -> 
         client = AIOKafkaClient(**aiokafka_arguments(settings))
         try:
             await client.bootstrap()
-        except (KafkaError, OSError) as error:
+        except (KafkaError, OSError) as found:
+            error = await asyncio.to_thread(handshake_failure, settings) or found
             if timeout_s is not None and time.monotonic() - started > timeout_s:
                 raise KafkaMissing(missing(settings, error)) from error
             log.warning("%s; trying again in %.1f s", missing(settings, error), wait_s)

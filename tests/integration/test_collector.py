@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +22,7 @@ from kafka.admin import NewTopic
 from schemas import topics
 from schemas.dead_letter import DeadLetter
 from schemas.events import Event
+from tests.support.forwarder import Forwarder
 
 KEY = ("demo-write-key", "")
 START_S = 30.0
@@ -126,50 +125,6 @@ def test_sigterm_answers_what_is_in_flight_and_leaves_nothing_behind(running: Ru
     assert not running.run_file.exists()
     ids = {msgspec.json.decode(record.value, type=Event).message_id for record in stored(kafka, created, topics.EVENTS)}
     assert accepted <= ids and len(accepted) > 40
-
-
-class Forwarder(threading.Thread):
-    """Listens on a port and passes everything on to the broker: a broker that comes up late."""
-
-    def __init__(self, port: int, target: str) -> None:
-        super().__init__(daemon=True)
-        self._port, self._host, self._target_port = port, target.split(":", maxsplit=1)[0], int(target.split(":")[1])
-        self._loop = asyncio.new_event_loop()
-        self._stopped = asyncio.Event()
-
-    async def _pipe(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-        writer.write_eof()
-
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers = [writer]
-        try:
-            up, down = await asyncio.open_connection(self._host, self._target_port)
-            writers.append(down)
-            await asyncio.gather(self._pipe(reader, down), self._pipe(up, writer), return_exceptions=True)
-        finally:
-            for end in writers:
-                end.transport.abort()
-            await asyncio.gather(*(end.wait_closed() for end in writers), return_exceptions=True)
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._connection, "127.0.0.1", self._port)
-        await self._stopped.wait()
-        server.close()
-        connections = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in connections:
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-
-    def run(self) -> None:
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._stopped.set)
-        self.join(timeout=10)
 
 
 def test_absent_kafka_is_503_and_the_collector_recovers_by_itself(kafka: str, created: str, tmp_path: Path) -> None:
