@@ -136,6 +136,7 @@ class Personalize(Section):
 
 
 class Sink(Section):
+    migrate: bool = Field(True, description="create and change tables at the start; off where its user may not")
     batch_rows_max: int = Field(20_000, ge=1, description="records in one batch")
     batch_bytes_max: int = Field(32 << 20, ge=1, description="of their values; some ten times as much memory as rows")
     flush_interval_ms: int = Field(250, ge=10, description="a batch is stored this long after its first record at most")

@@ -65,7 +65,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._to_rows: Mapping[str, ToRows] = row_functions(settings)
         self._stop = threading.Event()  # for the writer's thread
         self._stopping = asyncio.Event()
-        self._writer = Writer(settings.clickhouse, self._stop)
+        self._writer = Writer(settings.clickhouse, self._stop, settings.sink.migrate)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clickhouse")
         self._erasures = Erasures(settings)
         self._consumer: Any = None
