@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_BACKEND ?=
 UV_FLAGS := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND),--require-hashes)
 
-.PHONY: demo test chaos check lint types locks clean
+.PHONY: demo test chaos check lint types audit locks clean
 
 demo: $(VENV)/.dev
 	$(BIN)/clickwake demo $(if $(KEEP),--keep) $(if $(DATASET),--dataset $(DATASET) --data $(DATA))
@@ -29,6 +29,10 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
+
+# known vulnerabilities of what is installed, from PyPI's advisory database; --strict: a package nobody could look up fails
+audit: $(VENV)/.dev
+	$(BIN)/uv tool run pip-audit==2.9.0 --strict --disable-pip --require-hashes -r requirements-train.lock
 
 # uv is fetched by pip from the index the machine is set up for; everything else by uv, each file checked by hash.
 $(VENV)/.dev: requirements-dev.lock pyproject.toml

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,6 +43,9 @@ class Kafka(Section):
         return self
 
 
+Kept = Literal["events", "event_products", "recommendations", "churn_alerts", "dead_letters"]
+
+
 class ClickHouse(Section):
     host: str = "127.0.0.1"
     port: int = 8123
@@ -51,6 +54,9 @@ class ClickHouse(Section):
     database: str = "clickwake"
     secure: bool = False
     ca_file: Path | None = Field(None, description="whose certificates are trusted; default: the system's")
+    retention_days: dict[Kept, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="table → days after which its rows go; tables not named keep everything"
+    )
 
 
 class Models(Section):

@@ -10,7 +10,7 @@ import struct
 import time
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import clickhouse_connect
 import msgspec
@@ -18,7 +18,7 @@ import structlog
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from stream.settings import ClickHouse
+from stream.settings import ClickHouse, Kept
 
 log = structlog.get_logger()
 
@@ -162,7 +162,9 @@ def _migrate(settings: ClickHouse) -> list[str]:
             "name String COMMENT 'file in schemas/clickhouse', sha256 String COMMENT 'of its text when it was applied', "
             "applied_at DateTime64(3, 'UTC') DEFAULT now64(3) COMMENT 'when its last statement had run') "
             "ENGINE = MergeTree ORDER BY version COMMENT 'Which migrations this database has seen'")
-        return _apply(client, settings)
+        done = _apply(client, settings)
+        _retain(client, settings)
+        return done
 
 
 def _apply(client: Client, settings: ClickHouse) -> list[str]:
@@ -187,6 +189,20 @@ def _apply(client: Client, settings: ClickHouse) -> list[str]:
                 f"{', '.join(digest[:12] for digest in sorted(known))}…: put the old text back and make the change "
                 "in a new file with the next number")
     return done
+
+
+def _retain(client: Client, settings: ClickHouse) -> None:
+    """Give each table the retention of the settings, or none. Rows go when their part is merged next, whole months sooner."""
+    sql = ("SELECT name, create_table_query FROM system.tables "
+           "WHERE database = {database:String} AND name IN {names:Array(String)}")  # fmt: skip
+    rows = client.query(sql, parameters={"database": settings.database, "names": list(get_args(Kept))}).result_rows
+    for name, text in rows:
+        found = re.search(r"TTL partition_time \+ toIntervalDay\((\d+)\)", text)
+        held, wanted = int(found[1]) if found else None, settings.retention_days.get(name)
+        if held != wanted:
+            change = "REMOVE TTL" if wanted is None else f"MODIFY TTL partition_time + toIntervalDay({wanted:d})"
+            client.command(f"ALTER TABLE {_quoted(name)} {change}")
+            log.info("clickhouse.retention", table=name, days=wanted, before=held, database=settings.database)
 
 
 def _quoted(name: str) -> str:

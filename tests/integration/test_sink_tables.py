@@ -299,3 +299,25 @@ def test_accounting_and_freshness(database: Database) -> None:
     sql = ("SELECT newest_event_at, newest_received_at, newest_broker_time FROM event_freshness "
            "WHERE tenant = 'shop'")  # fmt: skip
     assert database.rows(sql) == [(at(13, 11), None, datetime.fromtimestamp((APPENDED_MS + 11) / 1000, UTC))]
+
+
+def test_retention_is_what_the_settings_say_and_rows_go(database: Database) -> None:
+    def kept() -> list[int]:
+        database.client.command("OPTIMIZE TABLE events FINAL")
+        return [row[0] for row in database.rows("SELECT toYear(partition_time) FROM events ORDER BY 1")]
+
+    now = datetime.now(UTC)
+    for year in (2020, now.year):
+        database.client.command(
+            "INSERT INTO events (tenant, message_id, timestamp, partition_time, broker_time) "
+            "VALUES ('t', {id:String}, {at:DateTime}, {at:DateTime}, {at:DateTime})",
+            parameters={"id": str(year), "at": now.replace(year=year)},
+        )
+    bounded = database.settings.model_copy(update={"retention_days": {"events": 400}})
+    assert kept() == [2020, now.year]
+    for settings, left in ((bounded, [now.year]), (bounded, [now.year]), (database.settings, [now.year])):
+        adapter.migrate(settings, wait_s=10)
+        with_ttl = database.rows("SELECT name FROM system.tables WHERE database = currentDatabase() "
+                                 "AND position(create_table_query, 'toIntervalDay(400)') > 0")  # fmt: skip
+        assert with_ttl == ([("events",)] if settings is bounded else [])
+        assert kept() == left
