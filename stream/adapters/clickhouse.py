@@ -192,7 +192,7 @@ def _apply(client: Client, settings: ClickHouse) -> list[str]:
 
 
 def _retain(client: Client, settings: ClickHouse) -> None:
-    """Give each table the retention of the settings, or none. Rows go when their part is merged next, whole months sooner."""
+    """Give each table the retention of the settings, or none. Rows go when their part is merged next."""
     sql = ("SELECT name, create_table_query FROM system.tables "
            "WHERE database = {database:String} AND name IN {names:Array(String)}")  # fmt: skip
     rows = client.query(sql, parameters={"database": settings.database, "names": list(get_args(Kept))}).result_rows

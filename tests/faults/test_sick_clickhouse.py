@@ -1,0 +1,88 @@
+"""ClickHouse is there and ill: slow, full, over its limits, cutting connections, losing answers. Only lag grows; in the end
+every row is there once."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from contextlib import closing
+
+import psutil
+import pytest
+
+from clickwake import topics as topic_admin
+from schemas import topics
+from stream.adapters import clickhouse
+from stream.settings import Settings
+from tests.support.cluster import Worker, lag, produce_events, running, until
+from tests.support.fakes import event
+from tests.support.sick_http import CODES, SickProxy
+
+LONG = os.environ.get("CLICKWAKE_CHAOS") == "full"
+ILL_S = 1_800.0 if LONG else 15.0
+USERS, A_TIME = 40, 200
+GROWTH_BYTES_MAX = 60 << 20  # one batch more in memory, its rows as columns, and what the allocator keeps of it
+CATCH_UP_MIN = 3.0  # times the rate at which events came
+
+
+def batch(number: int) -> list[dict[str, object]]:
+    now_ms = time.time_ns() // 1_000_000
+    return [event(user=f"u{n % USERS}", item=f"i{n % 20}", id=f"m{number}-{n}", ts_ms=now_ms) for n in range(A_TIME)]
+
+
+def rss(worker: Worker) -> int:
+    return int(psutil.Process(worker.process.pid).memory_info().rss)
+
+
+def stored(settings: Settings, what: str) -> int:
+    with closing(clickhouse.open_client(settings.clickhouse)) as client:
+        return int(client.query(f"SELECT {what} FROM events FINAL").first_row[0])  # noqa: S608  # of this file
+
+
+@pytest.mark.timeout(ILL_S + 240)
+def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> None:
+    topic_admin.create(settings)
+    illnesses = itertools.cycle(["reset", *CODES, "lost", "slow", "lost", "reset", "slow"])
+    with SickProxy(f"{settings.clickhouse.host}:{settings.clickhouse.port}") as proxy:
+        sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})
+        with running(settings, "workers.personalize") as personalize, running(sick, "workers.sink") as sink:
+            sent = produce_events(settings, batch(0))
+            until(lambda: _stored_or_none(settings) == sent, 60, "the first events stored while it is well")
+            memory = rss(sink)
+            proxy.ail = lambda statement: next(illnesses) if "INSERT" in statement else ""
+            began, number = time.monotonic(), 0
+            while time.monotonic() - began < ILL_S:
+                number += 1
+                sent += produce_events(settings, batch(number))
+                until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 20, "personalize does not notice")
+                assert rss(sink) - memory < GROWTH_BYTES_MAX
+            rate = (sent - A_TIME) / (time.monotonic() - began)
+            ill = {name: count for name, count in proxy.befell.items() if name}
+            assert {"reset", "lost", "slow"} <= ill.keys() and len(ill) >= 6, ill
+            proxy.ail = lambda statement: "memory"  # and then nothing goes at all, not even a connection
+            for _ in range(5):
+                number += 1
+                sent += produce_events(settings, batch(number))
+            behind = sent - stored(settings, "count()")
+            assert behind >= 5 * A_TIME
+            proxy.ail = lambda statement: ""
+            well = time.monotonic()
+            until(lambda: stored(settings, "count()") == sent, 90, "everything stored")
+            caught_up = behind / (time.monotonic() - well)
+            print(f"ill {ill}, {sent} events at {rate:.0f}/s, {behind} behind, caught up at {caught_up:.0f}/s")
+            assert not LONG or caught_up > CATCH_UP_MIN * rate
+            assert stored(settings, "uniqExact(message_id)") == sent
+            assert rss(sink) - memory < GROWTH_BYTES_MAX
+            assert personalize.process.poll() is None and sink.process.poll() is None
+    assert stored(settings, "count() - uniqExact((message_id, kafka_partition, kafka_offset))") == 0
+
+
+def _stored_or_none(settings: Settings) -> int | None:
+    """None while the sink has not made the tables yet."""
+    try:
+        return stored(settings, "count()")
+    except clickhouse.ClickHouseError as error:
+        if "UNKNOWN" in str(error):
+            return None
+        raise
