@@ -21,7 +21,6 @@ from stream.settings import Settings
 
 SEND_RECORDS_MAX = 10_000
 INPUTS = (topics.EVENTS, topics.IDENTITY)
-OUTPUTS = (topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS)
 
 Tell = Callable[[str], None]
 
@@ -53,13 +52,13 @@ class Stage:
         """Wait until all inputs are folded and committed, then until they and all outputs are stored and committed."""
         inputs = self.offsets.ends(*INPUTS)  # what personalize says to itself on the identity topic may still grow
         folded = until_zero(lambda: self.offsets.of(f"{self.prefix}-personalize", inputs), f"{what} to fold", self.tell)
-        outputs = self.offsets.ends(topics.EVENTS, *OUTPUTS)
+        outputs = self.offsets.ends(topics.EVENTS, *topics.OUTPUTS)
         return folded, until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), f"{what} to store", self.tell)
 
     def settle(self) -> float:
         """Wait until no recommendation is owed (each waits for the end of its interval) and all made are stored."""
         until_zero(lambda: owed(self.settings), "recommendations to make", self.tell)
-        outputs = self.offsets.ends(*OUTPUTS)
+        outputs = self.offsets.ends(*topics.OUTPUTS)
         return until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), "recommendations to store", self.tell)
 
     def send(self, topic: Topic, records: Sequence[Record]) -> None:

@@ -237,6 +237,27 @@ def setup() -> None:
 
 
 @app.command()
+def rewind() -> None:
+    """Read the topics again from the beginning, after a broker was restored from an older copy.
+
+    What was folded or stored before is told by its id, so nothing counts twice. End all workers first."""
+    from schemas import topics
+    from stream.adapters.lag import GroupInUse, Lag
+    from stream.settings import load
+
+    settings = load()
+    groups = {f"{settings.kafka.topic_prefix}-personalize": (topics.EVENTS, topics.IDENTITY),
+              f"{settings.kafka.topic_prefix}.sink": (topics.EVENTS, *topics.OUTPUTS)}  # fmt: skip
+    with Lag(settings) as lag:
+        for group, some in groups.items():
+            try:
+                typer.echo(f"{group}: {lag.rewind(group, *some)} partitions begin again")
+            except GroupInUse as error:
+                typer.echo(str(error), err=True)
+                raise typer.Exit(1) from error
+
+
+@app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="stay up afterwards, until Ctrl-C")] = False,
     dataset: Annotated[str | None, typer.Option(help="replay this data set instead of the simulated shop")] = None,

@@ -70,5 +70,6 @@ MODELS = Topic(entity="models", key="current", cleanup="compact", why="the relea
 STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact",
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
 
+OUTPUTS = (RECOMMENDATIONS, CHURN_ALERTS, DEAD_LETTERS)
 TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, CHURN_ALERTS, DEAD_LETTERS, ERASURES,
           MODELS, STATE)

@@ -23,7 +23,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_right
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol, TypeVar
 
 import msgspec
@@ -55,6 +55,7 @@ class Meta(msgspec.Struct, array_like=True):
     clock_ms: int = 0
     live_since_ms: int = 0  # 0 until the first live event
     owed: list[bytes] = []  # users whose latest live event no recommendation has answered yet
+    marks: dict[str, int] = {}  # input topic → append time of the last folded record, ms: is it still that record?
 
 
 _meta_decoder = msgspec.msgpack.Decoder(Meta)
@@ -75,6 +76,21 @@ def due_of(data: bytes) -> int:
     return int.from_bytes(data[:_DUE_BYTES], "big")
 
 
+class NoStore:
+    """Of a partition that holds no states: it keeps nothing and has nothing."""
+
+    changelog_offset = -1
+
+    def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [None] * len(keys)
+
+    def write(self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int) -> None:
+        raise AssertionError("a partition that passes on has nothing to write")
+
+    def purge(self, keys: Sequence[bytes]) -> None:
+        return
+
+
 class PartitionState:
     """States of one partition: an overlay of changed ones over a cache over the store, and the churn timers."""
 
@@ -82,6 +98,7 @@ class PartitionState:
         self, partition: int, store: Store, counts: PartitionCounts, cached_max: int, recommend_interval_ms: int
     ) -> None:
         self.partition = partition
+        self.passes_on = isinstance(store, NoStore)
         self.store = store
         self.counts = counts
         self.published = {key: count.offset for key, count in counts.counts.items()}
@@ -197,8 +214,34 @@ class PartitionState:
             return records
         return records[bisect_right(records, known[1], key=lambda record: record.offset) :]
 
-    def mark_folded(self, topic: str, topic_id: str, offset: int) -> None:
+    def reconcile(self, topic: str, topic_id: str, end: int, mark_ms: int | None, *, counted: bool) -> str | None:
+        """What the state stands for against what the topic is now, when the partition is opened. A topic that was made
+        again, or that lost its last records, gives offsets away a second time, and what comes under them is no duplicate:
+        which events were folded is then told by their ids. Live counts (`counted`: of this topic) start over likewise.
+
+        `mark_ms` is when the record at the last folded offset was appended, None where it is not there any more. Returns
+        what was found, None for nothing.
+        """
+        known_id, folded = self.meta.offsets.get(topic, (topic_id, -1))
+        known_ms = self.meta.marks.get(topic)
+        if known_id != topic_id:
+            last, why = -1, f"the topic was made again: its id is {topic_id}, the state is of {known_id}"
+        elif folded >= end:
+            last, why = end - 1, f"the topic ends at {end}, the state has folded up to {folded}: the broker lost records"
+        elif mark_ms is not None and known_ms is not None and mark_ms != known_ms:
+            last, why = -1, f"at offset {folded} there is another record than was folded: the broker lost records"
+        else:
+            return None
+        self.meta.offsets[topic] = (topic_id, last)
+        if counted:
+            self.published = {key: min(offset, last) for key, offset in self.published.items()}
+            for count in self.counts.counts.values():
+                count.offset = min(count.offset, last)
+        return why
+
+    def mark_folded(self, topic: str, topic_id: str, offset: int, append_ms: int) -> None:
         self.meta.offsets[topic] = (topic_id, offset)
+        self.meta.marks[topic] = append_ms
 
     def frozen(self) -> tuple[list[tuple[bytes, bytes | None]], dict[bytes, bytes | None]]:
         """What closing the interval writes: changelog records in order (partition record last), and the store's puts."""

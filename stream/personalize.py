@@ -102,7 +102,7 @@ class Personalizer:
         await self._recommend(part, serving, part.meta.clock_ms, outbox, waiting)
         await self.alerts.raise_due(part, serving, part.meta.clock_ms, outbox)
         await self.send(outbox)
-        part.mark_folded(source.topic, source.topic_id, records[-1].offset)
+        part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
     async def send(self, outbox: Outbox) -> None:
         """Step 5: to the broker by the contract's partitioner, awaited."""
@@ -120,6 +120,8 @@ class Personalizer:
         another owner wrote meanwhile, and nothing is acknowledged. If somebody else's records lie between the last interval
         and this one, a former owner that slept in the middle of its write has woken: its keys are written anew.
         """
+        if part.passes_on:
+            return True
         outbox = Outbox()
         behind = self.settings.behind(waiting)
         await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
@@ -209,7 +211,7 @@ class Personalizer:
             else:
                 assert isinstance(message, identity.Forget)
                 self._forget(part, message, outbox)
-        part.mark_folded(source.topic, source.topic_id, records[-1].offset)
+        part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
     def _claim(self, part: PartitionState, claim: identity.Claim, outbox: Outbox) -> None:
         key = user_key(claim.tenant, claim.anonymous)

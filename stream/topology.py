@@ -16,19 +16,21 @@ from functools import partial
 from typing import Any, TypeVar
 
 import structlog
+from aiokafka import TopicPartition
 
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
 from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader
+from stream.adapters.lag import Lag
 from stream.adapters.metrics import Metrics
 from stream.adapters.releases import Releases
 from stream.adapters.state_store import Identity, PartitionStore, directory
 from stream.core.counts import PartitionCounts
 from stream.fleet import Fleet, Opened, rebuild_due
 from stream.outbox import OutRecord
-from stream.partition import DUE_PREFIX, PartitionState
+from stream.partition import DUE_PREFIX, NoStore, PartitionState
 from stream.personalize import Input, Personalizer
 from stream.serving import ServingState
 from stream.settings import Settings
@@ -36,6 +38,10 @@ from stream.settings import Settings
 log = structlog.get_logger()
 T = TypeVar("T")
 HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worker may own the partition
+
+
+class InputChanged(RuntimeError):
+    """A topic holds other records than were folded, and the group's place in it is behind some nobody has read."""
 
 
 class WallClock:
@@ -197,6 +203,8 @@ class Personalize:
         taken_over = (topics.ITEM_COUNTS, topics.MODELS, topics.ERASURES)
         await asyncio.gather(*(self.readers[topic].caught_up() for topic in taken_over))
         await self.releases.settled()
+        if partition >= self.settings.kafka.partitions:
+            return self._passing_on(partition)
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
         clock = self.fleet.personalizer.clock
         identity = Identity(await kafka_clients.topic_id(self.settings, topic), DAY_MS, clock.now_ms())
@@ -210,10 +218,45 @@ class Personalize:
         counts = PartitionCounts(self.serving.current.counts_policy, self.serving.counts_of(partition))
         own = self.settings.personalize
         state = PartitionState(partition, store, counts, own.cached_states_max, own.recommend_interval_ms)
+        await self._reconcile(state)
         state.load_timers([(key, int.from_bytes(value, "big")) for key, value in due])
         log.info("partition opened", partition=partition, recovered=recovered.records, seconds=round(recovered.seconds, 3),
                  timers=len(due))  # fmt: skip
         return Opened(state, store.close, lambda: (key for key, _ in store.iterate() if not key.startswith(b"#")))
+
+    async def _reconcile(self, state: PartitionState) -> None:
+        """Are the inputs what the state was folded from? Where one is not, and the group goes on behind what is new there,
+        events would be lost without a word: then somebody has to decide, see `InputChanged`."""
+        folded = {TopicPartition(name, state.partition): offset for name, (_, offset) in state.meta.offsets.items()}
+        places = await changelog.look(folded, self.settings) if folded else {}
+        for tp, place in places.items():
+            source = await self.source_of(tp.topic)
+            why = state.reconcile(tp.topic, source.topic_id, place.end, place.append_ms, counted=tp.topic == self.events)
+            if why is None:
+                continue
+            log.error("the input is not what the state was folded from", topic=tp.topic, partition=tp.partition, why=why,
+                      next="events are told apart by their ids")  # fmt: skip
+            committed = await asyncio.to_thread(self._committed, tp.topic, tp.partition)
+            if place.begin < committed <= place.end:
+                raise InputChanged(
+                    f"{tp.topic}[{tp.partition}]: {why}. The group goes on at {committed} and would pass over what was "
+                    "written before it: end all workers, then clickwake rewind, then start them (docs/faults.md, 'Broker "
+                    "restored')"
+                )
+
+    def _committed(self, topic: str, partition: int) -> int:
+        with Lag(self.settings) as lag:
+            return lag.committed(f"{self.settings.kafka.topic_prefix}-personalize", topic, partition)
+
+    def _passing_on(self, partition: int) -> Opened:
+        """A partition that was added after the states were laid out: its events belong to users whose states live in the
+        first ones, so each is passed on to where its user is. Nothing is lost, at the price of a second hop."""
+        log.error("partition without states: its events are passed on to the partitions that have them", topic=self.events,
+                  partition=partition, laid_out_for=self.settings.kafka.partitions,
+                  next="see docs/faults.md, 'Partitions added'")  # fmt: skip
+        counts = PartitionCounts(self.serving.current.counts_policy)
+        state = PartitionState(partition, NoStore(), counts, 1, self.settings.personalize.recommend_interval_ms)
+        return Opened(state, lambda: None, lambda: ())
 
 
 def create_app(settings: Settings) -> faust_compat.App:

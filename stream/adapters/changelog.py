@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -125,6 +125,39 @@ def _check_silence(tp: TopicPartition, silent_s: float, position: int, end: int)
     if silent_s > SILENCE_S_MAX:
         raise RecoveryFailed(f"nothing came from {tp.topic}[{tp.partition}] for {SILENCE_S_MAX:.0f} s at offset "
                              f"{position} of {end}; is the broker up?")
+
+
+class Place(NamedTuple):
+    """How a partition looks from an offset."""
+
+    begin: int
+    end: int  # after the last record
+    append_ms: int | None  # of the record at the offset, None where there is none any more
+
+
+async def look(places: dict[TopicPartition, int], settings: Settings) -> dict[TopicPartition, Place]:
+    """Where partitions begin and end, and when the record at the given offset of each was appended. Raises
+    `RecoveryFailed`."""
+    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), group_id=None, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        begins, ends = await consumer.beginning_offsets(list(places)), await consumer.end_offsets(list(places))
+        found = {}
+        for tp, offset in places.items():
+            append_ms = await _append_ms(consumer, tp, offset) if begins[tp] <= offset < ends[tp] else None
+            found[tp] = Place(begins[tp], ends[tp], append_ms)
+        return found
+    except KafkaError as error:
+        raise RecoveryFailed(f"the broker does not say where {', '.join(map(str, places))} end: {error!r}") from error
+    finally:
+        await consumer.stop()
+
+
+async def _append_ms(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> int | None:
+    consumer.assign([tp])
+    consumer.seek(tp, offset)
+    found = (await consumer.getmany(tp, timeout_ms=int(SILENCE_S_MAX * 1000), max_records=1)).get(tp, [])
+    return int(found[0].timestamp) if found and found[0].offset == offset else None
 
 
 async def keys_between(topic: str, partition: int, first: int, last: int, settings: Settings) -> set[bytes]:

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from kafka import TopicPartition
 from kafka.admin import KafkaAdminClient, OffsetSpec
-from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError
+from kafka.errors import CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NoError, NotCoordinatorError
 
 from schemas import topics
 from schemas.topics import Topic
@@ -15,7 +15,11 @@ from stream.adapters.kafka_clients import admin_arguments
 from stream.settings import Settings
 
 Offsets = dict[TopicPartition, int]
-STORED = (topics.EVENTS, topics.ITEMS, topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS)
+STORED = (topics.EVENTS, topics.ITEMS, *topics.OUTPUTS)
+
+
+class GroupInUse(RuntimeError):
+    """Only a group without members can be moved."""
 
 
 class Lag:
@@ -41,6 +45,20 @@ class Lag:
         except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
             committed = {}
         return sum(max(0, end - (committed[tp].offset if tp in committed else 0)) for tp, end in ends.items())
+
+    def committed(self, group: str, topic: str, partition: int) -> int:
+        """Where a group goes on in a partition, 0 where it has committed nothing."""
+        found = self.admin.list_group_offsets(group)[group].get(TopicPartition(topic, partition))
+        return 0 if found is None else int(found.offset)
+
+    def rewind(self, group: str, *wanted: Topic) -> int:
+        """Let a group that nobody is in begin again at the beginning of these topics; returns of how many partitions. Raises
+        `GroupInUse`."""
+        ends = self.ends(*wanted)
+        results = self.admin.reset_group_offsets(group, dict.fromkeys(ends, OffsetSpec.EARLIEST))
+        if failed := [one["error"] for one in results.values() if one["error"] is not NoError]:
+            raise GroupInUse(f"{group} cannot be moved ({failed[0].__name__}): end all workers first")
+        return len(results)
 
     def folding(self) -> int:
         """Events that no personalize worker has folded and committed."""

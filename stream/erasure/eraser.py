@@ -43,8 +43,8 @@ T = TypeVar("T")
 
 SAY_EVERY_S = 10.0  # which step is waited for, and for whom
 POLL_S = 0.5
-COPIES = (topics.EVENTS, topics.IDENTITY, topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS, topics.STATE)
-STORED = (topics.EVENTS, topics.RECOMMENDATIONS, topics.CHURN_ALERTS, topics.DEAD_LETTERS)
+STORED = (topics.EVENTS, *topics.OUTPUTS)
+COPIES = (*STORED, topics.IDENTITY, topics.STATE)
 
 
 def until(topic: Topic, at: datetime) -> datetime:

@@ -12,9 +12,11 @@ import msgspec
 
 from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
+from schemas.erasure import Erasure
 from schemas.events import Event
 from schemas.outputs import ChurnAlert, Reason, Recommendation, RecommendedItem
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
+from stream.core import identity
 from stream.core.counts import ItemCount
 from stream.core.state import Alert, ItemStat, Kind, Touch, UserState
 from stream.partition import Meta, pack, unpack
@@ -36,6 +38,10 @@ def _json(sample: Any) -> Form:
 
 def _msgpack(sample: Any) -> Form:
     return Form(sample, msgspec.msgpack.encode, msgspec.msgpack.Decoder(type(sample)).decode)
+
+
+def _identity(sample: identity.Message) -> Form:
+    return Form(sample, identity.encode, identity.decode)
 
 
 EVENT = {
@@ -83,6 +89,14 @@ FORMS: dict[str, Form] = {
         ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),
     "state.msgpack": Form(STATE, pack, unpack),
     "partition.msgpack": _msgpack(Meta(
-        offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"])),
+        offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"],
+        marks={"clickwake.events.v1": 1_795_602_600_125})),
+    "erasure.json": _json(Erasure(
+        erasure_id="e1", tenant="shop", requested_at=AT, suppress=True, user_id="u1", devices=("a1",), receipt="{}",
+        signature="c2ln")),
+    "claim.msgpack": _identity(identity.Claim("shop", "a1", "u1", 8, "import")),
+    "answer.msgpack": _identity(identity.Answer("shop", "a1", "u1", tuple(STATE.ring))),
+    "erase.msgpack": _identity(identity.Erase("shop", "u1")),
+    "forget.msgpack": _identity(identity.Forget("shop", holder="a1", other="u1")),
     "item-count.msgpack": _msgpack(ItemCount(2.5, 7, {"sku-2": 1.0}, 7, 41, 1.5, 3.5)),
 }  # fmt: skip
