@@ -170,7 +170,11 @@ class PartitionStore:
 
     def _write(self, db: Rdict, batch: WriteBatch, meta: Meta) -> None:
         batch.put(META_KEY, msgspec.json.encode(meta), db.get_column_family_handle(META_FAMILY))
-        db.write(batch)
+        try:
+            db.write(batch)
+        except Exception as error:  # rocksdict raises plain Exception with RocksDB's text
+            raise OSError(f"state store {self.path} cannot be written ({error}): make room on its disk. Nothing is lost: "
+                          "what it should hold is in the changelog, and is read from there") from error
         self._meta = meta
 
     def _damaged(self, error: Exception) -> Exception:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
 SLOW_S = 1.0
-CODES = {"too many parts": 252, "memory": 241, "timeout": 159, "read only": 164, "unknown": 0}
+CODES = {"too many parts": 252, "memory": 241, "timeout": 159, "read only": 164, "disk full": 243, "unknown": 0}
 
 
 class SickProxy:
