@@ -43,7 +43,9 @@ def stored(settings: Settings, what: str) -> int:
 @pytest.mark.timeout(ILL_S + 240)
 def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> None:
     topic_admin.create(settings)
-    illnesses = itertools.cycle(["reset", *CODES, "lost", "slow", "lost", "reset", "slow"])
+    kinds = {"reset", "lost", "slow", *CODES}
+    # well in between, or the sink's pauses grow until little befalls it
+    illnesses = itertools.cycle([one for kind in sorted(kinds) for one in (kind, "")])
     with SickProxy(f"{settings.clickhouse.host}:{settings.clickhouse.port}") as proxy:
         sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})
         with running(settings, "workers.personalize") as personalize, running(sick, "workers.sink") as sink:
@@ -52,14 +54,13 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
             memory = rss(sink)
             proxy.ail = lambda statement: next(illnesses) if "INSERT" in statement else ""
             began, number = time.monotonic(), 0
-            while time.monotonic() - began < ILL_S:
+            while time.monotonic() - began < ILL_S or not kinds <= proxy.befell.keys():
                 number += 1
                 sent += produce_events(settings, batch(number))
                 until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 20, "personalize does not notice")
                 assert rss(sink) - memory < GROWTH_BYTES_MAX
             rate = (sent - A_TIME) / (time.monotonic() - began)
             ill = {name: count for name, count in proxy.befell.items() if name}
-            assert {"reset", "lost", "slow"} <= ill.keys() and len(ill) >= 6, ill
             proxy.ail = lambda statement: "memory"  # and then nothing goes at all, not even a connection
             for _ in range(5):
                 number += 1
