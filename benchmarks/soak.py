@@ -1,7 +1,8 @@
 """`clickwake bench soak`: does anything grow? Half of the rate the machine can do, for half an hour, memory watched.
 
 The same shoppers come back again and again, so that after a while nothing has a reason to grow: states are at their bounds,
-every item has been touched. A first part is left out as warm-up. After it, the slope of each process's resident memory is
+every item has been touched, RocksDB's caches are full (80 MB a process, which takes a quarter of an hour and more). A first
+part is left out as warm-up. After it, the slope of each process's resident memory is
 the median of the slopes between all pairs of samples (Theil, 1950; Sen, 1968), which a single allocation or a collector's
 pause does not move; its 95% interval is Sen's. The same for each group's lag. A slope whose whole interval lies above the
 limit fails the run. Samples that follow each other are not independent, so the interval is narrower than it should be: a
@@ -47,7 +48,6 @@ SHOPPERS = 6_000
 WORLD_DAYS = 5
 TICK_S = 0.1  # events of so long are sent together
 SAMPLE_S = 5.0
-WARM_UP_SHARE = 0.3
 MEMORY_MB_PER_H_MAX = 1.0
 LAG_SHARE_MAX = 0.001  # of the rate: more is falling behind
 JUDGED = ("personalize", "sink", "catalog")  # broker and engine are not ours; they are reported
@@ -55,10 +55,11 @@ JUDGED = ("personalize", "sink", "catalog")  # broker and engine are not ours; t
 
 @dataclass(frozen=True)
 class Options:
-    """`rate` events/s for `minutes`; `workers` personalize processes."""
+    """`rate` events/s for `minutes`, of which the first `warm_up` are not judged; `workers` personalize processes."""
 
     rate: float
     minutes: float
+    warm_up: float
     workers: int
 
 
@@ -66,13 +67,14 @@ class Options:
 class Samples:
     """Seconds since the beginning, and by name what was seen then: bytes of memory, records of lag."""
 
+    warm_up_s: float
     at_s: list[float] = field(default_factory=list)
     memory: dict[str, list[float]] = field(default_factory=dict)
     lag: dict[str, list[float]] = field(default_factory=dict)
 
     def slope(self, series: Sequence[float]) -> tuple[float, float, float]:
         """(slope, low, high) a second, after the warm-up."""
-        first = int(len(self.at_s) * WARM_UP_SHARE)
+        first = sum(at < self.warm_up_s for at in self.at_s)
         found = theilslopes(np.asarray(series[first:]), np.asarray(self.at_s[first:]), alpha=0.95)
         return float(found.slope), float(found.low_slope), float(found.high_slope)
 
@@ -80,9 +82,9 @@ class Samples:
 class Watch(threading.Thread):
     """Samples memory and lag until `over`."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, warm_up_s: float) -> None:
         super().__init__(name="watch", daemon=True)
-        self.stage, self.samples, self.over = stage, Samples(), threading.Event()
+        self.stage, self.samples, self.over = stage, Samples(warm_up_s), threading.Event()
         self._began = time.monotonic()
         self.error: Exception | None = None
 
@@ -112,7 +114,7 @@ class Soak(Stage):
 
     def run(self, events: Sequence[Event], options: Options, history: int) -> tuple[Samples, int]:
         """Send for as long as asked; returns what was seen and how many events were sent. Each must be in ClickHouse."""
-        watch = Watch(self)
+        watch = Watch(self, options.warm_up * 60)
         watch.start()
         sent = asyncio.run(self._send_all(events, options, watch))
         watch.over.set()
@@ -168,7 +170,7 @@ def judged(samples: Samples, rate: float, sent: int, seconds: float) -> dict[str
         if low > LAG_SHARE_MAX * rate:
             failures.append(f"{name} falls behind by {slope:.1f} records/s ({low:.1f} to {high:.1f})")
     return {"events": sent, "events_per_s": round(sent / seconds, 1), "minutes": round(seconds / 60, 1),
-            "samples": len(samples.at_s), "memory": memory, "lag": lag, "failures": failures}  # fmt: skip
+            "warm_up_minutes": round(samples.warm_up_s / 60, 1), "samples": len(samples.at_s), "memory": memory, "lag": lag, "failures": failures}  # fmt: skip
 
 
 def run(home: Path, options: Options, console: Console) -> tuple[dict[str, Any], Samples]:
@@ -237,7 +239,7 @@ def draw(samples: Samples, path: Path) -> None:
         memory.plot(minutes, [one / 1e6 for one in series], label=name)
     for name, series in samples.lag.items():
         lag.plot(minutes, series, label=name)
-    memory.axvspan(0, minutes[-1] * WARM_UP_SHARE, color="0.9", label="warm-up")
+    memory.axvspan(0, samples.warm_up_s / 60, color="0.9", label="warm-up")
     memory.set_ylabel("resident memory, MB")
     lag.set_ylabel("records behind")
     lag.set_xlabel("minutes")

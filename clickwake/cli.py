@@ -437,6 +437,7 @@ def bench_pipeline(
 def bench_soak(
     minutes: Annotated[float, typer.Option(min=1, help="how long")] = 30.0,
     rate: Annotated[float, typer.Option(min=1, help="events/s: half of what `bench pipeline` found")] = 8_000.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="minutes at the beginning that are not judged")] = 10.0,
     workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
     picture: Annotated[Path | None, typer.Option(help="draw memory and lag into this file, .svg or .png")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
@@ -444,7 +445,10 @@ def bench_soak(
     """Does anything grow? Memory and lag at a steady rate, with slopes; fails when one does."""
     from benchmarks import soak
 
-    raise typer.Exit(soak.main(soak.Options(rate=rate, minutes=minutes, workers=workers), as_json=as_json, picture=picture))
+    if warm_up >= minutes:
+        raise typer.BadParameter("the warm-up must be shorter than the whole")
+    options = soak.Options(rate=rate, minutes=minutes, warm_up=warm_up, workers=workers)
+    raise typer.Exit(soak.main(options, as_json=as_json, picture=picture))
 
 
 @app.command()
