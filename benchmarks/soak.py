@@ -170,7 +170,8 @@ def judged(samples: Samples, rate: float, sent: int, seconds: float) -> dict[str
         if low > LAG_SHARE_MAX * rate:
             failures.append(f"{name} falls behind by {slope:.1f} records/s ({low:.1f} to {high:.1f})")
     return {"events": sent, "events_per_s": round(sent / seconds, 1), "minutes": round(seconds / 60, 1),
-            "warm_up_minutes": round(samples.warm_up_s / 60, 1), "samples": len(samples.at_s), "memory": memory, "lag": lag, "failures": failures}  # fmt: skip
+            "warm_up_minutes": round(samples.warm_up_s / 60, 1), "samples": len(samples.at_s),
+            "memory": memory, "lag": lag, "failures": failures}  # fmt: skip
 
 
 def run(home: Path, options: Options, console: Console) -> tuple[dict[str, Any], Samples]:

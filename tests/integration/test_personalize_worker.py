@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
+import time
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
 from stream.settings import Settings
 from tests.support.cluster import (
+    Sender,
+    Worker,
     comparable,
     item_counts,
     lag,
     members,
     oracle,
+    outcomes,
     produce_events,
     read_all,
     running,
@@ -112,6 +120,49 @@ def test_an_open_interval_holds_up_no_rebalance_and_is_not_lost_in_it(settings: 
             assert second.metrics()[taken] > 0 and lag(settings, "personalize", topics.EVENTS) == more
         until(lambda: caught_up(settings), 45, "leaving closed the intervals of both")
     assert_equals_oracle(settings)
+
+
+def test_a_clean_stop_in_the_middle_of_the_flow_has_nothing_read_or_said_twice(settings: Settings, tmp_path: Path) -> None:
+    topic_admin.create(settings)
+    over = threading.Event()
+    sent: list[int] = []
+
+    def flow() -> None:
+        with Sender(settings) as sender:
+            for number in range(2_000):
+                now_ms = time.time_ns() // 1_000_000
+                ids = [f"m{number}-{n}" for n in range(20)]
+                sent.append(sender.send([event(user=f"u{n % 30}", item=f"i{n % 9}", id=ident, ts_ms=now_ms)
+                                         for n, ident in enumerate(ids)]))  # fmt: skip
+                if over.wait(0.05):  # the client's pace
+                    return
+
+    client = threading.Thread(target=flow)
+    client.start()
+    again: Counter[str] = Counter()
+
+    def flows(worker: Worker, begun: int) -> bool:
+        return outcomes(worker)["folded"] > 100 and sum(sent) > begun + 400
+
+    try:
+        for run in range(3):
+            with running(settings, "workers.personalize", tmp_path / str(run)) as worker:
+                until(partial(flows, worker, sum(sent)), 60, "events are folded")
+                if run == 2:
+                    over.set()
+                    client.join()
+                    until(lambda: caught_up(settings), 60, "everything folded")
+                again += Counter({name: n for name, n in outcomes(worker).items() if name in ("replayed", "duplicate")})
+                stopping = time.monotonic()
+                worker.stop()
+                assert time.monotonic() - stopping < 20
+    finally:
+        over.set()
+        client.join()
+    assert not again, "after a clean stop nothing is read again"
+    assert_equals_oracle(settings)
+    made = [msgspec.json.decode(one.value)["recommendation_id"] for one in read_all(settings, topics.RECOMMENDATIONS)]
+    assert made and len(made) == len(set(made)), "and nothing is said twice"
 
 
 def test_bad_records_are_dead_letters_and_neighbours_go_on(settings: Settings) -> None:
