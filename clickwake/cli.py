@@ -433,6 +433,19 @@ def bench_pipeline(
     raise typer.Exit(pipeline.main(options, as_json=as_json))
 
 
+@bench.command("bot")
+def bench_bot(
+    rate: Annotated[float, typer.Option(min=1, help="events/s of the others; the bot sends as many")] = 400.0,
+    seconds: Annotated[float, typer.Option(min=1, help="length of each of the two stretches")] = 30.0,
+    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Does one user with half of all traffic slow the others down? Their latency alone and beside a bot."""
+    from benchmarks import bot
+
+    raise typer.Exit(bot.main(bot.Options(rate=rate, seconds=seconds, workers=workers), as_json=as_json))
+
+
 @bench.command("soak")
 def bench_soak(
     minutes: Annotated[float, typer.Option(min=1, help="how long")] = 30.0,
