@@ -446,6 +446,17 @@ def bench_bot(
     raise typer.Exit(bot.main(bot.Options(rate=rate, seconds=seconds, workers=workers), as_json=as_json))
 
 
+@bench.command("rebuild")
+def bench_rebuild(
+    users: Annotated[int, typer.Option(min=1_000, help="whose states are rebuilt")] = 200_000,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """How long until a worker that lost its disk has everybody's state again, from the changelog alone?"""
+    from benchmarks import rebuild
+
+    raise typer.Exit(rebuild.main(rebuild.Options(users=users), as_json=as_json))
+
+
 @bench.command("soak")
 def bench_soak(
     minutes: Annotated[float, typer.Option(min=1, help="how long")] = 30.0,
