@@ -18,6 +18,7 @@ from training.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, bootstrap, 
 
 Measures = dict[str, Interval]  # measure → value
 Statistic = Callable[[FloatArray, FloatArray], float]  # (predictions (U,), truth (U,)) → a measure of the whole sample
+NEUTRAL = ("tail_shown@10", "tail_wanted")  # described, not better or worse
 LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss")
 
 
@@ -115,7 +116,7 @@ def verdict(measure: str, ahead: Interval | None) -> str:
     >>> verdict("brier", Interval(-0.01, -0.02, -0.005)), verdict("auc", Interval(0.01, -0.01, 0.03))
     ('better', 'level')
     """
-    if ahead is None:
+    if ahead is None or measure.rpartition(".")[2] in NEUTRAL:
         return ""
     low, high = (-ahead.high, -ahead.low) if measure.rpartition(".")[2] in LESS_IS_BETTER else (ahead.low, ahead.high)
     return "better" if low > 0 else "worse" if high < 0 else "level"

@@ -1,8 +1,9 @@
 """How well it recommends: time split, every item known by then ranked, beside a panel of strong methods.
 
 Sub-tasks: each known user's next moment after the split; of it, items new to the user (`new`), items outside the most
-touched fifth (`long-tail`), items with fewer than five touches ranked among themselves (`cold`); and the same before every
-moment after the split (`successive`), with histories and live counts as they then were, and models as of the split.
+touched fifth (`long-tail`), items with fewer than five touches ranked among themselves (`cold`); quality by how long users
+have been here (`users-…`), how much of the long tail is shown and was wanted (`exposure`); and the same before every moment
+after the split (`successive`), with histories and live counts as they then were, and models as of the split.
 Ours is learned on what came before a validation window, blended on that window, and learned again up to the split; it is
 asked through its ONNX files and stream.core.
 """

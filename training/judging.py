@@ -24,6 +24,8 @@ from training.snapshot import History, interactions
 from training.texts import Texts
 
 COLD_TOUCHES_MAX = 4  # an item with fewer than five is cold
+EXPOSURE = "exposure"
+OCCASIONAL_DAYS_MAX = 5
 HEAD_SHARE = 0.2  # of the items by touches; the others are the long tail
 BATCH = 64
 
@@ -95,12 +97,18 @@ class Verdict:
 
     rows: dict[str, list[tuple[float, float, float, float]]] = field(default_factory=dict)
     shown: set[int] = field(default_factory=set)
+    exposed: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
     def add(self, task: str, ranked: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> None:
         self.rows.setdefault(task, []).append(measures(ranked, wanted))
 
     def values(self) -> Values:
-        return {task: as_arrays(rows) for task, rows in self.rows.items()}
+        """With what was shown of the long tail beside what was wanted of it: exposure follows demand, or it does not."""
+        found = {task: as_arrays(rows) for task, rows in self.rows.items()}
+        for task, shares in self.exposed.items():
+            table = np.array(shares)  # (Q, 2)
+            found[task] = {"tail_shown@10": table[:, 0], "tail_wanted": table[:, 1]}
+        return found
 
 
 class Judge:
@@ -133,6 +141,9 @@ class Judge:
         ranked = top(scores, known, question.wanted)
         verdict.shown.update(ranked[:10].tolist())
         verdict.add(prefix, ranked, question.wanted)
+        verdict.add(_named(prefix, user_group(len(question.state.days))), ranked, question.wanted)
+        shares = (float(self.tail[ranked[:10]].mean()) if len(ranked) else 0.0, float(self.tail[question.wanted].mean()))
+        verdict.exposed.setdefault(_named(prefix, EXPOSURE), []).append(shares)
         tail = question.wanted[self.tail[question.wanted]]
         if len(tail):
             verdict.add(_named(prefix, "long-tail"), ranked, tail)
@@ -144,6 +155,15 @@ class Judge:
         cold = question.wanted[self.cold[question.wanted]]
         if len(cold):
             verdict.add(_named(prefix, "cold"), top(scores, known & self.cold, cold), cold)
+
+
+def user_group(active_days: int) -> str:
+    """Whether quality is the same for all: users here on one day so far, on a few, on many.
+
+    >>> [user_group(days) for days in (1, 5, 6)]
+    ['users-new', 'users-occasional', 'users-regular']
+    """
+    return "users-new" if active_days <= 1 else "users-occasional" if active_days <= OCCASIONAL_DAYS_MAX else "users-regular"
 
 
 def _named(prefix: str, task: str) -> str:

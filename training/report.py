@@ -27,6 +27,12 @@ TITLES = {
     "new": "Only items new to the user", "long-tail": "Items outside the most touched fifth",
     "cold": "Items with fewer than five touches, ranked among themselves", "successive": "Before every moment",
     "successive-new": "Before every moment: only items new to the user",
+    "users-new": "Users here on one day so far", "users-occasional": "Users here on two to five days",
+    "users-regular": "Users here on more days", "exposure": "The long tail in what is shown, and in what is wanted",
+    "successive-users-new": "Before every moment: users here on one day so far",
+    "successive-users-occasional": "Before every moment: users here on two to five days",
+    "successive-users-regular": "Before every moment: users here on more days",
+    "successive-exposure": "Before every moment: exposure of the long tail",
     "successive-long-tail": "Before every moment: the long tail", "successive-cold": "Before every moment: cold items",
 }  # fmt: skip
 WHOLE = {  # of a task, before its sub-tasks

@@ -167,7 +167,12 @@ def test_who_knows_the_answer_is_judged_perfect() -> None:
     judge = Judge(columns, np.bincount(past.items, minlength=past.n_items), replay.snapshot.counts)
     asked = next_of(replay, columns, SPLIT_MS, history.to_ms + 1, users_max=50)
     values = judge.judge({"oracle": Oracle(len(history.items))}, asked, together=True)["oracle"].values()
+    exposure = values.pop("exposure")
     assert all((one == 1.0).all() for of in values.values() for one in of.values()) and {"", "new"} <= set(values)
+    groups = [len(of["hr@10"]) for task, of in values.items() if task.startswith("users-")]
+    assert sum(groups) == len(asked) == len(exposure["tail_wanted"])
+    for question, shown, wanted in zip(asked, exposure["tail_shown@10"], exposure["tail_wanted"], strict=True):
+        assert wanted == judge.tail[question.wanted].mean() and 0 <= shown <= 1
 
 
 def test_texts_are_found_by_id() -> None:
