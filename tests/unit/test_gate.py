@@ -86,7 +86,7 @@ def test_values_of_two_bundles_are_of_the_same_users(tmp_path: Path, exported: E
         manifest = bundles.publish(str(tmp_path), exported, seed=seed)
         uri = model_store.bundle_uri(str(tmp_path), manifest.model_version)
         found.append(gate.values(history, model_store.verify(uri, (Path(uri) / "manifest.json").read_bytes()), known, asked))
-    one, two = found
+    one, _ = found
     sizes = [{(task, name): len(each) for task, of in every.items() for name, each in of.items()} for every in found]
     assert sizes[0] == sizes[1]
     assert len(one[""]["ndcg@10"]) > 10
