@@ -92,11 +92,12 @@ class Eraser:
 
     async def note(self, entries: Sequence[tuple[bytes, Erasure]]) -> None:
         """Write entries of the list, by their subjects."""
-        split: dict[int, list[Message]] = {}
+        name, split = topics.ERASURES.name(self.settings.kafka.topic_prefix), dict[int, list[Message]]()
+        partitions = len(await self.producer.partitions_for(name))  # where everybody else puts the key too
         for record_key, value in entries:
-            at = partition_of(record_key, topics.ERASURES.partitions)
+            at = partition_of(record_key, partitions)
             split.setdefault(at, []).append((record_key, msgspec.json.encode(value), []))
-        await send_batches(self.producer, topics.ERASURES.name(self.settings.kafka.topic_prefix), split)
+        await send_batches(self.producer, name, split)
 
     async def _forgotten(self, tenant: str, ids: Sequence[str]) -> None:
         """Step 3: whoever owns the states deletes them; seen by the tombstones in the changelog."""
