@@ -499,6 +499,20 @@ def erase(
     raise typer.Exit(erasure.run(tenant, users, suppress=suppress, lift=lift, timeout_s=timeout, as_json=as_json))
 
 
+@app.command()
+def aggregates(
+    name: Annotated[Literal["items", "funnel", "hours"], typer.Argument(help="of each item, day, hour of the week")],
+    tenant: Annotated[str, typer.Option(help="whose events")] = "demo",
+    k: Annotated[int, typer.Option(min=2, help="fewer people than this are behind no figure")] = 20,
+    days: Annotated[int, typer.Option(min=1, help="of the newest events")] = 30,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV")] = False,
+) -> None:
+    """Figures for outsiders, k-anonymous: none of them is about few people."""
+    from clickwake import aggregates as figures
+
+    raise typer.Exit(figures.run(name, tenant, k, days, as_json=as_json))
+
+
 dead_letters = typer.Typer(help="What could not be processed: by cause, mended on trial, sent again.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letters")
 

@@ -39,13 +39,14 @@ def connected(settings: ClickHouse) -> Any:
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
     address = f"{settings.host}:{settings.port}"
-    if not answers(settings.host, settings.port, secure=settings.secure):
+    if not answers(settings.host, settings.port, secure=settings.secure, ca_file=settings.ca_file):
         raise QueryFailed(f"no ClickHouse answers at {address}. Is it running (`clickwake status`, `clickwake up`)? "
                           "To use another, set CLICKWAKE_CLICKHOUSE__HOST and __PORT")
     try:
         return clickhouse_connect.get_client(
             host=settings.host, port=settings.port, username=settings.user, password=settings.password.get_secret_value(),
-            database=settings.database, secure=settings.secure)
+            database=settings.database, secure=settings.secure,
+            ca_cert=None if settings.ca_file is None else str(settings.ca_file))
     except ClickHouseError as error:
         raise QueryFailed(f"ClickHouse at {address} refused database {settings.database} for user {settings.user}: "
                           f"{_first_line(error)}\n`clickwake up` creates the database; user and password are "

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
+from pathlib import Path
 
 import httpx
 
@@ -26,10 +28,12 @@ class ClickHouseServer(LocalServer):
         return answers(process.LOOPBACK, self.port)
 
 
-def answers(host: str, port: int, *, secure: bool = False) -> bool:
+def answers(host: str, port: int, *, secure: bool = False, ca_file: Path | None = None) -> bool:
     """Does a ClickHouse server answer there? Any other server's answer to `/ping` does not count."""
+    trusted = True if ca_file is None else ssl.create_default_context(cafile=str(ca_file))
+    url = f"{'https' if secure else 'http'}://{host}:{port}/ping"
     try:
-        answer = httpx.get(f"{'https' if secure else 'http'}://{host}:{port}/ping", timeout=5.0, trust_env=False)
+        answer = httpx.get(url, timeout=5.0, trust_env=False, verify=trusted)
     except httpx.HTTPError:
         return False
     return answer.status_code == 200 and answer.text.startswith("Ok.")

@@ -1,0 +1,52 @@
+"""What is given to outsiders: no figure is about few people, nor tells one that is by subtraction."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from contextlib import closing
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from clickwake.aggregates import safe
+from clickwake.cli import app
+from stream.adapters import clickhouse
+from stream.settings import Settings
+
+
+@given(st.integers(0, 100), st.lists(st.floats(0, 1), max_size=3), st.integers(2, 30))
+def test_no_figure_is_about_few(people: int, shares: list[float], k: int) -> None:
+    row = {"item": "i", "people": people} | {f"part{n}": int(share * people) for n, share in enumerate(shares)}
+    kept = safe(row, k)
+    assert (kept is None) == (people < k)
+    for name, value in (kept or {}).items():
+        if name.startswith("part") and value is not None:
+            assert k <= value <= people - k
+
+
+def test_rows_of_few_people_are_left_out(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__PORT", str(settings.clickhouse.port))
+    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__DATABASE", settings.clickhouse.database)
+    clickhouse.migrate(settings.clickhouse, wait_s=10)
+    now = datetime.now(UTC)
+    seen = [("popular", f"u{n}", "Product Viewed") for n in range(50)]
+    seen += [("rare", f"u{n}", "Product Viewed") for n in range(4)]
+    seen += [("popular", f"u{n}", "Order Completed") for n in range(12)] + [("rare", "u0", "Order Completed")]
+    seen += [("popular", "", "Product Viewed")] * 30  # without an id
+    with closing(clickhouse.open_client(settings.clickhouse)) as client:
+        rows = [("demo", f"m{n}", n, user, event, product, now, now, now) for n, (product, user, event) in enumerate(seen)]
+        names = ["tenant", "message_id", "line", "user", "event", "product_id", "timestamp", "partition_time", "broker_time"]
+        client.insert("event_products", rows, column_names=names)
+        client.insert("events", [(*row[:2], *row[3:]) for row in rows], column_names=[*names[:2], *names[3:]])
+    done = CliRunner().invoke(app, ["aggregates", "items", "--k", "10"])
+    assert list(csv.DictReader(io.StringIO(done.stdout))) == [{"item": "popular", "people": "50", "buyers": "12"}]
+    assert "1 rows of 2" in done.stderr
+    done = CliRunner().invoke(app, ["aggregates", "funnel", "--k", "20", "--json"])
+    assert json.loads(done.stdout) == {"day": str(now.date()), "people": 50, "adding": None, "buyers": None}
+    done = CliRunner().invoke(app, ["aggregates", "hours", "--k", "51"])
+    assert done.exit_code == 0 and list(csv.DictReader(io.StringIO(done.stdout))) == []
