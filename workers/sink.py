@@ -8,6 +8,7 @@ the buffer. A batch goes through these steps, while the next one is collected (s
 3. Insert, each table in turn, synchronously (`async_insert=0`). What may go away (network, time-outs, memory, too many
    parts, a wrong password …) is tried again with growing pauses for ever, the same batch with the same deduplication
    token (a hash of its content). An error that lies in a row is searched for by halving; that row is set aside.
+   Rows that stay too many for the server's memory are halved as well, and none is set aside.
 4. Records set aside, and outputs or items that cannot be decoded, become dead letters of kind `sink_rejected`; their
    acknowledgement by the broker is awaited.
 5. Commit the offsets. A commit that fails is made up for by the next one.

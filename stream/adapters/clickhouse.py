@@ -39,6 +39,7 @@ ROW_ERRORS = {
 }
 # What the client raises while it writes a value into a column.
 ROW_EXCEPTIONS = (DataError, struct.error, OverflowError, UnicodeError)
+MEMORY_LIMIT_EXCEEDED = 241
 SCHEMA_MISSING = {60: "UNKNOWN_TABLE", 81: "UNKNOWN_DATABASE"}  # ClickHouse lost its data, or is a new one
 
 
@@ -223,6 +224,11 @@ def verdict(error: BaseException) -> Literal["row", "schema", "retry"]:
             return "schema"
         return "row" if code in ROW_ERRORS else "retry"
     return "row" if isinstance(error, ROW_EXCEPTIONS) else "retry"
+
+
+def too_large(error: BaseException) -> bool:
+    """Whether fewer rows at once may be taken: the server has not the memory for so many, or not now."""
+    return getattr(error, "code", None) == MEMORY_LIMIT_EXCEEDED
 
 
 def insert(client: Client, table: str, columns: dict[str, str], data: list[list[Any]], token: str) -> None:

@@ -19,6 +19,7 @@ from stream.sink.batch import Batch, Insert, Rejection
 log = structlog.get_logger()
 
 LATE_IMPORTS = ("pandas", "pyarrow")  # the client loads them with its first insert, where they are: most of a second
+HALVED_AFTER_ATTEMPTS = 5  # some seconds: where memory is short for a moment only, halves would be more inserts for nothing
 
 
 class Stopped(Exception):
@@ -57,7 +58,7 @@ class Writer:
         return rejected
 
     def _bisect(self, insert: Insert) -> list[Rejection]:
-        """Insert it; when some row is refused for good, its halves, down to single rows."""
+        """Insert it; its halves, when a row is refused for good or all are too many for the server's memory."""
         error = self._insert(insert)
         if error is None:
             metrics.ROWS.labels(insert.table.name).inc(len(insert.rows))
@@ -73,7 +74,8 @@ class Writer:
         return [Rejection(record, (Message(path=insert.table.name, keyword=type(error).__name__, message=text),))]
 
     def _insert(self, insert: Insert) -> Exception | None:
-        """None once the server has acknowledged, or the error that says a row is bad; anything else is retried for ever."""
+        """None once the server has acknowledged, or the error that says that a row is bad or that the rows are too many;
+        anything else is retried for ever."""
         pause_s, attempt = clickhouse.BACKOFF_FIRST_S, 0
         while True:
             attempt += 1
@@ -87,6 +89,10 @@ class Writer:
                 verdict = clickhouse.verdict(error)
                 if verdict == "row":
                     metrics.BLOCKED.set(0)
+                    return error
+                if attempt >= HALVED_AFTER_ATTEMPTS and len(insert.rows) > 1 and clickhouse.too_large(error):
+                    log.warning("sink.halved", table=insert.table.name, rows=len(insert.rows), attempt=attempt,
+                                error=" ".join(str(error).split())[:500], next="its halves are inserted one after the other")
                     return error
                 self._wait(insert, error, attempt, pause_s)
                 if verdict == "schema":  # a server that came back empty

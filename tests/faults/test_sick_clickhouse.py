@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
+import threading
 import time
 from contextlib import closing
+from types import SimpleNamespace
 
+import msgspec
 import psutil
 import pytest
 
@@ -15,6 +19,9 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from stream.adapters import clickhouse
 from stream.settings import Settings
+from stream.sink.batch import freeze
+from stream.sink.consumer import row_functions
+from stream.sink.writer import HALVED_AFTER_ATTEMPTS, Writer
 from tests.support.cluster import Worker, lag, produce_events, running, until
 from tests.support.fakes import event
 from tests.support.sick_http import CODES, SickProxy
@@ -52,7 +59,7 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
             sent = produce_events(settings, batch(0))
             until(lambda: _stored_or_none(settings) == sent, 60, "the first events stored while it is well")
             memory = rss(sink)
-            proxy.ail = lambda statement: next(illnesses) if "INSERT" in statement else ""
+            proxy.ail = lambda statement, size: next(illnesses) if "INSERT" in statement else ""
             began, number = time.monotonic(), 0
             while time.monotonic() - began < ILL_S or not kinds <= proxy.befell.keys():
                 number += 1
@@ -61,13 +68,13 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
                 assert rss(sink) - memory < GROWTH_BYTES_MAX
             rate = (sent - A_TIME) / (time.monotonic() - began)
             ill = {name: count for name, count in proxy.befell.items() if name}
-            proxy.ail = lambda statement: "memory"  # and then nothing goes at all, not even a connection
+            proxy.ail = lambda statement, size: "memory"  # and then nothing goes at all, not even a connection
             for _ in range(5):
                 number += 1
                 sent += produce_events(settings, batch(number))
             behind = sent - stored(settings, "count()")
             assert behind >= 5 * A_TIME
-            proxy.ail = lambda statement: ""
+            proxy.ail = lambda statement, size: ""
             well = time.monotonic()
             until(lambda: stored(settings, "count()") == sent, 90, "everything stored")
             caught_up = behind / (time.monotonic() - well)
@@ -77,6 +84,32 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
             assert rss(sink) - memory < GROWTH_BYTES_MAX
             assert personalize.process.poll() is None and sink.process.poll() is None
     assert stored(settings, "count() - uniqExact((message_id, kafka_partition, kafka_offset))") == 0
+
+
+def test_rows_too_many_for_the_servers_memory_go_in_halves(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tried again as they are, they would hold up the sink for ever."""
+    monkeypatch.setattr(clickhouse, "BACKOFF_MAX_S", clickhouse.BACKOFF_FIRST_S)
+    topic, now_ms = topics.EVENTS.name(settings.kafka.topic_prefix), time.time_ns() // 1_000_000
+    weighty = [made | {"properties": {"note": secrets.token_hex(4_000)}} for made in batch(0)[:16]]
+    records = [SimpleNamespace(topic=topic, partition=0, offset=number, timestamp=now_ms, key=b"t/u",
+                               value=msgspec.json.encode(made)) for number, made in enumerate(weighty)]  # fmt: skip
+    with SickProxy(f"{settings.clickhouse.host}:{settings.clickhouse.port}") as proxy:
+        sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})
+        writer = Writer(sick.clickhouse, threading.Event())
+        writer.prepare()
+        sizes: list[int] = []
+
+        def short_of_memory(statement: str, size: int) -> str:
+            if "INSERT" not in statement or "events" not in statement:
+                return ""
+            sizes.append(size)
+            return "memory" if size > 0.6 * sizes[0] else ""
+
+        proxy.ail = short_of_memory
+        assert writer.write(freeze(records, row_functions(sick))) == []
+        writer.close()
+        assert proxy.befell["memory"] == HALVED_AFTER_ATTEMPTS and len(sizes) == HALVED_AFTER_ATTEMPTS + 2
+    assert stored(settings, "count()") == stored(settings, "uniqExact(message_id)") == 16
 
 
 def _stored_or_none(settings: Settings) -> int | None:

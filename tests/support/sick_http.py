@@ -16,11 +16,12 @@ CODES = {"too many parts": 252, "memory": 241, "timeout": 159, "read only": 164,
 
 
 class SickProxy:
-    """`ail(statement)` says what befalls a request: "" nothing, a name of CODES an error before the engine sees it, "reset"
-    a connection cut before, "lost" an answer that is lost after the engine has done it, "slow" a second more."""
+    """`ail(statement, size)` says what befalls a request of so many bytes: "" nothing, a name of CODES an error before the
+    engine sees it, "reset" a connection cut before, "lost" an answer that is lost after the engine has done it, "slow" a
+    second more."""
 
     def __init__(self, target: str) -> None:
-        self.ail: Callable[[str], str] = lambda statement: ""
+        self.ail: Callable[[str, int], str] = lambda statement, size: ""
         self.befell: Counter[str] = Counter()
         self._host, self._port = target.split(":", maxsplit=1)[0], int(target.split(":")[1])
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -54,7 +55,7 @@ class SickProxy:
         return Handler
 
     def serve(self, request: BaseHTTPRequestHandler, data: bytes) -> None:
-        ill = self.ail(f"{request.path} {data[:200]!r}")
+        ill = self.ail(f"{request.path} {data[:200]!r}", len(data))
         self.befell[ill] += 1
         if ill == "reset":
             cut(request)
