@@ -72,7 +72,7 @@ def catalog(path: Path, *, tenant: str, as_json: bool) -> None:
 
 def key(tenant: str, as_json: bool) -> None:
     """Make a write key and print it, once, with what settings are to hold."""
-    from producers.collector import keys
+    from stream.http import keys
 
     made, held = keys.new()
     if as_json:

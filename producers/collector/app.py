@@ -26,12 +26,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from producers import dead_letters
-from producers.collector import body, keys, openapi
+from producers.collector import openapi
 from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint
 from producers.collector.broker import Broker, Record, Unavailable
 from producers.collector.metrics import Metrics
 from producers.collector.rates import Rates
-from producers.collector.refusal import Json, Refused, invalid
 from producers.collector.regulations import Regulation, Status, erasures
 from producers.privacy import Privacy
 from schemas import topics
@@ -39,6 +38,8 @@ from schemas.dead_letter import Source
 from schemas.erasure import Erasure
 from schemas.events import EventType, key
 from stream.adapters.erasures import Erasures
+from stream.http import body, keys, server
+from stream.http.answers import Json, Refused, invalid
 from stream.settings import Settings
 
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
@@ -255,18 +256,6 @@ def _answer(results: list[Admitted | NotAdmitted], is_batch: bool) -> Response:
     return Json({"success": True, "accepted": len(results) - len(refused), "rejected": rejected})
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException), "registered for nothing else"
-    response = Refused(error.status_code, "http_error", f"{error.detail}: {request.method} {request.url.path}").response()
-    response.headers.update(error.headers or {})
-    return response
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("unexpected_error", path=request.url.path, exc_info=error)
-    return Refused(500, "internal", "The collector failed on this request; it is logged. Send it again later.").response()
-
-
 def create_app(settings: Settings) -> Starlette:
     """The ASGI app; its lifespan connects to Kafka in the background, so it starts without it and answers 503."""
     collector = Collector(settings)
@@ -297,7 +286,7 @@ def create_app(settings: Settings) -> Starlette:
     )
     app = Starlette(
         routes=routes, middleware=[cors], lifespan=collector.lifespan,
-        exception_handlers={HTTPException: _http_error, Exception: _unexpected},
+        exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
     )
     app.state.collector = collector
     return app

@@ -11,7 +11,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 
-from producers.collector.refusal import Refused
+from stream.http.answers import Refused
 
 BUCKETS_MAX = 100_000  # some 15 MB
 

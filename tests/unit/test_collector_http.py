@@ -17,11 +17,12 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from producers.collector.app import INFLIGHT_MAX, create_app
-from producers.collector.body import Inflater
 from producers.collector.broker import Record, Unavailable
-from producers.collector.keys import hashed, new, refusal, tenant_of
-from producers.collector.refusal import Refused
+from producers.collector.serve import refusal
 from schemas.dead_letter import DeadLetter
+from stream.http.answers import Refused
+from stream.http.body import Inflater
+from stream.http.keys import hashed, new, tenant_of
 from stream.settings import Collector, Settings, WriteKeys
 
 KEY = "a-write-key"

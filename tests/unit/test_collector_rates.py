@@ -6,7 +6,7 @@ import pytest
 
 from producers.collector import rates
 from producers.collector.rates import Buckets, Rates
-from producers.collector.refusal import Refused
+from stream.http.answers import Refused
 
 
 class Clock:

@@ -1,8 +1,8 @@
-"""Write keys: told apart by their SHA-256, compared in constant time, several a tenant so that they can be changed.
+"""Keys of tenants: told apart by their SHA-256, compared in constant time, several a tenant so that they can be changed.
 
-A write key is 256 random bits, not a password: nobody can guess it, so a fast hash is right and a slow one would only let
-strangers keep the collector busy. Whoever reads the settings then learns no key that opens anything. In a browser a write
-key is public all the same, as Segment's is: it lets others add events, never read.
+A key is 256 random bits, not a password: nobody can guess it, so a fast hash is right and a slow one would only let
+strangers keep the service busy. Whoever reads the settings then learns no key that opens anything. In a browser a write
+key is public all the same, as Segment's is: it lets others add events, never read. Read and admin keys belong on servers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Mapping
 
 from pydantic import SecretStr
 
-from producers.collector.refusal import Refused
-from stream.settings import Collector, WriteKeys
+from stream.http.answers import Refused
+from stream.settings import WriteKeys
 
 HASHED = "sha256:"
 KEY_BYTES = 32
@@ -51,19 +51,27 @@ def tenant_of(given_key: str | None, keys: Mapping[str, WriteKeys], what: str = 
     return found
 
 
-def refusal(settings: Collector) -> str | None:
-    """Why the collector may not listen where it is told to, and what to do; None when it may."""
-    if settings.host in LOOPBACK:
+def refusal(
+    name: str, what: str, host: str, behind_tls: bool, keys: Mapping[str, WriteKeys], documented: Mapping[str, WriteKeys]
+) -> str | None:
+    """Why the service `name` may not listen where it is told to, and what to do; None when it may. `documented` are the keys
+    everybody knows."""
+    if host in LOOPBACK:
         return None
-    if not settings.behind_tls:
-        return (f"plain HTTP on {settings.host} would carry write keys and events in the clear: put a proxy that ends TLS "
-                "in front and say so with CLICKWAKE_COLLECTOR__BEHIND_TLS=true, or listen on 127.0.0.1")  # fmt: skip
-    default = {hashed(key.get_secret_value()) for key in Collector().write_keys.values() if isinstance(key, SecretStr)}
-    held = [key.get_secret_value() for several in settings.write_keys.values()
-            for key in ((several,) if isinstance(several, SecretStr) else several)]  # fmt: skip
+    setting = f"CLICKWAKE_{name.upper()}__{what.upper()}_KEYS"
+    if not behind_tls:
+        return (f"plain HTTP on {host} would carry {what} keys and people's data in the clear: put a proxy that ends TLS "
+                f"in front and say so with CLICKWAKE_{name.upper()}__BEHIND_TLS=true, or listen on 127.0.0.1")  # fmt: skip
+    default = {hashed(key) for key in _held(documented)}
+    held = _held(keys)
     if not held:
-        return "there is no write key: set CLICKWAKE_COLLECTOR__WRITE_KEYS; `clickwake key TENANT` makes one"
+        return f"there is no {what} key: set {setting}; `clickwake key TENANT` makes one"
     if any(not key or (key if key.startswith(HASHED) else hashed(key)) in default for key in held):
-        return ("a write key is empty or the one of the documentation: set your own with CLICKWAKE_COLLECTOR__WRITE_KEYS; "
+        return (f"a {what} key is empty or the one of the documentation: set your own with {setting}; "
                 "`clickwake key TENANT` makes one")  # fmt: skip
     return None
+
+
+def _held(keys: Mapping[str, WriteKeys]) -> list[str]:
+    return [key.get_secret_value() for several in keys.values()
+            for key in ((several,) if isinstance(several, SecretStr) else several)]  # fmt: skip

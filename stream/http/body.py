@@ -1,4 +1,4 @@
-"""Reads a request's body without ever holding more than the limit, compressed or not, and finds the write key."""
+"""Reads a request's body without ever holding more than the limit, compressed or not, and finds the key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 
 from starlette.requests import ClientDisconnect, Request
 
-from producers.collector.refusal import Refused
+from stream.http.answers import Refused
 
 BODY_TIMEOUT_S = 15.0  # a slow phone sends 500 KiB in that; a client that drips bytes holds a slot no longer
 MEDIA_TYPES = ("application/json", "text/plain", "application/octet-stream", "")  # sendBeacon sends text/plain
@@ -87,7 +87,7 @@ async def read(request: Request, limit: int, what: str) -> bytes:
 
 
 def basic_key(request: Request) -> str | None:
-    """The user name of Basic auth, which is the write key; None without such a header. Raises Refused 401."""
+    """The user name of Basic auth, which is the key; None without such a header. Raises Refused 401."""
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if not scheme:
         return None
@@ -96,4 +96,4 @@ def basic_key(request: Request) -> str | None:
             raise ValueError
         return base64.b64decode(credentials, validate=True).decode().partition(":")[0]
     except (ValueError, binascii.Error):
-        raise Refused(401, "unauthorized", "The Authorization header is not Basic auth (write key as user).") from None
+        raise Refused(401, "unauthorized", "The Authorization header is not Basic auth (the key as user).") from None

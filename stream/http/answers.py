@@ -31,7 +31,7 @@ class Refused(Exception):
     def response(self) -> Json:
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
         if self.status == 401:
-            headers["WWW-Authenticate"] = 'Basic realm="write key as the user name"'
+            headers["WWW-Authenticate"] = 'Basic realm="the key as the user name"'
         error = {"code": self.code, "message": self.message, "messages": self.messages}
         return Json({"error": error}, status_code=self.status, headers=headers)
 
