@@ -18,14 +18,14 @@ from schemas.topics import Topic
 from stream.alerts import AlertDesk
 from stream.core import fold, identity
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
-from stream.core.featurize import Float32, Sequence, batch, sequence
+from stream.core.featurize import Sequence
 from stream.core.fold import Outcome
-from stream.core.index import ItemIndex
-from stream.core.recommend import Rules, explain, rank, score
+from stream.core.recommend import Rules, rank
 from stream.core.state import UserState
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import NOBODY, PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
+from stream.recommending import degraded, score_users
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 
@@ -290,30 +290,20 @@ class Personalizer:
     ) -> None:
         index = serving.index(tenant)
         states = [state for _, state in users]
-        now = [state.last_ts_ms for state in states]
-        sequences = [sequence(state, ts_ms, serving.events_max) for state, ts_ms in zip(states, now, strict=True)]
-        vectors: Float32 | None = None
-        weights: Float32 | None = None
-        if serving.models is not None and len(index):
-            arrays = batch(sequences, index, now, serving.events_max)
-            vectors, weights = await self.run(serving.models.encode, arrays)  # (B, D), (B, L)
-            assert vectors is not None
-            vectors[~arrays["mask"].any(axis=1)] = 0  # nothing known of this user: the model has no say
-        scored = score(vectors, states, sequences, index, serving.blend, now)
-        for at, (user, state) in enumerate(users):
-            rows = rank(scored[at].total, state, index, self.rules) if len(index) else []
-            one = sequences[at] if explained else NO_HISTORY
-            known = weights[at] if weights is not None else None
+        scored = await score_users(serving, tenant, states, [state.last_ts_ms for state in states], self.run)
+        for (user, state), one in zip(users, scored, strict=True):
+            rows = rank(one.scores.total, state, index, self.rules) if len(index) else []
+            told = one if explained else one._replace(known=NO_HISTORY)
             outbox.recommendation(
                 Recommendation(
                     recommendation_id=output_id("recommendation", tenant, state.last_event_id, serving.version),
                     tenant=tenant,
                     user_id=user,
-                    items=explain(rows, scored[at], one, known, index),
+                    items=told.explained(rows, index),
                     as_of_event_id=state.last_event_id,
                     as_of_ts=utc(state.last_ts_ms),
                     model_version=serving.version,
-                    degraded=_degraded(index, serving, sequences[at], explained),
+                    degraded=degraded(index, serving, one.known, explained),
                 ),
                 state.last_ts_ms,
             )
@@ -330,13 +320,3 @@ class Personalizer:
             part.published.update((key, counts.counts[key].offset) for key in counts.dirty)
             counts.dirty.clear()
 
-
-def _degraded(index: ItemIndex, serving: Serving, known: Sequence, explained: bool) -> str | None:
-    """The strongest shortcut that was taken, or None."""
-    if not len(index):
-        return "no_items"
-    if serving.models is None:
-        return "counts_only"
-    if not known.item_ids:
-        return "no_history"
-    return None if explained else "explanations"

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from functools import partial
-from typing import Any, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
@@ -22,21 +20,18 @@ from schemas import topics
 from schemas.topics import DAY_MS, Topic
 from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
 from stream.adapters.erasures import Erasures
-from stream.adapters.global_reader import GlobalReader
 from stream.adapters.lag import Lag
 from stream.adapters.metrics import Metrics
-from stream.adapters.releases import Releases
+from stream.adapters.serving_readers import ServingReaders
 from stream.adapters.state_store import Identity, PartitionStore, directory
 from stream.core.counts import PartitionCounts
 from stream.fleet import Fleet, Opened, rebuild_due
 from stream.outbox import OutRecord
 from stream.partition import DUE_PREFIX, NoStore, PartitionState
 from stream.personalize import Input, Personalizer
-from stream.serving import ServingState
 from stream.settings import Settings
 
 log = structlog.get_logger()
-T = TypeVar("T")
 HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worker may own the partition
 
 
@@ -73,15 +68,13 @@ class Personalize:
             commit_interval_ms=settings.personalize.flush_interval_ms,
         )
         self.metrics = Metrics("personalize", settings)
-        self.serving = ServingState()
-        self.models_thread = ThreadPoolExecutor(1, thread_name_prefix="onnx")  # inline calls would stall heartbeats
+        self.ranking = ServingReaders(settings, self.metrics.releases)
         self.erasures = Erasures(settings)
-        self.releases = Releases(settings, self.serving, self.models_thread, self.metrics)
         personalizer = Personalizer(
             settings.personalize,
-            self.serving,
+            self.ranking.serving,
             KafkaOutputs(self.app, prefix),
-            self.run_model,
+            self.ranking.run_model,
             WallClock(),
             partial(kafka_clients.partition_of, partitions=settings.kafka.partitions),
             self,
@@ -100,14 +93,6 @@ class Personalize:
         self.following = asyncio.Event()
         self.announcing: asyncio.Task[None] | None = None
         self.sources: dict[str, Input] = {}
-        self.readers = {
-            topic: GlobalReader(settings, topic.name(prefix), on_records)
-            for topic, on_records in (
-                (topics.ITEM_VECTORS, self.on_vectors),
-                (topics.ITEM_COUNTS, self.on_counts),
-                (topics.MODELS, self.releases.on_records),
-            )
-        } | {topics.ERASURES: self.erasures}
         faust_compat.batch_agent(self.app, self.events, self.identity, name="personalize")(self.agent)
         self.app.task(self.fleet_timer)
         self.app.task(self.follow)
@@ -127,25 +112,13 @@ class Personalize:
         """Keep the topics that every worker reads whole, and take over releases."""
         try:
             async with asyncio.TaskGroup() as group:
-                for reader in self.readers.values():
-                    reader.start()
-                    group.create_task(reader.wait_failed())
+                self.ranking.start(group)
+                self.erasures.start()
+                group.create_task(self.erasures.wait_failed())
                 self.following.set()
-                group.create_task(self.releases.run())
                 group.create_task(watchdog.watch(self.app, paused=self.fleet.paused))
         except* Exception as errors:
             await self.app.fail(errors.exceptions[0])
-
-    async def run_model(self, call: Callable[..., T], *args: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.models_thread, partial(call, *args))
-
-    def on_vectors(self, records: list[Any]) -> None:
-        told = [told for record in records if (told := self.serving.on_vector(record.key, record.value)) is not None]
-        self.serving.current.put_items(told)
-
-    def on_counts(self, records: list[Any]) -> None:
-        for record in records:
-            self.serving.on_count(record.key, record.value)
 
     async def on_assigned(self, partitions: set[faust_compat.TP]) -> None:
         await self.fleet.assigned({tp.partition for tp in partitions if tp.topic == self.events})
@@ -198,11 +171,11 @@ class Personalize:
     async def open_partition(self, partition: int) -> Opened:
         """Recover one partition: its store brought up to the changelog's end, its counts as they were published."""
         await self.following.wait()
-        await asyncio.gather(*(reader.ready() for reader in self.readers.values()))
+        await asyncio.gather(self.ranking.ready(), self.erasures.ready())
         # what the owner before us published until it let go, and the release it may have ranked with already
-        taken_over = (topics.ITEM_COUNTS, topics.MODELS, topics.ERASURES)
-        await asyncio.gather(*(self.readers[topic].caught_up() for topic in taken_over))
-        await self.releases.settled()
+        taken_over = [self.ranking.readers[topic] for topic in (topics.ITEM_COUNTS, topics.MODELS)]
+        await asyncio.gather(*(reader.caught_up() for reader in (*taken_over, self.erasures)))
+        await self.ranking.releases.settled()
         if partition >= self.settings.kafka.partitions:
             return self._passing_on(partition)
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
@@ -215,7 +188,7 @@ class Personalize:
             stale: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
             store.write(stale | rebuild_due(store.iterate()), store.changelog_offset, clock.now_ms())
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
-        counts = PartitionCounts(self.serving.current.counts_policy, self.serving.counts_of(partition))
+        counts = PartitionCounts(self.ranking.serving.current.counts_policy, self.ranking.serving.counts_of(partition))
         own = self.settings.personalize
         state = PartitionState(partition, store, counts, own.cached_states_max, own.recommend_interval_ms)
         await self._reconcile(state)
@@ -254,7 +227,7 @@ class Personalize:
         log.error("partition without states: its events are passed on to the partitions that have them", topic=self.events,
                   partition=partition, laid_out_for=self.settings.kafka.partitions,
                   next="see docs/faults.md, 'Partitions added'")  # fmt: skip
-        counts = PartitionCounts(self.serving.current.counts_policy)
+        counts = PartitionCounts(self.ranking.serving.current.counts_policy)
         state = PartitionState(partition, NoStore(), counts, 1, self.settings.personalize.recommend_interval_ms)
         return Opened(state, lambda: None, lambda: ())
 

@@ -6,13 +6,28 @@ import json
 import os
 from pathlib import Path
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from stream.adapters.files import write_whole
 from stream.partition import PartitionState
 from stream.settings import Settings
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class ReleaseMetrics:
+    """Which bundle a process ranks with."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.releases = Counter("clickwake_releases", "bundles announced, by what became of them", ["result"],
+                                registry=registry)
+        self.model = Gauge("clickwake_model_info", "1 for the model in use", ["model_version"], registry=registry)
+
+    def release(self, result: str, version: str) -> None:
+        self.releases.labels(result).inc()
+        if result == "taken":
+            self.model.clear()
+            self.model.labels(version).set(1)
 
 
 class Metrics:
@@ -25,8 +40,7 @@ class Metrics:
         self.owed = Gauge("clickwake_recommendations_owed", "users who wait for their interval or turn", ["partition"])
         self.batch_seconds = Histogram("clickwake_batch_seconds", "steps 2 to 5 of a batch", buckets=_SECONDS)
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
-        self.releases = Counter("clickwake_releases", "bundles announced, by what became of them", ["result"])
-        self.model = Gauge("clickwake_model_info", "1 for the model in use", ["model_version"])
+        self.releases = ReleaseMetrics()
         server, _ = start_http_server(settings.personalize.metrics_port, addr="127.0.0.1")
         self._port = server.server_port
         self.path: Path = settings.home / "run" / f"{name}-{os.getpid()}.json"
@@ -45,9 +59,3 @@ class Metrics:
             self.outcomes.labels(outcome, str(state.partition)).inc(count)
         state.outcomes.clear()
         self.owed.labels(str(state.partition)).set(len(state.owed))
-
-    def release(self, result: str, version: str) -> None:
-        self.releases.labels(result).inc()
-        if result == "taken":
-            self.model.clear()
-            self.model.labels(version).set(1)

@@ -12,7 +12,7 @@ import structlog
 from schemas.release import ModelRelease
 from stream.adapters import model_store, signing
 from stream.adapters.files import write_whole
-from stream.adapters.metrics import Metrics
+from stream.adapters.metrics import ReleaseMetrics
 from stream.adapters.onnx import Bundle
 from stream.serving import ServingState
 from stream.settings import Settings
@@ -26,7 +26,7 @@ _release = msgspec.json.Decoder(ModelRelease)
 class Releases:
     """Follows the models topic. The newest announcement wins; the swap is one assignment on the event loop."""
 
-    def __init__(self, settings: Settings, state: ServingState, executor: Executor, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, state: ServingState, executor: Executor, metrics: ReleaseMetrics) -> None:
         self.settings = settings
         self.state = state
         self.executor = executor

@@ -1,0 +1,61 @@
+"""The topics that make up what a process ranks with, read whole: item vectors, item counts, releases."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from schemas import topics
+from schemas.topics import Topic
+from stream.adapters.global_reader import GlobalReader
+from stream.adapters.metrics import ReleaseMetrics
+from stream.adapters.releases import Releases
+from stream.serving import ServingState
+from stream.settings import Settings
+
+T = TypeVar("T")
+
+
+class ServingReaders:
+    """Keeps a `ServingState` up to date, and runs its models in a thread of their own."""
+
+    def __init__(self, settings: Settings, metrics: ReleaseMetrics) -> None:
+        self.serving = ServingState()
+        self._models_thread = ThreadPoolExecutor(1, thread_name_prefix="onnx")  # inline calls would stall heartbeats
+        self.releases = Releases(settings, self.serving, self._models_thread, metrics)
+        prefix = settings.kafka.topic_prefix
+        self.readers: dict[Topic, GlobalReader] = {
+            topic: GlobalReader(settings, topic.name(prefix), on_records)
+            for topic, on_records in (
+                (topics.ITEM_VECTORS, self._on_vectors),
+                (topics.ITEM_COUNTS, self._on_counts),
+                (topics.MODELS, self.releases.on_records),
+            )
+        }
+
+    def start(self, group: asyncio.TaskGroup) -> None:
+        """Follow in tasks of the group, which ends with what ends one of them."""
+        for reader in self.readers.values():
+            reader.start()
+            group.create_task(reader.wait_failed())
+        group.create_task(self.releases.run())
+
+    async def ready(self) -> None:
+        """Return once all that was on the topics at the start is known, and the release announced last taken or refused."""
+        await asyncio.gather(*(reader.ready() for reader in self.readers.values()))
+        await self.releases.settled()
+
+    async def run_model(self, call: Callable[..., T], *args: object) -> T:
+        """The port `Runner`."""
+        return await asyncio.get_running_loop().run_in_executor(self._models_thread, partial(call, *args))
+
+    def _on_vectors(self, records: list[Any]) -> None:
+        told = [told for record in records if (told := self.serving.on_vector(record.key, record.value)) is not None]
+        self.serving.current.put_items(told)
+
+    def _on_counts(self, records: list[Any]) -> None:
+        for record in records:
+            self.serving.on_count(record.key, record.value)

@@ -1,0 +1,57 @@
+"""Users to scores: one call of the encoder for several users of a tenant. What personalize emits and what the read API
+answers both come from here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import NamedTuple
+
+from schemas.outputs import RecommendedItem
+from stream.core.featurize import Float32, Sequence, batch, sequence
+from stream.core.index import ItemIndex
+from stream.core.recommend import Scores, explain, score
+from stream.core.state import UserState
+from stream.ports import Runner
+from stream.serving import Serving
+
+
+class Scored(NamedTuple):
+    """One user against all items of the tenant."""
+
+    state: UserState
+    known: Sequence  # the events that the encoder saw
+    weights: Float32 | None  # (L,) of those events; None without a model
+    scores: Scores
+
+    def explained(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
+        """Chosen rows with the events that speak for each."""
+        return explain(rows, self.scores, self.known, self.weights, index)
+
+
+async def score_users(serving: Serving, tenant: str, states: Seq[UserState], now_ms: list[int], run: Runner) -> list[Scored]:
+    """Scores of several users, each as of its own time."""
+    index, states = serving.index(tenant), list(states)
+    sequences = [sequence(state, at, serving.events_max) for state, at in zip(states, now_ms, strict=True)]
+    vectors: Float32 | None = None
+    weights: Float32 | None = None
+    if serving.models is not None and len(index):
+        arrays = batch(sequences, index, now_ms, serving.events_max)
+        vectors, weights = await run(serving.models.encode, arrays)  # (B, D), (B, L)
+        assert vectors is not None
+        vectors[~arrays["mask"].any(axis=1)] = 0  # nothing known of this user: the model has no say
+    scored = score(vectors, states, sequences, index, serving.blend, now_ms)
+    return [
+        Scored(state, known, None if weights is None else weights[at], scores)
+        for at, (state, known, scores) in enumerate(zip(states, sequences, scored, strict=True))
+    ]
+
+
+def degraded(index: ItemIndex, serving: Serving, known: Sequence, explained: bool) -> str | None:
+    """The strongest shortcut that was taken, or None."""
+    if not len(index):
+        return "no_items"
+    if serving.models is None:
+        return "counts_only"
+    if not known.item_ids:
+        return "no_history"
+    return None if explained else "explanations"
