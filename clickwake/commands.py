@@ -102,8 +102,9 @@ def _show_addresses(console: Console, folder: Path) -> None:
     status = up.read_status(folder)
     if status is None:
         return
-    console.print(f"[green]Clickwake is ready.[/green]\n  collector   {status.collector}\n  Kafka       {status.kafka}\n"
-                  f"  ClickHouse  {status.clickhouse}\n  logs        {folder / 'logs'}", highlight=False)
+    console.print(f"[green]Clickwake is ready.[/green]\n  collector   {status.collector}\n  read API    {status.api}\n"
+                  f"  Kafka       {status.kafka}\n  ClickHouse  {status.clickhouse}\n  logs        {folder / 'logs'}",
+                  highlight=False)
 
 
 def run_down() -> int:
@@ -139,8 +140,8 @@ def _show_status(status: up.Status) -> None:
                       _duration(time.time() - child.started_at) if alive else "", str(child.restarts), child.log)
     console = Console()
     console.print(table)
-    console.print(f"{'ready' if status.ready else 'starting'} · collector {status.collector} · Kafka {status.kafka} · "
-                  f"ClickHouse {status.clickhouse}", highlight=False, soft_wrap=True)
+    console.print(f"{'ready' if status.ready else 'starting'} · collector {status.collector} · API {status.api} · "
+                  f"Kafka {status.kafka} · ClickHouse {status.clickhouse}", highlight=False, soft_wrap=True)
 
 
 def _duration(seconds: float) -> str:

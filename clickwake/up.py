@@ -33,11 +33,11 @@ from clickwake.supervisor import Spec, Supervisor
 from stream.settings import Settings
 
 MODULES = {"catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink",
-           "erasure": "workers.erasure",
-           "collector": "producers.collector", "training": "training.schedule"}
-PROCESSES = ("catalog", "personalize", "sink", "erasure", "collector")
+           "erasure": "workers.erasure", "api": "workers.api", "collector": "producers.collector",
+           "training": "training.schedule"}
+PROCESSES = ("catalog", "personalize", "sink", "erasure", "api", "collector")
+SERVE_HTTP = ("api", "collector")  # they answer at a port of their settings once they are ready
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
-COLLECTOR_PORT = 8080
 READY_TIMEOUT_S = 120.0
 SETTLED_S = 3.0  # a process that says nothing of itself counts as ready once it has lived this long
 POLL_S = 0.1
@@ -63,6 +63,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     kafka: str
     clickhouse: str
     collector: str
+    api: str
     processes: dict[str, ProcessStatus]
 
 
@@ -170,8 +171,9 @@ class Local:
             self._server = ClickHouseServer(self.home, clickhouse.port if "port" in clickhouse.model_fields_set else None)
             self._run("clickhouse", self._server.prepare(), self._server.log)
             lines.append(f"CLICKWAKE_CLICKHOUSE__PORT={self._server.port}")
-        if "port" not in self.settings.collector.model_fields_set:
-            lines.append(f"CLICKWAKE_COLLECTOR__PORT={process.free_port(COLLECTOR_PORT)}")
+        for name, wanted in (("collector", self.settings.collector), ("api", self.settings.api)):
+            if "port" not in wanted.model_fields_set:
+                lines.append(f"CLICKWAKE_{name.upper()}__PORT={process.free_port(wanted.port)}")
         text = "\n".join(["# Written by `clickwake up`, removed when it ends.", *lines, ""])
         (self.home / "local.env").write_text(text)
         self.settings = Settings(home=self.home, _env_file=self.home / "local.env")
@@ -225,7 +227,7 @@ class Local:
         deadline = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready(name):
             code, late = exit_code(), time.monotonic() > deadline
-            if late and code is None and name != "collector":
+            if late and code is None and name not in SERVE_HTTP:
                 self._say(f"{name}: still starting (a large state takes its time), see {child.spec.log}")
                 return
             if late or code is not None:
@@ -235,8 +237,8 @@ class Local:
 
     def _is_ready(self, name: str) -> bool:
         child = self._supervisor.child(name)
-        if name == "collector":
-            port = self.settings.collector.port
+        if name in SERVE_HTTP:
+            port = getattr(self.settings, name).port
             try:
                 answer = httpx.get(f"http://{process.LOOPBACK}:{port}/health/ready", timeout=5, trust_env=False)
             except httpx.HTTPError:
@@ -266,7 +268,8 @@ class Local:
         status = Status(
             pid=os.getpid(), started_at=self._started_at, ready=self._ready, kafka=settings.kafka.bootstrap_servers,
             clickhouse=f"http://{settings.clickhouse.host}:{settings.clickhouse.port}",
-            collector=f"http://{settings.collector.host}:{settings.collector.port}", processes=processes)
+            collector=f"http://{settings.collector.host}:{settings.collector.port}",
+            api=f"http://{settings.api.host}:{settings.api.port}", processes=processes)
         draft = self.home / "run" / f"up.{threading.get_ident()}.tmp"
         draft.write_bytes(msgspec.json.format(msgspec.json.encode(status)))
         draft.replace(self.home / "run" / "up.json")

@@ -7,12 +7,11 @@ ever is a hash, by which late events are told, and the signed receipt of what wa
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from typing import Annotated
 
 import msgspec
 
-from schemas.events import Id, Instant
+from schemas.events import Id, Instant, ms
 
 SUBJECT_BYTES = 16
 
@@ -86,10 +85,6 @@ class Erased:
     def covers(self, user_key: bytes, ts_ms: int) -> bool:
         """Whether what the user did at this time is not to be taken."""
         return bool(self._until_ms) and ts_ms <= self._until_ms.get(subject(user_key), -1.0)
-
-
-def ms(instant: datetime) -> int:
-    return round(instant.timestamp() * 1000)
 
 
 decode = msgspec.json.Decoder(Erasure).decode

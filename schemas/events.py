@@ -93,7 +93,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     @property
     def ts_ms(self) -> int:
         """Event time in milliseconds since 1970."""
-        return round(self.timestamp.timestamp() * 1000)
+        return ms(self.timestamp)
 
 
 class EventTexts(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +121,11 @@ ORDER_REFUNDED = "Order Refunded"
 PROMOTION_VIEWED = "Promotion Viewed"
 PROMOTION_CLICKED = "Promotion Clicked"
 COUPON_APPLIED = "Coupon Applied"
+
+
+def ms(instant: datetime) -> int:
+    """Milliseconds since 1970."""
+    return round(instant.timestamp() * 1000)
 
 
 def key(tenant: str, user: str) -> bytes:

@@ -39,6 +39,24 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     degraded: str | None = None
 
 
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """An answer of the read API as it was served, on `clickwake.decisions.v1`, once an answer. `candidates`: items that the
+    rules and the request's filter let through; `request`: what was asked beyond the user, as it was asked."""
+
+    recommendation_id: str
+    tenant: str
+    user_id: str
+    scenario: str
+    items: tuple[RecommendedItem, ...]
+    candidates: int
+    as_of_event_id: str
+    as_of_ts: Instant | None
+    served_at: Instant
+    model_version: str
+    request: dict[str, str] = {}
+    degraded: str | None = None
+
+
 class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):
     """`probability` is P(no return within `horizon_days`) at `as_of_ts`; `interval` a 90% interval of it."""
 

@@ -38,12 +38,12 @@ def utc(ts_ms: int) -> datetime:
     return datetime.fromtimestamp(ts_ms / 1000, tz=UTC)
 
 
-def cloud_event(kind: str, ident: str, subject: str, ts_ms: int) -> Headers:
+def cloud_event(kind: str, ident: str, subject: str, ts_ms: int, source: str = CLOUDEVENTS_SOURCE) -> Headers:
     """CloudEvents 1.0 headers, binary mode of the Kafka protocol binding."""
     return [
         ("ce_specversion", b"1.0"),
         ("ce_id", ident.encode()),
-        ("ce_source", CLOUDEVENTS_SOURCE.encode()),
+        ("ce_source", source.encode()),
         ("ce_type", f"clickwake.{kind}.v1".encode()),
         ("ce_time", utc(ts_ms).isoformat().encode()),
         ("ce_subject", subject.encode()),

@@ -43,7 +43,7 @@ class Kafka(Section):
         return self
 
 
-Kept = Literal["events", "event_products", "recommendations", "churn_alerts", "dead_letters"]
+Kept = Literal["events", "event_products", "recommendations", "decisions", "churn_alerts", "dead_letters"]
 
 
 class ClickHouse(Section):
@@ -91,6 +91,27 @@ class Collector(Section):
     user_events_burst: int = Field(1_000, ge=1, description="… and at once")
     ack_timeout_ms: int = 10_000
     cors_origins: tuple[str, ...] = ("*",)
+
+
+def _demo_read_key() -> dict[str, WriteKeys]:
+    return {"demo": SecretStr("demo-read-key")}
+
+
+class Api(Section):
+    """The read API."""
+
+    host: str = "127.0.0.1"
+    port: int = 8090
+    behind_tls: bool = Field(False, description="a proxy in front ends TLS; beyond loopback nothing listens without it")
+    read_keys: dict[str, WriteKeys] = Field(
+        default_factory=_demo_read_key,
+        description="tenant → read key or several, as write_keys: may read everything of the tenant's users",
+    )
+    top_n_max: int = Field(100, ge=1, description="items in one answer")
+    users_max: int = Field(100, ge=1, description="users in one batch read")
+    inflight_max: int = Field(512, ge=1, description="requests at once; beyond: 429")
+    log_decisions: bool = Field(True, description="answers go to the decisions topic, each once")
+    cors_origins: tuple[str, ...] = Field((), description="browsers that may read; none: a read key belongs on a server")
 
 
 class ConsentDefault(Section):
@@ -176,6 +197,7 @@ class Settings(BaseSettings):
     clickhouse: ClickHouse = ClickHouse()
     models: Models = Models()
     collector: Collector = Collector()
+    api: Api = Api()
     privacy: Privacy = Privacy()
     personalize: Personalize = Personalize()
     sink: Sink = Sink()

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -19,6 +18,7 @@ from aiokafka import TopicPartition
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
 from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
+from stream.adapters.clock import WallClock
 from stream.adapters.erasures import Erasures
 from stream.adapters.lag import Lag
 from stream.adapters.metrics import Metrics
@@ -37,11 +37,6 @@ HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worke
 
 class InputChanged(RuntimeError):
     """A topic holds other records than were folded, and the group's place in it is behind some nobody has read."""
-
-
-class WallClock:
-    def now_ms(self) -> int:
-        return time.time_ns() // 1_000_000
 
 
 class KafkaOutputs:

@@ -260,7 +260,7 @@ def create_app(settings: Settings) -> Starlette:
     """The ASGI app; its lifespan connects to Kafka in the background, so it starts without it and answers 503."""
     collector = Collector(settings)
     document = openapi.document(settings.collector)
-    page = openapi.page(document, settings.collector)
+    page = openapi.page_of(document)
 
     async def openapi_json(request: Request) -> Response:
         return Json(document)

@@ -1,14 +1,15 @@
-"""The collector's description of itself: OpenAPI 3.1 from the schemas, and a page for people without outside parts."""
+"""The collector's description of itself: OpenAPI 3.1 from the schemas, and a page for people."""
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import msgspec
 
 from producers.collector.regulations import Regulation, Regulations, Status
 from schemas.events import Event
+from stream.http import page
+from stream.http.answers import Complaint, Error
 from stream.settings import Collector
 
 SET_BY_COLLECTOR = ("tenant", "lane", "receivedAt")
@@ -25,22 +26,6 @@ EXAMPLE = {
     "userId": "u1", "event": "Product Viewed", "properties": {"product_id": "85123A", "price": 2.55},
     "timestamp": "2026-01-31T12:00:00.000Z",
 }
-
-
-class Complaint(msgspec.Struct):
-    path: str
-    keyword: str
-    message: str
-
-
-class Problem(msgspec.Struct):
-    code: str
-    message: str
-    messages: list[Complaint]
-
-
-class Error(msgspec.Struct):
-    error: Problem
 
 
 class Rejected(msgspec.Struct, rename="camel"):
@@ -157,34 +142,13 @@ def document(settings: Collector) -> dict[str, Any]:
     }
 
 
-def page(document: dict[str, Any], settings: Collector) -> str:
-    """The same for people, in one HTML file."""
-    def esc(value: object) -> str:
-        return html.escape(str(value))
-
-    rows = "".join(
-        f"<tr><td><code>{method.upper()} {esc(path)}</code></td><td>{esc(call['summary'])}</td></tr>"
-        for path, methods in document["paths"].items() for method, call in methods.items()
-    )
-    answers = "".join(
-        f"<tr><td><code>{status}</code></td><td>{esc(answer['description'])}</td></tr>"
-        for status, answer in document["paths"]["/v1/batch"]["post"]["responses"].items()
-    )
-    fields = "".join(
-        f"<tr><td><code>{esc(name)}</code></td><td><code>{esc(msgspec.json.encode(schema).decode())}</code></td></tr>"
-        for name, schema in document["components"]["schemas"]["Event"]["properties"].items()
-    )
+def page_of(document: dict[str, Any]) -> str:
+    """The same for people."""
+    fields = [(name, msgspec.json.encode(schema).decode())
+              for name, schema in document["components"]["schemas"]["Event"]["properties"].items()]  # fmt: skip
     body = msgspec.json.encode(EXAMPLE).decode()
     curl = f"curl -u YOUR_WRITE_KEY: -H 'Content-Type: application/json' \\\n  -d '{body}' \\\n  http://HOST:PORT/v1/track"
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Clickwake collector</title>
-<meta name="viewport" content="width=device-width, initial-scale=1"><style>
-body{{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}}
-table{{border-collapse:collapse;width:100%}}td{{border-top:1px solid #d8dee4;padding:.4rem .6rem;vertical-align:top}}
-td:first-child{{white-space:nowrap}}
-code,pre{{font:14px/1.45 ui-monospace,monospace;overflow-wrap:anywhere}}pre{{background:#f3f5f7;padding:1rem;overflow:auto}}
-@media(prefers-color-scheme:dark){{body{{background:#15181c;color:#e4e7ea}}pre{{background:#20252b}}td{{border-color:#333a42}}}}
-</style></head><body><h1>Clickwake collector</h1><p>{esc(document["info"]["description"])}</p>
-<p>Segment's SDKs work unchanged: point them at this host. <code>/v1/t i p s g a b</code> are short forms; gzip and
-text/plain bodies (sendBeacon) are taken. Machine-readable: <a href="/openapi.json">openapi.json</a>.</p>
-<h2>Try it</h2><pre>{esc(curl)}</pre><h2>Calls</h2><table>{rows}</table><h2>Answers</h2><table>{answers}</table>
-<h2>Fields of an event that are checked</h2><p>Others are kept as they are.</p><table>{fields}</table></body></html>"""
+    more = ("<p>Segment's SDKs work unchanged: point them at this host. <code>/v1/t i p s g a b</code> are short forms; "
+            "gzip and text/plain bodies (sendBeacon) are taken.</p><h2>Fields of an event that are checked</h2>"
+            f"<p>Others are kept as they are.</p>{page.table(fields)}")  # fmt: skip
+    return page.html_of(document, curl, more)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -28,24 +29,33 @@ FETCH_BYTES_MAX = 4 << 20
 OnRecords = Callable[[list[Any]], None]
 
 
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
 class GlobalReader:
     """Calls `on_records` with aiokafka `ConsumerRecord`s (key, value, offset, partition, timestamp), in offset order
     within a partition. The callback runs on the event loop and must be quick; what it raises ends the reader and is
     raised by `ready()`, `wait_failed()` and `stop()`."""
 
-    def __init__(self, settings: Settings, topic: str, on_records: OnRecords) -> None:
+    def __init__(
+        self, settings: Settings, topic: str, on_records: OnRecords, positions: Mapping[int, int] | None = None
+    ) -> None:
+        """`positions`: partition → offset to begin at, for what was read before; the beginning for the others."""
         self.topic = topic
         self.records_read = 0
         self._settings = settings
         self._on_records = on_records
         self._ready = asyncio.Event()
-        self._positions: dict[int, int] = {}
+        self._positions: dict[int, int] = dict(positions or {})
+        self._current_at_ms = 0  # wall clock, as the client says it
         self._ends_wanted: list[asyncio.Future[dict[TopicPartition, int]]] = []
         self._advanced = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to read, in a task of the running loop."""
+        self._current_at_ms = _now_ms()
         self._task = asyncio.create_task(self._follow(), name=f"global-reader {self.topic}")
 
     async def ready(self) -> None:
@@ -81,6 +91,11 @@ class GlobalReader:
     async def wait_failed(self) -> None:
         """Wait until the reader ends; raises what ended it. For a task that ends the process with it."""
         await asyncio.shield(self._running())
+
+    def behind_ms(self) -> int:
+        """How long ago it had read everything that the broker had, at the latest: some hundred ms while nothing comes, as
+        the broker is asked that often; growing while the broker is away. Until it has, since it was started."""
+        return max(0, _now_ms() - self._current_at_ms)
 
     def check(self) -> None:
         """Raises what ended the reader, if anything did: for a loop that has no task to spare for `wait_failed`."""
@@ -150,6 +165,9 @@ class GlobalReader:
             for tp in tps:
                 self._positions[tp.partition] = await consumer.position(tp)
             self._advanced.notify_all()
+        highwaters = [consumer.highwater(tp) for tp in tps]
+        if all(top is not None and self._positions[tp.partition] >= top for tp, top in zip(tps, highwaters, strict=True)):
+            self._current_at_ms = min(consumer.last_poll_timestamp(tp) for tp in tps)
 
     async def _assign(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
         # a client that has not asked for the topic yet does not know its partitions

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from schemas.catalog import Item
 from stream.core.counts import CountsPolicy, ItemCount
+from stream.core.expression import Kind
 from stream.core.featurize import Float32
 from stream.core.links import NO_LINKS, REPEAT_UNKNOWN, Links, Weights
 from stream.core.state import DAY_MS
@@ -19,6 +20,14 @@ from stream.core.state import DAY_MS
 _GROW = 1_024  # rows added at a time
 WEIGHT_UNSEEN = 1.0  # added to decayed weights before their logarithm: one view
 NOTICED_ITEMS_MAX = 10_000  # a shop with more than this sends a catalog; a client that makes ids up stops here
+
+# fields of an item that expressions may read
+FIELDS: Mapping[str, Kind] = MappingProxyType({
+    "item_id": "text", "title": "text", "brand": "text", "category": "text", "description": "text", "price": "number",
+    "in_stock": "flag", "pinned": "flag",
+})  # fmt: skip
+_COLUMN_TYPES: Mapping[Kind, Any] = MappingProxyType({"text": object, "number": np.float64, "flag": np.bool_})
+_NO_ITEM = Item(item_id="-", tenant="-")
 
 
 class ItemIndex:
@@ -50,6 +59,9 @@ class ItemIndex:
         self._counts: dict[int, dict[int, ItemCount]] = {}  # row → partition → totals
         self._rules: dict[int, tuple[npt.NDArray[np.int64], Float32]] = {}
         self._epoch_ms = 0
+        self._revision = 0  # of the items' own fields
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+        self._columns_of = (-1, 0)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,6 +77,18 @@ class ItemIndex:
         if not self._listed:
             return np.ones(len(self.ids), dtype=bool)
         return self._sellable[: len(self.ids)]
+
+    @property
+    def columns(self) -> Mapping[str, npt.NDArray[Any]]:
+        """FIELDS of all items (N,), for expressions: a price that is not known is NaN, a text that is not known empty."""
+        if self._columns_of != (self._revision, len(self.ids)):
+            items = [item or _NO_ITEM for item in self.items]
+            self._columns = {
+                name: np.array([getattr(item, name) for item in items], dtype=_COLUMN_TYPES[kind])
+                for name, kind in FIELDS.items() if name != "item_id"
+            } | {"item_id": np.array(self.ids, dtype=object)}  # fmt: skip
+            self._columns_of = (self._revision, len(self.ids))
+        return self._columns
 
     @property
     def pinned(self) -> npt.NDArray[np.bool_]:
@@ -112,6 +136,7 @@ class ItemIndex:
         row = self.row(item.item_id)
         self._listed += self.items[row] is None
         self.items[row] = item
+        self._revision += 1
         self._place(row, vector)
         self._sellable[row] = item.in_stock and not item.blocked
         self._pinned[row] = item.pinned

@@ -211,15 +211,26 @@ def _joined(several: list[Evidence]) -> Evidence:
     return Evidence(*(np.concatenate(column) for column in zip(*several, strict=True)))
 
 
-def rank(total: Float32, state: UserState, index: ItemIndex, rules: Rules) -> list[int]:
-    """Rows of the recommended items, best first; total (N,) is one user's scores. Ties go to the lower row."""
+def excluded(state: UserState, index: ItemIndex, rules: Rules) -> list[int]:
+    """Rows that the rules keep from this user because of their past."""
+    if rules.exclude == "none":
+        return []
+    return [
+        row for item_id, stat in state.items.items()
+        if (rules.exclude == "seen" or stat.orders > 0) and (row := index.row_of.get(item_id)) is not None
+    ]  # fmt: skip
+
+
+def rank(
+    total: Float32, state: UserState, index: ItemIndex, rules: Rules, only: npt.NDArray[np.bool_] | None = None
+) -> list[int]:
+    """Rows of the recommended items, best first; total (N,) is one user's scores, `only` (N,) what a request asks to choose
+    from. Ties go to the lower row."""
     n = len(total)
     allowed = index.recommendable[:n].copy()
-    if rules.exclude != "none":
-        for item_id, stat in state.items.items():
-            row = index.row_of.get(item_id)
-            if row is not None and row < n and (rules.exclude == "seen" or stat.orders > 0):
-                allowed[row] = False
+    allowed[[row for row in excluded(state, index, rules) if row < n]] = False
+    if only is not None:
+        allowed &= only[:n]
     lifted = total + index.pinned[:n] * np.float32(1e6) if index.pinned[:n].any() else total
     masked = np.where(allowed, lifted, _NEVER)
     width = min(n, rules.top_n * (8 if rules.category_cap else 1))
@@ -259,8 +270,7 @@ def explain(
     if not rows:
         return ()
     by_part = scores.by_part(rows)  # (K, R)
-    by_source = np.zeros((len(SOURCES), len(rows)))
-    np.add.at(by_source, np.array(_SOURCE_OF), by_part)
+    by_source = _by_source(by_part)
     main = by_source.argmax(axis=0).tolist()
     whole = max(float(scores.total.sum(dtype=np.float64)), 1e-12)
     reasons = _reasons(rows, scores, by_part, one, weights, index) if one.item_ids else [()] * len(rows)
@@ -271,6 +281,20 @@ def explain(
         )
         for row, value, source, why in zip(rows, scores.total[rows].tolist(), main, reasons, strict=True)
     )  # fmt: skip
+
+
+def shares_by_source(row: int, scores: Scores) -> dict[str, float]:
+    """What each source adds to one row's score; sums to 1 unless the score is 0."""
+    by_source = _by_source(scores.by_part([row]))[:, 0]
+    shares = (by_source / max(by_source.sum(), 1e-12)).tolist()
+    return {name: round(share, 4) for name, share in zip(SOURCES, shares, strict=True)}
+
+
+def _by_source(by_part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(K, R) → (S, R)"""
+    found = np.zeros((len(SOURCES), by_part.shape[1]))
+    np.add.at(found, np.array(_SOURCE_OF), by_part)
+    return found
 
 
 def _reasons(

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import msgspec
 from clickhouse_connect.driver.client import Client
 
-from schemas.erasure import Done, ms
+from schemas.erasure import Done
+from schemas.events import ms
 from stream.adapters import clickhouse
 from stream.settings import Settings
 
@@ -31,6 +32,7 @@ ABOUT = {
     "events": About("user IN {ids:Array(String)}", "timestamp"),
     "event_products": About("user IN {ids:Array(String)}", "timestamp"),
     "recommendations": About("user_id IN {ids:Array(String)}", "as_of_ts"),
+    "decisions": About("user_id IN {ids:Array(String)}", "served_at"),
     "churn_alerts": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "dead_letters": About(_LETTER, "first_seen"),
 }

@@ -10,6 +10,24 @@ from starlette.responses import Response
 from schemas.dead_letter import Message
 
 
+class Complaint(msgspec.Struct):
+    path: str
+    keyword: str
+    message: str
+
+
+class Problem(msgspec.Struct):
+    code: str
+    message: str
+    messages: list[Complaint]
+
+
+class Error(msgspec.Struct):
+    """Every answer that is not 2xx or 3xx."""
+
+    error: Problem
+
+
 class Json(Response):
     """A JSON answer encoded by msgspec."""
 

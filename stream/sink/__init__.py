@@ -1,1 +1,1 @@
-"""From records of five topics to rows of six ClickHouse tables: what a record becomes, and how a batch gets there."""
+"""From records of six topics to rows of seven ClickHouse tables: what a record becomes, and how a batch gets there."""

@@ -16,6 +16,7 @@ from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
 
 from schemas import topics
 from schemas.dead_letter import DeadLetter
+from schemas.events import ms
 from stream.adapters.erasures import Erasures
 from stream.adapters.kafka_clients import aiokafka_arguments, missing, partition_of, wait_for_kafka
 from stream.adapters.producing import Message, create_producer, send_batches
@@ -48,6 +49,7 @@ def row_functions(settings: Settings) -> dict[str, ToRows]:
     return {
         topics.EVENTS.name(prefix): rows.event_rows(settings.personalize.skew_max_ms),
         topics.RECOMMENDATIONS.name(prefix): rows.recommendation_rows,
+        topics.DECISIONS.name(prefix): rows.decision_rows,
         topics.CHURN_ALERTS.name(prefix): rows.churn_alert_rows,
         topics.DEAD_LETTERS.name(prefix): rows.dead_letter_rows,
         topics.ITEMS.name(prefix): rows.item_rows,
@@ -221,7 +223,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         partitions = len(await self._producer.partitions_for(self._dead_letters))
         messages: dict[int, list[Message]] = {}
         for ident, (key, letter) in letters.items():
-            headers = cloud_event("dead-letter", ident, letter.tenant, round(letter.first_seen.timestamp() * 1000))
+            headers = cloud_event("dead-letter", ident, letter.tenant, ms(letter.first_seen))
             messages.setdefault(partition_of(key, partitions), []).append((key, msgspec.json.encode(letter), headers))
         await send_batches(self._producer, self._dead_letters, messages)
 

@@ -14,10 +14,20 @@ import msgspec
 
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
-from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key
-from schemas.outputs import ChurnAlert, Recommendation
+from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
+from schemas.outputs import ChurnAlert, Decision, Recommendation
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
-from stream.sink.tables import CHURN_ALERTS, DEAD_LETTERS, EVENT_PRODUCTS, EVENTS, ITEMS, RECOMMENDATIONS, Row, Table
+from stream.sink.tables import (
+    CHURN_ALERTS,
+    DEAD_LETTERS,
+    DECISIONS,
+    EVENT_PRODUCTS,
+    EVENTS,
+    ITEMS,
+    RECOMMENDATIONS,
+    Row,
+    Table,
+)
 
 CLAMP_FIRST_S = 946_684_800  # 2000-01-01: a broken client clock must not open a partition for every month since 1970
 CLAMP_LAST_S = 4_102_444_799  # 2099-12-31 23:59:59
@@ -62,12 +72,8 @@ ToRows = Callable[[Record], Outcome]
 _event_decoder, _texts_decoder = msgspec.json.Decoder(Event), msgspec.json.Decoder(EventTexts)
 
 
-def _ms(instant: datetime) -> int:
-    return round(instant.timestamp() * 1000)
-
-
 def _ms_or_none(instant: datetime | None) -> int | None:
-    return None if instant is None else round(instant.timestamp() * 1000)
+    return None if instant is None else ms(instant)
 
 
 def clamp_s(ts_ms: int) -> int:
@@ -171,7 +177,7 @@ def _typed(kind: type[T], make: Callable[[T, Record], Rows], tombstone: ToRows |
 
 
 def _recommendation(value: Recommendation, record: Record) -> Rows:
-    as_of_ms = _ms(value.as_of_ts)
+    as_of_ms = ms(value.as_of_ts)
     items = value.items
     return Rows(((RECOMMENDATIONS, (
         value.tenant, value.recommendation_id, value.user_id, [item.item_id for item in items],
@@ -181,20 +187,31 @@ def _recommendation(value: Recommendation, record: Record) -> Rows:
         record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
 
 
+def _decision(value: Decision, record: Record) -> Rows:
+    items, as_of, served_ms = value.items, value.as_of_ts, ms(value.served_at)
+    return Rows(((DECISIONS, (
+        value.tenant, value.recommendation_id, value.user_id, value.scenario, [item.item_id for item in items],
+        [item.score for item in items], [item.source for item in items],
+        [msgspec.json.encode(item.reasons).decode() for item in items], value.candidates,
+        msgspec.json.encode(value.request).decode(), value.as_of_event_id, None if as_of is None else ms(as_of), served_ms,
+        value.model_version, value.degraded or "", clamp_s(served_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), served_ms)
+
+
 def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
-    as_of_ms = _ms(value.as_of_ts)
+    as_of_ms = ms(value.as_of_ts)
     return Rows(((CHURN_ALERTS, (
         value.tenant, value.alert_id, value.user_id, value.state, value.probability,
         value.interval[0], value.interval[1], value.horizon_days, list(value.reasons),
-        _ms(value.last_event_ts), as_of_ms, value.model_version, clamp_s(as_of_ms),
+        ms(value.last_event_ts), as_of_ms, value.model_version, clamp_s(as_of_ms),
         record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
 
 
 def _dead_letter(value: DeadLetter, record: Record) -> Rows:
     complaints = value.failure.messages
-    first_seen_ms = _ms(value.first_seen)
+    first_seen_ms = ms(value.first_seen)
     return Rows(((DEAD_LETTERS, (
-        value.tenant, value.dead_letter_id, value.kind, _ms(value.failure.timestamp), [c.path for c in complaints],
+        value.tenant, value.dead_letter_id, value.kind, ms(value.failure.timestamp), [c.path for c in complaints],
         [c.keyword for c in complaints], [c.message for c in complaints], value.payload.decode(errors="replace"),
         value.payload_bytes, value.source.topic, value.source.partition, value.source.offset, value.attempts,
         first_seen_ms, clamp_s(first_seen_ms), record.partition, record.offset, record.timestamp)),),
@@ -220,6 +237,7 @@ def _item_removed(record: Record) -> Outcome:
 
 
 recommendation_rows = _typed(Recommendation, _recommendation)
+decision_rows = _typed(Decision, _decision)
 churn_alert_rows = _typed(ChurnAlert, _churn_alert)
 dead_letter_rows = _typed(DeadLetter, _dead_letter)
 item_rows = _typed(Item, _item, tombstone=_item_removed)

@@ -56,6 +56,13 @@ RECOMMENDATIONS = Table("recommendations", {
     "as_of_ts": _MS, "model_version": "String", "degraded": "String", "partition_time": _S,
     **_KAFKA,
 })
+DECISIONS = Table("decisions", {
+    "tenant": "String", "recommendation_id": "String", "user_id": "String", "scenario": "String",
+    "item_ids": "Array(String)", "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)",
+    "candidates": "UInt32", "request": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS,
+    "model_version": "String", "degraded": "String", "partition_time": _S,
+    **_KAFKA,
+})
 CHURN_ALERTS = Table("churn_alerts", {
     "tenant": "String", "alert_id": "String", "user_id": "String", "state": "String", "probability": "Float64",
     "probability_low": "Float64", "probability_high": "Float64", "horizon_days": "UInt16", "reasons": "Array(String)",
@@ -70,4 +77,4 @@ DEAD_LETTERS = Table("dead_letters", {
     **_KAFKA,
 })
 
-TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, CHURN_ALERTS, DEAD_LETTERS)
+TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, CHURN_ALERTS, DEAD_LETTERS)

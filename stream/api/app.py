@@ -1,0 +1,204 @@
+"""Routes of the read API. `create_app(settings)` is the whole service but for the socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from stream.adapters.clock import WallClock
+from stream.adapters.decisions import DecisionLog
+from stream.adapters.replica import StateReplica
+from stream.adapters.serving_readers import ServingReaders
+from stream.api import openapi
+from stream.api.metrics import Metrics
+from stream.api.requests import Ask, AskForMany, Neighbors, ToRank, from_body, from_query
+from stream.api.service import Answer, Service
+from stream.http import body, keys, page, server
+from stream.http.answers import Json, Refused
+from stream.settings import Settings
+
+RETRY_AFTER_S = 1
+BODY_BYTES_MAX = 256 * 1024
+DRAIN_S = 5.0  # for decisions that were noted
+
+Handler = Callable[[Request, str], Awaitable[Response]]
+
+log = structlog.get_logger("api")
+
+
+class Api:
+    """Handlers of one app; holds what they share."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.ranking = ServingReaders(settings, self.metrics.releases)
+        self.replica = StateReplica(settings, "api")
+        self.decisions = DecisionLog(settings)
+        self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock())
+        self._inflight = 0
+        self._reason: str | None = "It is reading what the workers have written."
+        self._following: asyncio.Task[None] | None = None
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        self._following = asyncio.create_task(self._follow(), name="following")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.decisions.drain(), DRAIN_S)
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
+            await self.replica.close()
+
+    async def _follow(self) -> None:
+        """Until cancelled. What cannot be gone on with ends the process: a replica that stands still must not answer."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self.ranking.start(group)
+                group.create_task(self.decisions.run())
+                await self.replica.open()
+                group.create_task(self.replica.follow())
+                await self.ranking.ready()
+                self._reason = None
+                log.info("ready")
+        except* Exception as errors:
+            log.error("ended", why=str(errors.exceptions[0]), exc_info=errors.exceptions[0])
+            os._exit(1)  # uvicorn would go on serving; whoever supervises starts the process again
+
+    def endpoint(self, name: str, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
+        """A handler that needs a read key, with its limits and counters."""
+        async def guarded(request: Request) -> Response:
+            started = time.perf_counter()
+            response = await self._guarded(request, handle)
+            self.metrics.requests.labels(name, str(response.status_code)).inc()
+            self.metrics.seconds.labels(name).observe(time.perf_counter() - started)
+            return response
+
+        return guarded
+
+    async def _guarded(self, request: Request, handle: Handler) -> Response:
+        if self._inflight >= self.settings.api.inflight_max:
+            return Refused(429, "busy", "Too many requests at once; send again.", retry_after_s=RETRY_AFTER_S).response()
+        self._inflight += 1
+        self.metrics.inflight.set(self._inflight)
+        try:
+            tenant = keys.tenant_of(body.basic_key(request), self.settings.api.read_keys, "read")
+            if self._reason is not None:
+                raise Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S)
+            return await handle(request, tenant)
+        except Refused as refused:
+            return refused.response()
+        finally:
+            self._inflight -= 1
+            self.metrics.inflight.set(self._inflight)
+
+    async def recommendations(self, request: Request, tenant: str) -> Response:
+        """`GET /v1/recommendations/{user}`"""
+        ask = from_query(request.query_params, Ask)
+        return _answered(request, await self.service.recommend(tenant, request.path_params["user"], ask))
+
+    async def recommendations_of_many(self, request: Request, tenant: str) -> Response:
+        """`POST /v1/recommendations`"""
+        ask = from_body(await body.read(request, BODY_BYTES_MAX, "The request"), AskForMany)
+        return Json({"recommendations": await self.service.recommend_many(tenant, ask.users, ask)})
+
+    async def rank(self, request: Request, tenant: str) -> Response:
+        """`POST /v1/rank`"""
+        ask = from_body(await body.read(request, BODY_BYTES_MAX, "The request"), ToRank)
+        return Json(await self.service.rank(tenant, ask))
+
+    async def user(self, request: Request, tenant: str) -> Response:
+        """`GET /v1/users/{user}`"""
+        return Json(await self.service.user(tenant, request.path_params["user"]))
+
+    async def neighbors(self, request: Request, tenant: str) -> Response:
+        """`GET /v1/items/{item}/neighbors`"""
+        ask = from_query(request.query_params, Neighbors)
+        return _answered(request, self.service.neighbors(tenant, request.path_params["item"], ask))
+
+    async def why(self, request: Request, tenant: str) -> Response:
+        """`GET /v1/why/{user}/{item}`"""
+        return Json(await self.service.why(tenant, request.path_params["user"], request.path_params["item"]))
+
+    async def live(self, request: Request) -> Response:
+        return Json({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        if self._reason is None:
+            return Json({"status": "ok", "stale_ms": self.replica.behind_ms()})
+        return Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S).response()
+
+    async def prometheus(self, request: Request) -> Response:
+        self.metrics.stale_ms.set(self.replica.behind_ms())
+        self.metrics.decisions.labels("sent").set(self.decisions.sent)
+        self.metrics.decisions.labels("lost").set(self.decisions.lost)
+        return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def _answered(request: Request, answer: Answer) -> Response:
+    """With a weak ETag: equal ones mean the same answer, but for how old it may be. 304 where the client has it."""
+    content = msgspec.json.encode((answer.recommendation_id, [(one.item_id, one.item) for one in answer.items]))
+    tag = f'W/"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    if tag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):
+        return Response(status_code=304, headers=headers)
+    return Json(answer, headers=headers)
+
+
+def create_app(settings: Settings) -> Starlette:
+    """The ASGI app; its lifespan follows Kafka in the background, so it starts without it and answers 503 until ready."""
+    api = Api(settings)
+    document = openapi.document(settings.api)
+    docs_page = page.html_of(document, openapi.CURL)
+
+    async def openapi_json(request: Request) -> Response:
+        return Json(document)
+
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(docs_page)
+
+    async def root(request: Request) -> Response:
+        return RedirectResponse("/docs")
+
+    def route(path: str, name: str, handle: Handler, method: str = "GET") -> Route:
+        return Route(path, api.endpoint(name, handle), methods=[method])
+
+    routes: list[Any] = [
+        route("/v1/recommendations/{user}", "recommendations", api.recommendations),
+        route("/v1/recommendations", "recommendations_of_many", api.recommendations_of_many, "POST"),
+        route("/v1/rank", "rank", api.rank, "POST"),
+        route("/v1/users/{user}", "user", api.user),
+        route("/v1/items/{item}/neighbors", "neighbors", api.neighbors),
+        route("/v1/why/{user}/{item}", "why", api.why),
+        Route("/health/live", api.live), Route("/health/ready", api.ready), Route("/metrics", api.prometheus),
+        Route("/openapi.json", openapi_json), Route("/docs", docs), Route("/", root),
+    ]
+    cors = Middleware(
+        CORSMiddleware, allow_origins=list(settings.api.cors_origins), allow_methods=["GET", "POST"],
+        allow_headers=["*"], expose_headers=["ETag", "Retry-After"], max_age=86_400,
+    )
+    app = Starlette(
+        routes=routes, middleware=[cors], lifespan=api.lifespan,
+        exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
+    )
+    app.state.api = api
+    return app

@@ -1,0 +1,24 @@
+"""The read API's counters, in a registry of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from stream.adapters.metrics import ReleaseMetrics
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.releases = ReleaseMetrics(self.registry)
+        self.requests = Counter("clickwake_api_requests", "Requests by endpoint and status", ["endpoint", "status"],
+                                registry=self.registry)
+        self.seconds = Histogram(
+            "clickwake_api_request_seconds", "From the request to its answer", ["endpoint"], registry=self.registry,
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+        )
+        self.inflight = Gauge("clickwake_api_inflight_requests", "Requests being handled", registry=self.registry)
+        self.stale_ms = Gauge("clickwake_api_stale_ms", "How old at most what is answered is, beside the changelog",
+                              registry=self.registry)  # fmt: skip
+        self.decisions = Gauge("clickwake_api_decisions", "Decisions logged, or lost because Kafka did not take them",
+                               ["outcome"], registry=self.registry)  # fmt: skip

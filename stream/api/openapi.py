@@ -1,0 +1,121 @@
+"""The read API's description of itself: OpenAPI 3.1 from the structs it answers with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from stream.api.requests import Ask, AskForMany, Neighbors, ToRank
+from stream.api.service import Answer, Ranked, User
+from stream.core.index import FIELDS
+from stream.core.why import Why
+from stream.http.answers import Error
+from stream.settings import Api
+
+CURL = "curl -u YOUR_READ_KEY: 'http://HOST:PORT/v1/recommendations/USER?n=5&fields=title,price'"
+EXPRESSIONS = (f"An expression over {', '.join(FIELDS)}: comparisons, arithmetic, and, or, not, in [...], a if b else c, "
+               "contains(text, 'part').")
+SAID = {
+    "scenario": "for_you; again (of what was bought); similar (to `items`); complements (of `items`, else of the cart); "
+                "popular; trending.",
+    "n": "How many items at most.",
+    "items": "What the scenario is about, separated by commas.",
+    "filter": f"Which items to choose from. {EXPRESSIONS}",
+    "boost": f"A factor of each item's score. {EXPRESSIONS}",
+    "exclude": "Items of the user's past that are left out.",
+    "category_cap": "Items of one category at most.",
+    "fields": "What of the catalog comes along with each item, separated by commas.",
+}
+
+
+def _parameters(kind: type[msgspec.Struct]) -> list[dict[str, Any]]:
+    (_,), components = msgspec.json.schema_components([kind])
+    properties = components[kind.__name__]["properties"]
+    found = []
+    for name, schema in properties.items():
+        listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
+        found.append({"name": name, "in": "query", "description": SAID[name], "schema": schema} | listed)
+    return found
+
+
+def _in_path(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _answers(description: str, schema: dict[str, Any], *others: str) -> dict[str, Any]:
+    said = {
+        "304": "The client has this answer (If-None-Match).",
+        "400": "The request cannot be understood; `messages` says where.",
+        "401": "No or an unknown read key.", "404": "Nobody knows this user or item.", "413": "Larger than the limits.",
+        "429": "Too many requests at once: retry after Retry-After seconds.",
+        "503": "Not ready: it is reading what the workers have written.",
+    }  # fmt: skip
+    found: dict[str, Any] = {"200": {"description": description, "content": {"application/json": {"schema": schema}}}}
+    error = {"application/json": {"schema": _ref("Error")}}
+    for status in sorted({"401", "429", "503", *others}):
+        found[status] = {"description": said[status]} | ({} if status == "304" else {"content": error})
+    return found
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _body(name: str) -> dict[str, Any]:
+    return {"required": True, "content": {"application/json": {"schema": _ref(name)}}}
+
+
+def document(settings: Api) -> dict[str, Any]:
+    """The OpenAPI document, with the limits this process runs with."""
+    _, components = msgspec.json.schema_components(
+        [Answer, Ranked, User, Why, Error, AskForMany, ToRank], ref_template="#/components/schemas/{name}"
+    )
+    many = {"type": "object", "properties": {"recommendations": {"type": "array", "items": _ref("Answer")}}}
+    key: list[dict[str, list[str]]] = [{"readKey": []}]
+    paths: dict[str, Any] = {
+        "/v1/recommendations/{user}": {"get": {
+            "operationId": "recommendations", "summary": "The best items for a user now.", "security": key,
+            "parameters": _in_path("user") + _parameters(Ask),
+            "responses": _answers("Best first, each with the events that speak for it.", _ref("Answer"), "304",
+                                  "400", "404"),
+        }},
+        "/v1/recommendations": {"post": {
+            "operationId": "recommendationsOfMany", "summary": f"The same for up to {settings.users_max} users at once.",
+            "security": key, "requestBody": _body("AskForMany"),
+            "responses": _answers("In the order of the users.", many, "400", "404", "413"),
+        }},
+        "/v1/rank": {"post": {
+            "operationId": "rank", "summary": "Given items in the order in which they suit the user.", "security": key,
+            "requestBody": _body("ToRank"), "responses": _answers("Best first.", _ref("Ranked"), "400", "413"),
+        }},
+        "/v1/users/{user}": {"get": {
+            "operationId": "user", "summary": "What is known of a user: history, cart, and the curve of survival.",
+            "security": key, "parameters": _in_path("user"), "responses": _answers("Known.", _ref("User"), "404"),
+        }},
+        "/v1/items/{item}/neighbors": {"get": {
+            "operationId": "neighbors", "summary": "Items like a given one.", "security": key,
+            "parameters": _in_path("item") + _parameters(Neighbors),
+            "responses": _answers("Nearest first.", _ref("Answer"), "304", "400", "404"),
+        }},
+        "/v1/why/{user}/{item}": {"get": {
+            "operationId": "why", "summary": "Why an item is recommended to a user, or is not: its place, what its score is "
+            "made of, the events that speak for it, the rule that removed it.", "security": key,
+            "parameters": _in_path("user", "item"), "responses": _answers("Explained.", _ref("Why"), "404"),
+        }},
+    }  # fmt: skip
+    for path, summary in (("/health/live", "The process runs."), ("/health/ready", "It has read what the workers wrote."),
+                          ("/metrics", "Prometheus metrics.")):  # fmt: skip
+        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "ok"}}}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Clickwake read API", "version": "1", "description":
+                 "Answers from a replica of what the workers write; `stale_ms` says how old at most it is. A read key opens "
+                 "everything of a tenant's users: it belongs on a server, never in a browser."},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"readKey": {"type": "http", "scheme": "basic", "description":
+                                            "Read key as user, empty password."}},
+        },
+    }  # fmt: skip

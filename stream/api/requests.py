@@ -1,0 +1,121 @@
+"""What may be asked of the read API, checked: a request that cannot be understood is told which part of it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from schemas.events import Id
+from stream.core import expression
+from stream.core.decode import message_of
+from stream.core.expression import Expression, ExpressionError
+from stream.core.index import FIELDS
+from stream.core.scenarios import Scenario
+from stream.http.answers import Refused, invalid
+
+T = TypeVar("T", bound=msgspec.Struct)
+GIVEN_MAX = 50  # items that may be given to a scenario
+
+Field = Literal["title", "brand", "category", "description", "price", "url", "image_url", "in_stock"]
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True):
+    """What to recommend, beyond to whom.
+
+    `items`: what a scenario is about (similar: these; complements: goes with these, default the user's cart). `filter` and
+    `boost` are expressions over items: a condition, and a factor of the score. `fields`: what of the catalog comes along.
+    """
+
+    scenario: Scenario = "for_you"
+    n: Annotated[int, msgspec.Meta(ge=1)] = 10
+    items: Annotated[tuple[Id, ...], msgspec.Meta(max_length=GIVEN_MAX)] = ()
+    filter: str | None = None
+    boost: str | None = None
+    exclude: Literal["none", "bought", "seen"] | None = None
+    category_cap: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    fields: tuple[Field, ...] = ()
+
+    def as_asked(self) -> dict[str, str]:
+        """What differs from the defaults, for the log of decisions."""
+        told = msgspec.to_builtins(self)
+        return {
+            name: value if isinstance(value, str) else msgspec.json.encode(value).decode() for name, value in told.items()
+            if name in _DEFAULTS and value != _DEFAULTS[name] and name not in ("scenario", "fields")
+        }  # fmt: skip
+
+
+_DEFAULTS = msgspec.to_builtins(Ask())
+
+
+class AskForMany(Ask, frozen=True, kw_only=True):
+    """The same for several users at once."""
+
+    users: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1)]
+
+
+class ToRank(msgspec.Struct, frozen=True, kw_only=True):
+    """Given items in the user's order; rules do not apply, the boost does."""
+
+    user_id: Id
+    items: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1, max_length=1_000)]
+    boost: str | None = None
+
+
+class Neighbors(msgspec.Struct, frozen=True, kw_only=True):
+    """How many items like a given one, and which."""
+
+    n: Annotated[int, msgspec.Meta(ge=1)] = 10
+    filter: str | None = None
+    fields: tuple[Field, ...] = ()
+
+
+def from_query(query: Mapping[str, str], kind: type[T]) -> T:
+    """Parameters of a URL; lists are separated by commas. Raises Refused 400."""
+    given: dict[str, Any] = dict(query)
+    unknown = sorted(given.keys() - set(kind.__struct_fields__))
+    if unknown:
+        raise invalid(unknown[0], "unknown", f"There is no parameter {unknown[0]!r}; there are "
+                      f"{', '.join(sorted(kind.__struct_fields__))}.")  # fmt: skip
+    for name in ("items", "fields"):
+        if name in given:
+            given[name] = [one for one in given[name].split(",") if one]
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise _complaint(error) from error
+
+
+def from_body(raw: bytes, kind: type[T]) -> T:
+    """A JSON body. Raises Refused 400."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise _complaint(error) from error
+
+
+def _complaint(error: Exception) -> Refused:
+    if isinstance(error, msgspec.ValidationError):
+        message = message_of(error)
+        return invalid(message.path, message.keyword, f"The request cannot be understood: {message.message}.")
+    return invalid("", "json", f"The body is no JSON: {error}.")
+
+
+def condition(text: str | None) -> Expression | None:
+    """The filter. Raises Refused 400."""
+    return None if text is None else _parsed("filter", text)
+
+
+def factor(text: str | None) -> Expression | None:
+    """The boost. Raises Refused 400."""
+    return None if text is None else _parsed("boost", text)
+
+
+@lru_cache(maxsize=1_000)
+def _parsed(what: Literal["filter", "boost"], text: str) -> Expression:
+    try:
+        return expression.parse(text, FIELDS, "flag" if what == "filter" else "number")
+    except ExpressionError as error:
+        raise invalid(what, "expression", f"{error}.") from error

@@ -1,0 +1,181 @@
+"""The read API on a real broker beside the personalize worker: what it answers, how soon it knows, that it says what it
+knows when the workers are gone, and that it answers what the worker would say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from clickwake import topics as topic_admin
+from schemas import topics
+from schemas.outputs import Decision
+from stream.adapters import clickhouse
+from stream.settings import Settings
+from tests.support import bundles
+from tests.support.bundles import Exported
+from tests.support.cluster import Worker, lag, produce_events, read_all, running, until
+from tests.support.fakes import event
+from training import release as releases
+
+KEY = ("demo-read-key", "")
+
+
+@contextmanager
+def api_of(settings: Settings, home: Path, **extra: str) -> Iterator[tuple[httpx.Client, Worker]]:
+    """A running API with read keys for tenant `t`, once it is ready."""
+    env = {"CLICKWAKE_API__PORT": "0", "CLICKWAKE_API__READ_KEYS": '{"t": "demo-read-key"}'} | extra
+    with running(settings, "workers.api", home, **env) as worker:
+        run_file = home / "run" / "api.json"
+        until(run_file.exists, 60, "the API listens")
+        url = f"http://127.0.0.1:{json.loads(run_file.read_text())['port']}"
+        with httpx.Client(base_url=url, auth=KEY, timeout=10, trust_env=False) as client:
+            until(lambda: client.get("/health/ready").status_code == 200, 60, "the API is ready")
+            yield client, worker
+
+
+@pytest.fixture
+def shop(settings: Settings, exported: Exported) -> Settings:
+    topic_admin.create(settings)
+    bundles.put_vectors(settings)
+    releases.release(settings, bundles.publish(settings.registry, exported).model_version)
+    return settings
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> None:
+    before = [event(user="u1", item="i1", id="m1", ts_ms=now_ms() - 5_000),
+              event(user="u1", item="i2", id="m2", ts_ms=now_ms() - 4_000, name="Product Added"),
+              event(user="u2", item="i2", id="m3", ts_ms=now_ms() - 3_000),
+              event(user="u2", item="i3", id="m4", ts_ms=now_ms() - 2_000, name="Order Completed")]  # fmt: skip
+    produce_events(shop, before)
+    with running(shop, "workers.personalize"):
+        until(lambda: lag(shop, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
+        with api_of(shop, tmp_path / "api") as (client, _):
+            _recommends_as_the_worker_does(shop, client)
+            _scenarios_filters_and_boosts(client)
+            _users_items_and_reasons(client)
+            _refusals(client)
+            began = time.monotonic()
+            produce_events(shop, [event(user="new", item="i5", id="n1", ts_ms=now_ms())])
+            until(lambda: client.get("/v1/users/new").status_code == 200, 10, "a first event is known")
+            print(f"known {time.monotonic() - began:.2f} s after it was sent")
+            assert client.get("/v1/recommendations/new").json()["as_of_event_id"] == "n1"
+            logged = until(lambda: read_all(shop, topics.DECISIONS), 20, "decisions are logged")
+    decisions = [msgspec.json.decode(record.value, type=Decision) for record in logged]
+    assert len({one.recommendation_id for one in decisions}) == len(decisions), "each answer is logged once"
+    assert {dict(record.headers)["ce_type"] for record in logged} == {b"clickwake.decision.v1"}
+    with running(shop, "workers.sink"):
+        until(lambda: _stored(shop) == len(read_all(shop, topics.DECISIONS)), 60, "decisions are stored")
+
+
+def _stored(settings: Settings) -> int | None:
+    try:
+        with closing(clickhouse.open_client(settings.clickhouse)) as client:
+            return int(client.query("SELECT count() FROM decision_outcomes WHERE isNull(clicked_at)").first_row[0])
+    except clickhouse.ClickHouseError as error:
+        if "UNKNOWN" in str(error):
+            return None
+        raise
+
+
+def _recommends_as_the_worker_does(settings: Settings, client: httpx.Client) -> None:
+    answered = client.get("/v1/recommendations/u1", params={"fields": "title,price"})
+    assert answered.status_code == 200, answered.text
+    answer = answered.json()
+    said = [json.loads(r.value) for r in read_all(settings, topics.RECOMMENDATIONS) if r.key == b"t/u1"][-1]
+    if said["as_of_event_id"] == answer["as_of_event_id"]:  # else the worker's interval is not over
+        assert {one["item_id"] for one in answer["items"]} == {one["item_id"] for one in said["items"]}
+    assert answer["as_of_event_id"] == "m2" and answer["degraded"] is None and 0 <= answer["stale_ms"] < 5_000
+    assert answer["items"][0]["item"]["title"].startswith("thing") and answer["items"][0]["reasons"]
+    again = client.get("/v1/recommendations/u1", params={"fields": "title,price"},
+                       headers={"If-None-Match": answered.headers["etag"]})  # fmt: skip
+    assert again.status_code == 304 and not again.content
+    many = client.post("/v1/recommendations", json={"users": ["u1", "u2", "nobody"], "n": 3}).json()["recommendations"]
+    assert [one["user_id"] for one in many] == ["u1", "u2", "nobody"]
+    assert [one["degraded"] for one in many] == [None, None, "no_history"] and all(len(one["items"]) == 3 for one in many)
+
+
+def _scenarios_filters_and_boosts(client: httpx.Client) -> None:
+    def ask(user: str = "u1", **params: object) -> list[str]:
+        answer = client.get(f"/v1/recommendations/{user}", params={name: str(value) for name, value in params.items()})
+        assert answer.status_code == 200, answer.text
+        return [one["item_id"] for one in answer.json()["items"]]
+
+    categories = {f"i{n}": f"c{n % 4}" for n in range(12)}
+    only = ask(filter="category == 'c1'", category_cap=10)
+    assert only and {categories[item] for item in only} == {"c1"}
+    assert len(ask(filter="category in ['c1', 'c2']", n=2)) == 2 and ask(filter="False") == []
+    assert ask(boost="1 if item_id == 'i7' else 0")[0] == "i7"
+    assert "i1" not in ask(exclude="seen", n=12) and "i1" in ask(exclude="none", n=12, category_cap=12)
+    assert ask("u2", scenario="again") == ["i3"], "the only thing that was bought"
+    assert "i1" not in ask(scenario="similar", items="i1") and ask(scenario="similar", items="i1")
+    assert ask("u2", scenario="complements", items="i2") == [] or "i2" not in ask("u2", scenario="complements", items="i2")
+    assert set(ask(scenario="popular")) <= {"i1", "i2", "i3"} and ask(scenario="trending") is not None
+
+
+def _users_items_and_reasons(client: httpx.Client) -> None:
+    user = client.get("/v1/users/u1").json()
+    assert (user["events"], user["orders"], user["cart"]) == (2, 0, ["i2"])
+    assert [(one["item_id"], one["did"]) for one in user["history"]] == [("i2", "cart"), ("i1", "view")]
+    curve = [chance for _, chance in user["churn"]["curve"]]
+    assert curve[0] == 1.0 and curve == sorted(curve, reverse=True) and 0 <= user["churn"]["p_no_return"] <= 1
+    near = client.get("/v1/items/i1/neighbors", params={"n": 3}).json()["items"]
+    assert len(near) == 3 and "i1" not in {one["item_id"] for one in near}
+    ranked = client.post("/v1/rank", json={"user_id": "u1", "items": ["i9", "i1", "zzz", "i9"]}).json()
+    assert sorted(one["item_id"] for one in ranked["items"]) == ["i1", "i9"] and ranked["unknown"] == ["zzz"]
+    shown = client.get("/v1/recommendations/u1").json()["items"][0]["item_id"]
+    why = client.get(f"/v1/why/u1/{shown}").json()
+    assert why["shown"] and why["place"] == 1 and why["removed_by"] == [] and abs(sum(why["shares"].values()) - 1) < 0.01
+    bought = client.get("/v1/why/u2/i3").json()
+    assert not bought["shown"] and bought["place"] is None and bought["removed_by"] == ["the user bought it"]
+
+
+def _refusals(client: httpx.Client) -> None:
+    def refused(path: str, status: int, code: str, where: str = "") -> None:
+        answer = client.get(path)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"]) == (status, code), answer.text
+        assert not where or error["messages"][0]["path"] == where
+
+    refused("/v1/users/nobody", 404, "unknown_user")
+    refused("/v1/items/zzz/neighbors", 404, "unknown_item")
+    refused("/v1/why/u1/zzz", 404, "unknown_item")
+    refused("/v1/recommendations/u1?n=0", 400, "invalid_request", "n")
+    refused("/v1/recommendations/u1?n=1000", 400, "invalid_request", "n")
+    refused("/v1/recommendations/u1?scenario=magic", 400, "invalid_request", "scenario")
+    refused("/v1/recommendations/u1?colour=red", 400, "invalid_request", "colour")
+    refused("/v1/recommendations/u1?filter=color%20%3D%3D%201", 400, "invalid_request", "filter")
+    refused("/v1/recommendations/u1?scenario=similar", 400, "invalid_request", "items")
+    assert client.get("/v1/users/u1", auth=("wrong", "")).status_code == 401
+    assert client.get("/v1/users/u1", auth=None).status_code == 401
+    assert client.post("/v1/rank", content=b"{").status_code == 400
+    assert client.get("/openapi.json").json()["openapi"] == "3.1.0" and "Read key" not in client.get("/docs").text[:100]
+
+
+def test_it_goes_on_from_its_store_and_forgets_who_is_erased(shop: Settings, tmp_path: Path) -> None:
+    produce_events(shop, [event(user="u1", item="i1", id="m1", ts_ms=now_ms()),
+                          event(user="u2", item="i2", id="m2", ts_ms=now_ms())])  # fmt: skip
+    home = tmp_path / "api"
+    with running(shop, "workers.personalize"):
+        until(lambda: lag(shop, "personalize", topics.EVENTS) == 0, 60, "folded")
+        with api_of(shop, home) as (client, _):
+            assert client.get("/v1/users/u1").status_code == 200
+        refused = {"context": {"consent": {"personalization": False}}}
+        withdrawn = event(user="u1", item="i1", id="m3", ts_ms=now_ms()) | refused
+        produce_events(shop, [withdrawn, event(user="u2", item="i3", id="m4", ts_ms=now_ms())])
+        until(lambda: lag(shop, "personalize", topics.EVENTS) == 0, 60, "the withdrawal folded")
+    with api_of(shop, home) as (client, worker):  # nobody else runs now
+        assert client.get("/v1/users/u1").status_code == 404
+        assert client.get("/v1/users/u2").json()["events"] == 2
+        assert client.get("/v1/recommendations/u1").json()["degraded"] == "no_history"
+        assert "records=" in worker.log()
