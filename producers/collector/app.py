@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from producers import dead_letters
+from producers import dead_letters, tracker
 from producers.collector import openapi
 from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint
 from producers.collector.broker import Broker, Record, Unavailable
@@ -262,6 +262,9 @@ def create_app(settings: Settings) -> Starlette:
     document = openapi.document(settings.collector)
     page = openapi.page_of(document)
 
+    async def tracker_js(request: Request) -> Response:
+        return Response(tracker.source(), media_type="text/javascript", headers={"Cache-Control": "public, max-age=3600"})
+
     async def openapi_json(request: Request) -> Response:
         return Json(document)
 
@@ -277,8 +280,8 @@ def create_app(settings: Settings) -> Starlette:
         Route("/v1/regulations", collector.regulate, methods=["POST"]),
         Route("/v1/regulations/{regulate_id}", collector.regulation, methods=["GET"]),
         Route("/health/live", collector.live), Route("/health/ready", collector.ready),
-        Route("/metrics", collector.prometheus), Route("/openapi.json", openapi_json), Route("/docs", docs),
-        Route("/", root),
+        Route("/metrics", collector.prometheus), Route("/clickwake.js", tracker_js),
+        Route("/openapi.json", openapi_json), Route("/docs", docs), Route("/", root),
     ]
     cors = Middleware(
         CORSMiddleware, allow_origins=list(settings.collector.cors_origins), allow_methods=["GET", "POST"],

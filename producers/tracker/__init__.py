@@ -1,0 +1,14 @@
+"""The browser's side: `clickwake.js`, which the collector serves, and how big it may be."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+FILE = Path(__file__).with_name("clickwake.js")
+
+
+@lru_cache(maxsize=1)
+def source() -> bytes:
+    """The tracker as it is served."""
+    return FILE.read_bytes()

@@ -1,0 +1,166 @@
+/* Clickwake's browser tracker. No dependency, Segment's calls:
+ *   <script src="https://COLLECTOR/clickwake.js" data-write-key="KEY" async></script>
+ *   clickwake.track("Product Viewed", {product_id: "85123A"}); clickwake.identify("u1", {plan: "pro"}); clickwake.page();
+ * Calls made before the script has come: var clickwake = window.clickwake || []; clickwake.push(["track", "Product Viewed"]).
+ *
+ * An event is kept in localStorage until the collector has acknowledged it; it is sent again under the same messageId, so it
+ * counts once. When the page goes, what is left is handed to sendBeacon, and kept all the same. */
+(function (window, document) {
+  "use strict";
+  var AT_ONCE = 50, KEPT_MAX = 500, WAIT_MS = 200, RETRY_MAX_MS = 60000, SESSION_MS = 30 * 60000, BEACON_BYTES = 60000;
+  var ADOPT_MS = 15000; // a queue that nobody has touched for so long is of a tab that is gone
+  var script = document.currentScript, early = window.clickwake;
+  var options = {host: script ? new URL(script.src).origin : "", writeKey: "", consent: null};
+  var tab = id(), sending = false, timer = 0, failures = 0, waiters = [], memory = {};
+
+  function id() {
+    if (window.crypto && crypto.randomUUID) return crypto.randomUUID();
+    return "xxxxxxxx-xxxx-4xxx-8xxx-xxxxxxxxxxxx".replace(/x/g, function () { return (Math.random() * 16 | 0).toString(16); });
+  }
+  // Where storage is refused (private windows, blocked cookies) everything lives as long as the page.
+  function read(name) { try { return localStorage.getItem("clickwake." + name); } catch (e) { return memory[name] || null; } }
+  function write(name, value) {
+    memory[name] = value;
+    try {
+      if (value === null) localStorage.removeItem("clickwake." + name); else localStorage.setItem("clickwake." + name, value);
+    } catch (e) { /* kept in memory */ }
+  }
+  function parse(text, otherwise) { try { return JSON.parse(text) || otherwise; } catch (e) { return otherwise; } }
+
+  var queue = [];
+  function keep() { write("queue." + tab, queue.length ? JSON.stringify({at: Date.now(), events: queue}) : null); }
+  function adopt() { // what tabs that are gone have left
+    try {
+      Object.keys(localStorage).forEach(function (key) {
+        var left = /^clickwake\.queue\./.test(key) && parse(localStorage.getItem(key), null);
+        if (!left || key === "clickwake.queue." + tab || Date.now() - left.at < ADOPT_MS) return;
+        localStorage.removeItem(key);
+        queue = left.events.concat(queue);
+      });
+    } catch (e) { /* no storage, nothing left */ }
+  }
+
+  function anonymousId() {
+    var known = read("anonymousId");
+    if (!known) write("anonymousId", known = id());
+    return known;
+  }
+  function sessionId() {
+    var now = Date.now(), session = parse(read("session"), null);
+    if (!session || now - session.seen > SESSION_MS) session = {id: id()};
+    session.seen = now;
+    write("session", JSON.stringify(session));
+    return session.id;
+  }
+  function refused() { var c = options.consent; return !!c && c.analytics === false && c.personalization === false; }
+
+  function put(type, fields) {
+    if (refused()) return null;
+    var event = {
+      messageId: "b-" + id(), type: type, anonymousId: anonymousId(), originalTimestamp: new Date().toISOString(),
+      context: {
+        sessionId: sessionId(), locale: navigator.language, userAgent: navigator.userAgent,
+        page: {url: location.href, path: location.pathname, title: document.title, referrer: document.referrer},
+        library: {name: "clickwake.js", version: "1"}
+      }
+    };
+    var user = read("userId");
+    if (user) event.userId = user;
+    if (options.consent) event.context.consent = options.consent;
+    for (var name in fields) if (fields[name] !== undefined) event[name] = fields[name];
+    queue.push(event);
+    if (queue.length > KEPT_MAX) queue.splice(0, queue.length - KEPT_MAX);
+    keep();
+    soon(WAIT_MS);
+    return event.messageId;
+  }
+
+  function soon(ms) { if (!timer) timer = setTimeout(function () { timer = 0; send(); }, ms); }
+  function body(events) {
+    return JSON.stringify({writeKey: options.writeKey, sentAt: new Date().toISOString(), batch: events});
+  }
+  function settle() { if (!queue.length) { waiters.forEach(function (done) { done(); }); waiters = []; } }
+
+  function send() {
+    if (sending || !queue.length || !options.writeKey) { settle(); return; }
+    var events = queue.slice(0, AT_ONCE), sent = {};
+    events.forEach(function (event) { sent[event.messageId] = true; });
+    sending = true;
+    fetch(options.host + "/v1/batch", {
+      method: "POST", headers: {"Content-Type": "text/plain"}, body: body(events), keepalive: body(events).length < BEACON_BYTES
+    }).then(function (answer) {
+      // what can never be taken is not sent again: the collector keeps it as a dead letter and says why
+      if (answer.ok || (answer.status >= 400 && answer.status < 500 && answer.status !== 408 && answer.status !== 429)) {
+        if (!answer.ok && window.console) console.warn("clickwake: events were refused", answer.status);
+        return 0;
+      }
+      return 1000 * (Number(answer.headers.get("Retry-After")) || 0) || 1;
+    }, function () { return 1; }).then(function (again) {
+      sending = false;
+      if (again) {
+        failures += 1;
+        var wait = Math.min(RETRY_MAX_MS, 500 * Math.pow(2, failures));
+        soon(Math.max(again, wait / 2 + Math.random() * wait / 2));
+        return;
+      }
+      failures = 0;
+      queue = queue.filter(function (event) { return !sent[event.messageId]; });
+      keep();
+      if (queue.length) soon(0); else settle();
+    });
+  }
+
+  function leave() { // the page goes: whatever is left, as much as a beacon takes
+    if (!queue.length || !options.writeKey || !navigator.sendBeacon) return;
+    var events = queue.slice(0, AT_ONCE);
+    while (events.length > 1 && body(events).length > BEACON_BYTES) events = events.slice(0, Math.ceil(events.length / 2));
+    navigator.sendBeacon(options.host + "/v1/batch", new Blob([body(events)], {type: "text/plain"}));
+  }
+
+  var api = {
+    load: function (writeKey, more) {
+      options.writeKey = writeKey;
+      for (var name in more || {}) options[name] = more[name];
+      adopt();
+      soon(0);
+      return api;
+    },
+    track: function (event, properties) { return put("track", {event: event, properties: properties || {}}); },
+    page: function (name, properties) {
+      return put("page", {name: name, properties: Object.assign({url: location.href, path: location.pathname}, properties)});
+    },
+    identify: function (userId, traits) {
+      if (refused()) return null;
+      write("userId", String(userId));
+      return put("identify", {userId: String(userId), traits: traits || {}});
+    },
+    group: function (groupId, traits) { return put("group", {groupId: groupId, traits: traits || {}}); },
+    alias: function (userId, previousId) {
+      var before = previousId || read("userId") || anonymousId();
+      write("userId", String(userId));
+      return put("alias", {userId: String(userId), previousId: before});
+    },
+    consent: function (given) { // {analytics, personalization, ads}; who refuses both is neither counted nor known
+      options.consent = given;
+      if (refused()) api.reset();
+    },
+    reset: function () { // somebody else uses this browser now, or nobody is to be known
+      queue = [];
+      keep();
+      ["anonymousId", "userId", "session"].forEach(function (name) { write(name, null); });
+    },
+    flush: function () { // a promise of the moment at which everything is acknowledged
+      return new Promise(function (done) { waiters.push(done); send(); });
+    },
+    anonymousId: anonymousId,
+    userId: function () { return read("userId"); },
+    push: function (call) { return api[call[0]].apply(api, call.slice(1)); }
+  };
+
+  document.addEventListener("visibilitychange", function () { if (document.visibilityState === "hidden") leave(); });
+  window.addEventListener("pagehide", leave);
+  window.addEventListener("online", function () { failures = 0; send(); });
+  window.clickwake = api;
+  if (script && script.dataset.writeKey) api.load(script.dataset.writeKey);
+  if (Array.isArray(early)) early.forEach(function (call) { api.push(call); });
+})(window, document);
