@@ -71,6 +71,27 @@ def collector(
 
 
 @app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="default: CLICKWAKE_API__HOST")] = None,
+    port: Annotated[int | None, typer.Option(help="default: CLICKWAKE_API__PORT; 0 takes a free one")] = None,
+) -> None:
+    """Answer over HTTP: recommendations, ranking, users, reasons; a replica of what the workers write."""
+    from workers.api import main as serve
+
+    raise typer.Exit(serve(host=host, port=port))
+
+
+@app.command()
+def shop(
+    port: Annotated[int | None, typer.Option(help="default: CLICKWAKE_SHOP__PORT; 0 takes a free one")] = None,
+) -> None:
+    """The demo shop, on what runs here: a page whose clicks change what it shows within a second."""
+    from clickwake.storefront.__main__ import main as serve
+
+    raise typer.Exit(serve(port=port))
+
+
+@app.command()
 def key(
     tenant: Annotated[str, typer.Argument(help="whose events it lets in")],
     as_json: Annotated[bool, typer.Option("--json", help="print the key and what settings hold of it as JSON")] = False,

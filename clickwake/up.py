@@ -34,10 +34,11 @@ from stream.settings import Settings
 
 MODULES = {"catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink",
            "erasure": "workers.erasure", "api": "workers.api", "collector": "producers.collector",
-           "training": "training.schedule"}
+           "training": "training.schedule", "shop": "clickwake.storefront"}
 PROCESSES = ("catalog", "personalize", "sink", "erasure", "api", "collector")
-SERVE_HTTP = ("api", "collector")  # they answer at a port of their settings once they are ready
+SERVE_HTTP = ("api", "collector", "shop")  # they listen at a port of their settings
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
+READY_PATH = {"api": "/health/ready", "collector": "/health/ready"}
 READY_TIMEOUT_S = 120.0
 SETTLED_S = 3.0  # a process that says nothing of itself counts as ready once it has lived this long
 POLL_S = 0.1
@@ -119,6 +120,11 @@ class Local:
             self._lock.close()
             self._lock = None
 
+    def add(self, name: str) -> None:
+        """Start one more process of `MODULES`; returns once it is ready. Raises `StartError`."""
+        self._run(name, [sys.executable, "-m", _module(name)], self.home / "logs" / f"{name}.log")
+        self._await_ready(name)
+
     def restart(self, name: str) -> None:
         """End one process or server and start it again; returns once it is ready."""
         self._supervisor.restart(name)
@@ -171,7 +177,8 @@ class Local:
             self._server = ClickHouseServer(self.home, clickhouse.port if "port" in clickhouse.model_fields_set else None)
             self._run("clickhouse", self._server.prepare(), self._server.log)
             lines.append(f"CLICKWAKE_CLICKHOUSE__PORT={self._server.port}")
-        for name, wanted in (("collector", self.settings.collector), ("api", self.settings.api)):
+        for name in SERVE_HTTP:
+            wanted = getattr(self.settings, name)
             if "port" not in wanted.model_fields_set:
                 lines.append(f"CLICKWAKE_{name.upper()}__PORT={process.free_port(wanted.port)}")
         text = "\n".join(["# Written by `clickwake up`, removed when it ends.", *lines, ""])
@@ -238,9 +245,9 @@ class Local:
     def _is_ready(self, name: str) -> bool:
         child = self._supervisor.child(name)
         if name in SERVE_HTTP:
-            port = getattr(self.settings, name).port
+            url = f"http://{process.LOOPBACK}:{getattr(self.settings, name).port}{READY_PATH.get(name, '/')}"
             try:
-                answer = httpx.get(f"http://{process.LOOPBACK}:{port}/health/ready", timeout=5, trust_env=False)
+                answer = httpx.get(url, timeout=5, trust_env=False)
             except httpx.HTTPError:
                 return False
             return answer.status_code == 200

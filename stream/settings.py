@@ -114,6 +114,13 @@ class Api(Section):
     cors_origins: tuple[str, ...] = Field((), description="browsers that may read; none: a read key belongs on a server")
 
 
+class Shop(Section):
+    """The demo shop; on loopback only."""
+
+    port: int = 8070
+    tenant: str = Field("demo", description="whose catalog it sells; its keys must be in these settings, in the clear")
+
+
 class ConsentDefault(Section):
     """What a user allowed who was not asked: stamped into events that say nothing."""
 
@@ -198,6 +205,7 @@ class Settings(BaseSettings):
     models: Models = Models()
     collector: Collector = Collector()
     api: Api = Api()
+    shop: Shop = Shop()
     privacy: Privacy = Privacy()
     personalize: Personalize = Personalize()
     sink: Sink = Sink()

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from clickwake import up
+from clickwake import process, up
 from clickwake.observe import owed
 from stream.adapters import clickhouse
 from stream.adapters.lag import Lag
@@ -74,7 +74,12 @@ class Stage:
         """With `keep`, say what can be done now and wait for Ctrl-C or SIGTERM."""
         if not keep:
             return
-        collector = self.settings.collector
+        collector, api, shop = self.settings.collector, self.settings.api, self.settings.shop
+        if "api" in self.local.names():
+            self.local.add("shop")
+            self.console.print(
+                f"[bold]The shop is open: http://{process.LOOPBACK}:{shop.port}[/bold], your clicks change what it shows. "
+                f"The read API's page is http://{api.host}:{api.port}/docs", highlight=False)
         self.console.print(
             f"Clickwake stays up: the collector's page is http://{collector.host}:{collector.port}/docs, `clickwake sql` "
             "asks ClickHouse, `clickwake status` shows the processes. Ctrl-C ends it.", highlight=False)

@@ -41,7 +41,7 @@ from stream.settings import Settings
 BOOST_MAX = 1e6  # of a factor: beyond it, float32 scores overflow
 
 
-class Recommended(RecommendedItem, frozen=True, kw_only=True, omit_defaults=True):
+class Recommended(RecommendedItem, frozen=True, kw_only=True):
     """`item`: what was asked of the catalog about it."""
 
     item: dict[str, Any] | None = None
@@ -267,7 +267,8 @@ class Service:
             by_given = scenarios.complements(index, given)
         only[given] = False
         total = by_given.sum(axis=0) if len(by_given) else np.zeros(n, dtype=np.float32)
-        only &= total > 0
+        if ask.scenario != "popular":  # what nobody has touched is the least popular, but it rises in nothing
+            only &= total > 0
         total, rules = _boosted(total, factor(ask.boost), index), self._asked(ask)
         rows = rank(total, state, index, rules, only) if n else []
         why_not = "no_items" if not n else None if rows else "no_history" if not given else None
