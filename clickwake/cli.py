@@ -604,6 +604,42 @@ def _mend(
     commands.mend(letters or [], cause, changes, as_is, send=send, as_json=as_json)
 
 
+segments = typer.Typer(help="Groups of users by rules: check the rules, sizes, who is in.", no_args_is_help=True)
+app.add_typer(segments, name="segments")
+
+
+@segments.command("check")
+def segments_check(
+    path: Annotated[Path | None, typer.Argument(help="file of rules; default: CLICKWAKE_SEGMENTS__RULES")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the rules as JSON")] = False,
+) -> None:
+    """Whether a file of rules can be used, and what it says; exits with 1 when it cannot."""
+    from clickwake import segments as command
+
+    raise typer.Exit(command.check(path, as_json=as_json))
+
+
+@segments.command("list")
+def segments_list(as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False) -> None:
+    """How many users are in each segment."""
+    from clickwake import segments as command
+
+    raise typer.Exit(command.sizes(as_json=as_json))
+
+
+@segments.command("members")
+def segments_members(
+    segment: Annotated[str, typer.Argument(help="its name")],
+    at: Annotated[datetime | None, typer.Option(help="as of this time, UTC; default: now")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="users at most, those who came last first")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+) -> None:
+    """Who is in a segment, or was at any time, and by which values they came in."""
+    from clickwake import segments as command
+
+    raise typer.Exit(command.members(segment, at, limit, as_json=as_json))
+
+
 models = typer.Typer(help="The registry of bundles: list them, and keys that say which of them workers take.")
 app.add_typer(models, name="models")
 

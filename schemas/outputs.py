@@ -73,6 +73,23 @@ class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
 
 
+class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A user entered or left a segment, on `clickwake.segment-changes.v1`. `number` counts the changes of this user and
+    segment, and the id stands for it, so that a replay says the same; `values` are the fields that the rule reads."""
+
+    change_id: str
+    tenant: str
+    user_id: str
+    segment: str
+    change: Literal["entered", "left"]
+    number: int
+    values: dict[str, float]
+    as_of_event_id: str
+    as_of_ts: Instant
+    rules_version: str
+    model_version: str
+
+
 def output_id(kind: str, *parts: str) -> str:
     """An id derived from what it stands for, so that a replay emits the same one.
 

@@ -63,6 +63,7 @@ ITEM_COUNTS = Topic(entity="item-counts", key="partition/tenant/item", partition
 RECOMMENDATIONS = Topic(entity="recommendations", key="tenant/user", by_user=True, why="outputs")
 DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                   why="answers of the read API, as served")
+SEGMENT_CHANGES = Topic(entity="segment-changes", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 DEAD_LETTERS = Topic(entity="dead-letters", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                      message_bytes_max=2 * 1_048_576, why="inputs that could not be processed, with the reason")
@@ -72,6 +73,6 @@ MODELS = Topic(entity="models", key="current", cleanup="compact", why="the relea
 STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact",
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
 
-OUTPUTS = (RECOMMENDATIONS, DECISIONS, CHURN_ALERTS, DEAD_LETTERS)
-TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, DECISIONS, CHURN_ALERTS, DEAD_LETTERS,
-          ERASURES, MODELS, STATE)
+OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DEAD_LETTERS)
+TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES,
+          CHURN_ALERTS, DEAD_LETTERS, ERASURES, MODELS, STATE)

@@ -17,7 +17,7 @@ from stream.partition import DUE_PREFIX, META_KEY, PartitionState, due_of
 from stream.personalize import Input, Personalizer
 
 log = structlog.get_logger()
-REFRESH_USERS_MAX = 500  # users a tick whose due times are moved to a new model
+REFRESH_USERS_MAX = 500  # users of one sweep and tick
 BATCHES_MAX = 4  # begun at once: while one partition waits for the broker or for its interval to close, others go on
 COUNTS_BEHIND_S = 5.0  # how old the counts that ranking uses may become while many records wait
 
@@ -30,6 +30,25 @@ class Opened(NamedTuple):
     user_keys: Callable[[], Iterable[bytes]]
 
 
+class Sweep:
+    """Goes through all users of a partition, some at a time, whenever what it is for has another version."""
+
+    def __init__(self) -> None:
+        self._version: object = None
+        self._left: Iterable[bytes] | None = None
+
+    def some(self, version: object, user_keys: Callable[[], Iterable[bytes]]) -> list[bytes]:
+        """The next users; none when all have been gone through for this version."""
+        if self._version != version:
+            self._version, self._left = version, iter(user_keys())
+        if self._left is None:
+            return []
+        keys = [key for key, _ in zip(self._left, range(REFRESH_USERS_MAX), strict=False)]
+        if len(keys) < REFRESH_USERS_MAX:
+            self._left = None
+        return keys
+
+
 class Owned:
     """One partition while it is ours."""
 
@@ -39,8 +58,7 @@ class Owned:
         self.lock = asyncio.Lock()
         self.open_batches: list[Any] = []
         self.closed_at = 0.0  # monotonic s
-        self.refreshing: Iterable[bytes] | None = None
-        self.model_version = ""
+        self.sweeps = {"model": Sweep(), "segments": Sweep()}
 
 
 class Fleet:
@@ -147,6 +165,7 @@ class Fleet:
             if self._failure is not None:
                 raise self._failure
             self._take_counts()
+            self.personalizer.segments.look()
             owned = [one for one in self.owned.values() if one.opening.done() and not one.opening.cancelled()]
             closed = await asyncio.gather(*(self._close_when_due(one) for one in owned))
             for one, done in zip(owned, closed, strict=True):  # acknowledged first, then answered: nothing waits for a model
@@ -174,16 +193,14 @@ class Fleet:
             return True
 
     def _refresh(self, owned: Owned, opened: Opened) -> None:
-        """A new model moves everybody's due time, some users at a time."""
-        version = self.personalizer.serving.current.version
-        if owned.model_version != version:
-            owned.model_version = version
-            owned.refreshing = iter(opened.user_keys())
-        if owned.refreshing is not None:
-            keys = [key for key, _ in zip(owned.refreshing, range(REFRESH_USERS_MAX), strict=False)]
-            opened.state.refresh(keys)
-            if len(keys) < REFRESH_USERS_MAX:
-                owned.refreshing = None
+        """A new model moves everybody's due time; new rules, and time, move people between segments."""
+        part, personalizer = opened.state, self.personalizer
+        part.refresh(owned.sweeps["model"].some(personalizer.serving.current.version, opened.user_keys))
+        desk = personalizer.segments
+        if part.meta.live_since_ms:  # without rules once, for those who are in segments that are no more
+            turn = personalizer.clock.now_ms() // (desk.sweep_s * 1000) if desk.rules.rules else 0
+            due = owned.sweeps["segments"].some((desk.rules.version, turn), opened.user_keys)
+            part.unsorted |= dict.fromkeys(due)
 
     async def _tick(self, owned: Owned) -> None:
         async with owned.lock:

@@ -112,6 +112,7 @@ class PartitionState:
         self._stored_due: dict[bytes, int] = {}
         self._timers: list[tuple[int, bytes]] = []
         self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
+        self.unsorted: dict[bytes, None] = {}  # users whose segments may be out of date, in the order in which they are due
         self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
         self._written_meta = self._frozen_meta = msgspec.msgpack.encode(self.meta)
@@ -154,12 +155,14 @@ class PartitionState:
         self._cache[key] = UserState()
         self._stored_due.pop(key, None)
         self.unscheduled.pop(key, None)
+        self.unsorted.pop(key, None)
         self.owed.drop(key)
         self.erased.add(key)
 
     def touched(self, key: bytes, state: UserState, lane: Lane) -> None:
         """The user's state was changed by an event: to be written, and the churn timer to be set anew."""
         self.dirty[key] = state
+        self.unsorted[key] = None
         if lane == "live":
             self.unscheduled[key] = "live"
         else:

@@ -26,6 +26,7 @@ from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import NOBODY, PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
 from stream.recommending import degraded, score_users
+from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 
@@ -63,7 +64,7 @@ class Personalizer:
 
     def __init__(
         self, settings: Personalize, serving: ServingState, outputs: Outputs, run: Runner, clock: Clock,
-        partition_of: Callable[[bytes], int], fence: Fence, erasures: Erasures,
+        partition_of: Callable[[bytes], int], fence: Fence, erasures: Erasures, segments: SegmentDesk,
     ) -> None:  # fmt: skip
         self.fence = fence
         self.erasures = erasures
@@ -74,6 +75,7 @@ class Personalizer:
         self.clock = clock
         self.partition_of = partition_of
         self.alerts = AlertDesk(run)
+        self.segments = segments
         self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
 
     async def process(self, part: PartitionState, source: Input, records: Seq[Record], waiting: int = 0) -> None:
@@ -113,8 +115,8 @@ class Personalizer:
             await self.outputs.send(topic, by_partition)
 
     async def close_interval(self, part: PartitionState, waiting: int = 0) -> bool:
-        """Step 6: due times of everyone who was touched, then counts, changelog and store. While many records wait, due
-        times wait too: nobody is alerted before theirs is set anew.
+        """Step 6: due times and segments of everyone who was touched, then counts, changelog and store. While many records
+        wait, both wait too: nobody is alerted before their due time is set anew.
 
         False when the partition was lost while the changelog was written: then the store must not claim to stand for what
         another owner wrote meanwhile, and nothing is acknowledged. If somebody else's records lie between the last interval
@@ -125,6 +127,9 @@ class Personalizer:
         outbox = Outbox()
         behind = self.settings.behind(waiting)
         await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
+        if not behind:
+            now_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up=waiting == 0)
+            await self.segments.settle(part, self.serving.current, now_ms, outbox)
         await self.send(outbox)
         await self._publish_counts(part)
         while part.dirty or part.erased or part.meta_changed():

@@ -43,7 +43,7 @@ class Kafka(Section):
         return self
 
 
-Kept = Literal["events", "event_products", "recommendations", "decisions", "churn_alerts", "dead_letters"]
+Kept = Literal["events", "event_products", "recommendations", "decisions", "segment_changes", "churn_alerts", "dead_letters"]
 
 
 class ClickHouse(Section):
@@ -169,6 +169,11 @@ class Personalize(Section):
         return waiting >= self.behind_records_min
 
 
+class Segments(Section):
+    rules: Path | None = Field(None, description="file of rules, YAML; default <home>/segments.yml, if there is one")
+    sweep_s: int = Field(300, ge=1, description="everybody is looked at again this often: how late time alone takes effect")
+
+
 class Sink(Section):
     migrate: bool = Field(True, description="create and change tables at the start; off where its user may not")
     batch_rows_max: int = Field(20_000, ge=1, description="records in one batch")
@@ -208,6 +213,7 @@ class Settings(BaseSettings):
     shop: Shop = Shop()
     privacy: Privacy = Privacy()
     personalize: Personalize = Personalize()
+    segments: Segments = Segments()
     sink: Sink = Sink()
     training: Training = Training()
 
@@ -215,6 +221,11 @@ class Settings(BaseSettings):
     def registry(self) -> str:
         """Where releases are: `models.registry`, else a folder under `home`."""
         return self.models.registry or str(self.home.absolute() / "models")
+
+    @property
+    def segments_file(self) -> Path:
+        """Where the rules of segments are: `segments.rules`, else a file under `home`."""
+        return self.segments.rules or self.home / "segments.yml"
 
     @property
     def state_dir(self) -> Path:

@@ -29,6 +29,7 @@ from stream.fleet import Fleet, Opened, rebuild_due
 from stream.outbox import OutRecord
 from stream.partition import DUE_PREFIX, NoStore, PartitionState
 from stream.personalize import Input, Personalizer
+from stream.segments import SegmentDesk
 from stream.settings import Settings
 
 log = structlog.get_logger()
@@ -74,6 +75,7 @@ class Personalize:
             partial(kafka_clients.partition_of, partitions=settings.kafka.partitions),
             self,
             self.erasures,
+            SegmentDesk(self.ranking.run_model, settings.segments_file, settings.segments.sweep_s),
         )
         self.fleet = Fleet(
             personalizer,

@@ -22,7 +22,7 @@ from stream.adapters.replica import StateReplica
 from stream.adapters.serving_readers import ServingReaders
 from stream.api.coalesce import Coalescer
 from stream.api.requests import Ask, Neighbors, ToRank, condition, factor
-from stream.core import churn, scenarios
+from stream.core import churn, scenarios, segments
 from stream.core.expression import Expression
 from stream.core.featurize import Float32, churn_features
 from stream.core.index import ItemIndex
@@ -106,6 +106,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     revenue: float
     active_days: int
     cart: tuple[str, ...]
+    segments: tuple[str, ...]
     anonymous_ids: tuple[str, ...]
     history: tuple[Done, ...]
     churn: ChurnNow | None
@@ -206,7 +207,8 @@ class Service:
         return User(
             user_id=user, first_seen=utc(state.first_ts_ms), last_seen=utc(state.last_ts_ms), events=state.events,
             orders=state.orders, revenue=round(state.revenue, 2), active_days=len(state.days),
-            cart=tuple(scenarios.basket(state)), anonymous_ids=tuple(sorted(state.linked)), history=history,
+            cart=tuple(scenarios.basket(state)), segments=tuple(segments.members(state)),
+            anonymous_ids=tuple(sorted(state.linked)), history=history,
             churn=await self._churn(serving, state, self._now_ms(tenant, user, state)), model_version=serving.version,
             stale_ms=self.replica.behind_ms(),
         )  # fmt: skip

@@ -112,6 +112,7 @@ class UserState(msgspec.Struct, array_like=True):
     claims: list[tuple[int, str]] = []  # on an anonymous state: (claimed up to ts, user), ascending
     claimed: dict[str, int] = {}  # on a known state: anonymous id → event time of the last claim sent for it
     known: bool = False  # an event named this id as userId: it is a person, never an anonymous history to be claimed
+    segments: dict[str, tuple[int, int]] = {}  # segment → (number of changes, when the last was): inside while it is odd
 
     def history(self) -> list[Touch]:
         """Own ring and linked rings in total order, at most RING_TOUCHES_MAX, oldest first."""

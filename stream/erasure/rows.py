@@ -33,6 +33,7 @@ ABOUT = {
     "event_products": About("user IN {ids:Array(String)}", "timestamp"),
     "recommendations": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "decisions": About("user_id IN {ids:Array(String)}", "served_at"),
+    "segment_changes": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "churn_alerts": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "dead_letters": About(_LETTER, "first_seen"),
 }

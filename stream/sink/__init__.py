@@ -1,1 +1,1 @@
-"""From records of six topics to rows of seven ClickHouse tables: what a record becomes, and how a batch gets there."""
+"""From records of seven topics to rows of eight ClickHouse tables: what a record becomes, and how a batch gets there."""

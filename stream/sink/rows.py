@@ -15,7 +15,7 @@ import msgspec
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
-from schemas.outputs import ChurnAlert, Decision, Recommendation
+from schemas.outputs import ChurnAlert, Decision, Recommendation, SegmentChange
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
@@ -25,6 +25,7 @@ from stream.sink.tables import (
     EVENTS,
     ITEMS,
     RECOMMENDATIONS,
+    SEGMENT_CHANGES,
     Row,
     Table,
 )
@@ -198,6 +199,14 @@ def _decision(value: Decision, record: Record) -> Rows:
         record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), served_ms)
 
 
+def _segment_change(value: SegmentChange, record: Record) -> Rows:
+    as_of_ms = ms(value.as_of_ts)
+    return Rows(((SEGMENT_CHANGES, (
+        value.tenant, value.change_id, value.user_id, value.segment, value.change, value.number, value.values,
+        value.as_of_event_id, as_of_ms, value.rules_version, value.model_version, clamp_s(as_of_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+
+
 def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
     as_of_ms = ms(value.as_of_ts)
     return Rows(((CHURN_ALERTS, (
@@ -238,6 +247,7 @@ def _item_removed(record: Record) -> Outcome:
 
 recommendation_rows = _typed(Recommendation, _recommendation)
 decision_rows = _typed(Decision, _decision)
+segment_change_rows = _typed(SegmentChange, _segment_change)
 churn_alert_rows = _typed(ChurnAlert, _churn_alert)
 dead_letter_rows = _typed(DeadLetter, _dead_letter)
 item_rows = _typed(Item, _item, tombstone=_item_removed)

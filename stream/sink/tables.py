@@ -63,6 +63,12 @@ DECISIONS = Table("decisions", {
     "model_version": "String", "degraded": "String", "partition_time": _S,
     **_KAFKA,
 })
+SEGMENT_CHANGES = Table("segment_changes", {
+    "tenant": "String", "change_id": "String", "user_id": "String", "segment": "String", "change": "String",
+    "number": "UInt32", "values": "Map(String, Float64)", "as_of_event_id": "String", "as_of_ts": _MS,
+    "rules_version": "String", "model_version": "String", "partition_time": _S,
+    **_KAFKA,
+})
 CHURN_ALERTS = Table("churn_alerts", {
     "tenant": "String", "alert_id": "String", "user_id": "String", "state": "String", "probability": "Float64",
     "probability_low": "Float64", "probability_high": "Float64", "horizon_days": "UInt16", "reasons": "Array(String)",
@@ -77,4 +83,4 @@ DEAD_LETTERS = Table("dead_letters", {
     **_KAFKA,
 })
 
-TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, CHURN_ALERTS, DEAD_LETTERS)
+TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DEAD_LETTERS)

@@ -14,7 +14,7 @@ from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.erasure import Erasure
 from schemas.events import Event
-from schemas.outputs import ChurnAlert, Reason, Recommendation, RecommendedItem
+from schemas.outputs import ChurnAlert, Decision, Reason, Recommendation, RecommendedItem, SegmentChange
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
 from stream.core import identity
 from stream.core.counts import ItemCount
@@ -58,7 +58,7 @@ STATE = UserState(
     seen_horizon_ms=5, first_ts_ms=1_795_602_600_000, last_ts_ms=1_795_602_600_125, last_event_id="m1", events=2, orders=1,
     revenue=19.0, days=[DAY], order_days=[DAY], alert=Alert(True, False, 3, 2, "m0"), recommended_ts_ms=4, due_ts_ms=6,
     linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
-    known=True,
+    known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -73,6 +73,13 @@ FORMS: dict[str, Form] = {
     "churn-alert.json": _json(ChurnAlert(
         alert_id="c1", tenant="shop", user_id="u1", state="raised", probability=0.83, horizon_days=14, interval=(0.7, 0.9),
         reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1")),
+    "decision.json": _json(Decision(
+        recommendation_id="r2", tenant="shop", user_id="u1", scenario="similar", candidates=7, as_of_event_id="m1",
+        as_of_ts=AT, served_at=AT, model_version="v1", request={"filter": "price < 5"},
+        items=(RecommendedItem(item_id="sku-2", score=0.25, source="similar", reasons=(REASON,)),))),
+    "segment-change.json": _json(SegmentChange(
+        change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
+        values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1")),
     "dead-letter.json": _json(DeadLetter(
         dead_letter_id="d1", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT, attempts=2,
         failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="truncated"),)),

@@ -25,6 +25,7 @@ from stream.core.counts import PartitionCounts
 from stream.core.featurize import batch, churn_features, sequence
 from stream.partition import PartitionState
 from stream.personalize import Input, Personalizer
+from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 from tests.support import bundles
@@ -95,7 +96,7 @@ class Worker:
         self.outputs, self.encoded = FakeOutputs(), list[tuple[dict[str, Any], Any]]()
         settings = Personalize(recommend_interval_ms=0, recommend_users_max=10_000)
         self.personalizer = Personalizer(settings, self.serving, self.outputs, self._run, FakeClock(), self.partition_of,
-                                         FakeFence(), FakeErasures())
+                                         FakeFence(), FakeErasures(), SegmentDesk(self._run, Path("no such file"), 300))
         counts = self.serving.current.counts_policy
         self.parts = [PartitionState(n, FakeStore(), PartitionCounts(counts), 1, 0) for n in range(PARTITIONS)]
         self.offsets = dict.fromkeys([(topic, n) for topic in ("events", "identity") for n in range(PARTITIONS)], -1)

@@ -34,6 +34,7 @@ class FakePersonalizer:
     def __init__(self) -> None:
         self.settings = Personalize()
         self.serving = SimpleNamespace(current=SimpleNamespace(version="v"), take_counts=lambda: None)
+        self.segments = SimpleNamespace(look=lambda: None)
         self.go = asyncio.Event()
         self.folded: list[str] = []
         self.closed: list[int] = []
@@ -63,7 +64,8 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 async def fleet() -> Fleet:
     async def opener(partition: int) -> Opened:
-        state: Any = SimpleNamespace(partition=partition, outcomes={}, refresh=lambda keys: None)
+        state: Any = SimpleNamespace(partition=partition, outcomes={}, refresh=lambda keys: None,
+                                     meta=SimpleNamespace(live_since_ms=0))
         return Opened(state, lambda: None, list)
 
     async def source_of(topic: str) -> Input:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from stream.core.churn import EDGES_DAYS
 from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
 from stream.partition import META_KEY, PartitionState, unpack
 from stream.personalize import Input, Personalizer
+from stream.segments import SegmentDesk
 from stream.serving import ServingState
 from stream.settings import Personalize
 from tests.support.fakes import (
@@ -40,7 +42,8 @@ EDGES = np.arange(len(EDGES_DAYS))
 class Bench:
     """One partition that owns every key, with its fakes."""
 
-    def __init__(self, models: FakeModels | None = None, store: FakeStore | None = None, **settings: Any) -> None:
+    def __init__(self, models: FakeModels | None = None, store: FakeStore | None = None, rules: Path | None = None,
+                 **settings: Any) -> None:  # fmt: skip
         self.store = store or FakeStore()
         self.outputs = FakeOutputs()
         self.clock = FakeClock()
@@ -50,7 +53,7 @@ class Bench:
         self.fence, self.erasures = FakeFence(), FakeErasures()
         self.personalizer = Personalizer(
             Personalize(**settings), self.serving, self.outputs, run_inline, self.clock, lambda key: 0, self.fence,
-            self.erasures,
+            self.erasures, SegmentDesk(run_inline, rules or Path("no such file"), 300),
         )
         self.part = self.opened(PartitionCounts(CountsPolicy()))
         self.offset = -1

@@ -17,7 +17,7 @@ from schemas import export
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.events import Event, Product, Properties
-from schemas.outputs import ChurnAlert, Reason, Recommendation, RecommendedItem
+from schemas.outputs import ChurnAlert, Decision, Reason, Recommendation, RecommendedItem, SegmentChange
 from schemas.release import ModelRelease
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -29,6 +29,12 @@ SAMPLES: dict[str, Any] = {
         recommendation_id="r", tenant="shop", user_id="u", as_of_event_id="m", as_of_ts=AT, model_version="v",
         items=(RecommendedItem(item_id="i", score=1.0, source="rules",
                                reasons=(Reason(event_id="m", item_id="p", share=0.5),)),)),
+    "decision": Decision(
+        recommendation_id="r", tenant="shop", user_id="u", scenario="popular", items=(), candidates=3, as_of_event_id="",
+        as_of_ts=None, served_at=AT, model_version="v", request={"n": "3"}),
+    "segment-change": SegmentChange(
+        change_id="s", tenant="shop", user_id="u", segment="buyers", change="entered", number=1, values={"orders": 1.0},
+        as_of_event_id="m", as_of_ts=AT, rules_version="r", model_version="v"),
     "churn-alert": ChurnAlert(alert_id="a", tenant="shop", user_id="u", state="raised", probability=0.9, horizon_days=14,
                               interval=(0.8, 0.95), reasons=("silent",), last_event_ts=AT, as_of_ts=AT, model_version="v"),
     "dead-letter": DeadLetter(

@@ -1,0 +1,81 @@
+"""`clickwake segments`: rules checked before they run, sizes, and who was in a segment at any time."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from stream.adapters import clickhouse
+from stream.core.segments import FIELDS, RulesError
+from stream.segments import load
+from stream.settings import load as load_settings
+
+SIZES = "SELECT tenant, segment, members, entered_1d, left_1d, changed_at FROM segment_sizes ORDER BY tenant, segment"
+MEMBERS = """SELECT tenant, user_id, entered_at, values FROM segment_intervals
+WHERE segment = {segment:String} AND entered_at <= {at:DateTime64(3, 'UTC')}
+    AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')})
+ORDER BY entered_at DESC, user_id LIMIT {limit:UInt32}"""
+
+
+def check(path: Path | None, *, as_json: bool) -> int:
+    """Whether a file of rules can be used; 1 when not, with the reason."""
+    path = path or load_settings().segments_file
+    try:
+        rules = load(path)
+    except RulesError as error:
+        if as_json:
+            print(msgspec.json.encode({"ok": False, "error": str(error)}).decode())
+        else:
+            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            Console(stderr=True).print(f"Fields are {', '.join(FIELDS)}.", style="dim", highlight=False)
+        return 1
+    if as_json:
+        print(msgspec.json.encode({"ok": True, "version": rules.version, "segments": rules.rules}).decode())
+        return 0
+    table = Table(box=None, header_style="dim")
+    for name in ("segment", "when", "description"):
+        table.add_column(name)
+    for rule in rules.rules:
+        table.add_row(rule.name, rule.when, rule.description)
+    Console().print(table)
+    return 0
+
+
+def sizes(*, as_json: bool) -> int:
+    """How many are in each segment now, and how that moves."""
+    return _show(SIZES, {}, as_json=as_json, empty="no segment has members yet; rules go into "
+                 f"{load_settings().segments_file}, see docs/segments.md")  # fmt: skip
+
+
+def members(segment: str, at: datetime | None, limit: int, *, as_json: bool) -> int:
+    """Who is in a segment, or was at a time."""
+    when = (at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at) or datetime.now(UTC)
+    return _show(MEMBERS, {"segment": segment, "at": when, "limit": limit}, as_json=as_json,
+                 empty=f"nobody was in {segment!r} at {when:%Y-%m-%d %H:%M} UTC")  # fmt: skip
+
+
+def _show(sql: str, parameters: dict[str, Any], *, as_json: bool, empty: str) -> int:
+    with closing(clickhouse.open_client(load_settings().clickhouse)) as client:
+        found = client.query(sql, parameters=parameters)
+    rows = [dict(zip(found.column_names, row, strict=True)) for row in found.result_rows]
+    if as_json:
+        print(msgspec.json.encode(rows).decode())
+        return 0
+    if not rows:
+        Console().print(empty, highlight=False, soft_wrap=True)
+        return 0
+    table = Table(box=None, header_style="dim")
+    for name in found.column_names:
+        table.add_column(name.replace("_", " "))
+    for row in found.result_rows:
+        table.add_row(*(f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else
+                        ", ".join(f"{name} {number:g}" for name, number in value.items()) if isinstance(value, dict) else
+                        str(value) for value in row))  # fmt: skip
+    Console().print(table)
+    return 0

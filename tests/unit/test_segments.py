@@ -1,0 +1,175 @@
+"""Segments by rules: what rules may say, what moves people, and that a second reading says the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.core import segments
+from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.core.fold import fold
+from stream.core.segments import NEVER_DAYS, Rule, RulesError, RulesFile, compiled, members, move, values_of
+from stream.core.state import UserState
+from stream.segments import load
+from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
+from tests.unit.test_personalize import Bench
+
+RULES = """
+lifecycle: false
+segments:
+  - name: lookers
+    when: views_7d >= 2 and orders == 0
+    description: look and do not buy
+  - name: buyers
+    when: orders >= 1
+  - name: slipping
+    when: churn > 0.99 and days_since_seen > 3
+"""
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    path = tmp_path / "segments.yml"
+    path.write_text(RULES)
+    return path
+
+
+def rewrite(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def said(bench: Bench) -> list[tuple[str, str, int]]:
+    return [(one["segment"], one["change"], one["number"]) for one in bench.outputs.values("segment-changes")]
+
+
+async def test_users_enter_and_leave_with_the_values_that_moved_them(rules: Path) -> None:
+    bench = Bench(FakeModels(), rules=rules)
+    bench.items()
+    await bench.feed(event(item="i1"))
+    await bench.close()
+    assert said(bench) == []
+    await bench.feed(event(item="i2", ts_ms=T0_MS + 1_000))
+    await bench.close()
+    (entered,) = bench.outputs.values("segment-changes")
+    assert (entered["segment"], entered["change"]) == ("lookers", "entered")
+    assert entered["values"] == {"orders": 0.0, "views_7d": 2.0} and entered["as_of_event_id"].endswith("i2")
+    await bench.feed(event(item="i2", ts_ms=T0_MS + 2_000, name="Order Completed"))
+    await bench.close()
+    assert said(bench) == [("lookers", "entered", 1), ("buyers", "entered", 1), ("lookers", "left", 2)]
+    assert members(bench.part.read(b"t/u")) == ["buyers"]
+    again = bench.opened(PartitionCounts(CountsPolicy()))
+    assert members(again.read(b"t/u")) == ["buyers"], "memberships are state"
+
+
+async def test_time_alone_moves_people_when_everybody_is_looked_at(rules: Path) -> None:
+    bench = Bench(FakeModels(), rules=rules)
+    bench.items()
+    await bench.feed(event(item="i1"), event(item="i2", ts_ms=T0_MS + 1))
+    await bench.close()
+    later = event(user="other", item="i1", ts_ms=T0_MS + 30 * DAY_MS)
+    await bench.feed(later)
+    await bench.close()
+    assert ("lookers", "left", 2) not in said(bench)
+    bench.part.unsorted[b"t/u"] = None  # what a sweep does
+    await bench.close()
+    assert ("lookers", "left", 2) in said(bench)
+
+
+async def test_a_second_reading_gives_the_same_ids(rules: Path) -> None:
+    async def run(cuts: list[int]) -> set[str]:
+        """The same events in intervals of another length, from a state that was never written."""
+        bench = Bench(FakeModels(), rules=rules)
+        bench.items()
+        events = [event(item="i1"), event(item="i2", ts_ms=T0_MS + 1_000),
+                  event(item="i2", ts_ms=T0_MS + 2_000, name="Order Completed"), event(item="i3", ts_ms=T0_MS + 3_000)]
+        for number, one in enumerate(events):
+            await bench.feed(one)
+            if number in cuts:
+                await bench.close()
+        return {one["change_id"] for one in bench.outputs.values("segment-changes")}
+
+    assert await run([1, 3]) == await run([1, 2, 3]) and await run([3]) < await run([1, 3])
+
+
+async def test_nothing_is_said_while_history_is_imported_and_a_changed_file_is_taken_over(rules: Path) -> None:
+    bench = Bench(FakeModels(), rules=rules)
+    bench.items()
+    await bench.feed(event(item="i1", lane="import"), event(item="i2", ts_ms=T0_MS + 1, lane="import"))
+    await bench.close()
+    assert said(bench) == []
+    await bench.feed(event(item="i3", ts_ms=T0_MS + 2))
+    await bench.close()
+    assert said(bench) == [("lookers", "entered", 1)]
+    rewrite(rules, "lifecycle: false\nsegments: [{name: all, when: events > 0}]")
+    bench.personalizer.segments.look()
+    bench.part.unsorted[b"t/u"] = None
+    await bench.close()
+    assert said(bench)[1:] == [("all", "entered", 1), ("lookers", "left", 2)]
+    rewrite(rules, "segments: [{name: all, when: evnets > 0}]")
+    bench.personalizer.segments.look()
+    assert [rule.name for rule in bench.personalizer.segments.rules.rules] == ["all"], "the rules before stay"
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("segments: [{name: a}]", "missing required field `when`"),
+    ("segments: [{name: a, when: orders > 1, colour: red}]", "unknown field `colour`"),
+    ("segments: [{name: a, when: evnets > 1}]", "segment 'a': there is no field 'evnets'"),
+    ("segments: [{name: a, when: orders}]", "segment 'a': 'orders' gives a number, wanted is a flag"),
+    ("segments: [{name: a, when: orders > 1}, {name: a, when: orders > 2}]", "there are two of this name"),
+    ("segments: [{name: 'A B!', when: orders > 1}]", "matching regex"),
+    ("segments: {", "segments.yml"),
+])
+def test_what_is_wrong_with_rules_is_said(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "segments.yml"
+    path.write_text(text)
+    with pytest.raises(RulesError) as refused:
+        load(path)
+    assert complaint in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_built_in_stages_cover_everybody_once() -> None:
+    rules = compiled(RulesFile(rfm=True))
+    stages = ["lifecycle/new", "lifecycle/active", "lifecycle/cooling", "lifecycle/lapsed"]
+    for first in (0.0, 6.9, 7.1, 400.0):
+        for seen in (0.0, 13.0, 15.0, 61.0):
+            values = values_of(UserState(first_ts_ms=1, last_ts_ms=1), 1, 0.0) | {
+                "days_since_first": max(first, seen), "days_since_seen": seen}
+            inside = [name for name in rules.inside("t", values) if name in stages]
+            assert len(inside) == 1 or inside == ["lifecycle/new", "lifecycle/active"], (first, seen, inside)
+    assert values_of(UserState(), T0_MS, 0.0)["days_since_order"] == NEVER_DAYS
+
+
+names = st.sampled_from(["a", "b", "c"])
+
+
+@given(st.lists(st.lists(names, unique=True), max_size=12))
+def test_changes_tell_who_is_inside(turns: list[list[str]]) -> None:
+    state, inside, seen = UserState(), set[str](), set[tuple[str, int]]()
+    for at, wanted in enumerate(turns):
+        for change in move(state, wanted, at):
+            assert (change.segment, change.number) not in seen
+            seen.add((change.segment, change.number))
+            (inside.add if change.entered else inside.discard)(change.segment)
+        assert inside == set(wanted) == set(members(state))
+
+
+def test_a_batch_over_the_log_says_what_the_stream_says() -> None:
+    """Memberships are of state and time alone: folding the log in another order of arrival gives the same."""
+    rules = compiled(RulesFile(segments=(Rule(name="x", when="views_7d >= 3 or revenue > 20"),)))
+    events: list[dict[str, Any]] = [event(item=f"i{n % 4}", id=f"m{n}", ts_ms=T0_MS + n * 3_600_000,
+                                          name="Order Completed" if n % 5 == 0 else "Product Viewed") for n in range(30)]
+
+    def inside(order: list[dict[str, Any]]) -> list[str]:
+        from schemas.events import Event
+
+        state = UserState()
+        for one in order:
+            fold(state, msgspec.convert(one, Event), 0, 1 << 60)
+        return rules.inside("t", segments.values_of(state, T0_MS + 3 * DAY_MS, 0.0))
+
+    assert inside(events) == inside([*events[15:], *events[:15]])
