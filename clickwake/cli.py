@@ -92,6 +92,16 @@ def shop(
 
 
 @app.command()
+def dashboard(
+    port: Annotated[int | None, typer.Option(help="default: CLICKWAKE_DASHBOARD__PORT")] = None,
+) -> None:
+    """Pages for growth people: traffic, segments, churn, recommendations, dead letters, one user. On loopback."""
+    from clickwake.dashboard.__main__ import main as serve
+
+    raise typer.Exit(serve(port=port))
+
+
+@app.command()
 def key(
     tenant: Annotated[str, typer.Argument(help="whose events it lets in")],
     as_json: Annotated[bool, typer.Option("--json", help="print the key and what settings hold of it as JSON")] = False,

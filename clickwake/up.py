@@ -34,9 +34,10 @@ from stream.settings import Settings
 
 MODULES = {"catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink",
            "erasure": "workers.erasure", "api": "workers.api", "collector": "producers.collector",
-           "training": "training.schedule", "shop": "clickwake.storefront"}
+           "training": "training.schedule", "shop": "clickwake.storefront",
+           "dashboard": "clickwake.dashboard"}
 PROCESSES = ("catalog", "personalize", "sink", "erasure", "api", "collector")
-SERVE_HTTP = ("api", "collector", "shop")  # they listen at a port of their settings
+SERVE_HTTP = ("api", "collector", "shop", "dashboard")  # they listen at a port of their settings
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
 READY_PATH = {"api": "/health/ready", "collector": "/health/ready"}
 READY_TIMEOUT_S = 120.0

@@ -121,6 +121,12 @@ class Shop(Section):
     tenant: str = Field("demo", description="whose catalog it sells; its keys must be in these settings, in the clear")
 
 
+class Dashboard(Section):
+    """On loopback only: put a proxy that asks who is there in front of it."""
+
+    port: int = 8060
+
+
 class ConsentDefault(Section):
     """What a user allowed who was not asked: stamped into events that say nothing."""
 
@@ -211,6 +217,7 @@ class Settings(BaseSettings):
     collector: Collector = Collector()
     api: Api = Api()
     shop: Shop = Shop()
+    dashboard: Dashboard = Dashboard()
     privacy: Privacy = Privacy()
     personalize: Personalize = Personalize()
     segments: Segments = Segments()

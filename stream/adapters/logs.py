@@ -29,5 +29,5 @@ def configure(settings: Settings) -> None:
     line = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=line))
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    for noisy in ("aiokafka", "kafka", "faust", "mode"):
+    for noisy in ("aiokafka", "kafka", "faust", "mode", "httpx"):  # the last one would log ids of users
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))

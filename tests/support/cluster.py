@@ -132,7 +132,7 @@ def start_worker(
     home = home or settings.home
     home.mkdir(parents=True, exist_ok=True)
     env = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},  # it is no test itself
         "CLICKWAKE_HOME": str(home),
         "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "CLICKWAKE_KAFKA__TOPIC_PREFIX": settings.kafka.topic_prefix,

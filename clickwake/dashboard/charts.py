@@ -1,0 +1,53 @@
+"""ECharts options of the pages' pictures: values in, dicts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+INK, LINE, COLOURS = "#7d8790", "#7d879055", ["#0b8a76", "#d08a2e", "#5b6ee1", "#c2504f", "#7a9b3a", "#8c5aa8"]
+
+
+def _base(title: str) -> dict[str, Any]:
+    return {
+        "aria": {"enabled": True, "decal": {"show": False}}, "color": COLOURS, "animation": False,
+        "title": {"text": title, "textStyle": {"color": INK, "fontSize": 14, "fontWeight": "normal"}},
+        "textStyle": {"color": INK}, "grid": {"left": 48, "right": 16, "top": 56, "bottom": 36},
+        "legend": {"top": 26, "textStyle": {"color": INK}}, "tooltip": {"trigger": "axis"},
+    }  # fmt: skip
+
+
+def _axis(**more: Any) -> dict[str, Any]:
+    return {"axisLabel": {"color": INK, "hideOverlap": True}, "splitLine": {"lineStyle": {"color": LINE}}} | more
+
+
+def over(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | None]], *, bars: bool = False,
+         stacked: bool = False) -> dict[str, Any]:  # fmt: skip
+    """Series over categories `at`, one value each; None where there is none."""
+    kind: dict[str, Any] = {"type": "bar"} if bars else {"type": "line", "showSymbol": len(at) < 40}
+    return _base(title) | {
+        "xAxis": _axis(type="category", data=list(at)), "yAxis": _axis(type="value"),
+        "series": [kind | {"name": name, "data": list(values), "stack": "all" if stacked else None}
+                   for name, values in series.items()],
+    }  # fmt: skip
+
+
+def curve(title: str, points: Sequence[tuple[float, float]], now: float) -> dict[str, Any]:
+    """y over x as a line, with a mark at `now`."""
+    line = {"type": "line", "data": [list(one) for one in points], "showSymbol": False, "areaStyle": {"opacity": 0.12},
+            "markLine": {"symbol": "none", "data": [{"xAxis": now}], "lineStyle": {"color": COLOURS[3]}}}  # fmt: skip
+    return _base(title) | {"legend": None, "xAxis": _axis(type="value", max="dataMax"),
+                           "yAxis": _axis(type="value", min=0, max=1), "series": [line]}  # fmt: skip
+
+
+def funnel(title: str, steps: dict[str, int]) -> dict[str, Any]:
+    """Steps as bars, each with its share of the first."""
+    first = max(1, *steps.values()) if steps else 1
+    names = list(steps)
+    label = {"show": True, "position": "right", "color": INK}
+    bars = [{"value": count, "label": label | {"formatter": f"{count:,} · {count / first:.0%}"}} for count in steps.values()]
+    return _base(title) | {
+        "legend": None, "grid": {"left": 104, "right": 104, "top": 36, "bottom": 24},
+        "xAxis": _axis(type="value", show=False), "yAxis": _axis(type="category", data=names, inverse=True),
+        "series": [{"type": "bar", "data": bars}],
+    }  # fmt: skip

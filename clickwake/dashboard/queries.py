@@ -1,0 +1,96 @@
+"""What the pages ask of ClickHouse: one constant a question, all of them over the documented views."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+from stream.adapters import clickhouse
+from stream.settings import ClickHouse
+
+Rows = list[dict[str, Any]]
+LIMITS = {"max_execution_time": 20, "max_result_rows": 10_000, "result_overflow_mode": "break"}
+
+TENANTS = "SELECT tenant, uniq(message_id) AS events FROM events GROUP BY tenant ORDER BY events DESC LIMIT 50"
+TOTALS = """SELECT
+    (SELECT count() FROM events FINAL WHERE tenant = {tenant:String}) AS events,
+    (SELECT uniqExact(user) FROM events WHERE tenant = {tenant:String}) AS users,
+    (SELECT count() FROM recommendations_served WHERE tenant = {tenant:String})
+        + (SELECT count() FROM decisions_served WHERE tenant = {tenant:String}) AS recommendations,
+    (SELECT countIf(state = 'raised') FROM churn_alerts_served WHERE tenant = {tenant:String}) AS alerts,
+    (SELECT count() FROM dead_letters FINAL WHERE tenant = {tenant:String}) AS letters"""
+TRAFFIC = """SELECT toStartOfInterval(broker_time, INTERVAL 10 SECOND) AS at, count() AS events
+FROM events WHERE tenant = {tenant:String} AND broker_time > now64(3) - INTERVAL 15 MINUTE
+GROUP BY at ORDER BY at WITH FILL FROM toStartOfInterval(now64(3) - INTERVAL 15 MINUTE, INTERVAL 10 SECOND)
+TO toStartOfInterval(now64(3), INTERVAL 10 SECOND) STEP INTERVAL 10 SECOND"""
+FUNNEL = """SELECT sum(viewing) AS viewed, sum(viewed_added) AS added, sum(viewed_added_checkout) AS checkout,
+    sum(viewed_ordered) AS ordered
+FROM funnel_daily WHERE tenant = {tenant:String}
+    AND day > (SELECT max(day) FROM funnel_daily WHERE tenant = {tenant:String}) - 30"""
+ACTIVE = """SELECT day, active, new, returning FROM active_users_daily WHERE tenant = {tenant:String}
+ORDER BY day DESC LIMIT 60"""
+SEGMENTS = """SELECT segment, members, entered_1d, left_1d, changed_at FROM segment_sizes WHERE tenant = {tenant:String}
+ORDER BY members DESC, segment"""
+MEMBERS = """SELECT user_id, entered_at, left_at, values FROM segment_intervals
+WHERE tenant = {tenant:String} AND segment = {segment:String} AND entered_at <= {at:DateTime64(3, 'UTC')}
+    AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')})
+ORDER BY entered_at DESC, user_id LIMIT 500"""
+ALERTS = """SELECT alerts.as_of_ts AS as_of_ts, alerts.user_id AS user_id, alerts.probability AS probability,
+    alerts.horizon_days AS horizon_days, alerts.reasons AS reasons, outcomes.outcome AS outcome
+FROM churn_alerts_served AS alerts
+LEFT JOIN alert_outcomes AS outcomes ON outcomes.tenant = alerts.tenant AND outcomes.alert_id = alerts.alert_id
+WHERE alerts.tenant = {tenant:String} AND alerts.state = 'raised' ORDER BY as_of_ts DESC LIMIT 500"""
+PRECISION = """SELECT model_version, horizon_days, raised, judged, correct, precision, said, pending
+FROM alert_precision WHERE tenant = {tenant:String} ORDER BY model_version DESC"""
+HIT_RATE = """SELECT model_version, horizon, emissions, hits, hit_rate, ordered, pending
+FROM recommendation_hit_rate WHERE tenant = {tenant:String} ORDER BY model_version DESC, horizon LIMIT 60"""
+HIT_RATE_DAILY = """SELECT toDate(as_of_ts) AS day, model_version, uniqExact(recommendation_id) AS emissions,
+    uniqExactIf(recommendation_id, hit_1d) / emissions AS hit_rate
+FROM recommendation_hits WHERE tenant = {tenant:String} AND closed_1d
+GROUP BY day, model_version ORDER BY day DESC LIMIT 400"""
+SCENARIOS = """SELECT scenario, count() AS answers, countIf(isNotNull(shown_at)) AS shown,
+    countIf(isNotNull(clicked_at)) AS clicked, countIf(isNotNull(added_at)) AS added,
+    countIf(isNotNull(ordered_at)) AS ordered
+FROM decision_outcomes WHERE tenant = {tenant:String} GROUP BY scenario ORDER BY answers DESC"""
+LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
+    max(failed_at) AS newest, any(dead_letter_id) AS example
+FROM dead_letters FINAL WHERE tenant = {tenant:String} GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
+TIMELINE = """SELECT timestamp, event, product_id, revenue, lane FROM events FINAL
+WHERE tenant = {tenant:String} AND user = {user:String} ORDER BY timestamp DESC LIMIT 200"""
+USER_SEGMENTS = """SELECT segment, entered_at, left_at FROM segment_intervals
+WHERE tenant = {tenant:String} AND user_id = {user:String} ORDER BY entered_at DESC LIMIT 200"""
+
+
+class Database:
+    """ClickHouse, asked from the event loop without holding it up."""
+
+    def __init__(self, settings: ClickHouse) -> None:
+        self._settings = settings
+
+    async def rows(self, sql: str, **parameters: Any) -> Rows:
+        """Raises `clickhouse.ClickHouseError`, which says what to do."""
+        return await asyncio.to_thread(self._rows, sql, parameters)
+
+    def _rows(self, sql: str, parameters: dict[str, Any]) -> Rows:
+        with closing(clickhouse.open_client(self._settings)) as client:
+            found = client.query(sql, parameters=parameters, settings=LIMITS)
+        return [dict(zip(found.column_names, map(_plain, row), strict=True)) for row in found.result_rows]
+
+
+def _plain(value: Any) -> Any:
+    """As a table shows it.
+
+    >>> _plain(datetime(2026, 1, 2, 3, 4, 5, 600_000)), _plain(0.123456), _plain(["a", "b"]), _plain({"orders": 2.0})
+    ('2026-01-02 03:04:05', 0.1235, 'a; b', 'orders 2')
+    """
+    if isinstance(value, datetime):
+        return f"{value.astimezone(UTC) if value.tzinfo else value:%Y-%m-%d %H:%M:%S}"
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, list | tuple):
+        return "; ".join(map(str, value))
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number:g}" for name, number in value.items())
+    return value if isinstance(value, int | str) or value is None else str(value)

@@ -1,0 +1,54 @@
+"""The pages' words. English is the key; a test finds words that have no Chinese."""
+
+from __future__ import annotations
+
+CHINESE = {
+    "title": "标题", "Live": "实时", "Segments": "客群", "Churn": "流失", "Recommendations": "推荐", "Dead letters": "死信",
+    "Users": "用户", "events": "事件", "users": "用户", "recommendations": "推荐", "alerts": "预警",
+    "dead letters": "死信", "Events per 10 seconds, as the broker took them": "每 10 秒事件数（按 Kafka 接收时间）",
+    "Funnel, the last 30 days with events": "转化漏斗（最近 30 天）", "viewed": "浏览", "added to cart": "加入购物车",
+    "checkout": "结算", "ordered": "下单", "Active users": "活跃用户", "new": "新用户", "returning": "回访用户",
+    "day": "日期", "segment": "客群", "members": "成员数", "entered, 1 day": "一天内进入", "left, 1 day": "一天内离开",
+    "changed": "最近变化", "Members of": "客群成员：", "as of (UTC)": "截至（UTC）", "user": "用户",
+    "entered": "进入时间", "left": "离开时间", "because": "依据",
+    "Choose a segment to see who is in it.": "选择一个客群以查看成员。",
+    "No segments yet: write rules into": "尚无客群：请将规则写入",
+    "Alerts raised, newest first": "已发出的流失预警（最新在前）", "at": "时间", "probability": "概率", "days": "天数",
+    "reasons": "原因", "outcome": "结果", "How often alerts were right": "预警准确率", "model": "模型",
+    "raised": "已发出", "judged": "已判定", "right": "正确", "precision": "准确率", "as said": "预测概率",
+    "pending": "待定", "Hit rate of recommendations, by model": "各模型的推荐命中率", "within": "时限",
+    "emissions": "推荐次数", "hits": "命中", "hit rate": "命中率",
+    "Hit rate within a day, over time": "一天内命中率走势",
+    "Answers of the read API, by scenario": "读取接口的回答（按场景）", "scenario": "场景", "answers": "回答",
+    "shown": "已展示", "clicked": "已点击", "added": "已加购",
+    "What could not be processed, by cause": "无法处理的输入（按原因）", "kind": "类型", "where": "位置",
+    "why": "原因说明", "letters": "数量", "newest": "最新", "example": "示例",
+    "Mend and send again with": "修复并重发：", "Find a user by id": "按编号查找用户", "Look": "查看",
+    "Known since": "首次出现", "last seen": "最近出现", "orders": "订单", "spent": "消费", "active days": "活跃天数",
+    "silent for": "沉默天数", "gone with probability": "流失概率",
+    "Chance of still being away, by days of silence": "沉默天数与仍未返回的概率", "What is recommended now": "当前推荐",
+    "item": "商品", "score": "得分", "source": "来源", "because of": "因为", "Timeline": "时间线", "event": "事件",
+    "revenue": "收入", "Forget this user…": "删除该用户…",
+    "Everything about this user will be erased, everywhere. This cannot be undone.":
+       "该用户的所有数据将从所有位置删除，且无法恢复。",
+    "Erase": "确认删除", "Cancel": "取消",
+    "The request was taken: the erasure worker carries it out.": "请求已提交：由删除进程执行。",
+    "The request was not taken": "请求未被接受", "Nothing is known of this user.": "没有该用户的数据。",
+    "The read API does not answer": "读取接口无响应", "ClickHouse does not answer": "ClickHouse 无响应",
+    "Tenant": "租户", "Dark or light": "深色或浅色", "Menu": "菜单", "Nothing here yet.": "暂无数据。",
+    "in now": "目前所在客群",
+}
+
+
+class Words:
+    """Text in one language.
+
+    >>> Words("zh")("Live"), Words("en")("Live")
+    ('实时', 'Live')
+    """
+
+    def __init__(self, language: str) -> None:
+        self.language = "zh" if language == "zh" else "en"
+
+    def __call__(self, text: str) -> str:
+        return CHINESE.get(text, text) if self.language == "zh" else text

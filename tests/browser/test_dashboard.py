@@ -1,0 +1,143 @@
+"""The dashboard in a browser, over a shop with history: every page has its figures, in two languages, on a phone, in the
+dark, and says what does not answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Page, expect
+
+from clickwake import process
+from clickwake import topics as topic_admin
+from clickwake.dashboard import pages
+from clickwake.dashboard.words import CHINESE
+from schemas import topics
+from stream.settings import Settings
+from tests.support import bundles
+from tests.support.bundles import Exported
+from tests.support.cluster import lag, produce_events, read_all, running, until
+from tests.support.fakes import event
+from training import release as releases
+
+HOUR_MS = 3_600_000
+
+
+def shot(page: Page, name: str) -> None:
+    if folder := os.environ.get("CLICKWAKE_TEST_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+@pytest.fixture
+def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings, str]]:
+    topic_admin.create(settings)
+    bundles.put_vectors(settings)
+    releases.release(settings, bundles.publish(settings.registry, exported).model_version)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.segments_file.write_text("rfm: true\nsegments:\n  - {name: lookers, when: views_7d >= 2 and orders == 0}\n")
+    now_ms = time.time_ns() // 1_000_000
+    names = ["Product Viewed", "Product Viewed", "Product Added", "Checkout Started", "Order Completed"]
+    events = [event(user=f"u{n % 12}", item=f"i{n % 12}", id=f"m{n}", ts_ms=now_ms - 72 * HOUR_MS + n * HOUR_MS // 2,
+                    name=names[(n // 12) % 5], properties={"product_id": f"i{n % 12}", "price": 5.0})
+              for n in range(140)]  # fmt: skip
+    ports = {name: str(process.free_port()) for name in ("API", "DASHBOARD")}
+    env = {f"CLICKWAKE_{name}__PORT": port for name, port in ports.items()} | {
+        "CLICKWAKE_API__READ_KEYS": '{"t": "read"}', "CLICKWAKE_SHOP__TENANT": "t",
+        "CLICKWAKE_PERSONALIZE__RECOMMEND_INTERVAL_MS": "0"}  # fmt: skip
+    with ExitStack() as stack:
+        for module in ("workers.personalize", "workers.sink", "workers.api", "clickwake.dashboard"):
+            stack.enter_context(running(settings, module, **env))
+        sent = produce_events(settings, [*events, (b"t/u1", b"{ no json")])
+        url = f"http://127.0.0.1:{ports['DASHBOARD']}"
+        until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "folded")
+        with_sink = f"{settings.kafka.topic_prefix}.sink"
+        until(lambda: _stored(settings) >= sent - 1, 60, f"{with_sink} stored all")
+        for address in (url, f"http://127.0.0.1:{ports['API']}/health/ready"):
+            until(lambda address=address: _answers(address), 60, f"{address} answers")
+        yield settings, url
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False, timeout=30).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _stored(settings: Settings) -> int:
+    from contextlib import closing
+
+    from stream.adapters import clickhouse
+
+    with closing(clickhouse.open_client(settings.clickhouse)) as client:
+        if not client.query(f"EXISTS TABLE {settings.clickhouse.database}.events").first_row[0]:
+            return 0
+        return int(client.query("SELECT count() FROM events FINAL").first_row[0])
+
+
+def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page) -> None:
+    settings, url = dashboard
+    page.goto(url)
+    expect(page.locator('[data-tile="events"]')).to_have_text("140")
+    expect(page.locator('[data-tile="users"]')).to_have_text("12")
+    expect(page.locator('[data-tile="letters"]')).to_have_text("1")
+    expect(page.locator("canvas").first).to_be_visible()
+    shot(page, "dashboard-live")
+    page.get_by_role("link", name="Segments").click()
+    row = page.get_by_role("row", name=re.compile("lookers|rfm"))
+    row.first.locator(".q-checkbox, td").first.click()
+    expect(page.get_by_text("Members of")).to_be_visible()
+    expect(page.locator("a[href*='/users/u']").first).to_be_visible()
+    shot(page, "dashboard-segments")
+    page.get_by_role("link", name="Churn").click()
+    expect(page.get_by_text("Alerts raised, newest first")).to_be_visible()
+    shot(page, "dashboard-churn")
+    page.get_by_role("link", name="Recommendations").click()
+    expect(page.get_by_text("Hit rate of recommendations, by model")).to_be_visible()
+    shot(page, "dashboard-recommendations")
+    page.get_by_role("link", name="Dead letters").click()
+    expect(page.get_by_role("cell", name="undecodable")).to_be_visible()
+    page.get_by_role("link", name="Users").click()
+    page.get_by_label("Find a user by id").fill("u3")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("What is recommended now")).to_be_visible()
+    expect(page.get_by_role("cell", name="Product Viewed").first).to_be_visible()
+    expect(page.locator("canvas").first).to_be_visible()
+    shot(page, "dashboard-user")
+    page.get_by_role("button", name="Forget this user").click()
+    page.get_by_role("button", name="Erase").click()
+    expect(page.get_by_text("The request was taken")).to_be_visible()
+    assert len(read_all(settings, topics.ERASURES)) == 1
+
+
+def test_in_chinese_on_a_phone_in_the_dark_and_without_its_stores(dashboard: tuple[Settings, str], page: Page) -> None:
+    _, url = dashboard
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.emulate_media(color_scheme="dark")
+    page.goto(f"{url}?lang=zh")
+    expect(page.get_by_role("link", name="实时")).to_be_visible()
+    expect(page.locator('[data-tile="events"]')).to_have_text("140")
+    assert page.evaluate("document.body.classList.contains('body--dark')")
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "nothing sticks out"
+    shot(page, "dashboard-phone-zh")
+    page.goto(f"{url}/users/nobody")
+    expect(page.get_by_text("Nothing is known of this user.")).to_be_visible()
+    page.goto(f"{url}/users?tenant=a%27-alert(1)-%27")
+    page.get_by_label("Find a user by id").fill("x")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("read key of tenant")
+
+
+def test_every_word_has_its_chinese() -> None:
+    source = Path(pages.__file__).read_text()
+    used = set(re.findall(r'\bt\("([^"]+)"\)', source)) | set(pages.NAV.values())
+    used |= {label for columns in re.findall(r"\{((?:\s*\"\w+\": \"[^\"]*\",?)+)\s*\}", source)
+             for label in re.findall(r': "([^"]+)"', columns)}  # fmt: skip
+    assert len(used) > 50
+    assert {word for word in used if word not in CHINESE and not word.startswith("/")} == set()
