@@ -464,6 +464,19 @@ def bench_pipeline(
     raise typer.Exit(pipeline.main(options, as_json=as_json))
 
 
+@bench.command("api")
+def bench_api(
+    seconds: Annotated[float, typer.Option(min=3, help="of load on each of the two endpoints")] = 15.0,
+    shoppers: Annotated[int, typer.Option(min=10, help="whose histories are there")] = 2_000,
+    fresh: Annotated[int, typer.Option(min=1, help="events whose way to an answer is timed")] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Recommendations a second of one API process beside the bare server, their latency, and how soon it knows."""
+    from benchmarks import api as command
+
+    raise typer.Exit(command.main(command.Options(seconds=seconds, shoppers=shoppers, fresh=fresh), as_json=as_json))
+
+
 @bench.command("bot")
 def bench_bot(
     rate: Annotated[float, typer.Option(min=1, help="events/s of the others; the bot sends as many")] = 400.0,

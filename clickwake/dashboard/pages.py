@@ -158,8 +158,8 @@ async def segments(page: Page) -> None:
 def _link_users(page: Page, table: ui.table, field: str) -> None:
     """A cell that leads to the user's page."""
     where = page.href("/users/USER")
-    table.add_slot(f"body-cell-{field}", f"""<q-td :props="props"><a class="text-primary underline" :href="'{where}'.replace('USER',
-        encodeURIComponent(props.value))">{{{{ props.value }}}}</a></q-td>""")  # fmt: skip
+    table.add_slot(f"body-cell-{field}", f"""<q-td :props="props"><a class="text-primary underline"
+        :href="'{where}'.replace('USER', encodeURIComponent(props.value))">{{{{ props.value }}}}</a></q-td>""")  # fmt: skip
 
 
 async def churn(page: Page) -> None:
