@@ -427,6 +427,19 @@ def evaluate_satisfaction(
     evaluations.main("satisfaction", dataset, path, None, as_json, report, {"publish": float(publish)})
 
 
+@evaluate.command("promotions")
+def evaluate_promotions(
+    dataset: Annotated[str, typer.Argument(help="open-bandit or hillstrom")],
+    path: Annotated[Path, typer.Argument(help="open-bandit: the folder with random/ and bts/; hillstrom: the file")],
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """Which offer, and whom to mail: policies judged by logs that were drawn by lot, and what may be concluded."""
+    from training import evaluations
+
+    evaluations.main("promotions", dataset, path, None, as_json, report)
+
+
 @evaluate.command("text")
 def evaluate_text(
     dataset: DatasetName,
