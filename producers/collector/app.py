@@ -29,12 +29,14 @@ from producers import dead_letters, tracker
 from producers.collector import openapi
 from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint
 from producers.collector.broker import Broker, Record, Unavailable
+from producers.collector.dialects import DIALECTS, Dialect
 from producers.collector.metrics import Metrics
 from producers.collector.rates import Rates
 from producers.collector.regulations import Regulation, Status, erasures
 from producers.privacy import Privacy
 from schemas import topics
 from schemas.dead_letter import Source
+from schemas.dialects import DialectError
 from schemas.erasure import Erasure
 from schemas.events import EventType, key
 from stream.adapters.erasures import Erasures
@@ -143,25 +145,59 @@ class Collector:
         if tenant is None:
             given = envelope.write_key if isinstance(envelope.write_key, str) else None
             tenant = keys.tenant_of(given, self.settings.write_keys)
-        arrival = Arrival(
-            tenant=tenant, received_at=datetime.now(UTC), event_bytes_max=self.settings.event_bytes_max,
-            type=ENDPOINTS[name], sent_at=envelope.sent_at if is_batch else None, privacy=self.privacy,
-        )
         raws = self._batch(envelope) if is_batch else [raw]
+        arrival = self._arrival(tenant, ENDPOINTS[name], envelope.sent_at if is_batch else None)
+        return _answer(await self._admit(raws, arrival, f"collector:/v1/{name}"), is_batch)
+
+    def dialect(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
+        """The handler of calls in another system's words."""
+        async def handle(request: Request) -> Response:
+            response = await self._guarded(partial(self._take_dialect, request, dialect))
+            self.metrics.requests.labels(dialect.name, str(response.status_code)).inc()
+            return response
+
+        return handle
+
+    async def _take_dialect(self, request: Request, dialect: Dialect) -> Response:
+        basic = body.basic_key(request)
+        tenant = None if basic is None else keys.tenant_of(basic, self.settings.write_keys)
+        raw = await body.read(request, self.settings.batch_bytes_max, "The request")
+        try:
+            found = dialect.translate(msgspec.json.decode(raw), request.query_params)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+            raise invalid("", "json", f"The body cannot be read: {complaint(error).message}.") from error
+        except DialectError as error:
+            raise invalid(error.path, dialect.name, f"The body is not what {dialect.name} sends: {error}.") from error
+        if tenant is None:
+            tenant = keys.tenant_of(found.key, self.settings.write_keys)
+        self._check_count(len(found.events))
+        raws = [msgspec.json.encode(one) for one in found.events]
+        results = await self._admit(raws, self._arrival(tenant, None, found.sent_at), f"collector:{request.url.path}")
+        accepted = sum(isinstance(one, Admitted) for one in results)
+        return dialect.accepted(accepted) if accepted else _answer(results, is_batch=True)
+
+    def _arrival(self, tenant: str, kind: EventType | None, sent_at: Any) -> Arrival:
+        return Arrival(tenant=tenant, received_at=datetime.now(UTC), event_bytes_max=self.settings.event_bytes_max,
+                       type=kind, sent_at=sent_at, privacy=self.privacy)  # fmt: skip
+
+    async def _admit(self, raws: list[bytes], arrival: Arrival, endpoint: str) -> list[Admitted | NotAdmitted]:
+        """Steps 4 and 5."""
         results = [admit(item, arrival) for item in raws]
+        tenant = arrival.tenant
         self.rates.admit(tenant, (one.key if isinstance(one, Admitted) else key(tenant, one.user) for one in results))
-        await self._send(results, arrival, f"collector:/v1/{name}")
-        return _answer(results, is_batch)
+        await self._send(results, arrival, endpoint)
+        return results
 
     def _batch(self, envelope: Envelope) -> list[bytes]:
         if envelope.batch is msgspec.UNSET or not envelope.batch:
             raise invalid("batch", "required", "a batch needs `batch`, an array of at least one event")
-        if len(envelope.batch) > self.settings.batch_events_max:
-            raise Refused(
-                413, "too_many_events",
-                f"The batch has {len(envelope.batch)} events, at most {self.settings.batch_events_max} are taken.",
-            )
+        self._check_count(len(envelope.batch))
         return [bytes(item) for item in envelope.batch]
+
+    def _check_count(self, events: int) -> None:
+        if events > self.settings.batch_events_max:
+            raise Refused(413, "too_many_events",
+                          f"The batch has {events} events, at most {self.settings.batch_events_max} are taken.")  # fmt: skip
 
     async def _send(self, results: list[Admitted | NotAdmitted], arrival: Arrival, endpoint: str) -> None:
         """Everything acknowledged, events and dead letters alike, or Unavailable."""
@@ -276,6 +312,7 @@ def create_app(settings: Settings) -> Starlette:
 
     calls = {name: name for name in ENDPOINTS} | ALIASES
     routes = [Route(f"/v1/{path}", collector.endpoint(name), methods=["POST"]) for path, name in calls.items()]
+    routes += [Route(path, collector.dialect(one), methods=["POST"]) for path, one in DIALECTS.items()]
     routes += [
         Route("/v1/regulations", collector.regulate, methods=["POST"]),
         Route("/v1/regulations/{regulate_id}", collector.regulation, methods=["GET"]),

@@ -1,0 +1,52 @@
+"""PostHog's capture API, `POST /capture`, `/e`, `/i/v0/e` and `/batch`; `api_key` or `token` is the write key.
+
+Its e-commerce events have Segment's names. A distinct id is a user's unless the event says that it is nobody's yet
+(`$process_person_profile` or `$is_identified` false). posthog.com/docs/api/capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.dialects import Translated, derived_id, list_of, object_of, present
+
+_OF_THE_PROTOCOL = ("token", "distinct_id", "$set", "$set_once", "$anon_distinct_id")
+
+
+def translate(body: Any, query: Mapping[str, str]) -> Translated:
+    """One request: an event, a list of them, or a batch. Raises DialectError."""
+    if isinstance(body, list):
+        given, outer = list_of(body, ""), {}
+    else:
+        outer = object_of(body, "")
+        given = list_of(outer["batch"], "batch") if "batch" in outer else [outer]
+    found, key = [], outer.get("api_key") or outer.get("token")
+    for at, one in enumerate(given):
+        properties = object_of(one.get("properties") or {}, f"batch[{at}].properties")
+        key = key or one.get("api_key") or properties.get("token")
+        found.append(_event(one, properties, at))
+    return Translated(found, key if isinstance(key, str) else None, outer.get("sent_at"))
+
+
+def _event(one: dict[str, Any], properties: dict[str, Any], at: int) -> dict[str, Any]:
+    name, ident = one.get("event"), one.get("distinct_id") or properties.get("distinct_id")
+    nobody = properties.get("$process_person_profile") is False or properties.get("$is_identified") is False
+    about = present(
+        messageId=one.get("uuid") or properties.get("$insert_id") or derived_id(one, at, at=one.get("timestamp")),
+        originalTimestamp=one.get("timestamp"), userId=None if nobody else ident, anonymousId=ident if nobody else None,
+        traits=properties.get("$set") or one.get("$set"),
+        context=present(sessionId=properties.get("$session_id"), page=present(
+            url=properties.get("$current_url"), path=properties.get("$pathname"), referrer=properties.get("$referrer"))),
+    )  # fmt: skip
+    own = {key: value for key, value in properties.items() if key not in _OF_THE_PROTOCOL}
+    if name == "$identify":
+        return about | present(type="identify", userId=ident, anonymousId=properties.get("$anon_distinct_id"))
+    if name == "$create_alias":
+        return about | present(type="alias", userId=ident, previousId=properties.get("alias"))
+    if name == "$groupidentify":
+        return about | present(type="group", groupId=properties.get("$group_key"), traits=properties.get("$group_set"))
+    if name in ("$pageview", "$screen"):
+        return about | {"type": "page" if name == "$pageview" else "screen", "name": properties.get("$screen_name") or "",
+                        "properties": own | present(url=properties.get("$current_url"))}  # fmt: skip
+    return about | {"type": "track", "event": name, "properties": own}

@@ -1,0 +1,95 @@
+"""Snowplow's tracker protocol, `POST /com.snowplowanalytics.snowplow/tp2`; the app id `aid` is the write key.
+
+Page views and e-commerce actions are read, with the entities product, transaction, refund and promotion; any other
+self-describing event is kept under its schema's name. docs.snowplow.io/docs/events/ootb-data/ecommerce-events.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from schemas import events as names
+from schemas.dialects import DialectError, Translated, instant, list_of, object_of, objects_in, present, with_products
+
+ACTION = "snowplow_ecommerce_action"
+ACTIONS = {
+    "product_view": names.PRODUCT_VIEWED, "list_click": names.PRODUCT_CLICKED, "list_view": names.PRODUCT_LIST_VIEWED,
+    "add_to_cart": names.PRODUCT_ADDED, "remove_from_cart": names.PRODUCT_REMOVED, "checkout_step": names.CHECKOUT_STARTED,
+    "transaction": names.ORDER_COMPLETED, "refund": names.ORDER_REFUNDED, "promo_view": names.PROMOTION_VIEWED,
+    "promo_click": names.PROMOTION_CLICKED,
+}  # fmt: skip
+PRODUCT = "product"
+_TOTALS = {"transaction_id": "order_id", "refund_amount": "revenue"}
+
+
+def translate(body: Any, query: Mapping[str, str]) -> Translated:
+    """One request. Raises DialectError."""
+    payloads = list_of(object_of(body, "").get("data"), "data")
+    found = [_event(one, f"data[{at}]") for at, one in enumerate(payloads)]
+    return Translated(found, next((one["aid"] for one in payloads if isinstance(one.get("aid"), str)), None))
+
+
+def _event(payload: dict[str, Any], path: str) -> dict[str, Any]:
+    about = present(
+        messageId=payload.get("eid"), userId=payload.get("uid"),
+        anonymousId=payload.get("duid") or payload.get("tnuid") or payload.get("nuid"),
+        originalTimestamp=instant(payload.get("ttm") or payload.get("dtm"), 1_000),
+        sentAt=instant(payload.get("stm"), 1_000),
+        context=present(
+            sessionId=payload.get("sid"), locale=payload.get("lang"), userAgent=payload.get("ua"), app=payload.get("aid"),
+            page=present(url=payload.get("url"), title=payload.get("page"), referrer=payload.get("refr")),
+        ),
+    )  # fmt: skip
+    kind = payload.get("e")
+    if kind == "pv":
+        return about | {"type": "page", "properties": present(url=payload.get("url"), title=payload.get("page"))}
+    if kind == "ue":
+        return about | _described(payload, path)
+    if kind == "se":
+        return about | {"type": "track", "event": payload.get("se_ac"), "properties": present(
+            category=payload.get("se_ca"), label=payload.get("se_la"), property=payload.get("se_pr"),
+            value=payload.get("se_va"))}  # fmt: skip
+    return about | {"type": "track", "event": f"snowplow {kind}"}
+
+
+def _described(payload: dict[str, Any], path: str) -> dict[str, Any]:
+    """A self-describing event with its entities."""
+    outer = object_of(_json(payload, "ue_px", "ue_pr", path), f"{path}.ue")
+    inner = object_of(outer.get("data"), f"{path}.ue.data")
+    name, data = _name(inner), object_of(inner.get("data") or {}, f"{path}.ue.data.data")
+    entities: dict[str, list[dict[str, Any]]] = {}
+    contexts = _json(payload, "cx", "co", path) if "cx" in payload or "co" in payload else {"data": []}
+    for one in objects_in(object_of(contexts, f"{path}.contexts").get("data")):
+        if isinstance(one.get("data"), dict):
+            entities.setdefault(_name(one), []).append(one["data"])
+    if name != ACTION:
+        return {"type": "track", "event": name, "properties": data}
+    ours = ACTIONS.get(str(data.get("type")), str(data.get("type")))
+    properties = {key: value for key, value in data.items() if key != "type"}
+    for one in (*entities.get("transaction", ()), *entities.get("refund", ()), *entities.get("promotion", ())):
+        properties |= {_TOTALS.get(key, key): value for key, value in one.items()}
+    products = [{"product_id" if key == "id" else key: value for key, value in one.items()}
+                for one in entities.get(PRODUCT, ())]  # fmt: skip
+    return {"type": "track", "event": ours, "properties": with_products(ours, properties, products)}
+
+
+def _name(described: dict[str, Any]) -> str:
+    """`name` of `iglu:vendor/name/jsonschema/1-0-0`."""
+    parts = str(described.get("schema", "")).split("/")
+    return parts[1] if len(parts) > 1 else "unknown"
+
+
+def _json(payload: dict[str, Any], encoded: str, plain: str, path: str) -> Any:
+    """A part that is JSON in base64 or as it is."""
+    try:
+        if isinstance(payload.get(encoded), str):
+            raw = payload[encoded].translate(str.maketrans("-_", "+/"))
+            return msgspec.json.decode(base64.b64decode(raw + "=" * (-len(raw) % 4)))
+        return msgspec.json.decode(str(payload.get(plain, "")))
+    except (msgspec.DecodeError, binascii.Error, UnicodeError, RecursionError) as error:
+        raise DialectError(f"{path}.{encoded if encoded in payload else plain}", f"no JSON: {error}") from error

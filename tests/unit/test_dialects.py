@@ -1,0 +1,208 @@
+"""Other systems' own documented samples, through the collector: what of ours they become."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from producers.collector.app import create_app
+from producers.collector.dialects import DIALECTS
+from schemas.dialects import DialectError, derived_id
+from stream.settings import Collector, Settings
+from tests.unit.test_collector_http import KEY, Client, FakeKafka
+
+
+@pytest.fixture
+def kafka_fake() -> FakeKafka:
+    return FakeKafka()
+
+
+@pytest.fixture
+def client(kafka_fake: FakeKafka) -> Client:
+    app = create_app(Settings(collector=Collector(write_keys={"shop": SecretStr(KEY)})))
+    app.state.collector.broker = kafka_fake
+    return Client(app)
+
+
+def sent(
+    client: Client, kafka: FakeKafka, path: str, body: Any, status: int = 200, auth: bool = False
+) -> list[dict[str, Any]]:
+    """The events that reached Kafka."""
+    headers = {"Authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()} if auth else {}
+    answer = client.request("POST", path, content=json.dumps(body).encode(), headers=headers)
+    assert answer.status_code == status, answer.text
+    return kafka.sent("events")
+
+
+def test_ga4_purchase_of_the_documentation(client: Client, kafka_fake: FakeKafka) -> None:
+    body = {
+        "client_id": "client_id", "timestamp_micros": "1795602600000000", "non_personalized_ads": False,
+        "consent": {"ad_user_data": "GRANTED", "ad_personalization": "DENIED"},
+        "events": [{"name": "purchase", "params": {
+            "currency": "USD", "value": 30.03, "transaction_id": "T_12345", "coupon": "SUMMER_FUN", "shipping": 3.33,
+            "items": [
+                {"item_id": "SKU_12345", "item_name": "Stan and Friends Tee", "affiliation": "Google Merchandise Store",
+                 "coupon": "SUMMER_FUN", "discount": 2.22, "index": 0, "item_brand": "Google", "item_category": "Apparel",
+                 "item_list_id": "related_products", "price": 10.01, "quantity": 3},
+                {"item_id": "SKU_12346", "item_name": "Google Grey Women's Tee", "price": 21.01, "quantity": 2}]}}],
+    }  # fmt: skip
+    path = f"/mp/collect?measurement_id=G-XXXXXXXXXX&api_secret={KEY}"
+    (event,) = sent(client, kafka_fake, path, body, 204)
+    assert (event["event"], event["anonymousId"], event["tenant"]) == ("Order Completed", "client_id", "shop")
+    properties = event["properties"]
+    assert (properties["order_id"], properties["revenue"], properties["coupon"]) == ("T_12345", 30.03, "SUMMER_FUN")
+    assert [one["product_id"] for one in properties["products"]] == ["SKU_12345", "SKU_12346"]
+    assert properties["products"][0]["brand"] == "Google" and event["context"]["consent"] == {
+        "ads": True, "personalization": False}  # fmt: skip
+    again = sent(client, kafka_fake, path, body, 204)
+    assert again[1]["messageId"] == event["messageId"], "a second sending counts once"
+
+
+def test_ga4_views_searches_and_pages(client: Client, kafka_fake: FakeKafka) -> None:
+    item = {"item_id": "SKU_1", "item_name": "Tee", "price": 9.0}
+    body = {"client_id": "c", "user_id": "u1", "user_properties": {"customer_tier": {"value": "PREMIUM"}}, "events": [
+        {"name": "view_item", "params": {"currency": "USD", "value": 9, "items": [item], "session_id": 123}},
+        {"name": "add_to_cart", "params": {"items": [item | {"quantity": 2}]}},
+        {"name": "view_search_results", "params": {"search_term": "Clothing"}},
+        {"name": "page_view", "params": {"page_location": "https://shop.example/", "page_title": "Shop"}},
+        {"name": "tutorial_begin", "params": {}}]}  # fmt: skip
+    viewed, added, searched, page, own = sent(client, kafka_fake, f"/mp/collect?api_secret={KEY}", body, 204)
+    assert (viewed["userId"], viewed["anonymousId"], viewed["context"]["sessionId"]) == ("u1", "c", "123")
+    assert (viewed["event"], viewed["properties"]["product_id"]) == ("Product Viewed", "SKU_1")
+    assert viewed["traits"] == {"customer_tier": "PREMIUM"} and added["properties"]["quantity"] == 2
+    assert (searched["event"], searched["properties"]["query"]) == ("Products Searched", "Clothing")
+    assert (page["type"], page["properties"]["title"]) == ("page", "Shop") and own["event"] == "tutorial_begin"
+
+
+def test_snowplow_ecommerce_actions_with_their_entities(client: Client, kafka_fake: FakeKafka) -> None:
+    vendor = "iglu:com.snowplowanalytics.snowplow.ecommerce"
+    product = {"id": "P125", "name": "Baseball T", "brand": "Snowplow", "category": "Mens/Apparel", "price": 200,
+               "currency": "USD"}  # fmt: skip
+
+    def action(kind: str, *entities: dict[str, Any], plain: bool = False) -> dict[str, Any]:
+        described = {"schema": "iglu:com.snowplowanalytics.snowplow/unstruct_event/jsonschema/1-0-0", "data": {
+            "schema": f"{vendor}/snowplow_ecommerce_action/jsonschema/1-0-2", "data": {"type": kind}}}
+        contexts = {"schema": "iglu:com.snowplowanalytics.snowplow/contexts/jsonschema/1-0-0", "data": list(entities)}
+        if plain:
+            return {"ue_pr": json.dumps(described), "co": json.dumps(contexts)}
+        return {"ue_px": base64.urlsafe_b64encode(json.dumps(described).encode()).decode().rstrip("="),
+                "cx": base64.b64encode(json.dumps(contexts).encode()).decode()}
+
+    about = {"e": "ue", "tv": "js-3.5.0", "tna": "biz1", "aid": KEY, "p": "web", "duid": "d1", "sid": "s1",
+             "dtm": "1795602600000", "stm": "1795602600500", "url": "https://shop.example/p"}
+    entity = {"schema": f"{vendor}/product/jsonschema/1-0-0", "data": product}
+    bought = {"schema": f"{vendor}/transaction/jsonschema/1-0-0",
+              "data": {"transaction_id": "T12345", "revenue": 400, "currency": "USD"}}
+    body = {"schema": "iglu:com.snowplowanalytics.snowplow/payload_data/jsonschema/1-0-4", "data": [
+        about | {"eid": "5a305bf5-32fc-40d9-b0e8-66052f0f2c95"} | action("add_to_cart", entity),
+        about | {"eid": "e2", "uid": "u1"} | action("transaction", entity, entity, bought, plain=True),
+        about | {"eid": "e3", "e": "pv", "page": "Shop"}]}  # fmt: skip
+    added, ordered, page = sent(client, kafka_fake, "/com.snowplowanalytics.snowplow/tp2", body)
+    assert (added["messageId"], added["anonymousId"]) == ("5a305bf5-32fc-40d9-b0e8-66052f0f2c95", "d1")
+    assert (added["event"], added["properties"]["product_id"]) == ("Product Added", "P125")
+    assert added["context"]["sessionId"] == "s1"
+    assert (ordered["event"], ordered["userId"], ordered["properties"]["order_id"]) == ("Order Completed", "u1", "T12345")
+    assert ordered["properties"]["revenue"] == 400 and len(ordered["properties"]["products"]) == 2
+    assert (page["type"], page["properties"]["title"]) == ("page", "Shop")
+
+
+def test_snowplow_viewed_product_of_the_documentation(client: Client, kafka_fake: FakeKafka) -> None:
+    """The sample request of docs.snowplow.io/docs/events/http-requests, a self-describing event of a company's own."""
+    encoded = ("eyJzY2hlbWEiOiJpZ2x1OmNvbS5zbm93cGxvd2FuYWx5dGljcy5zbm93cGxvdy91bnN0cnVjdF9ldmVudC9qc29uc2NoZW1hLzEtMC0wIiwi"
+               "ZGF0YSI6eyJzY2hlbWEiOiJpZ2x1OmNvbS5teV9jb21wYW55L3ZpZXdlZF9wcm9kdWN0L2pzb25zY2hlbWEvMS0wLTAiLCJkYXRhIjp7InByb2R1Y3Rf"
+               "aWQiOiJBU08wMTA0MyIsInByaWNlIjo0OS45NX19fQ==")  # fmt: skip
+    body = {"data": [{"e": "ue", "ue_px": encoded, "eid": "5a305bf5", "aid": KEY, "duid": "d"}]}
+    (event,) = sent(client, kafka_fake, "/com.snowplowanalytics.snowplow/tp2", body)
+    assert (event["event"], event["properties"]) == ("viewed_product", {"product_id": "ASO01043", "price": 49.95})
+
+
+def test_posthog_capture_identify_and_batch(client: Client, kafka_fake: FakeKafka) -> None:
+    single = {"api_key": KEY, "event": "Product Viewed", "distinct_id": "user distinct id",
+              "properties": {"product_id": "p1", "$session_id": "s1", "$current_url": "https://shop.example/p1"},
+              "timestamp": "2026-11-25T10:30:00Z"}  # fmt: skip
+    for path in ("/capture/", "/i/v0/e/"):
+        (event, *_) = sent(client, kafka_fake, path, single)
+        assert (event["userId"], event["event"], event["context"]["sessionId"]) == (
+            "user distinct id", "Product Viewed", "s1")  # fmt: skip
+    kafka_fake.records.clear()
+    batch = {"api_key": KEY, "batch": [
+        {"event": "$identify", "distinct_id": "u1", "properties": {"$anon_distinct_id": "a1", "$set": {"plan": "pro"}}},
+        {"event": "$pageview", "properties": {"distinct_id": "a2", "$process_person_profile": False,
+                                              "$current_url": "https://shop.example/"}},
+        {"event": "$create_alias", "distinct_id": "u1", "properties": {"alias": "a3"}}]}  # fmt: skip
+    known, page, alias = sent(client, kafka_fake, "/batch", batch)
+    assert (known["type"], known["userId"], known["anonymousId"]) == ("identify", "u1", "a1")
+    assert known["traits"] == {"plan": "pro"}
+    assert (page["type"], page.get("userId"), page["anonymousId"]) == ("page", None, "a2")
+    assert (alias["type"], alias["previousId"]) == ("alias", "a3")
+
+
+def test_metarank_events_of_the_documentation(client: Client, kafka_fake: FakeKafka) -> None:
+    ranking = {
+        "event": "ranking", "id": "81f46c34-a4bb-469c-8708-f8127cd67d27", "timestamp": "1795602600000", "user": "user1",
+        "session": "session1", "fields": [{"name": "query", "value": "cat"}, {"name": "source", "value": "search"}],
+        "items": [{"id": "item3", "relevancy": 2.0}, {"id": "item1", "relevancy": 1.0}, {"id": "item2", "relevancy": 0.5}],
+    }  # fmt: skip
+    interaction = {
+        "event": "interaction", "id": "0f4c0036-04fb-4409-b2c6-7163a59f6b7d", "ranking": ranking["id"],
+        "timestamp": "1795602600500", "user": "user1", "session": "session1", "type": "purchase", "item": "item1",
+        "fields": [{"name": "count", "value": 1}, {"name": "shipping", "value": "DHL"}],
+    }  # fmt: skip
+    user = {"event": "user", "id": "x", "timestamp": "1795602600000", "user": "user1",
+            "fields": [{"name": "age", "value": 33}, {"name": "gender", "value": "m"}]}  # fmt: skip
+    shown, bought, known = sent(client, kafka_fake, "/feedback", [ranking, interaction, user], auth=True)
+    assert (shown["event"], [one["product_id"] for one in shown["properties"]["products"]]) == (
+        "Product List Viewed", ["item3", "item1", "item2"])  # fmt: skip
+    assert shown["properties"]["recommendation_id"] == bought["properties"]["recommendation_id"] == ranking["id"]
+    assert (bought["event"], bought["properties"]["product_id"], bought["userId"]) == ("Order Completed", "item1", "user1")
+    assert (known["type"], known["traits"]) == ("identify", {"age": 33, "gender": "m"})
+    item = {"event": "item", "id": "y", "timestamp": "1795602600000", "item": "item1", "fields": []}
+    sent(client, kafka_fake, "/feedback", item, 400, auth=True)
+    (letter,) = kafka_fake.dead_letters()
+    assert b"clickwake catalog" in letter.payload and letter.failure.messages[0].path == "type"
+
+
+@pytest.mark.parametrize(("path", "body", "where"), [
+    ("/mp/collect", {"events": "x"}, "events"), ("/mp/collect", [], ""), ("/mp/collect", {"events": [1]}, "events[0]"),
+    ("/com.snowplowanalytics.snowplow/tp2", {"data": [{"e": "ue", "ue_px": "%%"}]}, "data[0].ue_px"),
+    ("/batch", {"batch": []}, "batch"), ("/capture", {"event": "x", "properties": 3}, "batch[0].properties"),
+    ("/feedback", 7, ""),
+])  # fmt: skip
+def test_what_is_none_of_theirs_is_said(client: Client, kafka_fake: FakeKafka, path: str, body: Any, where: str) -> None:
+    headers = {"Authorization": "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()}
+    answer = client.request("POST", path, content=json.dumps(body).encode(), headers=headers)
+    assert answer.status_code == 400 and answer.json()["error"]["messages"][0]["path"] == where
+    assert kafka_fake.records == []
+
+
+NAMES = ("events", "name", "params", "items", "data", "e", "ue_pr", "co", "schema", "batch", "event", "properties",
+         "fields", "user_properties", "consent", "timestamp", "timestamp_micros", "ranking", "interaction", "$set",
+         "dtm", "id")  # fmt: skip
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.sampled_from(
+    ["ue", "pv", "ranking", "interaction", "user", "purchase", "{}", '{"data": []}', '{"data": {"data": 1}}'])
+anything = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+    st.sampled_from(NAMES) | st.text(max_size=3), inner, max_size=6), max_leaves=25)
+
+
+@given(anything)
+def test_any_json_is_translated_or_refused(body: Any) -> None:
+    for one in DIALECTS.values():
+        try:
+            found = one.translate(body, {})
+        except DialectError:
+            continue
+        assert all(isinstance(event, dict) for event in found.events)
+        json.dumps(found.events)
+
+
+def test_without_a_key_nobody_is_let_in(client: Client, kafka_fake: FakeKafka) -> None:
+    body = {"client_id": "c", "events": [{"name": "x", "params": {}}]}
+    for path in ("/mp/collect", "/mp/collect?api_secret=wrong"):
+        assert client.request("POST", path, content=json.dumps(body).encode(), headers={}).status_code == 401
+    assert derived_id(1, at=None) != derived_id(1, at=None)
