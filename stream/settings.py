@@ -175,6 +175,10 @@ class Personalize(Section):
         return waiting >= self.behind_records_min
 
 
+class Metrics(Section):
+    host: str = Field("127.0.0.1", description="where workers' metrics listen; 0.0.0.0 in a container that is scraped")
+
+
 class Segments(Section):
     rules: Path | None = Field(None, description="file of rules, YAML; default <home>/segments.yml, if there is one")
     sweep_s: int = Field(300, ge=1, description="everybody is looked at again this often: how late time alone takes effect")
@@ -220,6 +224,7 @@ class Settings(BaseSettings):
     dashboard: Dashboard = Dashboard()
     privacy: Privacy = Privacy()
     personalize: Personalize = Personalize()
+    metrics: Metrics = Metrics()
     segments: Segments = Segments()
     sink: Sink = Sink()
     training: Training = Training()

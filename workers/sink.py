@@ -93,9 +93,9 @@ def main() -> int:
     """Exit code: 0 after a signal, 1 after an error that a restart may not cure (said in the log)."""
     settings = load()
     configure(settings)
-    server, _ = start_http_server(settings.sink.metrics_port, addr="127.0.0.1")
+    server, _ = start_http_server(settings.sink.metrics_port, addr=settings.metrics.host)
     run_file = _write_run_file(settings, server.server_port, ready=False)
-    log.info("sink.started", pid=os.getpid(), metrics=f"http://127.0.0.1:{server.server_port}/metrics")
+    log.info("sink.started", pid=os.getpid(), metrics=f"http://{settings.metrics.host}:{server.server_port}/metrics")
     try:
         uvloop.run(serve(settings, lambda: _write_run_file(settings, server.server_port, ready=True)))
     except (MigrationError, SendFailed) as error:

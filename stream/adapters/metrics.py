@@ -41,7 +41,7 @@ class Metrics:
         self.batch_seconds = Histogram("clickwake_batch_seconds", "steps 2 to 5 of a batch", buckets=_SECONDS)
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
         self.releases = ReleaseMetrics()
-        server, _ = start_http_server(settings.personalize.metrics_port, addr="127.0.0.1")
+        server, _ = start_http_server(settings.personalize.metrics_port, addr=settings.metrics.host)
         self._port = server.server_port
         self.path: Path = settings.home / "run" / f"{name}-{os.getpid()}.json"
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
+import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 import yaml
 
 from stream.erasure.rows import ABOUT
+from stream.settings import Settings
 from stream.sink.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +28,8 @@ def test_compose_config_is_valid() -> None:
     if shutil.which("docker") is None or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
         pytest.skip("no docker compose client on this machine")
     users = ("SINK_", "ERASURE_", "TRAINING_", "ANALYST_", "")
-    secrets = {f"CLICKHOUSE_{user}PASSWORD": "x" for user in users} | {"CLICKWAKE_WRITE_KEYS": '{"shop": "k"}'}
+    secrets = {f"CLICKHOUSE_{user}PASSWORD": "x" for user in users} | {
+        f"CLICKWAKE_{what}_KEYS": '{"shop": "k"}' for what in ("WRITE", "READ")}  # fmt: skip
     done = subprocess.run(["docker", "compose", "-f", str(COMPOSE), "config", "--quiet"], cwd=ROOT, capture_output=True,
                           text=True, env={**os.environ, **secrets})  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -32,7 +37,7 @@ def test_compose_config_is_valid() -> None:
 
 def test_every_long_running_service_restarts_and_runs_unprivileged() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"]
-    for name in ("collector", "catalog", "personalize", "sink", "erasure", "training"):
+    for name in ("collector", "api", "catalog", "personalize", "sink", "erasure", "training"):
         service = services[name]
         assert service["restart"] == "unless-stopped" and service["cap_drop"] == ["ALL"], name
     assert {"healthcheck"} <= services["kafka"].keys() & services["clickhouse"].keys() & services["collector"].keys()
@@ -105,3 +110,61 @@ def test_lock_files_are_hashed_and_name_no_index() -> None:
         pins = [line for line in text.splitlines() if "==" in line]
         assert len(pins) > 30 and text.count("--hash=sha256:") >= len(pins)
         assert "://" not in text and "--index" not in text
+
+
+def metric_names() -> set[str]:
+    """Every metric that the code makes, as Prometheus names it."""
+    found = set()
+    for folder in ("stream", "producers", "workers"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+                    name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+                    if not (isinstance(name, str) and name.startswith("clickwake_")):
+                        continue
+                    suffixes = {"Counter": ["_total"], "Gauge": [""], "Histogram": ["_bucket", "_sum", "_count"]}
+                    found |= {name + suffix for suffix in suffixes.get(node.func.id, [])}
+    return found
+
+
+def test_dashboards_and_alert_rules_ask_for_metrics_that_exist() -> None:
+    known = metric_names()
+    grafana = json.loads((ROOT / "deploy" / "grafana" / "clickwake.json").read_text())
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
+    asked = [target["expr"] for panel in grafana["panels"] for target in panel["targets"]]
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    asked += [rule["expr"] for rule in alerts]
+    used = {name for expression in asked for name in re.findall(r"clickwake_[a-z_]+", expression)}
+    assert len(used) > 15 and used <= known, used - known
+    assert all({"summary", "description"} <= rule["annotations"].keys() and rule["labels"]["severity"] for rule in alerts)
+
+
+def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -> None:
+    """No cluster was at hand: what can be held against the code is."""
+    folder = ROOT / "deploy" / "kubernetes"
+    documents = [one for one in yaml.safe_load_all((folder / "clickwake.yaml").read_text()) if one]
+    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    names = [one.split("=")[0] for one in kustomization["configMapGenerator"][0]["literals"]]
+    seen = set()
+    for document in documents:
+        if document["kind"] not in ("Deployment", "StatefulSet", "Job"):
+            continue
+        pod = document["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] and len(pod["containers"]) == 1
+        (container,) = pod["containers"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        command = container["command"]
+        if command[0] == "python":
+            assert importlib.util.find_spec(command[2]) is not None, command
+            seen.add(document["metadata"]["name"])
+        mounted = {one["name"] for one in pod["volumes"]} | {
+            one["metadata"]["name"] for one in document["spec"].get("volumeClaimTemplates", ())}  # fmt: skip
+        assert {one["name"] for one in container["volumeMounts"]} == mounted
+        names += [one["name"] for one in container.get("env", ())]
+    assert seen == {"collector", "api", "personalize", "catalog", "sink", "erasure", "training"}
+    for name in names:
+        path = name.removeprefix("CLICKWAKE_").lower().split("__")
+        if not name.startswith("CLICKWAKE_"):
+            continue
+        assert path[0] in sections and (len(path) == 1 or path[1] in sections[path[0]].model_fields), name
