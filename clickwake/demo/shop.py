@@ -26,7 +26,7 @@ from rich.panel import Panel
 from rich.progress import Progress
 from rich.table import Table
 
-from clickwake.demo.stage import DemoFailed, Stage, begin_afresh
+from clickwake.demo.stage import DemoFailed, Stage, begin_afresh, example_rules
 from clickwake.observe import metric
 from clickwake.up import Local
 from producers.kafka import client_options
@@ -84,6 +84,7 @@ def run(home: Path, *, keep: bool = False, console: Console | None = None) -> di
     days, live_from = HISTORY_DAYS + LIVE_DAYS, end - timedelta(days=LIVE_DAYS)
     console.rule("1 · broker, ClickHouse, workers")
     begin_afresh(home, console)
+    example_rules(home)
     with Local(home, say=lambda text: console.print(f"  {text}", style="dim", highlight=False)) as local:
         stage = Stage(local, console)
         console.rule("2 · history: one shop, its catalog, its shoppers")
@@ -246,6 +247,8 @@ COUNTS = {
     "events": "SELECT count() FROM events FINAL",
     "recommendations": "SELECT count() FROM recommendations_served",
     "churn_alerts": "SELECT countIf(state = 'raised') FROM churn_alerts_served",
+    "segment_changes": "SELECT count() FROM segment_changes_served",
+    "segments": "SELECT countIf(members > 0) FROM segment_sizes",
     "dead_letters": "SELECT count() FROM dead_letters FINAL",
     "model_versions": "SELECT arraySort(groupUniqArray(model_version)) FROM recommendations_served",
 }
@@ -288,6 +291,8 @@ def _show(console: Console, summary: dict[str, Any]) -> None:
                   f"{alerts['caught']} of {alerts['left']} who left while live")
     table.add_row("  recall, settled", _percent(alerts["recall_settled"], None),
                   f"{alerts['caught_settled']} of {alerts['left_settled']} who had left for two weeks")
+    table.add_row("segments", str(summary["segments"]), f"{summary['segment_changes']:,} changes; "
+                  "`clickwake segments list` shows them")  # fmt: skip
     table.add_row("models", str(len(summary["models"])), " → ".join(summary["models"]))
     table.add_row("took", f"{summary['seconds']} s", "")
     console.print(table)

@@ -19,6 +19,7 @@ from stream.adapters import clickhouse
 from stream.adapters.lag import Lag
 
 DATA = ("kafka/data", "clickhouse", "state", "models/bundles", "replay")  # of a home; programs and text encoders stay
+RULES = Path(__file__).with_name("segments.yml")
 WAIT_S_MAX = 240.0
 POLL_S = 0.1
 
@@ -37,6 +38,14 @@ def begin_afresh(home: Path, console: Console) -> None:
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).rename(aside / name)
     console.print(f"  earlier data of this home is kept in {aside}; remove it if nobody needs it", style="dim")
+
+
+def example_rules(home: Path) -> None:
+    """Rules of segments to look at, unless there are some."""
+    path = home / "segments.yml"
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(RULES.read_bytes())
 
 
 class Stage:
@@ -75,11 +84,14 @@ class Stage:
         if not keep:
             return
         collector, api, shop = self.settings.collector, self.settings.api, self.settings.shop
+        dashboard = self.settings.dashboard
         if "api" in self.local.names():
             self.local.add("shop")
+            self.local.add("dashboard")
             self.console.print(
                 f"[bold]The shop is open: http://{process.LOOPBACK}:{shop.port}[/bold], your clicks change what it shows. "
-                f"The read API's page is http://{api.host}:{api.port}/docs", highlight=False)
+                f"[bold]The dashboard: http://{process.LOOPBACK}:{dashboard.port}[/bold]. The read API's page is "
+                f"http://{api.host}:{api.port}/docs", highlight=False)
         self.console.print(
             f"Clickwake stays up: the collector's page is http://{collector.host}:{collector.port}/docs, `clickwake sql` "
             "asks ClickHouse, `clickwake status` shows the processes. Ctrl-C ends it.", highlight=False)

@@ -1,0 +1,149 @@
+"""The tracker in a real browser against a collector that fails: nothing is lost, each event has one id, consent holds."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page
+
+from producers import tracker
+from tests.support.cluster import until
+
+BYTES_MAX = 9_000  # a few KB
+
+
+class Collector:
+    """Serves a page and the tracker, keeps what is sent; `answers` are what the next requests get, then 200."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.batches: list[list[dict[str, Any]]] = []  # that were taken
+        self.refused: list[list[dict[str, Any]]] = []
+        self.bodies: list[dict[str, Any]] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path.startswith("/clickwake.js"):
+                    self.reply(200, tracker.source(), "text/javascript")
+                else:
+                    page = b"<!doctype html><title>t</title><script>var clickwake = [['track', 'Early']]</script>"
+                    self.reply(200, page + b"<script src='/clickwake.js' data-write-key='key'></script>", "text/html")
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                status = collector.answers.pop(0) if collector.answers else 200
+                collector.bodies.append(body)
+                (collector.batches if status == 200 else collector.refused).append(body["batch"])
+                self.reply(status, b"{}", "application/json")
+
+            def reply(self, status: int, content: bytes, kind: str) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """What is sent is kept, not printed."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+
+    def events(self) -> list[dict[str, Any]]:
+        return [event for batch in self.batches for event in batch]
+
+    def names(self) -> list[str]:
+        return [event.get("event") or event["type"] for event in self.events()]
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    made = Collector()
+    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def test_calls_are_batched_and_carry_what_segment_carries(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("""async () => {
+        clickwake.page("home", {section: "a"});
+        clickwake.track("Product Viewed", {product_id: "sku-1", price: 9.5});
+        clickwake.identify("u1", {plan: "pro"});
+        clickwake.track("Product Added", {product_id: "sku-1"});
+        clickwake.alias("u2");
+        await clickwake.flush();
+    }""")
+    assert collector.names() == ["Early", "page", "Product Viewed", "identify", "Product Added", "alias"]
+    early, _, viewed, known, added, alias = collector.events()
+    assert viewed["properties"] == {"product_id": "sku-1", "price": 9.5} and "userId" not in early
+    assert known["traits"] == {"plan": "pro"} and added["userId"] == "u1" and added["anonymousId"] == early["anonymousId"]
+    assert (alias["userId"], alias["previousId"]) == ("u2", "u1")
+    assert len({one["messageId"] for one in collector.events()}) == 6
+    assert {one["context"]["sessionId"] for one in collector.events()} == {early["context"]["sessionId"]}
+    assert {one["writeKey"] for one in collector.bodies} == {"key"} and all(one["sentAt"] for one in collector.bodies)
+    assert len(tracker.source()) < BYTES_MAX
+
+
+def test_what_is_not_taken_is_sent_again_under_the_same_ids(collector: Collector, page: Page) -> None:
+    collector.answers = [503, 429]
+    page.goto(collector.url)
+    page.evaluate("async () => { clickwake.track('A'); clickwake.track('B'); await clickwake.flush(); }")
+    assert collector.names() == ["Early", "A", "B"]
+    tried = {one["messageId"] for batch in collector.refused for one in batch}
+    assert tried and tried <= {one["messageId"] for one in collector.events()}
+    collector.answers = [400]
+    page.evaluate("async () => { clickwake.track('never taken'); await clickwake.flush(); clickwake.track('C'); "
+                  "await clickwake.flush(); }")  # fmt: skip
+    assert collector.names()[3:] == ["C"], "what the collector refuses for good holds nobody up"
+
+
+def test_what_is_left_when_the_page_goes_is_sent_by_the_next(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    page.route("**/v1/batch", lambda route: route.abort())  # the network is gone, for beacons too
+    page.evaluate("clickwake.track('Offline', {product_id: 'sku-9'})")
+    page.wait_for_function("Object.keys(localStorage).some(key => /queue/.test(key))")
+    waiting = page.evaluate("""JSON.parse(localStorage.getItem(Object.keys(localStorage).find(
+        key => /queue/.test(key)))).events.map(one => one.messageId)""")
+    page.goto("about:blank")
+    page.unroute("**/v1/batch")
+    page.add_init_script("const now = Date.now; Date.now = () => now() + 60000;")  # that tab is long gone
+    page.goto(collector.url)
+    until(lambda: "Offline" in collector.names(), 10, "the next page sends what was left")
+    found = [one for one in collector.events() if one.get("event") == "Offline"]  # a beacon may have got through as well
+    assert {one["messageId"] for one in found} == set(waiting) and found[0]["properties"] == {"product_id": "sku-9"}
+
+
+def test_the_last_events_of_a_page_go_by_beacon(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    page.evaluate("() => { clickwake.track('Bye'); location.href = 'about:blank'; }")
+    until(lambda: "Bye" in collector.names(), 10, "a beacon carries it")
+    assert len({one["messageId"] for one in collector.events() if one.get("event") == "Bye"}) == 1
+
+
+def test_who_refuses_is_neither_counted_nor_known(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    before = page.evaluate("clickwake.anonymousId()")
+    page.evaluate("""async () => {
+        clickwake.consent({analytics: true, personalization: false});
+        clickwake.track("Seen");
+        await clickwake.flush();
+        clickwake.consent({analytics: false, personalization: false});
+        clickwake.track("Unseen");
+        await clickwake.flush();
+    }""")
+    assert collector.names() == ["Early", "Seen"]
+    assert collector.events()[1]["context"]["consent"] == {"analytics": True, "personalization": False}
+    assert page.evaluate("localStorage.getItem('clickwake.anonymousId')") is None
+    assert page.evaluate("clickwake.anonymousId()") != before, "a later visit is somebody else's"
