@@ -32,11 +32,12 @@ from clickwake.process import StartError
 from clickwake.supervisor import Spec, Supervisor
 from stream.settings import Settings
 
-MODULES = {"catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink",
-           "erasure": "workers.erasure", "api": "workers.api", "collector": "producers.collector",
-           "training": "training.schedule", "shop": "clickwake.storefront",
-           "dashboard": "clickwake.dashboard"}
-PROCESSES = ("catalog", "personalize", "sink", "erasure", "api", "collector")
+MODULES = {
+    "catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink", "erasure": "workers.erasure",
+    "delivery": "workers.delivery", "api": "workers.api", "collector": "producers.collector",
+    "training": "training.schedule", "shop": "clickwake.storefront", "dashboard": "clickwake.dashboard",
+}  # fmt: skip
+PROCESSES = ("catalog", "personalize", "sink", "erasure", "delivery", "api", "collector")
 SERVE_HTTP = ("api", "collector", "shop", "dashboard")  # they listen at a port of their settings
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
 READY_PATH = {"api": "/health/ready", "collector": "/health/ready"}

@@ -90,6 +90,26 @@ class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
 
 
+class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a message about a user, on `clickwake.deliveries.v1`; the last record of a `delivery_id` counts. The
+    alert or change itself is kept while it still waits (deferred until `until`). `about_id`: the alert's or change's id."""
+
+    delivery_id: str
+    tenant: str
+    user_id: str
+    delivery: str
+    channel: str
+    about_kind: Literal["churn-alert", "segment-change"]
+    about_id: str
+    status: Literal["sent", "held_out", "capped", "suppressed", "deferred", "failed"]
+    at: Instant
+    attempts: int = 0
+    until: Instant | None = None
+    error: str = ""
+    alert: ChurnAlert | None = None
+    segment_change: SegmentChange | None = None
+
+
 def output_id(kind: str, *parts: str) -> str:
     """An id derived from what it stands for, so that a replay emits the same one.
 

@@ -43,7 +43,8 @@ class Kafka(Section):
         return self
 
 
-Kept = Literal["events", "event_products", "recommendations", "decisions", "segment_changes", "churn_alerts", "dead_letters"]
+Kept = Literal["events", "event_products", "recommendations", "decisions", "segment_changes", "churn_alerts",
+               "deliveries", "dead_letters"]
 
 
 class ClickHouse(Section):
@@ -184,6 +185,10 @@ class Segments(Section):
     sweep_s: int = Field(300, ge=1, description="everybody is looked at again this often: how late time alone takes effect")
 
 
+class Deliveries(Section):
+    rules: Path | None = Field(None, description="file of channels and deliveries; default <home>/deliveries.yml")
+
+
 class Sink(Section):
     migrate: bool = Field(True, description="create and change tables at the start; off where its user may not")
     batch_rows_max: int = Field(20_000, ge=1, description="records in one batch")
@@ -226,6 +231,7 @@ class Settings(BaseSettings):
     personalize: Personalize = Personalize()
     metrics: Metrics = Metrics()
     segments: Segments = Segments()
+    deliveries: Deliveries = Deliveries()
     sink: Sink = Sink()
     training: Training = Training()
 
@@ -238,6 +244,11 @@ class Settings(BaseSettings):
     def segments_file(self) -> Path:
         """Where the rules of segments are: `segments.rules`, else a file under `home`."""
         return self.segments.rules or self.home / "segments.yml"
+
+    @property
+    def deliveries_file(self) -> Path:
+        """What alerts go where: `deliveries.rules`, else a file under `home`."""
+        return self.deliveries.rules or self.home / "deliveries.yml"
 
     @property
     def state_dir(self) -> Path:

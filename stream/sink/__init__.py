@@ -1,1 +1,1 @@
-"""From records of seven topics to rows of eight ClickHouse tables: what a record becomes, and how a batch gets there."""
+"""From records of eight topics to rows of nine ClickHouse tables: what a record becomes, and how a batch gets there."""

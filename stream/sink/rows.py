@@ -15,12 +15,13 @@ import msgspec
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
-from schemas.outputs import ChurnAlert, Decision, Recommendation, SegmentChange
+from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Recommendation, SegmentChange
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
     DEAD_LETTERS,
     DECISIONS,
+    DELIVERIES,
     EVENT_PRODUCTS,
     EVENTS,
     ITEMS,
@@ -216,6 +217,14 @@ def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
         record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
 
 
+def _delivery(value: DeliveryRecord, record: Record) -> Rows:
+    at_ms = ms(value.at)
+    return Rows(((DELIVERIES, (
+        value.tenant, value.delivery_id, value.user_id, value.delivery, value.channel, value.about_kind, value.about_id,
+        value.status, at_ms, value.attempts, value.error, clamp_s(at_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), at_ms)
+
+
 def _dead_letter(value: DeadLetter, record: Record) -> Rows:
     complaints = value.failure.messages
     first_seen_ms = ms(value.first_seen)
@@ -249,5 +258,6 @@ recommendation_rows = _typed(Recommendation, _recommendation)
 decision_rows = _typed(Decision, _decision)
 segment_change_rows = _typed(SegmentChange, _segment_change)
 churn_alert_rows = _typed(ChurnAlert, _churn_alert)
+delivery_rows = _typed(DeliveryRecord, _delivery)
 dead_letter_rows = _typed(DeadLetter, _dead_letter)
 item_rows = _typed(Item, _item, tombstone=_item_removed)

@@ -75,6 +75,12 @@ CHURN_ALERTS = Table("churn_alerts", {
     "last_event_ts": _MS, "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
     **_KAFKA,
 })
+DELIVERIES = Table("deliveries", {
+    "tenant": "String", "delivery_id": "String", "user_id": "String", "delivery": "String", "channel": "String",
+    "about_kind": "String", "about_id": "String", "status": "String", "at": _MS, "attempts": "UInt32", "error": "String",
+    "partition_time": _S,
+    **_KAFKA,
+})
 DEAD_LETTERS = Table("dead_letters", {
     "tenant": "String", "dead_letter_id": "String", "kind": "String", "failed_at": _MS, "paths": "Array(String)",
     "keywords": "Array(String)", "messages": "Array(String)", "payload": "String", "payload_bytes": "UInt64",
@@ -83,4 +89,5 @@ DEAD_LETTERS = Table("dead_letters", {
     **_KAFKA,
 })
 
-TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DEAD_LETTERS)
+TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES,
+          DEAD_LETTERS)

@@ -14,7 +14,7 @@ from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.erasure import Erasure
 from schemas.events import Event
-from schemas.outputs import ChurnAlert, Decision, Reason, Recommendation, RecommendedItem, SegmentChange
+from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Reason, Recommendation, RecommendedItem, SegmentChange
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
 from stream.core import identity
 from stream.core.counts import ItemCount
@@ -80,6 +80,11 @@ FORMS: dict[str, Form] = {
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
         values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1")),
+    "delivery.json": _json(DeliveryRecord(
+        delivery_id="d1", tenant="shop", user_id="u1", delivery="save", channel="crm", about_kind="churn-alert",
+        about_id="c1", status="deferred", at=AT, attempts=3, until=AT, error="away", alert=ChurnAlert(
+            alert_id="c1", tenant="shop", user_id="u1", state="raised", probability=0.83, horizon_days=14,
+            interval=(0.7, 0.9), reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1"))),
     "dead-letter.json": _json(DeadLetter(
         dead_letter_id="d1", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT, attempts=2,
         failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="truncated"),)),

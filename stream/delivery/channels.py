@@ -1,0 +1,128 @@
+"""Ways out. Each sends one message and returns, or says whether another try makes sense."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import csv
+import hashlib
+import hmac
+import io
+import os
+import smtplib
+import ssl
+from datetime import datetime
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+
+from stream.adapters.files import append_line
+from stream.delivery.rules import Channel, Csv, Email, Webhook
+
+RETRIED = (408, 425, 429, 500, 502, 503, 504)
+COLUMNS = ("delivery_id", "at", "tenant", "user_id", "kind", "details")
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes out. `delivery_id` is derived, so whoever gets it twice can tell."""
+
+    delivery_id: str
+    delivery: str
+    kind: str  # churn-alert or segment-change
+    tenant: str
+    user_id: str
+    at: datetime
+    details: dict[str, Any]  # the alert or change itself
+
+
+class TryAgain(RuntimeError):
+    """It did not arrive, and may the next time."""
+
+
+class Refused(RuntimeError):
+    """It will never be taken as it is."""
+
+
+def signature(secret: bytes, ident: str, timestamp: int, body: bytes) -> str:
+    """`webhook-signature` of Standard Webhooks 1.0: HMAC-SHA256 of `id.timestamp.body`, base64, after the version.
+
+    >>> signature(b"key", "msg_1", 7, b"{}")
+    'v1,8B5+dkzeEhAAczQ17AM15Ww4ZIjAZKHlPj4gvJFQTzs='
+    """
+    made = hmac.new(secret, f"{ident}.{timestamp}.".encode() + body, hashlib.sha256).digest()
+    return f"v1,{base64.b64encode(made).decode()}"
+
+
+async def send(channel: Channel, message: Message) -> None:
+    """Raises TryAgain, Refused."""
+    if isinstance(channel, Webhook):
+        await _post(channel, message)
+    elif isinstance(channel, Email):
+        await asyncio.to_thread(_mail, channel, message)
+    else:
+        await asyncio.to_thread(_write, channel, message)
+
+
+async def _post(channel: Webhook, message: Message) -> None:
+    body, timestamp = msgspec.json.encode(message), int(message.at.timestamp())
+    headers = {
+        "Content-Type": "application/json", "webhook-id": message.delivery_id, "webhook-timestamp": str(timestamp),
+        "webhook-signature": signature(_secret(channel.secret_env).encode(), message.delivery_id, timestamp, body),
+    }  # fmt: skip
+    try:
+        async with httpx.AsyncClient(timeout=channel.timeout_s, follow_redirects=False) as client:
+            answer = await client.post(channel.url, content=body, headers=headers)
+    except httpx.HTTPError as error:
+        raise TryAgain(f"{channel.url} does not answer: {error!r}") from error
+    if answer.status_code in RETRIED:
+        raise TryAgain(f"{channel.url} answered {answer.status_code}")
+    if not answer.is_success:
+        raise Refused(f"{channel.url} answered {answer.status_code}: {answer.text[:200]}")
+
+
+def _mail(channel: Email, message: Message) -> None:
+    mail = EmailMessage()
+    mail["From"], mail["To"] = channel.sender, channel.to
+    mail["Subject"] = f"{message.delivery}: {message.user_id}"
+    mail["Message-ID"] = f"<{message.delivery_id}@clickwake>"
+    lines = [f"{name}: {value}" for name, value in message.details.items()]
+    head = f"{message.kind} of {message.tenant}/{message.user_id} at {message.at:%Y-%m-%d %H:%M} UTC"
+    mail.set_content("\n".join([head, "", *lines]))
+    try:
+        with smtplib.SMTP(channel.host, channel.port, timeout=20) as server:
+            if channel.tls:
+                server.starttls(context=ssl.create_default_context())
+            if channel.user is not None:
+                server.login(channel.user, _secret(channel.password_env or ""))
+            server.send_message(mail)
+    except smtplib.SMTPRecipientsRefused as error:
+        raise Refused(f"{channel.host} refuses {channel.to}: {error}") from error
+    except (OSError, smtplib.SMTPException) as error:
+        raise TryAgain(f"{channel.host}:{channel.port} does not take mail: {error!r}") from error
+
+
+def _write(channel: Csv, message: Message) -> None:
+    path = Path(channel.folder) / f"{message.delivery}-{message.at:%Y-%m-%d}.csv"
+    row = (message.delivery_id, message.at.isoformat(), message.tenant, message.user_id, message.kind,
+           msgspec.json.encode(message.details).decode())  # fmt: skip
+    try:
+        append_line(path, _line(row), _line(COLUMNS))
+    except OSError as error:
+        raise TryAgain(f"{path} cannot be written: {error}") from error
+
+
+def _line(row: tuple[str, ...]) -> bytes:
+    """One line of CSV. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    text = io.StringIO()
+    csv.writer(text).writerow(f"'{one}" if one[:1] in ("=", "+", "-", "@", "\t") else one for one in row)
+    return text.getvalue().encode()
+
+
+def _secret(name: str) -> str:
+    value = os.environ.get(name, "")
+    if not value:
+        raise TryAgain(f"the environment has no {name}: set it and start the delivery worker again")
+    return value

@@ -1,0 +1,154 @@
+"""The loop: what is said on the topics goes to channels, and what became of it back onto a topic.
+
+1 take records; 2 decide for each delivery that concerns them; 3 send, several tries; 4 log what became of it, acknowledged
+by the broker; 5 commit. A crash between 3 and 4 sends again under the same id, by which a receiver can tell. What waits
+(quiet hours, a channel that is away) is logged whole, so that a worker that starts anew finds it; who got what when is known
+from the log too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+import structlog
+
+from schemas.events import key, ms
+from schemas.outputs import ChurnAlert, DeliveryRecord, SegmentChange, output_id
+from stream.delivery import channels
+from stream.delivery.channels import Message, Refused, TryAgain
+from stream.delivery.decide import Said, concerns, decide
+from stream.delivery.rules import Channel, Delivery, DeliveryFile
+from stream.ports import Erasures
+
+log = structlog.get_logger()
+TRIES = 3
+BACKOFF_FIRST_S = 0.5
+AWAY_FOR = timedelta(minutes=5)  # after TRIES: then the message waits, and others go on
+GIVEN_UP_AFTER = timedelta(days=1)
+
+Send = Callable[[Channel, Message], Awaitable[None]]
+Log = Callable[[list[DeliveryRecord]], Awaitable[None]]
+
+
+class Deliverer:
+    """`now` is the wall clock; `write` logs records and returns once the broker has them."""
+
+    def __init__(self, file: DeliveryFile, erasures: Erasures, write: Log, now: Callable[[], datetime],
+                 send: Send = channels.send) -> None:  # fmt: skip
+        self.file, self.erasures, self.write, self.now, self.send = file, erasures, write, now, send
+        self._by_name = {one.name: one for one in file.deliveries}
+        self._suppressed = frozenset(file.suppress)
+        self._last: dict[tuple[str, str], datetime] = {}
+        self._final: set[str] = set()
+        self._waiting: dict[str, DeliveryRecord] = {}
+        self._due: list[tuple[datetime, str]] = []
+
+    def note(self, record: DeliveryRecord) -> None:
+        """One record of the log: from before this process, or its own."""
+        if record.status == "deferred" and record.until is not None:
+            self._waiting[record.delivery_id] = record
+            heapq.heappush(self._due, (record.until, record.delivery_id))
+            return
+        self._waiting.pop(record.delivery_id, None)
+        self._final.add(record.delivery_id)
+        if record.status in ("sent", "held_out"):
+            place = (record.delivery, f"{record.tenant}/{record.user_id}")
+            self._last[place] = max(record.at, self._last.get(place, record.at))
+
+    async def take(self, several: Iterable[Said]) -> None:
+        """Steps 2 to 4."""
+        for said in several:
+            for delivery in self.file.deliveries:
+                if concerns(delivery, said):
+                    await self._handle(delivery, said, attempts=0, since=self.now())
+
+    async def take_due(self) -> None:
+        """What has waited long enough."""
+        while self._due and self._due[0][0] <= self.now():
+            _, ident = heapq.heappop(self._due)
+            record = self._waiting.get(ident)
+            if record is None or record.until is None or record.until > self.now():
+                continue
+            said: Said | None = record.alert or record.segment_change
+            delivery = self._by_name.get(record.delivery)
+            del self._waiting[ident]
+            if said is None or delivery is None:  # the file has no such delivery any more
+                await self._log(self._record_of(record, "failed", error="there is no such delivery any more"))
+                continue
+            await self._handle(delivery, said, attempts=record.attempts, since=record.at)
+
+    def wait_s(self) -> float:
+        """Until something is due; a minute at most."""
+        return min(60.0, max(0.0, (self._due[0][0] - self.now()).total_seconds())) if self._due else 60.0
+
+    async def _handle(self, delivery: Delivery, said: Said, attempts: int, since: datetime) -> None:
+        ident = output_id("delivery", delivery.name, _id_of(said))
+        user = key(said.tenant, said.user_id)
+        if ident in self._final or ident in self._waiting or self.erasures.covers(user, ms(said.as_of_ts)):
+            return
+        verdict = decide(delivery, said, self.now(), self._last, user.decode() in self._suppressed)
+        blank = DeliveryRecord(
+            delivery_id=ident, tenant=said.tenant, user_id=said.user_id, delivery=delivery.name, channel=delivery.channel,
+            about_kind=_kind_of(said), about_id=_id_of(said), status="sent", at=self.now(), attempts=attempts,
+        )  # fmt: skip
+        if verdict.status == "deferred":
+            await self._log(self._put_off(blank, said, verdict.until, "quiet hours", since))
+        elif verdict.status != "send":
+            await self._log(msgspec.structs.replace(blank, status=verdict.status))
+        else:
+            await self._log(await self._sent(blank, said, since))
+
+    async def _sent(self, record: DeliveryRecord, said: Said, since: datetime) -> DeliveryRecord:
+        """Step 3."""
+        message = Message(delivery_id=record.delivery_id, delivery=record.delivery, kind=record.about_kind,
+                          tenant=said.tenant, user_id=said.user_id, at=self.now(),
+                          details=msgspec.to_builtins(said))  # fmt: skip
+        channel, error, attempts = self.file.channels[record.channel], "", record.attempts
+        for tried in range(TRIES):
+            attempts += 1
+            try:
+                await self.send(channel, message)
+                return msgspec.structs.replace(record, status="sent", at=self.now(), attempts=attempts)
+            except Refused as refused:
+                log.error("message refused", delivery=record.delivery, channel=record.channel, why=str(refused))
+                return msgspec.structs.replace(record, status="failed", attempts=attempts, error=str(refused))
+            except TryAgain as again:
+                error = str(again)
+                if tried < TRIES - 1:
+                    await asyncio.sleep(BACKOFF_FIRST_S * 2**tried)
+        log.warning("channel away", delivery=record.delivery, channel=record.channel, why=error, attempts=attempts,
+                    next=f"again in {AWAY_FOR}")  # fmt: skip
+        late = msgspec.structs.replace(record, attempts=attempts)
+        if self.now() - since > GIVEN_UP_AFTER:
+            return msgspec.structs.replace(late, status="failed", error=error)
+        return self._put_off(late, said, self.now() + AWAY_FOR, error, since)
+
+    def _put_off(
+        self, record: DeliveryRecord, said: Said, until: datetime | None, error: str, since: datetime
+    ) -> DeliveryRecord:
+        return msgspec.structs.replace(
+            record, status="deferred", until=until, error=error, at=since,
+            alert=said if isinstance(said, ChurnAlert) else None,
+            segment_change=said if isinstance(said, SegmentChange) else None,
+        )  # fmt: skip
+
+    def _record_of(self, record: DeliveryRecord, status: Any, error: str) -> DeliveryRecord:
+        return msgspec.structs.replace(record, status=status, error=error, alert=None, segment_change=None, until=None)
+
+    async def _log(self, record: DeliveryRecord) -> None:
+        """Step 4."""
+        await self.write([record])
+        self.note(record)
+
+
+def _id_of(said: Said) -> str:
+    return said.alert_id if isinstance(said, ChurnAlert) else said.change_id
+
+
+def _kind_of(said: Said) -> Any:
+    return "churn-alert" if isinstance(said, ChurnAlert) else "segment-change"

@@ -1,0 +1,98 @@
+"""What goes where: a file of channels and deliveries, checked when it is read."""
+
+from __future__ import annotations
+
+from datetime import time
+from pathlib import Path
+from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import msgspec
+
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9 _-]{0,63}$")]
+
+
+class DeliveryError(ValueError):
+    """The file cannot be used; the message says which part and why."""
+
+
+class Webhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="webhook", tag_field="type"):
+    """A POST of JSON, signed as standardwebhooks.com says with the secret in the environment variable `secret_env`."""
+
+    url: str
+    secret_env: str
+    timeout_s: Annotated[float, msgspec.Meta(gt=0, le=60)] = 10.0
+
+
+class Email(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="email", tag_field="type"):
+    """Mail to a team's address: users' addresses are not kept here. The password is in the variable `password_env`."""
+
+    host: str
+    to: str
+    sender: str
+    port: int = 587
+    user: str | None = None
+    password_env: str | None = None
+    tls: bool = True
+
+
+class Csv(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="csv", tag_field="type"):
+    """A row in a file a day, `<folder>/<delivery>-YYYY-MM-DD.csv`: for tools that fetch files."""
+
+    folder: str
+
+
+Channel = Webhook | Email | Csv
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One stream of messages. `about`: churn (an alert raised) or segment (`change` of `segment`). `cap_days`: nobody twice
+    within so many days, by this delivery. `quiet`: between these times of `timezone` nothing goes out, it waits.
+    `holdout`: a share of users who would have got it and do not, for comparison."""
+
+    name: Name
+    channel: str
+    about: Literal["churn", "segment"]
+    segment: str | None = None
+    change: Literal["entered", "left"] = "entered"
+    probability_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    cap_days: Annotated[float, msgspec.Meta(ge=0, le=30)] = 7.0  # what was sent is known for 30 days
+    quiet: tuple[time, time] | None = None
+    timezone: str = "UTC"
+    holdout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    tenant: str | None = None
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+
+class DeliveryFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`suppress`: users, `tenant/user`, who get nothing, and are in nobody's comparison."""
+
+    channels: dict[Name, Channel] = {}
+    deliveries: tuple[Delivery, ...] = ()
+    suppress: tuple[str, ...] = ()
+
+
+def load(path: Path) -> DeliveryFile:
+    """Raises DeliveryError."""
+    try:
+        found = msgspec.yaml.decode(path.read_bytes(), type=DeliveryFile)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DeliveryError(f"{path}: {error}") from error
+    names = set[str]()
+    for one in found.deliveries:
+        if one.name in names:
+            raise DeliveryError(f"{path}: there are two deliveries named {one.name!r}")
+        names.add(one.name)
+        if one.channel not in found.channels:
+            raise DeliveryError(f"{path}: delivery {one.name!r} names channel {one.channel!r}; there are "
+                                f"{', '.join(sorted(found.channels)) or 'none'}")  # fmt: skip
+        if (one.about == "segment") != (one.segment is not None):
+            raise DeliveryError(f"{path}: delivery {one.name!r}: `segment` goes with `about: segment`, and only with it")
+        try:
+            _ = one.zone
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise DeliveryError(f"{path}: delivery {one.name!r}: no time zone {one.timezone!r}") from error
+    return found

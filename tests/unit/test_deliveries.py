@@ -1,0 +1,253 @@
+"""Alerts to people's tools: who gets them, when, once; and what each way out does with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import socketserver
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email import message_from_string
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from schemas.erasure import Erasure, subject
+from schemas.outputs import ChurnAlert, DeliveryRecord, SegmentChange
+from stream.delivery import channels, deliverer
+from stream.delivery.channels import Message, Refused, TryAgain, signature
+from stream.delivery.decide import held_out, quiet_until
+from stream.delivery.deliverer import AWAY_FOR, GIVEN_UP_AFTER, Deliverer
+from stream.delivery.rules import Csv, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
+from tests.support.fakes import FakeErasures
+
+AT = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+VARIABLE = "HOOK_SECRET"
+HOOK = Webhook(url="http://crm.example/hook", secret_env=VARIABLE)
+
+
+def alert(user: str = "u1", ident: str = "a1", **changed: Any) -> ChurnAlert:
+    made = ChurnAlert(alert_id=ident, tenant="shop", user_id=user, state="raised", probability=0.8, horizon_days=14,
+                      interval=(0.7, 0.9), reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v")
+    return msgspec.structs.replace(made, **changed)
+
+
+def change(user: str = "u1", segment: str = "full cart", what: str = "entered", number: int = 1) -> SegmentChange:
+    return SegmentChange(change_id=f"{user}-{segment}-{number}", tenant="shop", user_id=user, segment=segment, change=what,  # type: ignore[arg-type]
+                         number=number, values={}, as_of_event_id="m", as_of_ts=AT, rules_version="r", model_version="v")
+
+
+class Bench:
+    """A deliverer with a clock of its own and a channel that keeps what it gets."""
+
+    def __init__(self, *deliveries: Delivery, suppress: tuple[str, ...] = (), before: list[DeliveryRecord] | None = None,
+                 erasures: FakeErasures | None = None) -> None:
+        self.now = AT
+        self.sent: list[Message] = []
+        self.logged: list[DeliveryRecord] = before or []
+        self.failures: list[Exception] = []
+        file = DeliveryFile(channels={"crm": HOOK}, deliveries=deliveries, suppress=suppress)
+        self.made = Deliverer(file, erasures or FakeErasures(), self.write, lambda: self.now, self.send)
+        for record in self.logged:
+            self.made.note(record)
+
+    async def send(self, channel: object, message: Message) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.sent.append(message)
+
+    async def write(self, records: list[DeliveryRecord]) -> None:
+        self.logged += records
+
+    def statuses(self) -> list[str]:
+        return [one.status for one in self.logged]
+
+
+SAVE = Delivery(name="save", channel="crm", about="churn", probability_min=0.6)
+CART = Delivery(name="cart", channel="crm", about="segment", segment="full cart", cap_days=1.0)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliverer, "BACKOFF_FIRST_S", 0.0)
+
+
+async def test_what_a_delivery_is_about_goes_out_once() -> None:
+    bench = Bench(SAVE, CART)
+    said = [alert(), alert(), alert("u2", "a2", probability=0.5), alert("u3", "a3", state="cleared"), change(),
+            change(what="left", number=2), change(segment="other")]
+    await bench.made.take(said)
+    assert [(one.delivery, one.user_id) for one in bench.sent] == [("save", "u1"), ("cart", "u1")]
+    assert list(bench.sent[0].details["reasons"]) == ["silent for 9 days"]
+    again = Bench(SAVE, CART, before=bench.logged)
+    await again.made.take(said)
+    assert again.sent == [], "a worker that starts anew knows from the log what went out"
+
+
+async def test_caps_suppression_and_holdout() -> None:
+    bench = Bench(CART, suppress=("shop/u9",))
+    await bench.made.take([change(number=1), change(number=3), change("u9")])
+    assert bench.statuses() == ["sent", "capped", "suppressed"]
+    bench.now += timedelta(days=1, seconds=1)
+    await bench.made.take([change(number=5)])
+    assert bench.statuses()[-1] == "sent" and len(bench.sent) == 2
+    half = msgspec.structs.replace(SAVE, holdout=0.5)
+    held = Bench(half)
+    await held.made.take([alert(f"u{n}", f"a{n}") for n in range(200)])
+    assert 70 < held.statuses().count("held_out") < 130 and len(held.sent) == held.statuses().count("sent")
+    assert all(held_out(half, f"shop/{one.user_id}") == (one.status == "held_out") for one in held.logged)
+
+
+async def test_quiet_hours_wait_and_survive_a_restart() -> None:
+    night = msgspec.json.decode(b'{"name": "save", "channel": "crm", "about": "churn", "quiet": ["22:00:00", "08:00:00"], '
+                                b'"timezone": "Europe/Berlin"}', type=Delivery)  # fmt: skip
+    bench = Bench(night)
+    bench.now = datetime(2026, 11, 25, 22, 30, tzinfo=UTC)  # half past eleven in Berlin
+    await bench.made.take([alert()])
+    assert bench.statuses() == ["deferred"] and bench.logged[0].until == datetime(2026, 11, 26, 7, 0, tzinfo=UTC)
+    later = Bench(night, before=bench.logged)
+    later.now = datetime(2026, 11, 26, 6, 59, tzinfo=UTC)
+    await later.made.take_due()
+    assert later.sent == [] and later.made.wait_s() == 60.0
+    later.now = datetime(2026, 11, 26, 7, 0, tzinfo=UTC)
+    await later.made.take_due()
+    assert later.statuses() == ["deferred", "sent"] and len(later.sent) == 1
+    assert quiet_until(night, datetime(2026, 11, 25, 12, 0, tzinfo=UTC)) is None
+
+
+async def test_a_channel_that_is_away_is_tried_again_and_given_up_after_a_day() -> None:
+    bench = Bench(SAVE)
+    bench.failures = [TryAgain("away")] * 3
+    await bench.made.take([alert(), alert("u2", "a2")])
+    assert bench.statuses() == ["deferred", "sent"], "others go on"
+    bench.now += AWAY_FOR
+    await bench.made.take_due()
+    assert bench.statuses()[-1] == "sent" and bench.logged[-1].attempts == 4
+    bench.failures = [TryAgain("away")] * 3
+    await bench.made.take([alert("u3", "a3")])
+    bench.now += GIVEN_UP_AFTER + timedelta(seconds=1)
+    bench.failures = [TryAgain("away")] * 3
+    await bench.made.take_due()
+    assert bench.statuses()[-1] == "failed" and bench.logged[-1].error == "away"
+    bench.failures = [Refused("404")]
+    await bench.made.take([alert("u4", "a4")])
+    assert bench.statuses()[-1] == "failed"
+
+
+async def test_nothing_goes_out_about_who_was_erased() -> None:
+    erasures = FakeErasures()
+    erasures.note(subject(b"shop/u1"), Erasure(erasure_id="e", tenant="shop", requested_at=AT, suppress=True))
+    bench = Bench(SAVE, erasures=erasures)
+    await bench.made.take([alert()])
+    assert bench.sent == [] and bench.logged == []
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("deliveries: [{name: a, channel: crm, about: churn}]", "names channel 'crm'; there are none"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: segment}]", "`segment` goes with"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, timezone: X}]", "time zone"),
+    ("channels: {f: {type: fax}}", "Invalid value 'fax'"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, cap_days: 90}]", "<= 30"),
+])
+def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "deliveries.yml"
+    path.write_text(text)
+    with pytest.raises(DeliveryError) as refused:
+        load(path)
+    assert complaint in str(refused.value) and str(path) in str(refused.value)
+
+
+MESSAGE = Message(delivery_id="d1", delivery="save", kind="churn-alert", tenant="shop", user_id="=u1", at=AT,
+                  details={"probability": 0.8})
+
+
+class Hook(BaseHTTPRequestHandler):
+    got: list[tuple[dict[str, str], bytes]]
+    status = 200
+
+    def do_POST(self) -> None:
+        self.got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(type(self).status)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Kept, not printed."""
+
+
+@pytest.fixture
+def hook() -> Iterator[tuple[type[Hook], str]]:
+    handler = type("One", (Hook,), {"got": []})
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield handler, f"http://127.0.0.1:{server.server_address[1]}/"
+    server.shutdown()
+    server.server_close()
+
+
+async def test_webhooks_are_signed_and_say_whether_to_come_again(
+    hook: tuple[type[Hook], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, url = hook
+    channel = Webhook(url=url, secret_env=VARIABLE)
+    with pytest.raises(TryAgain, match="no HOOK_SECRET"):
+        await channels.send(channel, MESSAGE)
+    monkeypatch.setenv("HOOK_SECRET", "whsec")
+    await channels.send(channel, MESSAGE)
+    ((headers, body),) = handler.got
+    signed = signature(b"whsec", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
+    assert headers["webhook-signature"] == signed and json.loads(body)["details"] == {"probability": 0.8}
+    for status, error in ((503, TryAgain), (410, Refused)):
+        handler.status = status
+        with pytest.raises(error, match=str(status)):
+            await channels.send(channel, MESSAGE)
+    with pytest.raises(TryAgain, match="does not answer"):
+        await channels.send(Webhook(url="http://127.0.0.1:1/", secret_env=VARIABLE), MESSAGE)
+
+
+async def test_files_are_safe_for_spreadsheets(tmp_path: Path) -> None:
+    channel = Csv(folder=str(tmp_path / "out"))
+    for _ in range(2):
+        await channels.send(channel, MESSAGE)
+    with (tmp_path / "out" / "save-2026-11-25.csv").open() as file:
+        head, first, second = csv.reader(file)
+    assert tuple(head) == channels.COLUMNS and first == second and first[3] == "'=u1"
+
+
+class Smtp(socketserver.StreamRequestHandler):
+    """As much of SMTP as smtplib needs."""
+
+    mails: list[str]
+
+    def handle(self) -> None:
+        self.wfile.write(b"220 test\r\n")
+        while line := self.rfile.readline():
+            if line.upper().startswith(b"DATA"):
+                self.wfile.write(b"354 go on\r\n")
+                lines = []
+                while (one := self.rfile.readline()) != b".\r\n":
+                    lines.append(one.decode())
+                self.mails.append("".join(lines))
+            if line.upper().startswith(b"QUIT"):
+                self.wfile.write(b"221 bye\r\n")
+                return
+            self.wfile.write(b"250 ok\r\n")
+
+
+async def test_mail_goes_to_the_team() -> None:
+    handler = type("One", (Smtp,), {"mails": []})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        channel = Email(host="127.0.0.1", port=server.server_address[1], to="crm@shop.example", sender="c@shop.example",
+                        tls=False)  # fmt: skip
+        await channels.send(channel, MESSAGE)
+        server.shutdown()
+    mail = message_from_string(handler.mails[0])
+    assert mail["To"] == "crm@shop.example" and mail["Message-ID"] == "<d1@clickwake>"
+    assert "probability: 0.8" in mail.get_payload()
+    with pytest.raises(TryAgain, match="does not take mail"):
+        await channels.send(msgspec.structs.replace(channel, port=1), MESSAGE)

@@ -1,0 +1,156 @@
+"""`python -m workers.delivery`: alerts and segment changes to webhooks, mail and files, as `<home>/deliveries.yml` says. One
+is enough: two would not know of each other's messages, and caps would hold for each alone. The protocol is numbered in
+`stream/delivery/deliverer.py`. Without a file it waits for one.
+
+SIGTERM: the message under way is finished and logged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+import uvloop
+from aiokafka import AIOKafkaConsumer
+
+from schemas import topics
+from schemas.events import key, ms
+from schemas.outputs import ChurnAlert, DeliveryRecord, SegmentChange
+from stream.adapters import kafka_clients, producing
+from stream.adapters.erasures import Erasures
+from stream.adapters.global_reader import GlobalReader
+from stream.adapters.logs import configure
+from stream.adapters.producing import Message
+from stream.delivery.decide import Said
+from stream.delivery.deliverer import Deliverer
+from stream.delivery.rules import DeliveryError, load
+from stream.outbox import cloud_event
+from stream.settings import Settings
+from stream.settings import load as load_settings
+
+log = structlog.get_logger()
+SOURCE = "clickwake/delivery"
+FILE_POLL_S = 5.0
+
+_alert, _change = msgspec.json.Decoder(ChurnAlert), msgspec.json.Decoder(SegmentChange)
+_record = msgspec.json.Decoder(DeliveryRecord)
+
+
+class Worker:
+    """Reads, delivers, logs and commits, until `stop` is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.stop = settings, asyncio.Event()
+        prefix = settings.kafka.topic_prefix
+        self.log_topic = topics.DELIVERIES.name(prefix)
+        self.inputs: dict[str, msgspec.json.Decoder[Any]] = {
+            topics.CHURN_ALERTS.name(prefix): _alert, topics.SEGMENT_CHANGES.name(prefix): _change,
+        }  # fmt: skip
+        self.producer = producing.create_producer(settings)
+
+    async def run(self) -> None:
+        """Raises what cannot be gone on with."""
+        path = self.settings.deliveries_file
+        while not path.exists():
+            log.info("nothing to deliver yet", file=str(path), next="write one: docs/deliveries.md")
+            if await self._stopped(FILE_POLL_S):
+                return
+        file = load(path)
+        log.info("deliveries taken", file=str(path), deliveries=[one.name for one in file.deliveries])
+        await kafka_clients.wait_for_kafka(self.settings)
+        erasures = Erasures(self.settings)
+        deliverer = Deliverer(file, erasures, self._write, lambda: datetime.now(UTC))
+        history = GlobalReader(self.settings, self.log_topic, lambda records: _note(deliverer, records))
+        consumer = AIOKafkaConsumer(
+            *self.inputs, **kafka_clients.aiokafka_arguments(self.settings), enable_auto_commit=False,
+            group_id=f"{self.settings.kafka.topic_prefix}.delivery", auto_offset_reset="earliest",
+            max_poll_interval_ms=24 * 3_600_000,
+        )  # fmt: skip
+        await self.producer.start()
+        try:
+            erasures.start()
+            history.start()
+            await asyncio.gather(erasures.ready(), history.ready())
+            await history.stop()  # from here on the log is its own
+            await consumer.start()
+            log.info("delivery worker ready")
+            while not self.stop.is_set():
+                erasures.check()
+                await self._turn(consumer, deliverer)
+        finally:
+            await consumer.stop()
+            await history.stop()
+            await erasures.stop()
+            await self.producer.stop()
+
+    async def _turn(self, consumer: AIOKafkaConsumer, deliverer: Deliverer) -> None:
+        """Steps 1 to 5 once."""
+        await deliverer.take_due()
+        wait_ms = int(1000 * min(0.5, deliverer.wait_s()))
+        fetched = await consumer.getmany(timeout_ms=wait_ms, max_records=200)
+        for tp, records in fetched.items():
+            await deliverer.take(self._decoded(tp.topic, records))
+        if fetched:
+            await consumer.commit()
+
+    def _decoded(self, topic: str, records: list[Any]) -> list[Said]:
+        found: list[Said] = []
+        for record in records:
+            try:
+                if record.value is not None:
+                    found.append(self.inputs[topic].decode(record.value))
+            except msgspec.DecodeError as error:  # the sink writes its dead letter
+                log.error("not understood", topic=topic, partition=record.partition, offset=record.offset, why=str(error))
+        return found
+
+    async def _write(self, records: list[DeliveryRecord]) -> None:
+        by_partition: dict[int, list[Message]] = {}
+        for one in records:
+            user = key(one.tenant, one.user_id)
+            headers = cloud_event("delivery", one.delivery_id, user.decode(), ms(one.at), SOURCE)
+            partition = kafka_clients.partition_of(user, self.settings.kafka.partitions)
+            by_partition.setdefault(partition, []).append((user, msgspec.json.encode(one), headers))
+        await producing.send_batches(self.producer, self.log_topic, by_partition)
+
+    async def _stopped(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self.stop.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+
+def _note(deliverer: Deliverer, records: list[Any]) -> None:
+    for record in records:
+        if record.value is not None:
+            deliverer.note(_record.decode(record.value))
+
+
+async def run(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT."""
+    worker = Worker(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
+    await worker.run()
+    log.info("delivery worker ended")
+
+
+def main() -> int:
+    """Exit code: 0 after a signal, 1 when the file cannot be used."""
+    settings = load_settings()
+    configure(settings)
+    try:
+        uvloop.run(run(settings))
+    except DeliveryError as error:
+        log.error("deliveries refused", why=str(error), next="mend the file and start again")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
