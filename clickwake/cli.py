@@ -676,6 +676,17 @@ def segments_members(
     raise typer.Exit(command.members(segment, at, limit, as_json=as_json))
 
 
+@app.command()
+def experiments(
+    check: Annotated[bool, typer.Option("--check", help="only whether the file can be used")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+) -> None:
+    """What runs, and how the arms do: rates with intervals that hold whenever somebody looks."""
+    from clickwake import experiments as command
+
+    raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))
+
+
 models = typer.Typer(help="The registry of bundles: list them, and keys that say which of them workers take.")
 app.add_typer(models, name="models")
 

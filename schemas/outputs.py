@@ -55,6 +55,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     request: dict[str, str] = {}
     degraded: str | None = None
+    experiment: str = ""  # that the user is in, and the arm; empty for none
+    arm: str = ""
 
 
 class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):

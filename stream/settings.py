@@ -111,6 +111,7 @@ class Api(Section):
     top_n_max: int = Field(100, ge=1, description="items in one answer")
     users_max: int = Field(100, ge=1, description="users in one batch read")
     inflight_max: int = Field(512, ge=1, description="requests at once; beyond: 429")
+    experiments: Path | None = Field(None, description="file of experiments, YAML; default <home>/experiments.yml")
     log_decisions: bool = Field(True, description="answers go to the decisions topic, each once")
     cors_origins: tuple[str, ...] = Field((), description="browsers that may read; none: a read key belongs on a server")
 
@@ -249,6 +250,11 @@ class Settings(BaseSettings):
     def deliveries_file(self) -> Path:
         """What alerts go where: `deliveries.rules`, else a file under `home`."""
         return self.deliveries.rules or self.home / "deliveries.yml"
+
+    @property
+    def experiments_file(self) -> Path:
+        """Which users see what: `api.experiments`, else a file under `home`."""
+        return self.api.experiments or self.home / "experiments.yml"
 
     @property
     def state_dir(self) -> Path:

@@ -28,6 +28,11 @@ TOUCH_S = 600.0  # a store in which nothing changes is said to be up to date thi
 _meta = msgspec.msgpack.Decoder(Meta)
 
 
+def _clock_of(store: PartitionStore) -> int:
+    value = store.get_many([META_KEY])[0]
+    return 0 if value is None else _meta.decode(value).clock_ms
+
+
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -84,9 +89,9 @@ class StateReplica:
         return None if value is None else unpack(value)
 
     def clock_ms(self, user_key: bytes) -> int:
-        """Event time of the user's partition: the present, for somebody of whom nothing is known."""
-        value = self._store(user_key).get_many([META_KEY])[0]
-        return 0 if value is None else _meta.decode(value).clock_ms
+        """The present in event time: of the user's partition, of the newest where that one has none; 0 where none has."""
+        own = _clock_of(self._store(user_key))
+        return own or max((_clock_of(store) for store in self._stores.values()), default=0)
 
     def _store(self, user_key: bytes) -> PartitionStore:
         return self._stores[kafka_clients.partition_of(user_key, self._settings.kafka.partitions)]

@@ -21,8 +21,10 @@ from stream.adapters.decisions import DecisionLog
 from stream.adapters.replica import StateReplica
 from stream.adapters.serving_readers import ServingReaders
 from stream.api.coalesce import Coalescer
+from stream.api.experiments import NO_ARM, Experiments
 from stream.api.requests import Ask, Neighbors, ToRank, condition, factor
 from stream.core import churn, scenarios, segments
+from stream.core.experiments import Arm, assigned, explored
 from stream.core.expression import Expression
 from stream.core.featurize import Float32, churn_features
 from stream.core.index import ItemIndex
@@ -60,6 +62,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     degraded: str | None
     stale_ms: int
+    experiment: str = ""
+    arm: str = ""
 
 
 class Ranked(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,20 +130,24 @@ class Service:
     def __init__(self, settings: Settings, ranking: ServingReaders, replica: StateReplica, decisions: DecisionLog,
                  clock: Clock) -> None:  # fmt: skip
         self.settings, self.ranking, self.replica, self.decisions, self.clock = settings, ranking, replica, decisions, clock
+        self.experiments = Experiments(settings.experiments_file)
         self._coalescer = Coalescer(lambda: self.ranking.serving.current, ranking.run_model)
         own = settings.personalize
         self._rules = Rules(top_n=own.recommend_top_n, category_cap=own.category_cap, exclude=own.exclude)
 
     async def recommend(self, tenant: str, user: str, ask: Ask) -> Answer:
         """The best items for a user in a scenario. Raises Refused."""
+        found = assigned(self.experiments.current(), tenant, user, ask.scenario)
+        arm = found.arm if found else NO_ARM
         serving, scored = await self._scored(tenant, user)
         index, state = serving.index(tenant), scored.state
-        chosen = self._chosen(serving, index, scored, ask, self._now_ms(tenant, user, state))
+        chosen = self._chosen(serving, index, scored, _with_arm(ask, arm), self._now_ms(tenant, user, state), arm,
+                              f"{tenant}/{user}")
         items = chosen.items
         known = state != NOBODY
         as_of = utc(state.last_ts_ms) if known else None
         ident = output_id(
-            "decision", tenant, user, ask.scenario, state.last_event_id, serving.version, chosen.degraded or "",
+            "decision", tenant, user, ask.scenario, state.last_event_id, serving.version, chosen.degraded or "", arm.name,
             msgspec.json.encode((ask.as_asked(), [(one.item_id, one.source) for one in items])).decode(),
         )
         if self.settings.api.log_decisions:
@@ -147,11 +155,12 @@ class Service:
                 recommendation_id=ident, tenant=tenant, user_id=user, scenario=ask.scenario, items=items,
                 candidates=chosen.candidates, as_of_event_id=state.last_event_id, as_of_ts=as_of, served_at=self._now(),
                 model_version=serving.version, request=ask.as_asked(), degraded=chosen.degraded,
+                experiment=found.experiment if found else "", arm=arm.name if found else "",
             ))  # fmt: skip
         return Answer(
             recommendation_id=ident, user_id=user, scenario=ask.scenario, items=_with_fields(items, index, ask.fields),
             as_of_event_id=state.last_event_id, as_of_ts=as_of, model_version=serving.version, degraded=chosen.degraded,
-            stale_ms=self.replica.behind_ms(),
+            stale_ms=self.replica.behind_ms(), experiment=found.experiment if found else "", arm=arm.name if found else "",
         )
 
     async def recommend_many(self, tenant: str, users: tuple[str, ...], ask: Ask) -> list[Answer]:
@@ -230,13 +239,15 @@ class Service:
     async def _scored(self, tenant: str, user: str) -> tuple[Serving, Scored]:
         self._current()
         state = self.replica.read(key(tenant, user)) or NOBODY
-        return await self._coalescer.score(tenant, state, state.last_ts_ms or self.replica.clock_ms(key(tenant, user)))
+        return await self._coalescer.score(tenant, state, self._now_ms(tenant, user, state))
 
     def _current(self) -> Serving:
         self.ranking.serving.take_counts()
         return self.ranking.serving.current
 
-    def _chosen(self, serving: Serving, index: ItemIndex, scored: Scored, ask: Ask, now_ms: int) -> _Chosen:
+    def _chosen(
+        self, serving: Serving, index: ItemIndex, scored: Scored, ask: Ask, now_ms: int, arm: Arm, who: str
+    ) -> _Chosen:
         if ask.n > self.settings.api.top_n_max:
             raise invalid("n", "maximum", f"At most {self.settings.api.top_n_max} items are answered, not {ask.n}.")
         if ask.scenario not in PERSONAL:
@@ -251,7 +262,10 @@ class Service:
         total = _boosted(total, factor(ask.boost), index)
         rows = rank(total, state, index, rules, only) if n else []
         told = scored._replace(scores=scored.scores._replace(total=total))
-        return _Chosen(told.explained(rows, index), _candidates(state, index, rules, only),
+        rows, new = explored(rows, told.scores, index, only, arm, who, now_ms)
+        items = tuple(msgspec.structs.replace(one, source="explore") if index.row_of[one.item_id] in new else one
+                      for one in told.explained(rows, index))  # fmt: skip
+        return _Chosen(items, _candidates(state, index, rules, only),
                        degraded(index, serving, scored.known, explained=True))  # fmt: skip
 
     def _about_items(self, index: ItemIndex, state: UserState, ask: Ask, now_ms: int) -> _Chosen:
@@ -303,11 +317,19 @@ class Service:
         return row
 
     def _now_ms(self, tenant: str, user: str, state: UserState) -> int:
-        """The present in event time: the partition's clock, carried on by nothing but events."""
-        return max(state.last_ts_ms, self.replica.clock_ms(key(tenant, user)))
+        """The present in event time, carried on by nothing but events; by the wall clock before the first live one."""
+        return max(state.last_ts_ms, self.replica.clock_ms(key(tenant, user))) or self.clock.now_ms()
 
     def _now(self) -> datetime:
         return utc(self.clock.now_ms())
+
+
+def _with_arm(ask: Ask, arm: Arm) -> Ask:
+    """The request, with what the arm says where it says nothing itself."""
+    return msgspec.structs.replace(
+        ask, filter=ask.filter or arm.filter, boost=ask.boost or arm.boost, exclude=ask.exclude or arm.exclude,
+        category_cap=ask.category_cap or arm.category_cap,
+    )  # fmt: skip
 
 
 def _unknown_item(item_id: str) -> Refused:

@@ -18,6 +18,7 @@ from stream.core.links import NO_LINKS, REPEAT_UNKNOWN, Links, Weights
 from stream.core.state import DAY_MS
 
 _GROW = 1_024  # rows added at a time
+WEIGHT_MAX = 1e30
 WEIGHT_UNSEEN = 1.0  # added to decayed weights before their logarithm: one view
 NOTICED_ITEMS_MAX = 10_000  # a shop with more than this sends a catalog; a client that makes ids up stops here
 
@@ -179,7 +180,8 @@ class ItemIndex:
         """(N, 3) weights of touches decayed to `now_ms` by the policy's half-lives: recent, usual, lasting."""
         half_lives_ms = np.array(self.policy.half_lives_days) * DAY_MS
         factors = np.exp2(np.clip((self._epoch_ms - now_ms) / half_lives_ms, -500.0, 500.0))
-        return np.asarray(self._popularity[: len(self.ids)] * factors, dtype=np.float32)
+        weights = self._popularity[: len(self.ids)] * factors
+        return np.minimum(weights, WEIGHT_MAX).astype(np.float32)  # long before the newest event, beyond float32
 
     def features(self, popularity: Float32) -> Float32:
         """(N, I) in the order of `blend.ITEM_FEATURES`, from popularity (N, 3): what rises within days, within weeks, how

@@ -196,7 +196,7 @@ def _decision(value: Decision, record: Record) -> Rows:
         [item.score for item in items], [item.source for item in items],
         [msgspec.json.encode(item.reasons).decode() for item in items], value.candidates,
         msgspec.json.encode(value.request).decode(), value.as_of_event_id, None if as_of is None else ms(as_of), served_ms,
-        value.model_version, value.degraded or "", clamp_s(served_ms),
+        value.model_version, value.degraded or "", value.experiment, value.arm, clamp_s(served_ms),
         record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), served_ms)
 
 

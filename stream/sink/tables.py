@@ -60,7 +60,7 @@ DECISIONS = Table("decisions", {
     "tenant": "String", "recommendation_id": "String", "user_id": "String", "scenario": "String",
     "item_ids": "Array(String)", "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)",
     "candidates": "UInt32", "request": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS,
-    "model_version": "String", "degraded": "String", "partition_time": _S,
+    "model_version": "String", "degraded": "String", "experiment": "String", "arm": "String", "partition_time": _S,
     **_KAFKA,
 })
 SEGMENT_CHANGES = Table("segment_changes", {

@@ -75,7 +75,7 @@ FORMS: dict[str, Form] = {
         reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1")),
     "decision.json": _json(Decision(
         recommendation_id="r2", tenant="shop", user_id="u1", scenario="similar", candidates=7, as_of_event_id="m1",
-        as_of_ts=AT, served_at=AT, model_version="v1", request={"filter": "price < 5"},
+        as_of_ts=AT, served_at=AT, model_version="v1", request={"filter": "price < 5"}, experiment="caps", arm="five",
         items=(RecommendedItem(item_id="sku-2", score=0.25, source="similar", reasons=(REASON,)),))),
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,

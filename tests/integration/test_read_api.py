@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -64,6 +65,7 @@ def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> Non
             _recommends_as_the_worker_does(shop, client)
             _scenarios_filters_and_boosts(client)
             _users_items_and_reasons(client)
+            _experiments(client, tmp_path / "api" / "experiments.yml")
             _refusals(client)
             began = time.monotonic()
             produce_events(shop, [event(user="new", item="i5", id="n1", ts_ms=now_ms())])
@@ -74,14 +76,32 @@ def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> Non
     decisions = [msgspec.json.decode(record.value, type=Decision) for record in logged]
     assert len({one.recommendation_id for one in decisions}) == len(decisions), "each answer is logged once"
     assert {dict(record.headers)["ce_type"] for record in logged} == {b"clickwake.decision.v1"}
+    assert {one.arm for one in decisions if one.experiment == "which first"} == {"one", "two"}
+    now = datetime.now(UTC).isoformat()
+    shown = [event(user=one.user_id, item=None, id=f"shown-{one.recommendation_id}", name="Product List Viewed",
+                   timestamp=now, properties={"recommendation_id": one.recommendation_id})
+             for one in decisions if one.experiment]  # fmt: skip
+    clicked = [one | {"messageId": "c" + one["messageId"], "event": "Product Clicked"} for one in shown[:3]]
+    produce_events(shop, [*shown, *clicked])
     with running(shop, "workers.sink"):
         until(lambda: _stored(shop) == len(read_all(shop, topics.DECISIONS)), 60, "decisions are stored")
+        people = len({one.user_id for one in decisions if one.experiment})
+        until(lambda: _people(shop)[0] == people, 60, "who saw an arm is counted once")
+    _, clicks, low, rate, high = _people(shop)
+    assert clicks == len({one["userId"] for one in clicked}) and 0 <= low <= rate <= high <= 1
+
+
+def _people(settings: Settings) -> tuple[float, ...]:
+    """Users, clickers, and the widest of the arms' sequences, summed over arms."""
+    with closing(clickhouse.open_client(settings.clickhouse)) as client:
+        return tuple(client.query("SELECT sum(users), sum(clicked), min(click_low), avg(click_rate), max(click_high) "
+                                  "FROM experiment_results").first_row)  # fmt: skip
 
 
 def _stored(settings: Settings) -> int | None:
     try:
         with closing(clickhouse.open_client(settings.clickhouse)) as client:
-            return int(client.query("SELECT count() FROM decision_outcomes WHERE isNull(clicked_at)").first_row[0])
+            return int(client.query("SELECT count() FROM decision_outcomes").first_row[0])
     except clickhouse.ClickHouseError as error:
         if "UNKNOWN" in str(error):
             return None
@@ -139,6 +159,25 @@ def _users_items_and_reasons(client: httpx.Client) -> None:
     assert why["shown"] and why["place"] == 1 and why["removed_by"] == [] and abs(sum(why["shares"].values()) - 1) < 0.01
     bought = client.get("/v1/why/u2/i3").json()
     assert not bought["shown"] and bought["place"] is None and bought["removed_by"] == ["the user bought it"]
+
+
+def _experiments(client: httpx.Client, path: Path) -> None:
+    path.write_text("""
+experiments:
+  - name: which first
+    arms: [{name: one, boost: 1 if item_id == 'i1' else 0}, {name: two, boost: 1 if item_id == 'i2' else 0}]
+""")
+    until(lambda: client.get("/v1/recommendations/u1").json()["experiment"] == "which first", 10, "the file is taken over")
+    seen = {}
+    for number in range(12):
+        answer = client.get(f"/v1/recommendations/someone{number}").json()
+        seen[answer["arm"]] = answer["items"][0]["item_id"]
+    assert seen == {"one": "i1", "two": "i2"}
+    own = client.get("/v1/recommendations/someone1", params={"boost": "1 if item_id == 'i3' else 0"}).json()
+    assert own["items"][0]["item_id"] == "i3", "what a request says itself comes first"
+    assert client.get("/v1/recommendations/u1", params={"scenario": "popular"}).json()["experiment"] == ""
+    path.unlink()
+    until(lambda: client.get("/v1/recommendations/u1").json()["experiment"] == "", 10, "it ends with the file")
 
 
 def _refusals(client: httpx.Client) -> None:

@@ -1,0 +1,75 @@
+"""The file of experiments, taken over while the API runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from stream.core.experiments import Arm, Experiment, ExperimentsFile
+from stream.core.expression import ExpressionError, parse
+from stream.core.index import FIELDS
+
+log = structlog.get_logger("api")
+LOOK_S = 1.0
+NO_ARM = Arm(name="none")
+
+
+class ExperimentsError(ValueError):
+    """The file cannot be used; the message says which part and why."""
+
+
+def load(path: Path) -> tuple[Experiment, ...]:
+    """Raises ExperimentsError."""
+    try:
+        found = msgspec.yaml.decode(path.read_bytes(), type=ExperimentsFile).experiments
+    except (OSError, msgspec.MsgspecError) as error:
+        raise ExperimentsError(f"{path}: {error}") from error
+    if len({one.name for one in found}) < len(found):
+        raise ExperimentsError(f"{path}: two experiments have one name")
+    for one in found:
+        if len({arm.name for arm in one.arms}) < len(one.arms):
+            raise ExperimentsError(f"{path}: experiment {one.name!r} has two arms of one name")
+        for arm in one.arms:
+            try:
+                for text, kind in ((arm.filter, "flag"), (arm.boost, "number")):
+                    if text is not None:
+                        parse(text, FIELDS, "flag" if kind == "flag" else "number")
+            except ExpressionError as error:
+                raise ExperimentsError(f"{path}: experiment {one.name!r}, arm {arm.name!r}: {error}") from error
+    return found
+
+
+class Experiments:
+    """What runs now. A file that cannot be used is said, and what ran before goes on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._now: tuple[Experiment, ...] = ()
+        self._seen: tuple[int, int] | None = None
+        self._looked_at = 0.0
+
+    def current(self) -> tuple[Experiment, ...]:
+        """Looks at the file at most once a second."""
+        if time.monotonic() - self._looked_at > LOOK_S:
+            self._looked_at = time.monotonic()
+            self._look()
+        return self._now
+
+    def _look(self) -> None:
+        try:
+            stat = self._path.stat()
+            seen = (stat.st_mtime_ns, stat.st_size)
+        except FileNotFoundError:
+            seen = None
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._now = () if seen is None else load(self._path)
+        except ExperimentsError as error:
+            log.error("experiments refused", why=str(error), next="those before go on")
+            return
+        log.info("experiments taken", file=str(self._path), names=[one.name for one in self._now])

@@ -1,0 +1,107 @@
+"""Experiments: who is in which arm, what explores, and intervals that hold whenever somebody looks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import log, sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.catalog import Item
+from stream.api.experiments import Experiments, ExperimentsError, load
+from stream.core.counts import CountsPolicy, ItemCount
+from stream.core.experiments import Arm, Experiment, assigned, explored
+from stream.core.index import ItemIndex
+from stream.core.recommend import Evidence, Scores
+
+CAPS = Experiment(name="caps", arms=(Arm(name="three"), Arm(name="five", weight=3.0, category_cap=5)), share=0.5)
+RHO2, ALPHA = 0.085**2, 0.05
+
+
+def test_users_are_split_as_the_weights_say_and_stay_where_they_are() -> None:
+    users = [f"u{n}" for n in range(8_000)]
+    found = Counter(one.arm.name if (one := assigned([CAPS], "shop", user, "for_you")) else "out" for user in users)
+    assert abs(found["out"] / 8_000 - 0.5) < 0.02 and abs(found["five"] / (8_000 - found["out"]) - 0.75) < 0.03
+    assert all(assigned([CAPS], "shop", user, "for_you") == assigned([CAPS], "shop", user, "for_you") for user in users[:50])
+    other = Experiment(name="other", arms=CAPS.arms)
+    both = [(assigned([CAPS], "shop", u, "for_you"), assigned([other], "shop", u, "for_you")) for u in users]
+    inside = [(a.arm.name, b.arm.name) for a, b in both if a and b]
+    assert abs(Counter(inside)["three", "three"] / len(inside) - 0.25 * 0.25) < 0.02, "experiments are independent"
+    assert assigned([CAPS], "shop", users[0], "similar") is None
+
+
+def scored(n: int) -> tuple[ItemIndex, Scores]:
+    """n items of which the later half is cold; the encoder likes high numbers."""
+    index = ItemIndex(2, CountsPolicy())
+    for at in range(n):
+        index.put(Item(item_id=f"i{at}", tenant="t", title="x"), np.ones(2, dtype=np.float32))
+        if at < n // 2:
+            index.set_counts(f"i{at}", 0, ItemCount(popularity=50.0, ts_ms=1, recent=50.0, lasting=50.0))
+    nothing = Evidence(*(np.zeros(0, dtype=np.int64),) * 2, np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64))
+    total = np.arange(n, 0, -1, dtype=np.float32)
+    return index, Scores(total, np.ones(n, dtype=np.float32), np.arange(n, dtype=np.float32),
+                         np.zeros((n, 3), dtype=np.float32), nothing)  # fmt: skip
+
+
+def test_a_share_of_places_goes_to_cold_items_for_a_day() -> None:
+    index, scores = scored(40)
+    arm, only, rows = Arm(name="new", explore=0.2), np.ones(40, dtype=bool), list(range(10))
+    replaced = 0
+    for user in range(500):
+        found, new = explored(rows, scores, index, only, arm, f"t/u{user}", 5)
+        assert set(new) <= set(range(20, 40)) and len(set(found)) == 10
+        assert len(new) == sum(a != b for a, b in zip(found, rows, strict=True))
+        assert new == sorted(new, reverse=True), "those that the encoder likes most come first"
+        assert explored(rows, scores, index, only, arm, f"t/u{user}", 86_000_000)[0] == found
+        replaced += len(new)
+    assert abs(replaced / 5_000 - 0.2) < 0.02
+    only[20:] = False
+    assert explored(rows, scores, index, only, arm, "t/u1", 5) == (rows, []), "a filter holds for them too"
+    assert explored(rows, scores, index, only, Arm(name="none"), "t/u1", 5) == (rows, [])
+
+
+def half_width(users: int, rate: float) -> float:
+    """As `experiment_results` has it."""
+    return sqrt(rate * (1 - rate)) * sqrt(2 * (users * RHO2 + 1) / (users**2 * RHO2) * log(sqrt(users * RHO2 + 1) / ALPHA))
+
+
+def test_who_looks_all_the_time_is_fooled_no_more_often_than_said() -> None:
+    rng, wrong, wrong_once = np.random.default_rng(0), 0, 0
+    for _ in range(300):
+        seen = rng.random(4_000) < 0.1
+        rates = np.cumsum(seen) / np.arange(1, 4_001)
+        looks = range(99, 4_000, 50)
+        wrong += any(abs(rates[at] - 0.1) > half_width(at + 1, float(rates[at])) for at in looks)
+        wrong_once += any(abs(rates[at] - 0.1) > 1.96 * sqrt(rates[at] * (1 - rates[at]) / (at + 1)) for at in looks)
+    assert wrong / 300 <= 0.05 < wrong_once / 300, (wrong, wrong_once)
+
+
+@pytest.mark.parametrize(("text", "complaint"), [
+    ("experiments: [{name: a}]", "missing required field `arms`"),
+    ("experiments: [{name: a, arms: [{name: x}, {name: x}]}]", "two arms of one name"),
+    ("experiments: [{name: a, arms: [{name: x, boost: prize}]}]", "arm 'x': there is no field 'prize'"),
+    ("experiments: [{name: a, arms: [{name: x, filter: price}]}]", "gives a number, wanted is a flag"),
+    ("experiments: [{name: a, arms: [{name: x}]}, {name: a, arms: [{name: x}]}]", "have one name"),
+    ("experiments: [{name: a, arms: []}]", "length >= 1"),
+])
+def test_what_is_wrong_with_the_file_is_said_and_what_ran_goes_on(tmp_path: Path, text: str, complaint: str) -> None:
+    path = tmp_path / "experiments.yml"
+    path.write_text("experiments: [{name: good, arms: [{name: x}]}]")
+    running = Experiments(path)
+    assert [one.name for one in running.current()] == ["good"]
+    path.write_text(text)
+    with pytest.raises(ExperimentsError) as refused:
+        load(path)
+    assert complaint in str(refused.value) and str(path) in str(refused.value)
+    running._looked_at = 0.0
+    assert [one.name for one in running.current()] == ["good"]
+
+
+def test_popularity_is_a_number_at_any_time() -> None:
+    """A user of whom nothing is known has no time of their own; one who was away for years has an old one."""
+    index, _ = scored(4)
+    index.set_counts("i0", 1, ItemCount(popularity=9.0, ts_ms=1_795_602_600_000, recent=9.0, lasting=9.0))
+    for now_ms in (0, 1, 1_700_000_000_000, 1_795_602_600_000, 2_000_000_000_000):
+        assert np.isfinite(index.popularity(now_ms)).all(), now_ms
