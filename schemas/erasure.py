@@ -63,6 +63,7 @@ def subject(user_key: bytes) -> bytes:
 class Erased:
     """The list. `covers` costs nothing while it is empty, a hash after that.
 
+    >>> from datetime import datetime
     >>> erased, at = Erased(), datetime.fromisoformat("2026-01-01T00:00:00Z")
     >>> erased.note(subject(b"t/u"), Erasure(erasure_id="e", tenant="t", requested_at=at))
     >>> [erased.covers(b"t/u", 0), erased.covers(b"t/u", 1_800_000_000_000), erased.covers(b"t/v", 0)]

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
+from math import log, sqrt
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +24,8 @@ from stream.sink.writer import Writer
 
 VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "cohort_retention", "recommendations_served",
          "churn_alerts_served", "recommendation_hits", "recommendation_hit_rate", "alert_outcomes", "alert_precision",
-         "accounting")
+         "accounting", "decisions_served", "decision_outcomes", "experiment_results", "segment_changes_served",
+         "segment_intervals", "segment_sizes", "delivery_outcomes")
 FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 APPENDED_MS = 1_800_000_000_000
 
@@ -140,10 +142,40 @@ LETTERS = [
     letter("d3", "unprocessable", "clickwake.events.v1", b'{"messageId": "online-retail:9", "lane": "import"}'),
     letter("d4", "undecodable", "clickwake.events.v1", b"{"),
 ]
+def decision(ident: str, user: str, arm: str) -> dict[str, Any]:
+    return recommendation(ident, user, "05T10:00", "A", "B") | {
+        "scenario": "for_you", "candidates": 2, "served_at": "2026-01-05T10:00:00Z", "experiment": "e", "arm": arm}
+
+
+def change(user: str, number: int, time: str) -> dict[str, Any]:
+    return {"change_id": f"{user}-{number}", "tenant": "shop", "user_id": user, "segment": "lookers",
+            "change": "entered" if number % 2 else "left", "number": number, "values": {"views_7d": float(number)},
+            "as_of_event_id": "m", "as_of_ts": f"2026-01-{time}:00Z", "rules_version": "r", "model_version": "v1"}
+
+
+def delivery(ident: str, user: str, time: str, status: str) -> dict[str, Any]:
+    return {"delivery_id": ident, "tenant": "shop", "user_id": user, "delivery": "save", "channel": "crm",
+            "about_kind": "churn-alert", "about_id": "a1", "status": status, "at": f"2026-01-{time}:00Z"}
+
+
+DECISIONS = [decision("x1", "u1", "a"), decision("x2", "u2", "a"), decision("x3", "u3", "b"), decision("x4", "u4", "b"),
+             decision("x1", "u1", "b")]  # by another replica: not what was served first
+CHANGES = [change("u1", 1, "05T10:00"), change("u1", 2, "06T10:00"), change("u1", 3, "07T10:00"),
+           change("u2", 1, "05T12:00"), change("u1", 2, "06T11:00")]  # the last one was said again after a crash
+DELIVERIES = [delivery("y1", "u1", "05T00:00", "deferred"), delivery("y1", "u1", "05T08:00", "sent"),
+              delivery("y2", "u2", "05T08:00", "held_out"), delivery("y3", "u3", "07T00:00", "capped")]  # fmt: skip
 ITEMS = [{"item_id": "A", "tenant": "shop", "title": "old"}, {"item_id": "A", "tenant": "shop", "title": "new"}]
 IMPORTED = [event(f"online-retail:{n}", "01T00:00", "u1", "Imported", lane="import", tenant="other") for n in (1, 2)]
 ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS), *on(topics.CHURN_ALERTS, ALERTS),
-       *on(topics.DEAD_LETTERS, LETTERS), *on(topics.ITEMS, ITEMS)]
+       *on(topics.DEAD_LETTERS, LETTERS), *on(topics.ITEMS, ITEMS), *on(topics.DECISIONS, DECISIONS),
+       *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, DELIVERIES)]
+SEEN, CLICK = "Product List Viewed", "Product Clicked"
+REACTIONS = [
+    event(f"{ident}-{name}", f"05T10:0{minute}", user, name, properties={"recommendation_id": ident})
+    for ident, user, acts in (("x1", "u1", (SEEN, CLICK, ORDER)), ("x2", "u2", (CLICK,)), ("x3", "u3", (SEEN,)),
+                              ("x4", "u4", (SEEN, CLICK)))
+    for minute, name in enumerate(acts)
+]  # fmt: skip
 
 
 def at(day: int, hour: int, minute: int = 0) -> datetime:
@@ -174,8 +206,40 @@ def test_the_sink_writes_the_columns_the_migrations_create(database: Database) -
     found = database.client.query(sql, parameters={"d": database.settings.database}).result_rows
     for table in TABLES:
         assert [name for t, name, _, default in found if t == table.name and not default] == list(table.columns)
-    served = ("recommendations_served", "churn_alerts_served")  # their columns are those of the tables below them
+    # their columns are those of the tables below them
+    served = ("recommendations_served", "churn_alerts_served", "decisions_served", "segment_changes_served")
     assert [(t, name) for t, name, comment, _ in found if not comment and t not in served] == []
+
+
+def test_what_came_of_answers_and_of_arms(database: Database) -> None:
+    database.store([*on(topics.DECISIONS, DECISIONS), *on(topics.EVENTS, REACTIONS)])
+    assert database.rows("SELECT recommendation_id, arm, isNotNull(shown_at), isNotNull(clicked_at), isNotNull(ordered_at) "
+                         "FROM decision_outcomes ORDER BY recommendation_id") == [
+        ("x1", "a", 1, 1, 1), ("x2", "a", 0, 1, 0), ("x3", "b", 1, 0, 0), ("x4", "b", 1, 1, 0)]  # fmt: skip
+    assert database.rows("SELECT arm, users, clicked, ordered, click_rate FROM experiment_results ORDER BY arm") == [
+        ("a", 1, 1, 1, 1.0), ("b", 2, 1, 0, 0.5)], "who never saw an answer is in no arm"
+    ((low, high),) = database.rows("SELECT click_low, click_high FROM experiment_results WHERE arm = 'b'")
+    width = 0.5 * sqrt(2 * (2 * 0.085**2 + 1) / (4 * 0.085**2) * log(sqrt(2 * 0.085**2 + 1) / 0.05))
+    assert (low, high) == (max(0.0, 0.5 - width), min(1.0, 0.5 + width))
+
+
+def test_who_was_in_a_segment_when(database: Database) -> None:
+    database.store(on(topics.SEGMENT_CHANGES, CHANGES))
+    intervals = "SELECT user_id, entered_at, left_at, values FROM segment_intervals"
+    assert database.rows(f"{intervals} ORDER BY user_id, entered_at") == [
+        ("u1", at(5, 10), at(6, 10), {"views_7d": 1.0}), ("u1", at(7, 10), None, {"views_7d": 3.0}),
+        ("u2", at(5, 12), None, {"views_7d": 1.0})]  # fmt: skip
+    for time, users in (("05 11:00:00", ["u1"]), ("06 12:00:00", ["u2"]), ("08 00:00:00", ["u1", "u2"])):
+        then = f"entered_at <= '2026-01-{time}' AND (left_at IS NULL OR left_at > '2026-01-{time}')"
+        assert [row[0] for row in database.rows(f"{intervals} WHERE {then} ORDER BY user_id")] == users
+    assert database.rows("SELECT segment, members, entered_1d, left_1d FROM segment_sizes") == [("lookers", 2, 1, 0)]
+
+
+def test_does_telling_help(database: Database) -> None:
+    database.store([*on(topics.DELIVERIES, DELIVERIES), *on(topics.EVENTS, EVENTS)])
+    asked = "SELECT status, users, returned_7d, ordered_7d, return_rate FROM delivery_outcomes ORDER BY status"
+    assert database.rows(asked) == [
+        ("held_out", 1, 1, 1, 1.0), ("sent", 1, 1, 1, 1.0)]  # fmt: skip
 
 
 def test_two_hundred_months_in_one_batch(database: Database) -> None:
@@ -189,9 +253,9 @@ def test_a_replay_changes_nothing(database: Database) -> None:
     """The same batch again (its token is known), then the same records in other batches (their tokens are not)."""
     database.store(ALL)
     counts, content = database.counts(), database.everything()
-    assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "churn_alerts": 5,
-                      "dead_letters": 4}
-    assert all(content.values())
+    assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "decisions": 5,
+                      "segment_changes": 5, "churn_alerts": 5, "deliveries": 3, "dead_letters": 4}
+    assert all(value for name, value in content.items() if name != "experiment_results"), "nobody has seen an answer yet"
     database.store(ALL)
     assert database.rows("SELECT count() FROM events") == [(12,)], "the server skips an insert it has seen"
     for start in range(0, len(ALL), 7):
