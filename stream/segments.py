@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import structlog
 
 from schemas.outputs import SegmentChange, output_id
+from stream.adapters.watched import Watched
 from stream.core import churn, segments
 from stream.core.featurize import churn_features
 from stream.core.segments import NO_RULES, Change, Rules, RulesError, RulesFile, compiled
@@ -19,7 +19,6 @@ from stream.partition import PartitionState
 from stream.ports import Runner
 from stream.serving import Serving
 
-log = structlog.get_logger()
 USERS_MAX = 512  # looked at when one interval closes
 FILE_BYTES_MAX = 1 << 20
 
@@ -41,28 +40,17 @@ class SegmentDesk:
 
     def __init__(self, run: Runner, path: Path, sweep_s: int) -> None:
         """Everybody is looked at again each `sweep_s`."""
-        self.run, self.path, self.sweep_s = run, path, sweep_s
-        self.rules = NO_RULES
-        self._seen: tuple[int, int] | None = None  # the file's time and size
+        self.run, self.sweep_s = run, sweep_s
+        self._file: Watched[Rules] = Watched(path, load, NO_RULES, "segments")
         self.look()
 
+    @property
+    def rules(self) -> Rules:
+        return self._file.value
+
     def look(self) -> None:
-        """Take the file over if it has changed. One that cannot be used is said, and the rules before it stay."""
-        try:
-            stat = self.path.stat()
-            seen = (stat.st_mtime_ns, stat.st_size)
-        except FileNotFoundError:
-            seen = None
-        if seen == self._seen:
-            return
-        self._seen = seen
-        try:
-            self.rules = NO_RULES if seen is None else load(self.path)
-        except RulesError as error:
-            log.error("segments refused", why=str(error), next="the rules before stay; mend the file, see "
-                      "`clickwake segments check`")  # fmt: skip
-            return
-        log.info("segments taken", file=str(self.path), version=self.rules.version, segments=len(self.rules.rules))
+        """Take the file over if it has changed."""
+        self._file.look()
 
     async def settle(self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox) -> None:
         """Move USERS_MAX of the users whose membership may be out of date; those touched first come first."""

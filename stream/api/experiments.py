@@ -6,13 +6,12 @@ import time
 from pathlib import Path
 
 import msgspec
-import structlog
 
+from stream.adapters.watched import Watched
 from stream.core.experiments import Arm, Experiment, ExperimentsFile
 from stream.core.expression import ExpressionError, parse
 from stream.core.index import FIELDS
 
-log = structlog.get_logger("api")
 LOOK_S = 1.0
 NO_ARM = Arm(name="none")
 
@@ -43,33 +42,15 @@ def load(path: Path) -> tuple[Experiment, ...]:
 
 
 class Experiments:
-    """What runs now. A file that cannot be used is said, and what ran before goes on."""
+    """What runs now."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._now: tuple[Experiment, ...] = ()
-        self._seen: tuple[int, int] | None = None
+        self._file: Watched[tuple[Experiment, ...]] = Watched(path, load, (), "experiments")
         self._looked_at = 0.0
 
     def current(self) -> tuple[Experiment, ...]:
         """Looks at the file at most once a second."""
         if time.monotonic() - self._looked_at > LOOK_S:
             self._looked_at = time.monotonic()
-            self._look()
-        return self._now
-
-    def _look(self) -> None:
-        try:
-            stat = self._path.stat()
-            seen = (stat.st_mtime_ns, stat.st_size)
-        except FileNotFoundError:
-            seen = None
-        if seen == self._seen:
-            return
-        self._seen = seen
-        try:
-            self._now = () if seen is None else load(self._path)
-        except ExperimentsError as error:
-            log.error("experiments refused", why=str(error), next="those before go on")
-            return
-        log.info("experiments taken", file=str(self._path), names=[one.name for one in self._now])
+            self._file.look()
+        return self._file.value
