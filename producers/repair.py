@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from producers.collector.admission import Admitted, Arrival, admit
-from schemas.dead_letter import DeadLetter, Message
+from schemas.dead_letter import DeadLetter, Message, Repair
 from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX
 
 REPAIRABLE = ("undecodable", "unprocessable", "too_large", "late")
@@ -145,7 +145,8 @@ def mend(letter: DeadLetter, changes: Sequence[Change], event_bytes_max: int = E
     result = admit(msgspec.json.encode({"type": "track"} | payload), arrival)
     if not isinstance(result, Admitted):
         return Mended(letter, tuple(changes), None, result.messages, diff)
-    value = msgspec.json.encode(msgspec.json.decode(result.value) | {"lane": "repair"})
+    fared = Repair(attempts=letter.attempts, first_seen=letter.first_seen)  # a letter about it goes on from there
+    value = msgspec.json.encode(msgspec.json.decode(result.value) | {"lane": "repair", "repair": fared})
     return Mended(letter, tuple(changes), msgspec.structs.replace(result, value=value), (), diff)
 
 

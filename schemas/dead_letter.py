@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -34,6 +34,32 @@ class Source(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     partition: int
     offset: int
+
+
+class Repair(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """How an event that is sent again has fared so far: its field `repair`."""
+
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+    first_seen: Instant
+
+
+class _Tried(msgspec.Struct, frozen=True):
+    repair: Repair | None = None
+
+
+_tried = msgspec.json.Decoder(_Tried)
+
+
+def repair_of(raw: bytes) -> Repair | None:
+    """What an event's bytes say of earlier attempts; None where they say nothing that can be read.
+
+    >>> repair_of(b'{"repair": {"attempts": 2, "firstSeen": "2026-01-01T00:00:00Z"}}').attempts, repair_of(b"{")
+    (2, None)
+    """
+    try:
+        return _tried.decode(raw).repair
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

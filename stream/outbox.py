@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from schemas import topics
-from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source
+from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, repair_of
 from schemas.events import key as user_key
 from schemas.outputs import ChurnAlert, Recommendation, SegmentChange, output_id
 from schemas.topics import Topic
@@ -85,6 +85,7 @@ class Outbox:
     def dead_letter(self, reject: Reject, raw: bytes, key: bytes | None, source: Source, append_ms: int) -> None:
         """The tenant is read off the record's key, since the payload may be unreadable; times are the broker's, so that
         a second reading gives the same letter."""
+        before = repair_of(raw)
         ident = output_id("dead-letter", source.topic, str(source.partition), str(source.offset))
         letter = DeadLetter(
             dead_letter_id=ident,
@@ -94,7 +95,8 @@ class Outbox:
             payload=raw[:PAYLOAD_BYTES_MAX],
             payload_bytes=len(raw),
             source=source,
-            first_seen=utc(append_ms),
+            attempts=1 if before is None else before.attempts + 1,
+            first_seen=utc(append_ms) if before is None else before.first_seen,
         )
         headers = cloud_event("dead-letter", ident, letter.tenant, append_ms)
         self.add(topics.DEAD_LETTERS, key or ident.encode(), msgspec.json.encode(letter), headers)

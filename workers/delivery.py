@@ -17,6 +17,7 @@ import msgspec
 import structlog
 import uvloop
 from aiokafka import AIOKafkaConsumer
+from aiokafka.errors import KafkaError
 
 from schemas import topics
 from schemas.events import key, ms
@@ -96,7 +97,10 @@ class Worker:
         for tp, records in fetched.items():
             await deliverer.take(self._decoded(tp.topic, records))
         if fetched:
-            await consumer.commit()
+            try:
+                await consumer.commit()
+            except KafkaError as error:  # what was handled is known from the log; the next commit makes up for this one
+                log.warning("not committed", why=repr(error))
 
     def _decoded(self, topic: str, records: list[Any]) -> list[Said]:
         found: list[Said] = []

@@ -8,6 +8,7 @@ from collections import OrderedDict
 import msgspec
 import structlog
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from schemas import topics
 from schemas.events import key, ms
@@ -59,7 +60,7 @@ class DecisionLog:
                 await producer.start()
                 while True:
                     await self._send(producer, await self._some())
-            except (SendFailed, OSError) as error:
+            except (SendFailed, KafkaError, OSError) as error:
                 log.warning("decisions not logged", why=str(error), lost=self.lost, next="a new connection")
             finally:
                 await producer.stop()

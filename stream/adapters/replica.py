@@ -49,7 +49,9 @@ class StateReplica:
         self._purging: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
-        """Bring all stores to the changelog's end. Raises `StoreLocked`, `RecoveryFailed`, `LookupError`, `KafkaMissing`."""
+        """Bring all stores to the changelog's end; waits for the broker. Raises `StoreLocked`, `RecoveryFailed`,
+        `LookupError`."""
+        await kafka_clients.wait_for_kafka(self._settings)
         identity = Identity(await kafka_clients.topic_id(self._settings, self._topic), DAY_MS, _now_ms())
         started, read = time.monotonic(), 0
         for partition in range(self._settings.kafka.partitions):

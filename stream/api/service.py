@@ -139,10 +139,17 @@ class Service:
         """The best items for a user in a scenario. Raises Refused."""
         found = assigned(self.experiments.current(), tenant, user, ask.scenario)
         arm = found.arm if found else NO_ARM
-        serving, scored = await self._scored(tenant, user)
-        index, state = serving.index(tenant), scored.state
-        chosen = self._chosen(serving, index, scored, _with_arm(ask, arm), self._now_ms(tenant, user, state), arm,
-                              f"{tenant}/{user}")
+        if ask.n > self.settings.api.top_n_max:
+            raise invalid("n", "maximum", f"At most {self.settings.api.top_n_max} items are answered, not {ask.n}.")
+        asked, who = _with_arm(ask, arm), f"{tenant}/{user}"
+        if ask.scenario in PERSONAL:
+            serving, scored = await self._scored(tenant, user)
+            index, state = serving.index(tenant), scored.state
+            chosen = self._chosen(serving, index, scored, asked, self._now_ms(tenant, user, state), arm, who)
+        else:  # not scored for the user
+            serving, state = self._current(), self.replica.read(key(tenant, user)) or NOBODY
+            index = serving.index(tenant)
+            chosen = self._about_items(index, state, asked, self._now_ms(tenant, user, state))
         items = chosen.items
         known = state != NOBODY
         as_of = utc(state.last_ts_ms) if known else None
@@ -248,10 +255,6 @@ class Service:
     def _chosen(
         self, serving: Serving, index: ItemIndex, scored: Scored, ask: Ask, now_ms: int, arm: Arm, who: str
     ) -> _Chosen:
-        if ask.n > self.settings.api.top_n_max:
-            raise invalid("n", "maximum", f"At most {self.settings.api.top_n_max} items are answered, not {ask.n}.")
-        if ask.scenario not in PERSONAL:
-            return self._about_items(index, scored.state, ask, now_ms)
         state, total = scored.state, scored.scores.total
         n = len(total)
         only = _condition(ask.filter, index, n)

@@ -14,6 +14,7 @@ from producers.collector.admission import Arrival, NotAdmitted, admit
 from producers.repair import Cause, Change
 from schemas.dead_letter import DeadLetter, Message, Source
 from schemas.events import Event
+from tests.unit.test_personalize import Bench
 
 AT = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
 GOOD: dict[str, Any] = {"messageId": "m1", "type": "track", "event": "Product Viewed", "userId": "u1",
@@ -81,6 +82,19 @@ def test_the_same_letter_is_the_same_event_however_often_it_is_mended() -> None:
     twice = [repair.mend(one, repair.suggest(one)).event for _ in range(2)]
     assert twice[0] == twice[1] and twice[0] is not None
     assert twice[0].message_id == repair.event_id(one) == f"dead-letter-{one.dead_letter_id}"
+
+
+async def test_one_that_fails_again_counts_on_from_the_first_time() -> None:
+    one = letter(changed(userId=17))
+    mended = repair.mend(one, repair.suggest(one))
+    assert mended.event is not None
+    sent = msgspec.json.decode(mended.event.value)
+    assert sent["repair"] == {"attempts": 1, "firstSeen": one.first_seen.isoformat().replace("+00:00", "Z")}
+    bench = Bench()
+    await bench.feed(msgspec.json.encode(sent | {"timestamp": "no time"}))
+    (again,) = bench.outputs.values("dead-letters")
+    assert again["attempts"] == 2 and again["first_seen"] == sent["repair"]["firstSeen"]
+    assert again["failure"]["timestamp"] != again["first_seen"]
 
 
 def test_changes_by_hand_and_paths_that_are_not_there() -> None:
