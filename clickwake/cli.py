@@ -562,11 +562,17 @@ def aggregates(
     tenant: Annotated[str, typer.Option(help="whose events")] = "demo",
     k: Annotated[int, typer.Option(min=2, help="fewer people than this are behind no figure")] = 20,
     days: Annotated[int, typer.Option(min=1, help="of the newest events")] = 30,
+    epsilon: Annotated[
+        float | None, typer.Option(min=1e-6, help="differential privacy instead of k: noise that costs so much of it"),
+    ] = None,
+    most: Annotated[int, typer.Option("--groups-a-person", min=1, help="… and in how many rows one person counts")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV")] = False,
 ) -> None:
-    """Figures for outsiders, k-anonymous: none of them is about few people."""
+    """Figures for outsiders, k-anonymous: none of them is about few people; or with differential privacy."""
     from clickwake import aggregates as figures
 
+    if epsilon is not None:
+        raise typer.Exit(figures.run_noisy(name, tenant, epsilon, most, days, as_json=as_json))
     raise typer.Exit(figures.run(name, tenant, k, days, as_json=as_json))
 
 

@@ -139,8 +139,6 @@ class Service:
         """The best items for a user in a scenario. Raises Refused."""
         found = assigned(self.experiments.current(), tenant, user, ask.scenario)
         arm = found.arm if found else NO_ARM
-        if ask.n > self.settings.api.top_n_max:
-            raise invalid("n", "maximum", f"At most {self.settings.api.top_n_max} items are answered, not {ask.n}.")
         asked, who = _with_arm(ask, arm), f"{tenant}/{user}"
         if ask.scenario in PERSONAL:
             serving, scored = await self._scored(tenant, user)
@@ -309,7 +307,9 @@ class Service:
         return rows
 
     def _asked(self, ask: Ask) -> Rules:
-        own = self._rules
+        own, most = self._rules, self.settings.api.top_n_max
+        if ask.n > most:
+            raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
         exclude = ask.exclude or ("none" if ask.scenario in ("similar", "popular", "trending") else own.exclude)
         return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude)
 

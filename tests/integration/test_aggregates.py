@@ -8,12 +8,13 @@ import json
 from contextlib import closing
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from clickwake.aggregates import safe
+from clickwake.aggregates import NOISY, bounded, safe, with_noise
 from clickwake.cli import app
 from stream.adapters import clickhouse
 from stream.settings import Settings
@@ -50,3 +51,37 @@ def test_rows_of_few_people_are_left_out(settings: Settings, monkeypatch: pytest
     assert json.loads(done.stdout) == {"day": str(now.date()), "people": 50, "adding": None, "buyers": None}
     done = CliRunner().invoke(app, ["aggregates", "hours", "--k", "51"])
     assert done.exit_code == 0 and list(csv.DictReader(io.StringIO(done.stdout))) == []
+
+
+def test_noise_has_the_size_that_was_paid_for() -> None:
+    true = [40] * 4_000
+    told = np.array(with_noise(true, sensitivity=10, epsilon=2.0))
+    assert abs(told.mean() - 40) < 0.5 and abs(np.abs(told - 40).mean() - 5.0) < 0.4, "the mean of a Laplace of scale 5"
+
+
+def test_with_differential_privacy_nobody_counts_more_than_they_may(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__PORT", str(settings.clickhouse.port))
+    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__DATABASE", settings.clickhouse.database)
+    clickhouse.migrate(settings.clickhouse, wait_s=10)
+    now = datetime.now(UTC)
+    seen = [(f"i{n}", "everywhere", "Order Completed") for n in range(100)]
+    seen += [("i7", f"u{n}", "Product Viewed") for n in range(60)]
+    with closing(clickhouse.open_client(settings.clickhouse)) as client:
+        rows = [("demo", f"m{n}", n, user, event, product, now, now, now) for n, (product, user, event) in enumerate(seen)]
+        names = ["tenant", "message_id", "line", "user", "event", "product_id", "timestamp", "partition_time", "broker_time"]
+        client.insert("event_products", rows, column_names=names)
+        client.insert("events", [(*row[:2], *row[3:]) for row in rows], column_names=[*names[:2], *names[3:]])
+        items = [("demo", f"i{n}", "x", now) for n in range(100)] + [("demo", "unseen", "x", now)]
+        client.insert("items", items, column_names=["tenant", "item_id", "title", "broker_time"])
+        parameters = {"tenant": "demo", "since": datetime(2020, 1, 1, tzinfo=UTC), "most": 5}
+        found = client.query(bounded(NOISY["items"]), parameters=parameters).result_rows
+    assert sum(buyers for _, _, buyers in found) == 5 and {item: people for item, people, _ in found}["i7"] >= 60
+    for name, rows_wanted, figures in (("items", 101, {"people", "buyers"}), ("funnel", 31, {"people", "adding", "buyers"}),
+                                       ("hours", 168, {"people"})):  # fmt: skip
+        done = CliRunner().invoke(app, ["aggregates", name, "--epsilon", "5", "--json"])
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.exit_code == 0 and len(told) == rows_wanted, "which groups there are tells nothing"
+        assert figures <= told[0].keys() and all(row[figure] >= 0 for row in told for figure in figures)
+        assert "epsilon 5 spent" in done.stderr
