@@ -70,9 +70,12 @@ async def _send_partition(producer: AIOKafkaProducer, topic: str, partition: int
             for future, count in pending:
                 metadata = await future
                 last = metadata.offset + count - 1
-    except (KafkaError, TimeoutError) as error:
-        raise SendFailed(f"{len(rows)} messages for {topic}[{partition}] were not acknowledged within {timeout_s:.0f} s: "
-                         f"{error!r}") from error
+    except TimeoutError as error:
+        raise SendFailed(f"{len(rows)} messages for {topic}[{partition}] were not acknowledged within {timeout_s:.0f} s"
+                         ) from error  # fmt: skip
+    except KafkaError as error:
+        raise SendFailed(f"the broker refuses {len(rows)} messages for {topic}[{partition}]: {error!r}. Its log says why; a "
+                         "full disk is one reason") from error  # fmt: skip
     return last
 
 

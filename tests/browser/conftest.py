@@ -13,8 +13,10 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_MS = 15_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for a module, not for the session: while playwright is open its event loop counts as running in this thread, and
+    every `asyncio.run` of a later test would be refused."""
     path = os.environ.get("CLICKWAKE_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"no browser: install one of {', '.join(NAMES)}, or name it in CLICKWAKE_TEST_CHROMIUM")

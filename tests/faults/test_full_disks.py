@@ -7,23 +7,38 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
+from kafka import KafkaProducer
+from kafka.errors import KafkaError
 
+from clickwake import process
 from clickwake import topics as topic_admin
+from clickwake.local_kafka import Broker
 from schemas import topics
 from stream.settings import Settings
-from tests.support.cluster import comparable, lag, oracle, produce_events, running, start_worker, stored_states, until
+from tests.support.cluster import (
+    comparable,
+    lag,
+    oracle,
+    produce_events,
+    read_all,
+    running,
+    start_worker,
+    stored_states,
+    until,
+)
 from tests.support.fakes import event
 
 DISK_MB = 48
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of DISK_MB."""
-    folder = tmp_path / "disk"
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of DISK_MB, or of what the test's parameter says."""
+    folder, size = tmp_path / "disk", getattr(request, "param", DISK_MB)
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}m", "none", str(folder)], capture_output=True)
     if mounted.returncode:
         pytest.skip("no file system may be mounted here")
     try:
@@ -73,4 +88,65 @@ def test_a_full_disk_under_the_state_store(settings: Settings, small_disk: Path,
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "everything folded")
         third.stop()
     truth, found = oracle(settings), stored_states(settings)
+    assert {key: comparable(one) for key, one in found.items()} == {key: comparable(one) for key, one in truth.items()}
+
+
+class Acknowledged:
+    """Sends single records until told to stop, and keeps the ids of those that the broker has acknowledged."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", retries=0,
+                                       request_timeout_ms=2_000, delivery_timeout_ms=3_000, max_block_ms=2_000)  # fmt: skip
+        self._topic = topics.EVENTS.name(settings.kafka.topic_prefix)
+        self.ids: set[str] = set()
+        self.refused = 0
+
+    def send(self, one: dict[str, object]) -> None:
+        try:
+            self._producer.send(self._topic, key=f"t/{one['userId']}".encode(), value=msgspec.json.encode(one)).get(5)
+        except KafkaError:
+            self.refused += 1
+        else:
+            self.ids.add(str(one["messageId"]))
+
+    def close(self) -> None:
+        self._producer.close(timeout=5)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("small_disk", [256], indirect=True)
+def test_a_full_disk_at_the_broker(settings: Settings, small_disk: Path, tmp_path: Path) -> None:
+    """It ends; what it has acknowledged is there when it comes back with room.
+
+    A worker whose output it refuses ends and says so, as with any failed send; the supervisor, here the test, starts it again.
+    """
+    data, home = small_disk / "data", tmp_path / "broker"
+    data.mkdir()
+    (home / "kafka").mkdir(parents=True)
+    (home / "kafka" / "data").symlink_to(data)
+    broker = Broker(home, port=process.free_port())
+    with broker:
+        own = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap_servers": broker.address})})
+        topic_admin.create(own)
+        doomed = start_worker(own, "workers.personalize")
+        produce_events(own, some(0, 300))
+        until(lambda: lag(own, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
+        ballast, sending = fill(small_disk), Acknowledged(own)
+        numbers = iter(range(1_000, 20_000))
+        until(lambda: sending.send(some(next(numbers), 1)[0]) or broker.exit_code() is not None, 90, "the broker ends")
+        sending.close()
+        assert "No space left on device" in broker.log.read_text() and "disk is full" in broker.advice()
+        broker.stop()
+        ballast.unlink()
+        broker.start()
+        if doomed.poll() is None:  # it had nothing to send in that moment, and waits
+            doomed.terminate()
+        assert doomed.wait(60) == 0 or "the broker refuses" in "".join(one.read_text() for one in own.home.glob("*.log"))
+        produce_events(own, some(30_000, 50))
+        with running(own, "workers.personalize") as worker:
+            until(lambda: lag(own, "personalize", topics.EVENTS) == 0, 90, "everything folded")
+            worker.stop()
+        on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(own, topics.EVENTS)}
+        truth, found = oracle(own), stored_states(own)
+    assert sending.refused and sending.ids | {f"m{n}" for n in (*range(300), *range(30_000, 30_050))} <= on_topic
     assert {key: comparable(one) for key, one in found.items()} == {key: comparable(one) for key, one in truth.items()}
