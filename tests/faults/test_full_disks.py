@@ -118,7 +118,7 @@ class Acknowledged:
 def test_a_full_disk_at_the_broker(settings: Settings, small_disk: Path, tmp_path: Path) -> None:
     """It ends; what it has acknowledged is there when it comes back with room.
 
-    A worker whose output it refuses ends and says so, as with any failed send; the supervisor, here the test, starts it again.
+    A worker whose output it refuses ends and says so; its supervisor, here the test, starts it again.
     """
     data, home = small_disk / "data", tmp_path / "broker"
     data.mkdir()
