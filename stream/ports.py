@@ -58,7 +58,7 @@ class Fence(Protocol):
         ...
 
     async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
-        """Keys of the changelog's records from one offset to another, both included."""
+        """Keys of the changelog's records from one offset to another, both included; claims have `terms.CLAIM_KEY`."""
         ...
 
 
@@ -80,6 +80,11 @@ class Store(Protocol):
     @property
     def changelog_offset(self) -> int:
         """Offset of the last changelog record the values stand for, -1 for none."""
+        ...
+
+    @property
+    def term(self) -> int:
+        """The term that held there, see `stream.core.terms`."""
         ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...

@@ -30,10 +30,10 @@ class FakeRecord(NamedTuple):
 class FakeStore:
     """A dict with the store's promises."""
 
-    def __init__(self) -> None:
+    def __init__(self, term: int = -1) -> None:
         self.values: dict[bytes, bytes] = {}
         self.purged: list[bytes] = []
-        self.changelog_offset = -1
+        self.changelog_offset, self.term = -1, term
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.values.get(key) for key in keys]

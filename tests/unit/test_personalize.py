@@ -13,8 +13,9 @@ from schemas import topics
 from schemas.catalog import Item, ItemVector
 from stream.core.churn import EDGES_DAYS
 from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.core.terms import CLAIM_KEY, term_of
 from stream.partition import META_KEY, PartitionState, unpack
-from stream.personalize import Input, Personalizer
+from stream.personalize import Input, Personalizer, Superseded
 from stream.segments import SegmentDesk
 from stream.serving import ServingState
 from stream.settings import Personalize
@@ -387,6 +388,40 @@ async def test_what_a_former_owner_wrote_late_is_written_over() -> None:
     assert bench.fence.asked == [(0, 3, 6)] and bench.store.changelog_offset == bench.outputs.offsets[state, 0]
     await bench.close()
     assert bench.fence.asked == [(0, 3, 6)]
+
+
+async def test_what_is_written_after_another_worker_claimed_the_partition_is_not_acknowledged() -> None:
+    bench = Bench()
+    await bench.feed(event(id="m1"))
+    bench.outputs.offsets[topics.STATE.entity, 0] = 0  # the claim
+    bench.fence.foreign = {CLAIM_KEY}
+    with pytest.raises(Superseded, match="partition 0"):
+        await bench.personalizer.close_interval(bench.part)
+    assert bench.store.values == {} and bench.store.changelog_offset == -1
+
+
+async def test_everything_written_carries_the_term_of_the_opening() -> None:
+    bench = Bench(store=FakeStore(term=7))
+    await bench.feed(event(id="m1"))
+    await bench.close()
+    written = [record for topic, _, record in bench.outputs.sent if topic in ("personalize-state", "item-counts")]
+    assert len(written) == 3 and {term_of(record.headers) for record in written} == {7}
+
+
+async def test_counts_that_a_former_owner_wrote_late_do_not_count_and_are_published_anew() -> None:
+    bench = Bench(store=FakeStore(term=7))
+    await bench.feed(event(id="m1"))
+    await bench.close()
+    serving = bench.personalizer.serving
+    true = next(record for topic, _, record in bench.outputs.sent if topic == "item-counts")
+    late = msgspec.msgpack.encode(ItemCount(popularity=9.0, offset=0))
+    serving.on_count(true.key, true.value, 0, 7)
+    serving.on_count(true.key, late, 0, 3)
+    assert serving.counts_of(0)["t/i1"].popularity == 1.0
+    before = len(bench.outputs.sent)
+    await bench.close()
+    assert [(record[1], record[2].key, record[2].value) for record in bench.outputs.sent[before:]
+            if record[0] == "item-counts"] == [(0, true.key, true.value)]  # fmt: skip
 
 
 async def test_a_partition_lost_while_it_is_written_leaves_the_store_as_it_was() -> None:
