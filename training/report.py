@@ -58,9 +58,18 @@ def page(manifest: Manifest, curve: Curve, found: Comparison, fitted: ChurnFit) 
         f"<p>Asked: no return within {policy.horizon_days:g} days. Raised at {policy.raise_at:g}, cleared below "
         f"{policy.clear_at:g}. Later visits than those the net learned from.</p>",
         _figure(lambda figure: calibration(figure, *fitted.calibration)),
-        "<h2>Weights</h2>", _values(manifest.blend), "<h2>Metrics</h2>", _values(manifest.metrics),
+        *_persuasion(manifest), "<h2>Weights</h2>", _values(manifest.blend), "<h2>Metrics</h2>", _values(manifest.metrics),
     ]  # fmt: skip
     return _html("Clickwake bundle", parts)
+
+
+def _persuasion(manifest: Manifest) -> list[str]:
+    """Of each delivery whose alerts go where they pay; nothing while there is none."""
+    parts = ["<h2>Whom messages persuade</h2>", "<p>Judged on users the model had not seen, in returns a 1,000 users; "
+             "docs/deliveries.md.</p>"] if manifest.uplift else []  # fmt: skip
+    for name, figures in manifest.uplift.items():
+        parts += [f"<h3>{html.escape(name)}</h3>", _values(figures)]
+    return parts
 
 
 def comparison_page(found: Comparison, figures: dict[str, Draw]) -> str:
