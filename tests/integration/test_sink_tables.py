@@ -166,8 +166,9 @@ DECISIONS = [decision("x1", "u1", "a"), decision("x2", "u2", "a"), decision("x3"
              decision("x1", "u1", "b")]  # by another replica: not what was served first
 CHANGES = [change("u1", 1, "05T10:00"), change("u1", 2, "06T10:00"), change("u1", 3, "07T10:00"),
            change("u2", 1, "05T12:00"), change("u1", 2, "06T11:00")]  # the last one was said again after a crash
-DELIVERIES = [delivery("y1", "u1", "05T00:00", "deferred"), delivery("y1", "u1", "05T08:00", "sent"),
-              delivery("y2", "u2", "05T08:00", "held_out"), delivery("y3", "u3", "07T00:00", "capped")]  # fmt: skip
+PAYS = {"propensity": 0.9, "expected": {"value": 10.0, "cost": 1.0, "uplift": 0.5, "gain": 4.0, "model_version": "m1"}}
+DELIVERIES = [delivery("y1", "u1", "05T00:00", "deferred"), delivery("y1", "u1", "05T08:00", "sent") | PAYS,
+              delivery("y2", "u2", "05T08:00", "held_out") | PAYS, delivery("y3", "u3", "07T00:00", "capped")]  # fmt: skip
 ITEMS = [{"item_id": "A", "tenant": "shop", "title": "old"}, {"item_id": "A", "tenant": "shop", "title": "new"}]
 IMPORTED = [event(f"online-retail:{n}", "01T00:00", "u1", "Imported", lane="import", tenant="other") for n in (1, 2)]
 ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS), *on(topics.CHURN_ALERTS, ALERTS),
@@ -291,7 +292,7 @@ def test_effects_by_tenth_are_weighted_by_the_chances(database: Database) -> Non
 def test_trials_are_what_training_learns_from(database: Database) -> None:
     alerts = [alert(f"a{n}", "u1", f"0{n + 1}T00:00", 14) | {"features": [float(n)] * len(ALERT_FEATURES)}
               for n in range(2)]
-    told = [gained("t", "u1", "sent", 0.8, 0.5, "a0"), gained("h", "u2", "held_out", 0.8, 0.5, "a1"),
+    told = [gained("g", "u1", "sent", 0.8, 0.5, "a0"), gained("h", "u2", "held_out", 0.8, 0.5, "a1"),
             gained("x", "u3", "sent", 0.8, 0.5, "unknown")]  # fmt: skip
     database.store([*on(topics.DELIVERIES, told), *on(topics.CHURN_ALERTS, alerts),
                     *on(topics.EVENTS, [event("b", "06T10:00", "u1", VIEW, "A")])])  # fmt: skip
