@@ -49,6 +49,10 @@ class Models(Protocol):
         """(B, F) churn features → (B, E) log survival at `churn.EDGES_DAYS`."""
         ...
 
+    def effects(self, features: Float32) -> dict[str, Float32]:
+        """(B, F) alert features → for each delivery it knows of (B, 2): P(back within 7 days) if it is sent, and if not."""
+        ...
+
 
 class Fence(Protocol):
     """Between owners of a partition: a process may stop anywhere, even inside a write, and go on when it owns nothing."""

@@ -136,6 +136,9 @@ class FakeModels:
     def survival(self, features: Any) -> Any:
         return np.tile((-self.hazard_per_day * EDGES_DAYS).astype(np.float32), (len(features), 1))
 
+    def effects(self, features: Any) -> Any:
+        return {name: np.tile(np.float32([0.5, 0.25]), (len(features), 1)) for name in self.manifest.uplift}
+
 
 def event(
     user: str = "u", ts_ms: int = T0_MS, name: str = "Product Viewed", item: str | None = "i1", **more: Any

@@ -13,6 +13,7 @@ from schemas import topics
 from schemas.catalog import Item, ItemVector
 from stream.core.churn import EDGES_DAYS
 from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.core.featurize import ALERT_FEATURES, alert_features
 from stream.core.terms import CLAIM_KEY, term_of
 from stream.partition import META_KEY, PartitionState, unpack
 from stream.personalize import Input, Personalizer, Superseded
@@ -262,6 +263,29 @@ async def test_silence_raises_an_alert_in_event_time_and_a_return_clears_it() ->
     await bench.feed(event(ts_ms=T0_MS + 120_000))
     await bench.close()
     assert [alert["state"] for alert in bench.outputs.values("churn-alerts")] == ["raised", "cleared"]
+
+
+async def test_a_raised_alert_carries_what_a_message_is_decided_by_and_learned_from() -> None:
+    models = FakeModels(hazard_per_day=0.1)
+    models.manifest = msgspec.structs.replace(models.manifest, uplift={"save them": {}})
+    asked: list[Any] = []
+    effects = models.effects
+    models.effects = lambda features: asked.append(features) or effects(features)  # type: ignore[method-assign]
+    models.survival = lambda features: np.tile(  # type: ignore[method-assign]  # back within a day, or not for long
+        np.minimum(EDGES, 1).astype(np.float32) * -2.0 - 1e-4 * EDGES.astype(np.float32), (len(features), 1))
+    bench = Bench(models)
+    await bench.feed(event())
+    await bench.close()
+    state = unpack(bench.store.values[b"t/u"])
+    await bench.feed(event(user="other", ts_ms=T0_MS + 20 * DAY_MS))
+    (raised,) = bench.outputs.values("churn-alerts")
+    known = alert_features(state, state.due_ts_ms)
+    assert raised["features"] == known.tolist() == asked[0][0].tolist() and raised["effects"] == {"save them": [0.5, 0.25]}
+    assert known[ALERT_FEATURES.index("log_silence_days")] == pytest.approx(np.log1p((state.due_ts_ms - T0_MS) / DAY_MS))
+    await bench.feed(event(ts_ms=T0_MS + 20 * DAY_MS + 1_000))
+    await bench.close()
+    cleared = bench.outputs.values("churn-alerts")[-1]
+    assert cleared["state"] == "cleared" and cleared["features"] == [] and cleared["effects"] == {}
 
 
 async def test_after_a_rush_due_times_are_set_in_steps_and_nobody_is_alerted_before_theirs(
