@@ -31,6 +31,7 @@ from stream.api.metrics import Metrics
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank, from_body, from_query
 from stream.api.service import Answer, Service
+from stream.api.texts import TextFeatures
 from stream.http import body, keys, page, server
 from stream.http.answers import Json, Refused
 from stream.settings import Settings
@@ -55,7 +56,8 @@ class Api:
         self.decisions = DecisionLog(settings)
         self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock())
         self.learned = OffersReader(settings)
-        self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return)
+        self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return,
+                                TextFeatures(settings))
         self._inflight = 0
         self._reason: str | None = "It is reading what the workers have written."
         self._following: asyncio.Task[None] | None = None
