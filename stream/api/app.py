@@ -171,6 +171,7 @@ class Api:
 
     async def prometheus(self, request: Request) -> Response:
         self.metrics.stale_ms.set(self.replica.behind_ms())
+        self.metrics.offers_stale_ms.set(self.learned.behind_ms())
         self.metrics.decisions.labels("sent").set(self.decisions.sent)
         self.metrics.decisions.labels("lost").set(self.decisions.lost)
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -109,7 +109,8 @@ async def test_who_is_held_out_sees_the_control_or_nothing_and_it_is_logged(desk
     by_mail = [await desk.offer(person(f"u{n}"), AskOffer(placement="mail")) for n in range(500)]
     out = [one for one in at_home if one.holdout]
     assert 60 < len(out) < 140 and all(one.offer and one.offer.offer_id == "plain" and one.propensity == 1 for one in out)
-    assert out[0].refused == {"risky": "not churn > 0.5"} | dict.fromkeys(("summer", "often", "rich"), "the user is held out")
+    others = dict.fromkeys(("summer", "often", "rich"), "the user is held out")
+    assert out[0].refused == {"risky": "not churn > 0.5"} | others
     assert [one.holdout for one in at_home] == [one.holdout for one in by_mail], "the same users everywhere"
     assert all((one.offer is None) == one.holdout for one in by_mail)
     logged = {one.recommendation_id: one.offer for one in desk.log}
