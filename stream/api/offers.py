@@ -181,7 +181,7 @@ class OfferDesk:
         moment = ask.id or str(weighed.at_ms // (1000 * DECISION_S))
         chosen, propensity = _taken(weighed.candidates, "\x1f".join((person.tenant, person.user, ask.placement, moment)))
         taken = next((one for one in weighed.where.offers if one.id == chosen), None)
-        hour = weighed.at_ms // HOUR_MS  # an id that comes again another day is another decision
+        hour = weighed.at_ms // HOUR_MS  # an id that comes again much later is another decision
         content = msgspec.json.encode((weighed.candidates, sorted(weighed.refused), weighed.groups)).decode()
         ident = ID_PREFIX + output_id("offer", person.tenant, person.user, ask.placement, moment, str(hour),
                                       weighed.rules.version, weighed.policy_version, content)  # fmt: skip
