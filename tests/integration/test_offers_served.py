@@ -141,7 +141,7 @@ def test_what_is_served_learns_the_truth_and_its_log_judges_policies(settings: S
             if number == 5:
                 former, process = process, start_worker(settings, "workers.offers")
                 until(lambda: former.poll() is not None or _sends(events), 60, "the former worker ends")  # noqa: B023
-                assert former.wait() != 0
+                assert former.wait() == 1
             totals = until(partial(_all_seen, settings, (number + 1) * USERS), 60, "everything is learned")
             version = policy(totals).version
             until(lambda: _asked(client)["policy_version"] == version, 20, "the API knows it")  # noqa: B023
