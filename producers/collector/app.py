@@ -43,6 +43,8 @@ from stream.adapters.erasures import Erasures
 from stream.http import body, keys, server
 from stream.http.answers import Json, Refused, invalid
 from stream.settings import Settings
+from stream.tracing import port as tracing
+from stream.tracing.port import Headers
 
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
 RETRY_AFTER_S = 1
@@ -80,6 +82,7 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.collector
         self.metrics = Metrics()
+        self.tracing = tracing.start(settings, "collector", self.metrics.registry)
         self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
         self._erasures = topics.ERASURES.name(settings.kafka.topic_prefix)
@@ -203,14 +206,16 @@ class Collector:
         """Everything acknowledged, events and dead letters alike, or Unavailable."""
         assert self.broker is not None, "requests come after startup"
         records = []
-        for index, result in enumerate(results):
-            if isinstance(result, NotAdmitted):
-                records.append(self._dead_letter(result, arrival, Source(topic=endpoint, partition=0, offset=index)))
-            elif not self.erasures.covers(result.key, NO_TIME_MS):
-                records.append(Record(self._events, result.key, result.value))
-            else:  # taken for the client, who is not told who is on the list; kept nowhere
-                self.metrics.events.labels("suppressed").inc()
-        await self.broker.send(records)
+        with self.tracing.sending(self._events, len(results)) as headers:
+            for index, result in enumerate(results):
+                if isinstance(result, NotAdmitted):
+                    source = Source(topic=endpoint, partition=0, offset=index)
+                    records.append(self._dead_letter(result, arrival, source, headers))
+                elif not self.erasures.covers(result.key, NO_TIME_MS):
+                    records.append(Record(self._events, result.key, result.value, headers))
+                else:  # taken for the client, who is not told who is on the list; kept nowhere
+                    self.metrics.events.labels("suppressed").inc()
+            await self.broker.send(records)
         for result in results:
             self.metrics.events.labels("accepted" if isinstance(result, Admitted) else result.messages[0].keyword).inc()
 
@@ -245,12 +250,12 @@ class Collector:
             signature=found.signature,
         ))  # fmt: skip
 
-    def _dead_letter(self, refused: NotAdmitted, arrival: Arrival, source: Source) -> Record:
+    def _dead_letter(self, refused: NotAdmitted, arrival: Arrival, source: Source, headers: Headers) -> Record:
         letter = dead_letters.dead_letter(
             tenant=arrival.tenant, kind=refused.kind, messages=refused.messages, payload=refused.payload, source=source,
             at=arrival.received_at,
         )
-        return Record(self._dead_letters, key(arrival.tenant, refused.user), dead_letters.encode(letter))
+        return Record(self._dead_letters, key(arrival.tenant, refused.user), dead_letters.encode(letter), headers)
 
     async def live(self, request: Request) -> Response:
         return Json({"status": "ok"})
@@ -325,7 +330,7 @@ def create_app(settings: Settings) -> Starlette:
         allow_headers=["*"], expose_headers=["Retry-After"], max_age=86_400,
     )
     app = Starlette(
-        routes=routes, middleware=[cors], lifespan=collector.lifespan,
+        routes=routes, middleware=[cors, *collector.tracing.middleware()], lifespan=collector.lifespan,
         exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
     )
     app.state.collector = collector
