@@ -311,9 +311,11 @@ def otel_settings(environment: Mapping[str, str]) -> dict[str, Any]:
     base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or (base and base.rstrip("/") + "/v1/traces")
     if endpoint:
-        if of("PROTOCOL") not in ("", "http/protobuf"):
-            raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL is {of('PROTOCOL')}, only http/protobuf is spoken: set it, and "
-                             "the endpoint to the port that takes it (4318), or OTEL_SDK_DISABLED=true")  # fmt: skip
+        if of("PROTOCOL") not in ("", "http/protobuf") and "CLICKWAKE_TRACING__ENDPOINT" not in environment:
+            raise ValueError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL is {of('PROTOCOL')}, only http/protobuf is spoken: set "
+                "CLICKWAKE_TRACING__ENDPOINT to the address that takes it (port 4318), or to nothing for no traces"
+            )
         found["endpoint"] = endpoint
     if of("HEADERS"):
         pairs = (one.partition("=") for one in of("HEADERS").split(",") if one.strip())

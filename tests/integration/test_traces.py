@@ -31,6 +31,15 @@ EXPORTED_S = 30
 
 
 @contextlib.contextmanager
+def sink(settings: Settings, **extra: str) -> Iterator[Worker]:
+    """The sink, once its tables are there and rows flow."""
+    with running(settings, "workers.sink", settings.home / "sink", **extra) as worker:
+        run_file = worker.home / "run" / "sink.json"
+        until(lambda: run_file.exists() and json.loads(run_file.read_text())["ready"], 60, "the sink is ready")
+        yield worker
+
+
+@contextlib.contextmanager
 def service(settings: Settings, module: str, name: str, **extra: str) -> Iterator[tuple[Worker, str]]:
     """A process that serves HTTP, and its address."""
     extra |= {f"CLICKWAKE_{name.upper()}__PORT": "0"}
@@ -79,7 +88,7 @@ def test_one_call_is_one_trace_to_its_rows(shop: Settings) -> None:
     events, recommendations = topics.EVENTS.name(prefix), topics.RECOMMENDATIONS.name(prefix)
     with receiving() as receiver:
         extra = {"CLICKWAKE_TRACING__ENDPOINT": receiver.url, "CLICKWAKE_TRACING__RATIO": "0"}
-        with (running(shop, "workers.personalize", **extra), running(shop, "workers.sink", shop.home / "sink", **extra),
+        with (running(shop, "workers.personalize", **extra), sink(shop, **extra),
               service(shop, "producers.collector", "collector", **extra) as (_, url),
               service(shop, "workers.api", "api", **extra) as (_, api)):  # fmt: skip
             post(url, UNSAMPLED, "00", event="Product Viewed", properties={"product_id": "i1"}, messageId="plain")
@@ -126,7 +135,7 @@ def test_without_anybody_who_takes_spans_nothing_is_lost(settings: Settings) -> 
     extra = {"CLICKWAKE_TRACING__ENDPOINT": endpoint, "CLICKWAKE_TRACING__RATIO": "1", "CLICKWAKE_TRACING__SPANS_MAX": "20"}
     sent = 60
     with (service(settings, "producers.collector", "collector", **extra) as (_, url),
-          running(settings, "workers.sink", settings.home / "sink", **extra) as sink,
+          sink(settings, **extra) as storing,
           httpx.Client(auth=("demo-write-key", ""), trust_env=False) as client):  # fmt: skip
         for number in range(sent):
             body = {"userId": f"u{number % 7}", "event": "Product Viewed", "messageId": f"m{number}"}
@@ -137,4 +146,4 @@ def test_without_anybody_who_takes_spans_nothing_is_lost(settings: Settings) -> 
         assert found['clickwake_spans_total{result="dropped"}'] >= 2 * sent - 20
         lost = [found.get(f'clickwake_spans_total{{result="{result}"}}', 0) for result in ("dropped", "failed")]
         assert sum(lost) <= 2 * sent
-        assert sink.metrics()['clickwake_spans_total{result="dropped"}'] > 0
+        assert storing.metrics()['clickwake_spans_total{result="dropped"}'] > 0

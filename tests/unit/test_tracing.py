@@ -231,6 +231,9 @@ def test_standard_names_are_read_and_ours_win(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(ValueError, match="4318"):
         Settings()
+    monkeypatch.setenv("CLICKWAKE_TRACING__ENDPOINT", "")
+    assert Settings().tracing.endpoint == ""
+    monkeypatch.delenv("CLICKWAKE_TRACING__ENDPOINT")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     assert Settings().tracing.endpoint == ""
     with pytest.raises(ValidationError):
