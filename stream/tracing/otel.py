@@ -154,9 +154,10 @@ class OpenTelemetry:
             yield traced
 
     def _traced(self, topic: str, message: Message, spans: list[Span]) -> Message:
-        """Outputs say what they are in their headers; what has none is state, or ours among ourselves."""
+        """Outputs are CloudEvents, as their headers say; anything else is state, or ours among ourselves."""
         key, value, headers = message
-        context = self._recent(key) if headers and len(spans) < SPANS_MAX else None
+        is_output = bool(headers) and headers[0][0].startswith("ce_")
+        context = self._recent(key) if is_output and len(spans) < SPANS_MAX else None
         if context is None:
             return message
         span = self._tracer.start_span(f"send {topic}", _within(context), SpanKind.PRODUCER, _messaging("send", topic))

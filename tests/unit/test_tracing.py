@@ -36,6 +36,7 @@ TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 EVENTS, OUT = "clickwake.events.v1", "clickwake.recommendations.v1"
 CE: Headers = [("ce_id", b"r1")]
+OWN: Headers = [("claim", b"w1")]  # of a record of state
 SPANS_WAITING_MAX = 40
 
 
@@ -126,11 +127,11 @@ def test_a_batch_links_to_its_sampled_records_and_each_goes_on_in_its_own_trace(
 
 def test_an_output_goes_on_with_the_trace_of_the_event_it_answers(traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     with traced.tracing.batch("g", [record(5), record(6, b"shop/u2"), record(7, b"shop/u2", None)]):
-        messages = sent(traced.tracing, {0: [(b"shop/u1", b"{}", CE), (b"shop/u2", b"{}", CE), (b"shop/u1", b"state", [])]})
+        messages = sent(traced.tracing, {0: [(b"shop/u1", b"{}", CE), (b"shop/u2", b"{}", CE), (b"shop/u1", b"state", OWN)]})
     (answer, other, state) = messages[0]
     assert traceparent.trace_id(answer[2]) == TRACE and answer[2][0] == CE[0]
     assert other == (b"shop/u2", b"{}", CE), "it answers a later event, which is not sampled"
-    assert state == (b"shop/u1", b"state", [])
+    assert state == (b"shop/u1", b"state", OWN)
     span, processed = traced.named(f"send {OUT}"), [one for one in traced.spans() if one.name == f"process {EVENTS}"]
     assert span.parent in [one.context for one in processed]
     with traced.tracing.call("deliver webhook", b"shop/u1"), traced.tracing.call("deliver webhook", b"shop/u2"):
@@ -142,7 +143,7 @@ def test_an_output_goes_on_with_the_trace_of_the_event_it_answers(traced: Traced
 
 
 @given(st.lists(st.tuples(st.sampled_from([b"shop/u1", b"shop/u2", None]), st.binary(max_size=4) | st.none(),
-                          st.sampled_from([CE, []])), max_size=8))  # fmt: skip
+                          st.sampled_from([CE, OWN, []])), max_size=8))  # fmt: skip
 def test_tracing_adds_one_header_and_changes_nothing(messages: list[port.Message]) -> None:
     """Whatever is sampled: keys, values, their order and the headers that were there."""
     made = Traced(ratio=1.0)
