@@ -35,6 +35,7 @@ from stream.api.texts import TextFeatures
 from stream.http import body, keys, page, server
 from stream.http.answers import Json, Refused
 from stream.settings import Settings
+from stream.tracing import port as tracing
 
 RETRY_AFTER_S = 1
 BODY_BYTES_MAX = 256 * 1024
@@ -53,7 +54,8 @@ class Api:
         self.metrics = Metrics()
         self.ranking = ServingReaders(settings, self.metrics.releases)
         self.replica = StateReplica(settings, "api")
-        self.decisions = DecisionLog(settings)
+        self.tracing = tracing.start(settings, "api", self.metrics.registry)
+        self.decisions = DecisionLog(settings, self.tracing)
         self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock())
         self.learned = OffersReader(settings)
         self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return,
@@ -222,7 +224,7 @@ def create_app(settings: Settings) -> Starlette:
         allow_headers=["*"], expose_headers=["ETag", "Retry-After"], max_age=86_400,
     )
     app = Starlette(
-        routes=routes, middleware=[cors], lifespan=api.lifespan,
+        routes=routes, middleware=[cors, *api.tracing.middleware()], lifespan=api.lifespan,
         exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
     )
     app.state.api = api

@@ -73,7 +73,7 @@ def database(clickhouse: ClickHouse) -> Iterator[Database]:
 
 def on(topic: topics.Topic, values: Sequence[dict[str, Any]], first_offset: int = 0) -> list[Any]:
     return [SimpleNamespace(topic=topic.name("clickwake"), partition=0, offset=offset, timestamp=APPENDED_MS + offset,
-                            key=b"shop/k", value=msgspec.json.encode(value))
+                            key=b"shop/k", value=msgspec.json.encode(value), headers=())
             for offset, value in enumerate(values, first_offset)]  # fmt: skip
 
 
