@@ -34,10 +34,10 @@ from stream.settings import Settings
 
 MODULES = {
     "catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink", "erasure": "workers.erasure",
-    "delivery": "workers.delivery", "api": "workers.api", "collector": "producers.collector",
+    "delivery": "workers.delivery", "insights": "workers.insights", "api": "workers.api", "collector": "producers.collector",
     "training": "training.schedule", "shop": "clickwake.storefront", "dashboard": "clickwake.dashboard",
 }  # fmt: skip
-PROCESSES = ("catalog", "personalize", "sink", "erasure", "delivery", "api", "collector")
+PROCESSES = ("catalog", "personalize", "insights", "sink", "erasure", "delivery", "api", "collector")
 SERVE_HTTP = ("api", "collector", "shop", "dashboard")  # they listen at a port of their settings
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
 READY_PATH = {"api": "/health/ready", "collector": "/health/ready"}
@@ -257,8 +257,8 @@ class Local:
             except httpx.HTTPError:
                 return False
             return answer.status_code == 200
-        if name.startswith("personalize"):  # it says so once its partitions are open
-            return (self.home / "run" / f"personalize-{child.pid}.json").exists()
+        if name == "insights" or name.startswith("personalize"):  # it says so once its partitions are open
+            return (self.home / "run" / f"{name.split('-', maxsplit=1)[0]}-{child.pid}.json").exists()
         if name == "sink":
             return self._sink_ready(child.pid)
         return time.time() - child.started_at > SETTLED_S
