@@ -25,8 +25,8 @@ UNKNOWN = "und"  # ISO 639-2: undetermined
 SURE_FROM = 0.3  # of the probabilities over LANGUAGES
 # what shops are written to in: among all 97, short English texts are taken for pidgin, Latin or Luxembourgish
 LANGUAGES = (
-    "ar", "bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja", "ko", "lt", "lv",
-    "ms", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "th", "tr", "uk", "vi", "wuu", "yue", "zh",
+    "ar", "bg", "cs", "da", "de", "el", "en", "es", "et", "fi", "fr", "he", "hi", "hr", "hu", "id", "it", "ja", "ko", "lt",
+    "lv", "ms", "nl", "no", "pl", "pt", "ro", "ru", "sk", "sl", "sr", "sv", "th", "tr", "uk", "vi", "wuu", "yue", "zh",
 )  # fmt: skip
 CHINESE = frozenset({"wuu", "yue"})  # one script, one model
 LETTERS_MIN = 2

@@ -1,4 +1,4 @@
-"""What people think, in tables and views on a real engine: hand-computed, the same after a replay, and gone after an erasure."""
+"""What people think, in tables and views on a real engine: hand-computed, the same after a replay, and erased."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def test_satisfaction_by_item_brand_aspect_and_day(database: Database) -> None:
                              "FROM satisfaction_by_item ORDER BY item_id") == [
             ("cup", 1, 0.5, 0.5, 0.0, 0), ("mug", 3, 0.5, 0.5, 0.3333, 1)]  # fmt: skip
         assert database.rows("SELECT * EXCEPT tenant FROM satisfaction_by_brand") == [("Clay", 4, 0.5, 0.25, 2, 1)]
-        assert database.rows("SELECT aspect, sentences, p_satisfied, unhappy FROM satisfaction_by_aspect ORDER BY aspect") == [
+        assert database.rows("SELECT aspect, sentences, p_satisfied, unhappy FROM satisfaction_by_aspect "
+                             "ORDER BY aspect") == [
             ("price", 1, 0.25, 1), ("quality", 2, 0.5, 1)]
         assert database.rows("SELECT name, state, changed_at, quotes FROM satisfaction_alerts_served") == [
             ("mug", "raised", datetime(2026, 1, 6, 12, tzinfo=UTC), ["said c", "said b"])]
