@@ -46,7 +46,8 @@ def test_texts_are_read_by_the_model_of_their_language_and_stars_count_more(sett
     good, bad, starred, english, silent = reader.read(
         [said(GOOD), said(BAD), said(BAD, 5.0), said("The fabric is soft and warm"), said("", 2.0)])
     assert good.language == bad.language == "zh" and [good.model_version] == reader.versions
-    assert good.satisfaction is not None and bad.satisfaction is not None and good.satisfaction > 0.7 > 0.4 > bad.satisfaction
+    assert good.satisfaction is not None and bad.satisfaction is not None
+    assert good.satisfaction > 0.7 > 0.4 > bad.satisfaction
     assert (starred.satisfaction, starred.p_satisfied) == (1.0, bad.p_satisfied)
     assert [(one.aspect, one.words, one.sentence) for one in bad.aspects] == [
         ("delivery", ("物流",), "物流太差"), ("service", ("退货",), "退货")]
