@@ -59,17 +59,31 @@ _item, _opinion = msgspec.json.Decoder(Item), msgspec.json.Decoder(Opinion)
 
 
 class Assigned(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
-    """Counts assignments, and does what comes with each before anything is read."""
+    """Counts assignments, and prepares for each. aiokafka fetches meanwhile: whoever has records waits for `prepared`."""
 
-    def __init__(self, then: Callable[[], Awaitable[None]]) -> None:
-        self.generation, self._then = 0, then
+    def __init__(self, prepare: Callable[[], Awaitable[None]]) -> None:
+        self.generation, self._prepare = 0, prepare
+        self._done = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def prepared(self) -> int:
+        """The generation, once all is prepared for it; raises what preparing failed with, which aiokafka would only log."""
+        await self._done.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self.generation
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         self.generation += 1
+        self._done.clear()
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
-        if assigned:
-            await self._then()
+        try:
+            if assigned:
+                await self._prepare()
+        except Exception as error:
+            self._failure = error
+        self._done.set()
 
 
 class Worker:
@@ -141,11 +155,13 @@ class Worker:
                 if not fetched:
                     continue
                 generation = assigned.generation
+                if generation != await assigned.prepared():  # what was read is read again, from the last commit, by its owner
+                    continue
                 folded = await self.tracker.fold([one for records in fetched.values() for one in records])
                 await self._send(topics.SATISFACTION_ALERTS, [
                     (key, msgspec.json.encode(one), cloud_event("satisfaction-alert", one.alert_id, key.decode(),
                                                                 ms(one.as_of_ts), SOURCE)) for key, one in folded.alerts])
-                if generation != assigned.generation:  # what was read is read again, from the last commit, by its owner
+                if generation != assigned.generation:
                     continue
                 await self._send(topics.SATISFACTION, [(key, value, []) for key, value in folded.states.items()])
                 self.tracker.keep(folded)
