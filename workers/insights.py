@@ -155,7 +155,7 @@ class Worker:
                 if not fetched:
                     continue
                 generation = assigned.generation
-                if generation != await assigned.prepared():  # what was read is read again, from the last commit, by its owner
+                if generation != await assigned.prepared():  # what was read is read again from the last commit
                     continue
                 folded = await self.tracker.fold([one for records in fetched.values() for one in records])
                 await self._send(topics.SATISFACTION_ALERTS, [
