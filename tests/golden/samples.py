@@ -15,6 +15,7 @@ from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.erasure import Erasure
 from schemas.events import Event
 from schemas.offers import OfferTotals, Open, PlacementTotals, Positions, UserOffers
+from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import (
     ChurnAlert,
     Decision,
@@ -31,7 +32,9 @@ from schemas.outputs import (
 )
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
 from stream.core import identity
+from stream.core.changes import Run
 from stream.core.counts import ItemCount
+from stream.core.satisfaction import Place, Subject
 from stream.core.state import Alert, ItemStat, Kind, Touch, UserState
 from stream.partition import Meta, pack, unpack
 
@@ -110,6 +113,18 @@ FORMS: dict[str, Form] = {
             interval=(0.7, 0.9), reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1"),
         decided_at=AT, propensity=0.9, reason="expected gain 2.00, above 0.00",
         expected=Expected(value=20.0, cost=0.5, uplift=0.125, gain=2.0, model_version="v1"))),
+    "opinion.json": _json(Opinion(
+        opinion_id="o1", tenant="shop", user_id="u1", event_id="m1", source="review", lane="live", said_at=AT,
+        item_id="sku-1", brand="Clay", language="en", satisfaction=0.25, stars=2.0, stars_read=1.75, p_satisfied=0.125,
+        aspects=(Aspect(aspect="quality", words=("handle",), sentence="The handle broke.", p_satisfied=0.0625),),
+        telling="The handle broke.", model_version="v1")),
+    "satisfaction-alert.json": _json(SatisfactionAlert(
+        alert_id="a1", tenant="shop", about="brand", name="Clay", state="raised", number=1, changed_at=AT, as_of_ts=AT,
+        before=0.75, after=0.25, opinions_before=40, opinions_after=9, opinions_per_false_alarm=1000,
+        evidence=(Quote(opinion_id="o1", sentence="The handle broke.", satisfaction=0.25, said_at=AT),))),
+    "satisfaction.msgpack": _msgpack(Subject(
+        opinions=50, n=9, total=2.25, levels=[3, 3, 3, 0, 0], fall=Run(1.5, [1, 0, 0, 0, 0], 0.0, 7),
+        raised=True, changes=1, seen=[7, 9], places=[Place(1, 5, "o1", 0.25)])),
     "dead-letter.json": _json(DeadLetter(
         dead_letter_id="d1", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT, attempts=2,
         failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="truncated"),)),

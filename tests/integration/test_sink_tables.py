@@ -30,7 +30,8 @@ VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "coh
          "churn_alerts_served", "recommendation_hits", "recommendation_hit_rate", "alert_outcomes", "alert_precision",
          "accounting", "decisions_served", "decision_outcomes", "experiment_results", "segment_changes_served",
          "segment_intervals", "segment_sizes", "delivery_outcomes",
-         "delivery_trials", "delivery_campaigns", "delivery_gains")
+         "delivery_trials", "delivery_campaigns", "delivery_gains", "satisfaction_daily", "satisfaction_by_item",
+         "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served")
 FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 APPENDED_MS = 1_800_000_000_000
 
