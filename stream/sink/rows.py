@@ -15,7 +15,7 @@ import msgspec
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
-from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Expected, Recommendation, SegmentChange
+from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Expected, Recommendation, Reminder, SegmentChange
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
@@ -26,6 +26,7 @@ from stream.sink.tables import (
     EVENTS,
     ITEMS,
     RECOMMENDATIONS,
+    REMINDERS,
     SEGMENT_CHANGES,
     Row,
     Table,
@@ -224,6 +225,15 @@ def _expected(value: Expected | None) -> tuple[float | None, float | None, float
     return value.value, value.cost, value.uplift, value.gain, value.model_version
 
 
+def _reminder(value: Reminder, record: Record) -> Rows:
+    as_of_ms, from_ms = ms(value.as_of_ts), ms(value.window_from)
+    return Rows(((REMINDERS, (
+        value.tenant, value.reminder_id, value.user_id, value.state, value.item_id, value.category,
+        ms(value.last_bought_ts), value.interval_days, from_ms, ms(value.window_to), value.probability,
+        list(value.reasons), as_of_ms, value.model_version, clamp_s(from_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+
+
 def _delivery(value: DeliveryRecord, record: Record) -> Rows:
     at_ms = ms(value.at)
     return Rows(((DELIVERIES, (
@@ -266,6 +276,7 @@ recommendation_rows = _typed(Recommendation, _recommendation)
 decision_rows = _typed(Decision, _decision)
 segment_change_rows = _typed(SegmentChange, _segment_change)
 churn_alert_rows = _typed(ChurnAlert, _churn_alert)
+reminder_rows = _typed(Reminder, _reminder)
 delivery_rows = _typed(DeliveryRecord, _delivery)
 dead_letter_rows = _typed(DeadLetter, _dead_letter)
 item_rows = _typed(Item, _item, tombstone=_item_removed)
