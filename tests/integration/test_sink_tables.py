@@ -356,7 +356,8 @@ def test_a_replay_changes_nothing(database: Database) -> None:
     counts, content = database.counts(), database.everything()
     assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "decisions": 5,
                       "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3, "dead_letters": 4}
-    assert all(value for name, value in content.items() if name != "experiment_results"), "nobody has seen an answer yet"
+    empty = {"experiment_results", "interval_due"}  # nobody has seen an answer yet, or bought anything twice
+    assert {name for name, value in content.items() if not value} == empty
     database.store(ALL)
     assert database.rows("SELECT count() FROM events") == [(12,)], "the server skips an insert it has seen"
     for start in range(0, len(ALL), 7):
