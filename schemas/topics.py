@@ -69,6 +69,7 @@ DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention
                   why="answers of the read API, as served")
 SEGMENT_CHANGES = Topic(entity="segment-changes", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
+REMINDERS = Topic(entity="reminders", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 DELIVERIES = Topic(entity="deliveries", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                    why="what went to whom, and what waits: caps are known from it")
 OFFERS = Topic(entity="offers", key="tenant/user, or #placement/tenant/placement, or #positions", cleanup="compact",
@@ -88,8 +89,8 @@ MODELS = Topic(entity="models", key="current", cleanup="compact", why="the relea
 STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact", compaction_lag_ms=HOUR_MS,
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
 
-OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES, OPINIONS, SATISFACTION_ALERTS,
-           DEAD_LETTERS)
+OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS, DELIVERIES, OPINIONS,
+           SATISFACTION_ALERTS, DEAD_LETTERS)
 TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES,
-          CHURN_ALERTS, DELIVERIES, OFFERS, OPINIONS, SATISFACTION, SATISFACTION_ALERTS, DEAD_LETTERS, ERASURES, MODELS,
-          STATE)
+          CHURN_ALERTS, REMINDERS, DELIVERIES, OFFERS, OPINIONS, SATISFACTION, SATISFACTION_ALERTS, DEAD_LETTERS,
+          ERASURES, MODELS, STATE)

@@ -21,12 +21,15 @@ from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.core.featurize import Sequence
 from stream.core.fold import Outcome
 from stream.core.recommend import Rules, rank
+from stream.core.reminders import Policy
 from stream.core.state import UserState
 from stream.core.terms import CLAIM_KEY
+from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import NOBODY, PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
 from stream.recommending import degraded, score_users
+from stream.reminders import ReminderDesk
 from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
@@ -79,7 +82,10 @@ class Personalizer:
         self.run = run
         self.clock = clock
         self.partition_of = partition_of
-        self.alerts = AlertDesk(run)
+        self.due = DueDesk(AlertDesk(run), ReminderDesk(Policy(
+            week_max=settings.reminders_week_max, probability_min=settings.reminders_probability_min,
+            window_days=settings.reminders_window_days,
+        )))  # fmt: skip
         self.segments = segments
         self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
 
@@ -98,16 +104,16 @@ class Personalizer:
                     self._erase(part, one.key, outbox)
                 continue
             if one.event.lane == "live":
-                self.alerts.advance(part, one.ts_ms)
-                if self.alerts.came_due(part, one.key):
-                    await self.alerts.raise_before_event(part, serving, one.key, outbox)
+                self.due.advance(part, one.ts_ms)
+                if self.due.came_due(part, one.key):
+                    await self.due.before_event(part, serving, one.key, outbox)
             if self._fold(part, serving, one, one.event, outbox) and part.read(one.key).claims:
                 stragglers[one.key] = one.event
         for key, event in stragglers.items():  # one whose profile was cleared after it has no claims
             for answer in identity.answers(part.read(key), event.tenant, event.user):
                 outbox.answer(answer)
         await self._recommend(part, serving, part.meta.clock_ms, outbox, waiting)
-        await self.alerts.raise_due(part, serving, part.meta.clock_ms, outbox)
+        await self.due.pass_time(part, serving, part.meta.clock_ms, outbox)
         await self.send(outbox)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
@@ -133,7 +139,7 @@ class Personalizer:
             return True
         outbox = Outbox()
         behind = self.settings.behind(waiting)
-        await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
+        await self.due.reschedule(part, self.serving.current, outbox, behind=behind)
         if not behind:
             now_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up=waiting == 0)
             await self.segments.settle(part, self.serving.current, now_ms, outbox)
@@ -162,14 +168,14 @@ class Personalizer:
         return True
 
     async def tick(self, part: PartitionState, caught_up: bool, waiting: int = 0) -> None:
-        """Between batches: recommendations whose interval is over, and alerts that silence itself raises."""
+        """Between batches: recommendations whose interval is over, and what silence itself brings about."""
         if part.meta.live_since_ms == 0:
             return
         outbox = Outbox()
         clock_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up)
         await self._recommend(part, self.serving.current, clock_ms, outbox, waiting)
         if caught_up:
-            await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
+            await self.due.pass_time(part, self.serving.current, clock_ms, outbox)
         await self.send(outbox)
 
     def _decode(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> list[_Decoded]:

@@ -16,6 +16,8 @@ from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
 from stream.core.links import NO_LINKS
+from stream.core.reminders import Rhythms
+from stream.core.repurchase import Repurchase, repeat_of
 from stream.core.satisfaction import Level
 from stream.ports import Models
 
@@ -43,6 +45,9 @@ class Serving:
         self.links = models.links if models else NO_LINKS
         self.learned = models.learned if models else {}
         self.churn = ChurnPolicy.from_manifest(manifest.churn) if manifest else ChurnPolicy()
+        self.repurchase = Repurchase.from_manifest(manifest.repurchase if manifest else {})
+        self._repeat = repeat_of(self.links)
+        self._gaps = dict(zip(self.links.ids, self.links.gap_days.tolist(), strict=False))  # none before 0.4.0
         self.indexes: dict[str, ItemIndex] = {}
 
     def index(self, tenant: str) -> ItemIndex:
@@ -53,6 +58,13 @@ class Serving:
                 self.dim, self.counts_policy, self.links, self.learned, self._satisfaction_weight
             )
         return found
+
+    def rhythms(self, tenant: str) -> Rhythms | None:
+        """What reminders of a tenant's purchases are judged by; None where the bundle has learned nothing of it."""
+        if self.repurchase is None:
+            return None
+        gaps, usual, index = self._gaps, self.repurchase.usual_days, self.index(tenant)
+        return Rhythms(self.repurchase, self._repeat, lambda item: gaps.get(item) or usual, index.category_of, index.sells)
 
     def put_items(self, entries: list[tuple[Item, Float32]]) -> None:
         """Add items with their text vectors (T,), zeros where there is no text."""

@@ -46,7 +46,7 @@ class Kafka(Section):
 
 
 Kept = Literal["events", "event_products", "recommendations", "decisions", "segment_changes", "churn_alerts",
-               "deliveries", "offer_decisions", "opinions", "satisfaction_alerts", "dead_letters"]
+               "reminders", "deliveries", "offer_decisions", "opinions", "satisfaction_alerts", "dead_letters"]
 
 
 class ClickHouse(Section):
@@ -175,6 +175,9 @@ class Personalize(Section):
     recommend_behind_users_max: int = Field(8, ge=1, description="users recommended to with one batch or tick meanwhile")
     cached_states_max: int = Field(50_000, ge=1, description="decoded user states kept in memory, per partition")
     onnx_threads: int = Field(1, ge=1)
+    reminders_week_max: int = Field(2, ge=0, description="reminders of purchases a user and 7 days; 0: none")
+    reminders_probability_min: float = Field(0.25, ge=0, le=1, description="chance from which a reminder is said")
+    reminders_window_days: float = Field(14.0, ge=1, le=90, description="days around the expected time that it is due")
     metrics_port: int = Field(0, description="0: any free port, written to <home>/run/personalize-*.json")
 
     def behind(self, waiting: int) -> bool:

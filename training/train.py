@@ -19,9 +19,10 @@ from stream.adapters import model_store
 from stream.adapters.onnx import Bundle
 from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
+from stream.core.repurchase import Repurchase
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import blend, checkpoint, churn, export, fit, held_out, links, persuasion, report, verdicts
+from training import blend, checkpoint, churn, export, fit, held_out, links, persuasion, report, repurchase, verdicts
 from training.churn import ChurnFit
 from training.comparison import Comparison
 from training.fit import Curve
@@ -130,7 +131,8 @@ def train(
     final = learn(history, texts, settings, parent=newest_version(settings), policy=policy, budget_s=budget_s,
                   steps_max=max(1, len(first.curve.loss)),
                   persuades=persuasion.learn(trials or {}, settings.training.seed, say))
-    manifest = described(final, mixture, comparison)
+    again = repurchase.learn(history, settings.training.seed)
+    manifest = described(final, mixture, comparison, again)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
     page = report.page(manifest, first.curve, comparison, final.churn)
     manifest, digest = export.publish(
@@ -141,14 +143,16 @@ def train(
     return Trained(manifest, digest, comparison)
 
 
-def described(learned: Learned, mixture: Blend, comparison: Comparison) -> Manifest:
+def described(
+    learned: Learned, mixture: Blend, comparison: Comparison, again: Repurchase | None = None
+) -> Manifest:
     """The manifest with policies and metrics; its files are named when it is published."""
     metrics = held_out.as_metrics(comparison) | learned.churn.metrics | churn.calibration_metrics(learned.churn)
     metrics |= learned.bundle.manifest.metrics
     policy = learned.snapshot.counts.policy
     return msgspec.structs.replace(
         learned.bundle.manifest, blend=mixture.named(), counts=_floats(policy), churn=_floats(learned.churn.policy),
-        metrics=metrics,
+        metrics=metrics, repurchase=again.named() if again else {},
     )  # fmt: skip
 
 

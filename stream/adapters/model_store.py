@@ -28,6 +28,7 @@ from stream.core.blend import Blend
 from stream.core.churn import EDGES_DAYS, ChurnPolicy
 from stream.core.counts import CountsPolicy
 from stream.core.featurize import ALERT_FEATURES, CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.core.repurchase import Repurchase
 
 BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "item_links.npz",
                 "golden.npz")
@@ -172,6 +173,7 @@ def _check_policies(manifest: Manifest) -> None:
         CountsPolicy.from_manifest(manifest.counts)
         Blend.from_manifest(manifest.blend)
         ChurnPolicy.from_manifest(manifest.churn)
+        Repurchase.from_manifest(manifest.repurchase)
     except msgspec.ValidationError as error:
         raise BundleRefused(f"the manifest's policies cannot be used: {error}") from error
     if manifest.events_max < 1:

@@ -132,6 +132,17 @@ class ItemIndex:
             self._demotion = demotion(known[0], known[1], self._satisfaction_weight)
         return self._demotion
 
+    def category_of(self, item_id: str) -> str:
+        """As the catalog says; empty where it says none."""
+        row = self.row_of.get(item_id)
+        item = None if row is None else self.items[row]
+        return item.category if item else ""
+
+    def sells(self, item_id: str) -> bool:
+        """Whether an item is in stock and not blocked, as `recommendable` has it."""
+        row = self.row_of.get(item_id)
+        return not self._listed or (row is not None and bool(self._sellable[row]))
+
     def rows(self, item_ids: list[str]) -> npt.NDArray[np.int64]:
         """Row numbers, -1 for unknown items."""
         row_of = self.row_of

@@ -16,7 +16,16 @@ from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
 from schemas.opinions import Opinion, SatisfactionAlert
-from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Expected, Offered, Recommendation, SegmentChange
+from schemas.outputs import (
+    ChurnAlert,
+    Decision,
+    DeliveryRecord,
+    Expected,
+    Offered,
+    Recommendation,
+    Reminder,
+    SegmentChange,
+)
 from schemas.traceparent import trace_id
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
@@ -30,6 +39,7 @@ from stream.sink.tables import (
     OFFER_DECISIONS,
     OPINIONS,
     RECOMMENDATIONS,
+    REMINDERS,
     SATISFACTION_ALERTS,
     SEGMENT_CHANGES,
     Row,
@@ -248,6 +258,15 @@ def _expected(value: Expected | None) -> tuple[float | None, float | None, float
     return value.value, value.cost, value.uplift, value.gain, value.model_version
 
 
+def _reminder(value: Reminder, record: Record) -> Rows:
+    as_of_ms, from_ms = ms(value.as_of_ts), ms(value.window_from)
+    return Rows(((REMINDERS, (
+        value.tenant, value.reminder_id, value.user_id, value.state, value.item_id, value.category,
+        ms(value.last_bought_ts), value.interval_days, from_ms, ms(value.window_to), value.probability,
+        list(value.reasons), as_of_ms, value.model_version, clamp_s(from_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+
+
 def _delivery(value: DeliveryRecord, record: Record) -> Rows:
     at_ms = ms(value.at)
     return Rows(((DELIVERIES, (
@@ -310,6 +329,7 @@ recommendation_rows = _typed(Recommendation, _recommendation)
 decision_rows = _typed(Decision, _decision)
 segment_change_rows = _typed(SegmentChange, _segment_change)
 churn_alert_rows = _typed(ChurnAlert, _churn_alert)
+reminder_rows = _typed(Reminder, _reminder)
 delivery_rows = _typed(DeliveryRecord, _delivery)
 opinion_rows = _typed(Opinion, _opinion)
 satisfaction_alert_rows = _typed(SatisfactionAlert, _satisfaction_alert)

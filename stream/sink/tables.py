@@ -76,6 +76,12 @@ CHURN_ALERTS = Table("churn_alerts", {
     "last_event_ts": _MS, "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
     **_KAFKA, **_TRACE, "features": "Array(Float32)",
 })
+REMINDERS = Table("reminders", {
+    "tenant": "String", "reminder_id": "String", "user_id": "String", "state": "String", "item_id": "String",
+    "category": "String", "last_bought_ts": _MS, "interval_days": "Float64", "window_from": _MS, "window_to": _MS,
+    "probability": "Float64", "reasons": "Array(String)", "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
+    **_KAFKA,
+})
 DELIVERIES = Table("deliveries", {
     "tenant": "String", "delivery_id": "String", "user_id": "String", "delivery": "String", "channel": "String",
     "about_kind": "String", "about_id": "String", "status": "String", "at": _MS, "attempts": "UInt32", "error": "String",
@@ -117,5 +123,5 @@ DEAD_LETTERS = Table("dead_letters", {
     **_KAFKA, **_TRACE,
 })
 
-TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES,
-          OFFER_DECISIONS, OPINIONS, SATISFACTION_ALERTS, DEAD_LETTERS)
+TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS,
+          DELIVERIES, OFFER_DECISIONS, OPINIONS, SATISFACTION_ALERTS, DEAD_LETTERS)

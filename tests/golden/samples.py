@@ -28,6 +28,7 @@ from schemas.outputs import (
     Reason,
     Recommendation,
     RecommendedItem,
+    Reminder,
     SegmentChange,
 )
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
@@ -35,7 +36,7 @@ from stream.core import identity
 from stream.core.changes import Run
 from stream.core.counts import ItemCount
 from stream.core.satisfaction import Place, Subject
-from stream.core.state import Alert, ItemStat, Kind, Touch, UserState
+from stream.core.state import Alert, ItemStat, Kind, Reminded, Reminders, Touch, UserState
 from stream.partition import Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
@@ -71,11 +72,13 @@ EVENT = {
 STATE = UserState(
     ring=[Touch(1_795_602_600_000, "m0", "sku-1", Kind.VIEW, 0.0),
           Touch(1_795_602_600_125, "m1", "sku-1", Kind.ORDER, 19.0)],
-    items={"sku-1": ItemStat(2, 1, 1_795_602_600_125, 1_795_602_600_125)}, seen={7: 1_795_602_600_000, 9: 1_795_602_600_125},
+    items={"sku-1": ItemStat(2, 1, 1_795_602_600_125, 1_795_602_600_125, 0)},
+    seen={7: 1_795_602_600_000, 9: 1_795_602_600_125},
     seen_horizon_ms=5, first_ts_ms=1_795_602_600_000, last_ts_ms=1_795_602_600_125, last_event_id="m1", events=2, orders=1,
     revenue=19.0, days=[DAY], order_days=[DAY], alert=Alert(True, False, 3, 2, "m0"), recommended_ts_ms=4, due_ts_ms=6,
     linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
     known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
+    reminders=Reminders(10, 9, [Reminded("sku-1", "Kitchen", 1, 9, 12, 8.5, 0.5, "v1", "bought")], 1),
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -106,6 +109,10 @@ FORMS: dict[str, Form] = {
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
         values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1")),
+    "reminder.json": _json(Reminder(
+        reminder_id="n1", tenant="shop", user_id="u1", state="due", item_id="sku-1", category="Kitchen", last_bought_ts=AT,
+        interval_days=30.5, window_from=AT, window_to=AT, probability=0.4, reasons=("bought 23.0 days before",), as_of_ts=AT,
+        model_version="v1")),
     "delivery.json": _json(DeliveryRecord(
         delivery_id="d1", tenant="shop", user_id="u1", delivery="save", channel="crm", about_kind="churn-alert",
         about_id="c1", status="deferred", at=AT, attempts=3, until=AT, error="away", alert=ChurnAlert(
@@ -135,7 +142,7 @@ FORMS: dict[str, Form] = {
         format_version=2, model_version="v1", parent="v0", created_at=AT, feature_version=1, text_space="s", text_dim=384,
         dim=128, tokenizer_sha256="cd", events_max=50, blend={"encoder": 0.5}, counts={"half_life_days": 14.0},
         churn={"raise_at": 0.8}, data_from=AT, data_to=AT, metrics={"users_all": 9.0},
-        files={"churn.onnx": FileEntry(sha256="ef", bytes=3)}, uplift={"save": {"qini": 3.5}})),
+        files={"churn.onnx": FileEntry(sha256="ef", bytes=3)}, uplift={"save": {"qini": 3.5}}, repurchase={"shape": 0.9})),
     "verdict.json": _json(Verdict(
         model_version="v1", against="v0", released=False, reason="worse", judged_at=AT, days_from=AT, days_to=AT, users=50,
         ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),

@@ -18,7 +18,16 @@ from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.events import Event, Product, Properties
 from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
-from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Reason, Recommendation, RecommendedItem, SegmentChange
+from schemas.outputs import (
+    ChurnAlert,
+    Decision,
+    DeliveryRecord,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    Reminder,
+    SegmentChange,
+)
 from schemas.release import ModelRelease
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -36,6 +45,9 @@ SAMPLES: dict[str, Any] = {
     "segment-change": SegmentChange(
         change_id="s", tenant="shop", user_id="u", segment="buyers", change="entered", number=1, values={"orders": 1.0},
         as_of_event_id="m", as_of_ts=AT, rules_version="r", model_version="v"),
+    "reminder": Reminder(
+        reminder_id="n", tenant="shop", user_id="u", state="due", item_id="i", category="", last_bought_ts=AT,
+        interval_days=30.0, window_from=AT, window_to=AT, probability=0.4, reasons=("r",), as_of_ts=AT, model_version="v"),
     "delivery": DeliveryRecord(
         delivery_id="d", tenant="shop", user_id="u", delivery="save", channel="crm", about_kind="churn-alert",
         about_id="a", status="sent", at=AT),
