@@ -84,6 +84,14 @@ class Alert(msgspec.Struct, array_like=True, gc=False):
     alert_event_id: str = ""  # last event folded when it was raised: part of the alert's id
 
 
+class Placed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The cluster that a release found for a history (`audience.history_mark`); kept so that it is not asked again."""
+
+    release: str = ""
+    mark: int = 0
+    cluster: str = ""  # its name; empty: none
+
+
 class UserState(msgspec.Struct, array_like=True):
     """State of one user. Times are event times in ms since 1970.
 
@@ -113,6 +121,7 @@ class UserState(msgspec.Struct, array_like=True):
     claimed: dict[str, int] = {}  # on a known state: anonymous id → event time of the last claim sent for it
     known: bool = False  # an event named this id as userId: it is a person, never an anonymous history to be claimed
     segments: dict[str, tuple[int, int]] = {}  # segment → (number of changes, when the last was): inside while it is odd
+    placed: Placed = Placed()
 
     def history(self) -> list[Touch]:
         """Own ring and linked rings in total order, at most RING_TOUCHES_MAX, oldest first."""

@@ -26,8 +26,9 @@ from schemas.outputs import (
 )
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
 from stream.core import identity
+from stream.core.audience import Audience, Cluster
 from stream.core.counts import ItemCount
-from stream.core.state import Alert, ItemStat, Kind, Touch, UserState
+from stream.core.state import Alert, ItemStat, Kind, Placed, Touch, UserState
 from stream.partition import Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
@@ -67,7 +68,7 @@ STATE = UserState(
     seen_horizon_ms=5, first_ts_ms=1_795_602_600_000, last_ts_ms=1_795_602_600_125, last_event_id="m1", events=2, orders=1,
     revenue=19.0, days=[DAY], order_days=[DAY], alert=Alert(True, False, 3, 2, "m0"), recommended_ts_ms=4, due_ts_ms=6,
     linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
-    known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
+    known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)}, placed=Placed("v1", 77, "garden spade"),
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -111,6 +112,10 @@ FORMS: dict[str, Form] = {
     "verdict.json": _json(Verdict(
         model_version="v1", against="v0", released=False, reason="worse", judged_at=AT, days_from=AT, days_to=AT, users=50,
         ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),
+    "audience.json": _json(Audience(
+        users=90, clusters=(Cluster(id="c3", name="garden spade", terms=("garden", "spade"), users=30, items=("sku-1",),
+                                    centroid=(0.6, 0.8)),),
+        quantiles={"buyers": {"revenue": (1.0, 2.5)}}, measured={"silhouette_3": 0.5})),
     "state.msgpack": Form(STATE, pack, unpack),
     "partition.msgpack": _msgpack(Meta(
         offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"],
