@@ -26,6 +26,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from sklearn.metrics import silhouette_score
+from threadpoolctl import threadpool_limits
 
 from schemas.catalog import Item
 from stream.adapters.onnx import Bundle
@@ -147,7 +148,8 @@ def cluster(vectors: Float32, seed: int) -> tuple[Ints, Float32, dict[str, float
 
 def kmeans(vectors: Float32, k: int, seed: int) -> tuple[Ints, Float32]:
     """Labels (U,), the nearest centroid by cosine, and centroids (K, D) of length 1."""
-    centroids = KMeans(k, n_init=RESTARTS, random_state=seed).fit(vectors).cluster_centers_.astype(np.float32)
+    with threadpool_limits(1):  # on busy cores a second thread waits at barriers and slows the first
+        centroids = KMeans(k, n_init=RESTARTS, random_state=seed).fit(vectors).cluster_centers_.astype(np.float32)
     centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-9)
     return np.asarray((vectors @ centroids.T).argmax(axis=1), dtype=np.int64), centroids
 
