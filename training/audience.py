@@ -62,11 +62,11 @@ _CJK = re.compile(r"[\u3400-\u9fff]+")
 
 @dataclass(frozen=True)
 class Placed:
-    """Users in the space of a bundle: `at_ms` is when each was asked."""
+    """Users in the space of a bundle."""
 
     users: list[str]
     states: list[UserState]
-    vectors: Float32  # (U, D), length 1, zeros for a user of unknown items
+    vectors: Float32  # (U, D), length 1
 
 
 def discover(
@@ -77,17 +77,11 @@ def discover(
     states = {user: state for user, state in snapshot.states.items() if state.events and not state.claims}
     quantiles = quantiles_of(list(states.values()), history.to_ms, bundle, policy)
     index = index_of(bundle, history.items, texts, snapshot.counts)
-    placed = encode(bundle, index, states)
-    learners = [at for at, state in enumerate(placed.states)
-                if len(state.history()) >= TOUCHES_MIN and placed.vectors[at].any()]  # fmt: skip
-    rng = np.random.default_rng(seed)
-    if len(learners) > USERS_MAX:
-        learners = sorted(rng.choice(learners, USERS_MAX, replace=False).tolist())
-    found = cluster(placed.vectors[learners], seed)
+    learned = learners(bundle, index, states, seed)
+    found = cluster(learned.vectors, seed)
     if found is None:
         return Audience(users=len(states), quantiles=quantiles)
     labels, centroids, silhouettes = found
-    learned = Placed(placed.users, [placed.states[at] for at in learners], placed.vectors[learners])
     terms = terms_of(learned.states, labels, len(centroids), history.items)
     before = {} if previous is None or previous.manifest.text_space != texts.space else handed_on(
         previous, index_of(previous, history.items, texts, snapshot.counts), learned.states, labels)  # fmt: skip
@@ -96,10 +90,17 @@ def discover(
     return Audience(users=len(states), clusters=clusters, quantiles=quantiles, measured=silhouettes)
 
 
-def encode(bundle: Bundle, index: ItemIndex, states: dict[str, UserState]) -> Placed:
-    """Each user as of their last event, by the bundle and features of serving."""
-    vectors = vectors_at(bundle, index, list(states.values()), [state.last_ts_ms for state in states.values()])
-    return Placed(list(states), list(states.values()), vectors)
+def learners(bundle: Bundle, index: ItemIndex, states: dict[str, UserState], seed: int) -> Placed:
+    """USERS_MAX of the users with TOUCHES_MIN touches, as of their last event, by the bundle and features of serving;
+    without those of whose items none is known."""
+    users = [user for user, state in states.items() if len(state.history()) >= TOUCHES_MIN]
+    if len(users) > USERS_MAX:
+        chosen = np.sort(np.random.default_rng(seed).choice(len(users), USERS_MAX, replace=False))
+        users = [users[at] for at in chosen]
+    held = [states[user] for user in users]
+    vectors = vectors_at(bundle, index, held, [state.last_ts_ms for state in held])
+    some = np.flatnonzero(vectors.any(axis=1)).tolist()
+    return Placed([users[at] for at in some], [held[at] for at in some], vectors[some])
 
 
 def vectors_at(bundle: Bundle, index: ItemIndex, states: Sequence[UserState], now_ms: Sequence[int]) -> Float32:
@@ -275,5 +276,5 @@ def quantiles_of(
 
 
 def with_file(files: dict[str, bytes], audience: Audience) -> dict[str, bytes]:
-    """A bundle's files with what it says of everybody."""
+    """A bundle's files and what it says of everybody."""
     return files | {"audience.json": msgspec.json.format(core.to_bytes(audience), indent=1)}

@@ -51,13 +51,17 @@ class Shop:
 
 def run(request: Request) -> Evaluated:
     """`clickwake evaluate clusters`; without a file the simulated shop."""
+    return evaluated(shop_of(request), request)
+
+
+def shop_of(request: Request) -> Shop:
+    """The history that was asked for, and what was planted in it."""
     if request.dataset == SIMULATED:
         world = World(seed=int(request.options.get("seed", 7)), shoppers=int(request.options.get("shoppers", 400)))
         history, truth = from_events(world.history(), world.items(), "simulated shop"), world.truth()
     else:
         history, truth = from_dataset(request.dataset, request.path), None
-    texts = encode(request.settings, history.items, request.say)
-    return evaluated(Shop(history, texts, truth), request)
+    return Shop(history, encode(request.settings, history.items, request.say), truth)
 
 
 def evaluated(shop: Shop, request: Request) -> Evaluated:
@@ -70,11 +74,9 @@ def evaluated(shop: Shop, request: Request) -> Evaluated:
     if not bundle.audience.clusters:
         raise EmptyHistory(f"{history.name}: no clusters of {audience.MEMBERS_MIN} users were found; name a longer history")
     index = index_of(bundle, history.items, shop.texts, learned.snapshot.counts)
-    states = {user: state for user, state in learned.snapshot.states.items()
-              if len(state.history()) >= audience.TOUCHES_MIN and not state.claims}  # fmt: skip
-    placed = audience.encode(bundle, index, states)
-    some = np.flatnonzero(placed.vectors.any(axis=1))
-    users, held, vectors = [placed.users[at] for at in some], [placed.states[at] for at in some], placed.vectors[some]
+    unclaimed = {user: state for user, state in learned.snapshot.states.items() if state.events and not state.claims}
+    placed = audience.learners(bundle, index, unclaimed, seed)
+    users, held, vectors = placed.users, placed.states, placed.vectors
     spaces = {SERVED: vectors} | other_spaces(held, history, shop.texts)
     say(f"clustering {len(users)} users in {len(spaces)} ways")
     labels: dict[str, Ints] = {SERVED: audience.assigned(bundle, index, held)}

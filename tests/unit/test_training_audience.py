@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
+from producers.simulate.world import World
 from schemas.catalog import Item
 from stream.adapters import model_store
 from stream.adapters.model_store import BundleRefused
@@ -23,7 +27,7 @@ from stream.core.state import Touch, UserState
 from tests.support import bundles
 from tests.support.bundles import TEXT_DIM, Exported
 from tests.support.fakes import DAY_MS, T0_MS, event
-from training import audience, export, offline, snapshot
+from training import audience, comparison, evaluate_clusters, evaluations, export, offline, snapshot, train
 from training.snapshot import History, Snapshot
 from training.texts import Texts
 
@@ -131,6 +135,39 @@ def test_damaged_or_exchanged_clusters_are_refused_and_a_bundle_without_any_load
     old = bundles.publish(str(tmp_path / "old"), exported)
     uri = Path(model_store.bundle_uri(str(tmp_path / "old"), old.model_version))
     assert model_store.verify(str(uri), (uri / "manifest.json").read_bytes()).audience.clusters == ()
+
+
+def test_evaluate_clusters_prints_one_object_and_writes_a_page(
+    shop: Shop, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, files = bundle_of(shop, exported, 1)
+    world = World(seed=1, shoppers=5, days=20, items=100)
+    truth = world.truth()
+    owned = {owner.user_id or owner.anonymous_ids[0]: owner for owner in truth.shoppers if owner.shared_with is None}
+    of = dict(zip(shop.truth, itertools.cycle(owned.values()), strict=False))
+    monkeypatch.setattr(truth, "owners", lambda user: [of[user]])
+    fitted = SimpleNamespace(policy=ChurnPolicy())
+    learned = train.Learned(None, None, fitted, files, bundle, shop.snapshot)  # type: ignore[arg-type]  what is asked of it
+    monkeypatch.setattr(train, "learn", lambda *args, **named: learned)
+    monkeypatch.setattr(evaluate_clusters, "DRAWS", 3)
+    monkeypatch.setattr(comparison, "BOOTSTRAP_ROUNDS", 20)
+    asked = evaluate_clusters.Shop(shop.history, shop.texts, truth)
+    monkeypatch.setattr(evaluate_clusters, "shop_of", lambda request: asked)
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
+    evaluations.main("clusters", "simulated", Path(), None, True, tmp_path / "report")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["task"], found["n"], found["settings"]["k of clickwake"]) == ("clusters", 90, 3.0)
+    ours = found["models"]["clickwake"]
+    assert ours["stability.ari"]["value"] > 0.95 and 0.5 < ours["staying.share"]["value"] <= 1
+    assert -1 <= ours["department.ari"]["value"] <= 1 and {"style.ari", "department, k as planted.ari"} <= ours.keys()
+    assert found["models"]["k-means on category counts"]["stability.ari"]["value"] > 0.9
+    assert (tmp_path / "report" / "index.html").read_text().count("data:image/png;base64,") >= 3
+
+
+def test_a_user_is_asked_again_after_each_moment_by_what_was_known_then() -> None:
+    ring = [Touch(at, f"e{at}", "i", 1, 0.0) for at in (1, 2, 3, 3, 4)]
+    walk = evaluate_clusters.prefixes(UserState(ring=ring, last_ts_ms=4))
+    assert [(len(one.ring), one.last_ts_ms) for one in walk] == [(4, 3), (5, 4)], "what came at one time is one moment"
 
 
 def test_too_few_users_are_no_clusters() -> None:
