@@ -95,12 +95,18 @@ class SegmentDesk:
             state = part.read(key)
             values = segments.values_of(state, clock_ms, chance)
             inside = [] if state.claims else self.rules.inside(tenant, values)  # its owner is in, under another id
-            if serving.models is None and not state.claims:
+            if self._waits(state, serving):
                 inside = segments.kept(state, inside, self.rules)
             for change in segments.move(state, inside, clock_ms):
                 part.change(key)
                 self._emit(change, tenant, user, state, values, clock_ms, serving, outbox)
                 part.outcomes["segment_entered" if change.entered else "segment_left"] += 1
+
+    def _waits(self, state: UserState, serving: Serving) -> bool:
+        """Whether nobody can say yet where the release that is served puts this user: they stay where they were."""
+        if state.claims:
+            return False
+        return serving.models is None or (self.rules.reads_cluster and state.placed.release not in ("", serving.version))
 
     async def _churn(self, serving: Serving, states: list[UserState], clock_ms: int) -> list[float]:
         """P(no return) of each, 0 where no rule asks or no model can say."""

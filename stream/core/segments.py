@@ -275,7 +275,7 @@ def move(state: UserState, inside: Sequence[str], now_ms: int) -> list[Change]:
 
 
 def kept(state: UserState, inside: Sequence[str], rules: Rules) -> list[str]:
-    """`inside`, and the memberships that only a release can judge, as they are: for a worker that has none at the moment."""
+    """`inside`, and the memberships that only a release can judge, as they are: for a user whom none has judged yet."""
     held = (name for name in members(state) if name in rules.relative or name.startswith(CLUSTER_GROUP))
     return [*inside, *(name for name in held if name not in inside)]
 
