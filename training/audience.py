@@ -147,10 +147,10 @@ def cluster(vectors: Float32, seed: int) -> tuple[Ints, Float32, dict[str, float
     return None if best is None else (best[1], best[2], measured)
 
 
-def kmeans(vectors: Float32, k: int, seed: int) -> tuple[Ints, Float32]:
+def kmeans(vectors: Float32, k: int, seed: int, restarts: int = RESTARTS) -> tuple[Ints, Float32]:
     """Labels (U,), the nearest centroid by cosine, and centroids (K, D) of length 1."""
     with threadpool_limits(1):  # on busy cores a second thread waits at barriers and slows the first
-        centroids = KMeans(k, n_init=RESTARTS, random_state=seed).fit(vectors).cluster_centers_.astype(np.float32)
+        centroids = KMeans(k, n_init=restarts, random_state=seed).fit(vectors).cluster_centers_.astype(np.float32)
     centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-9)
     return np.asarray((vectors @ centroids.T).argmax(axis=1), dtype=np.int64), centroids
 

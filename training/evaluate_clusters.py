@@ -36,6 +36,7 @@ from training.texts import Texts, encode
 SERVED = "clickwake"
 SIMULATED = "simulated"
 DRAWS = 30  # clusterings of resampled users
+RESTARTS_DRAWN = 3  # of each of them
 STAYING_USERS_MAX = 200
 STAYING_MOMENTS = 20  # the last of each
 
@@ -164,7 +165,7 @@ def stability(
     for name, space in spaces.items():
         whole, _ = audience.kmeans(space, ks[name], seed)
         agreed[name] = np.array([
-            _ari((space @ audience.kmeans(space[draw], ks[name], seed + at)[1].T).argmax(axis=1), whole)
+            _ari((space @ audience.kmeans(space[draw], ks[name], seed + at, RESTARTS_DRAWN)[1].T).argmax(axis=1), whole)
             for at, draw in enumerate(draws, 1)
         ])  # fmt: skip
     models = {name: {"ari": interval(float(one.mean()), one)} for name, one in agreed.items()}
