@@ -116,6 +116,7 @@ class PartitionState:
         self._timers: list[tuple[int, bytes]] = []
         self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
         self.unsorted: dict[bytes, None] = {}  # users whose segments may be out of date, in the order in which they are due
+        self.unplaced: dict[bytes, None] = {}  # users whose cluster is out of date and comes with no recommendation
         self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
         self._written_meta = self._frozen_meta = msgspec.msgpack.encode(self.meta)
@@ -159,6 +160,7 @@ class PartitionState:
         self._stored_due.pop(key, None)
         self.unscheduled.pop(key, None)
         self.unsorted.pop(key, None)
+        self.unplaced.pop(key, None)
         self.owed.drop(key)
         self.erased.add(key)
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol
 
 import msgspec
+import numpy as np
 
 from schemas import topics
 from schemas.dead_letter import Source
@@ -18,7 +19,7 @@ from schemas.topics import Topic
 from stream.alerts import AlertDesk
 from stream.core import fold, identity
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
-from stream.core.featurize import Sequence
+from stream.core.featurize import Float32, Sequence
 from stream.core.fold import Outcome
 from stream.core.recommend import Rules, rank
 from stream.core.reminders import Policy
@@ -305,13 +306,15 @@ class Personalizer:
             tenant, user = key.decode().split("/", 1)
             by_tenant.setdefault(tenant, []).append((user, state))
         for tenant, users in by_tenant.items():
-            await self._recommend_to(serving, tenant, users, outbox, explained=not behind)
+            vectors = await self._recommend_to(serving, tenant, users, outbox, explained=not behind)
+            await self.segments.place(part, serving, tenant, users, vectors)
         if keys:
             part.outcomes["recommended"] += len(keys)
 
     async def _recommend_to(
         self, serving: Serving, tenant: str, users: list[tuple[str, UserState]], outbox: Outbox, explained: bool
-    ) -> None:
+    ) -> Float32 | None:
+        """Returns the users' vectors (B, D), as of their last event."""
         index = serving.index(tenant)
         states = [state for _, state in users]
         scored = await score_users(serving, tenant, states, [state.last_ts_ms for state in states], self.run)
@@ -331,6 +334,8 @@ class Personalizer:
                 ),
                 state.last_ts_ms,
             )
+        vectors = [one.vector for one in scored if one.vector is not None]
+        return np.stack(vectors) if len(vectors) == len(scored) else None
 
     async def _publish_counts(self, part: PartitionState) -> None:
         counts = part.counts

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from schemas.catalog import Item, ItemVector
+from stream.core.audience import NO_AUDIENCE
 from stream.core.blend import Blend
 from stream.core.churn import ChurnPolicy
 from stream.core.counts import CountsPolicy, ItemCount
@@ -44,6 +45,8 @@ class Serving:
         self.blend = Blend.from_manifest(manifest.blend if manifest else {})
         self.links = models.links if models else NO_LINKS
         self.learned = models.learned if models else {}
+        self.audience = models.audience if models else NO_AUDIENCE
+        self.centroids = self.audience.centroids()  # (K, D)
         self.churn = ChurnPolicy.from_manifest(manifest.churn) if manifest else ChurnPolicy()
         self.repurchase = Repurchase.from_manifest(manifest.repurchase if manifest else {})
         self._repeat = repeat_of(self.links)

@@ -1,7 +1,8 @@
 """What `clickwake evaluate …` runs and shows: each task answers with a `Comparison` and the pictures that explain it.
 
 recommend → training.evaluate_recommend, churn → training.evaluate_churn, repurchase → training.evaluate_repurchase,
-satisfaction → training.evaluate_satisfaction, text → training.evaluate_text, promotions → training.evaluate_promotions.
+satisfaction → training.evaluate_satisfaction, text → training.evaluate_text, promotions → training.evaluate_promotions,
+clusters → training.evaluate_clusters.
 Each has `run(request) -> Evaluated`.
 """
 
@@ -25,7 +26,7 @@ from training.commands import EXPECTED, fail
 from training.comparison import Comparison
 from training.report import Draw
 
-TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text", "promotions")
+TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text", "promotions", "clusters")
 _console = Console(stderr=True)
 
 

@@ -19,6 +19,7 @@ from schemas import topics
 from schemas.events import key, ms
 from schemas.outputs import Reminder
 from schemas.release import FORMAT_VERSION, Manifest
+from stream.core.audience import NO_AUDIENCE
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.featurize import FEATURE_VERSION
 from stream.core.fold import Outcome, fold
@@ -63,6 +64,7 @@ class OfRepurchase:
         )  # fmt: skip
         self.links = links
         self.learned: Mapping[str, Any] = {}
+        self.audience = NO_AUDIENCE
 
     def adapt(self, text_vectors: Any, item_ids: list[str]) -> Any:
         return np.zeros((len(item_ids), self.manifest.dim), dtype=np.float32)

@@ -114,6 +114,14 @@ class Reminders(msgspec.Struct, array_like=True):
     orders: int = 0  # of the user when `due_ts_ms` was set: only another order moves it; -1: it is stale
 
 
+class Placed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The cluster that a release found for a history (`audience.history_mark`); kept so that it is not asked again."""
+
+    release: str = ""
+    mark: int = 0
+    cluster: str = ""  # its name; empty: none
+
+
 class UserState(msgspec.Struct, array_like=True):
     """State of one user. Times are event times in ms since 1970.
 
@@ -144,6 +152,7 @@ class UserState(msgspec.Struct, array_like=True):
     known: bool = False  # an event named this id as userId: it is a person, never an anonymous history to be claimed
     segments: dict[str, tuple[int, int]] = {}  # segment → (number of changes, when the last was): inside while it is odd
     reminders: Reminders = msgspec.field(default_factory=Reminders)
+    placed: Placed = Placed()
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.
