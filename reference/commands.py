@@ -10,10 +10,12 @@ from clickwake.cli import app
 from reference.markdown import cell, code, prose, table
 from reference.settings import takes
 
+ABOUT = "Settings come from the environment, see [settings](settings.md). Logs go to standard error."
+
 
 def page() -> str:
     root = typer.main.get_command(app)
-    return "\n\n".join(["# Commands", prose(app.info.help), prose(root.help),
+    return "\n\n".join(["# Commands", prose(root.help), prose(ABOUT),
                         *(part for name, command in _walk("clickwake", root) for part in _command(name, command))])
 
 

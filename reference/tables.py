@@ -11,7 +11,8 @@ from stream.adapters.clickhouse import migrations
 NAME = r"(?:IF NOT EXISTS |IF EXISTS )?`?(\w+)`?"
 COMMENT = r"COMMENT '((?:[^'\\]|\\.|'')*)'"
 CREATED = re.compile(rf"CREATE (?:OR REPLACE )?(TABLE|VIEW|MATERIALIZED VIEW) {NAME}")
-COLUMN = re.compile(rf"^ +`?(\w+)`? ([^\n]+?)\s+{COMMENT}(?: CODEC\([^\n]+\))?,?$", re.MULTILINE)
+COLUMN = re.compile(rf"^ {{4}}`?(\w+)`? ((?:(?!COMMENT ').)+?)\s+{COMMENT}(?: CODEC\([^\n]+\))?,?$",
+                    re.MULTILINE | re.DOTALL)  # fmt: skip
 ADDED = re.compile(rf"ADD COLUMN {NAME} (.+?) {COMMENT}", re.DOTALL)
 DROPPED = re.compile(rf"DROP (?:TABLE|VIEW) {NAME}")
 

@@ -77,6 +77,6 @@ def test_every_page_has_its_place() -> None:
     """A page nobody can find would be a warning of the build too; this says what to do."""
     contents = (block for page in ("index", "guides", "explanations")
                 for block in blocks(ROOT / "docs" / f"{page}.md", "{toctree}"))  # fmt: skip
-    placed = {name for block in contents for name in block.text.split()}
+    placed = {name for block in contents for name in re.findall(r"[\w/-]+", block.text)}
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
     assert pages <= placed, "add a line for each to the contents of docs/guides.md or docs/explanations.md"
