@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 import typer.main
 
@@ -16,7 +15,7 @@ import stream.delivery.rules
 import stream.segments
 from clickwake.cli import app
 from stream.settings import Settings
-from tests.support.guides import ROOT, SHELL, blocks, commands, guides, words
+from tests.support.guides import ROOT, SHELL, blocks, commands, guides, rule_files, words
 
 # What a YAML block is, by its first word, and what reads it. A new kind of file needs a line here.
 FILES: dict[str, Callable[[Path], Any]] = {
@@ -66,10 +65,9 @@ def test_every_setting_exists() -> None:
 
 @pytest.mark.parametrize("path", guides(), ids=lambda path: path.stem)
 def test_every_file_of_rules_is_read(path: Path, tmp_path: Path) -> None:
-    for block in blocks(path, "yaml"):
-        first = next(iter(msgspec.yaml.decode(block.text)))
-        assert first in FILES, f"{block.where}: nothing is known to read {first!r}; FILES above is the place"
-        (tmp_path / "rules.yml").write_text(block.text)
+    for first, text, where in rule_files(path):
+        assert first in FILES, f"{where}: nothing is known to read {first!r}; FILES above is the place"
+        (tmp_path / "rules.yml").write_text(text)
         FILES[first](tmp_path / "rules.yml")
 
 

@@ -15,8 +15,7 @@ import pytest
 
 from clickwake.up import read_status
 from stream.settings import ClickHouse
-from tests.docs.test_docs_commands import FILES
-from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides
+from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides, rule_files
 
 HOME_FILES = {"segments": "segments.yml", "lifecycle": "segments.yml", "channels": "deliveries.yml",
               "experiments": "experiments.yml"}  # fmt: skip
@@ -30,7 +29,6 @@ NOT_RUN = {
     r"^docker |^kubectl |^helm ": "needs a container engine",
     PLACEHOLDER: "stands for something of the reader's",
     r"clickwake up --detach +#": "the installation that all of this runs in is up already, by the tutorial",
-    r"clickwake catalog items\.jsonl": "the reader's file; the tutorial sends one",
     r"clickwake (train|demo)": "minutes; tests/integration/test_releases.py, tests/unit/test_training_*.py",
     r"clickwake evaluate": "minutes and a public data set; tests/unit/test_training_*.py, test_satisfaction_evaluation.py …",
     r"clickwake bench": "minutes; tests/unit/test_bench_parts.py",
@@ -105,11 +103,13 @@ def test_the_tutorial_works(shell: Shell) -> None:
 
 def test_every_other_command_runs_or_says_why_not(shell: Shell) -> None:
     home, left_out = shell.shop / ".clickwake", set()
+    item = re.search(r"clickwake catalog items\.jsonl +# (\{.+?\}) a line", (ROOT / "README.md").read_text())
+    assert item is not None
+    (shell.shop / "items.jsonl").write_text(f"{item[1]}\n")
     for path in guides():
-        for block in blocks(path, "yaml"):  # what the page says a file may be is the file while its commands run
-            first = block.text.split(":", 1)[0]
-            assert first in FILES
-            (home / HOME_FILES[first]).write_text(block.text)
+        for first, text, _ in rule_files(path):  # what the page says a file may be is the file while its commands run
+            if first in HOME_FILES:
+                (home / HOME_FILES[first]).write_text(text)
         shown = [block for block in blocks(path, *SHELL) if path != TUTORIAL or block.language != "bash"]
         for block in shown:
             for command in commands(block.text):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import msgspec
 
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -35,6 +37,20 @@ def blocks(path: Path, *languages: str) -> list[Block]:
     found = re.finditer(r"^(?:<!-- expect: (.+?) -->\n)?```(\S*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
     return [Block(one[2], one[3], one[1], f"{path.relative_to(ROOT)}:{text[:one.start(3)].count(chr(10)) + 1}")
             for one in found if not languages or one[2] in languages]  # fmt: skip
+
+
+def rule_files(path: Path) -> list[tuple[str, str, str]]:
+    """(first key, whole text, where) of each file of rules that a page shows. A list by itself, a part of such a file, takes
+    the place of the list of the one before."""
+    found: list[tuple[str, str, str]] = []
+    whole: dict[str, Any] = {}
+    for block in blocks(path, "yaml"):
+        shown = msgspec.yaml.decode(block.text)
+        if isinstance(shown, list):
+            shown = whole | {next(key for key, value in whole.items() if isinstance(value, list)): shown}
+        whole = shown
+        found.append((next(iter(whole)), msgspec.yaml.encode(whole).decode(), block.where))
+    return found
 
 
 def commands(text: str) -> list[str]:
