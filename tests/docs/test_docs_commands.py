@@ -78,3 +78,9 @@ def test_every_page_has_its_place() -> None:
     placed = {name for block in contents for name in re.findall(r"[\w/-]+", block.text)}
     pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
     assert pages <= placed, "add a line for each to the contents of docs/guides.md or docs/explanations.md"
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """Those of docs/ are the build's business."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 10 and [link for link in links if not (ROOT / link).exists()] == []
