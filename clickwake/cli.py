@@ -440,6 +440,26 @@ def evaluate_promotions(
     evaluations.main("promotions", dataset, path, None, as_json, report)
 
 
+@evaluate.command("explanations")
+def evaluate_explanations(
+    source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
+    dataset: Annotated[tuple[str, Path] | None, typer.Option(help="NAME PATH of a public data set, instead")] = None,
+    events: Annotated[Path | None, typer.Option(help="JSON lines of canonical events, instead")] = None,
+    items: Annotated[Path | None, typer.Option(help="JSON lines of catalog items, with --events")] = None,
+    tenant: Annotated[str, typer.Option(help="whose events in ClickHouse")] = "demo",
+    split: Annotated[datetime | None, typer.Option(help="learn before it, ask at it; default: the newest tenth")] = None,
+    users: Annotated[int, typer.Option(min=2, help="whose histories are taken apart, drawn from those who came back")] = 300,
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """Whether a recommended item falls further without its first reason than without another event of the user's."""
+    from training import commands, evaluations
+
+    name, path = dataset or (source if events is None else events.name, Path())
+    evaluations.main("explanations", name, path, split, as_json, report, {"users": float(users)}, source=lambda settings:
+                     commands.history_of(settings, source, dataset, events, items, tenant))  # fmt: skip
+
+
 @evaluate.command("text")
 def evaluate_text(
     dataset: DatasetName,

@@ -14,9 +14,10 @@ import numpy as np
 import structlog
 
 from schemas.release import ModelRelease, Verdict
+from stream.core import drift
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import drift, release, verdicts
+from training import release, verdicts
 from training.live import Hits, Horizon, Live
 from training.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, interval
 
