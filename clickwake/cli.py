@@ -91,14 +91,53 @@ def shop(
     raise typer.Exit(serve(port=port))
 
 
-@app.command()
-def dashboard(
+dashboard = typer.Typer(help="Pages for growth people: traffic, segments, churn, recommendations, dead letters, one user.",
+                        invoke_without_command=True)  # fmt: skip
+app.add_typer(dashboard, name="dashboard")
+AccountName = Annotated[str, typer.Argument(help="with which one signs in")]
+
+
+@dashboard.callback()
+def serve_dashboard(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="default: CLICKWAKE_DASHBOARD__HOST")] = None,
     port: Annotated[int | None, typer.Option(help="default: CLICKWAKE_DASHBOARD__PORT")] = None,
 ) -> None:
-    """Pages for growth people: traffic, segments, churn, recommendations, dead letters, one user. On loopback."""
+    """Serve the dashboard. On loopback everybody may see it until there are users; elsewhere it asks who is there."""
+    if context.invoked_subcommand is not None:
+        return
     from clickwake.dashboard.__main__ import main as serve
 
-    raise typer.Exit(serve(port=port))
+    raise typer.Exit(serve(host=host, port=port))
+
+
+@dashboard.command("add-user")
+def dashboard_add_user(
+    name: AccountName,
+    role: Annotated[str, typer.Option(help="read: see everything; admin: also forget users and mend dead letters")] = "read",
+    generate: Annotated[bool, typer.Option("--generate", help="draw a password and print it, once")] = False,
+    stdin: Annotated[bool, typer.Option("--password-stdin", help="read the password from standard input")] = False,
+) -> None:
+    """Let somebody sign in, or give them another password or role; whoever is signed in by that name is signed out."""
+    from clickwake.dashboard import commands
+
+    commands.add(name, role, generate=generate, stdin=stdin)
+
+
+@dashboard.command("remove-user")
+def dashboard_remove_user(name: AccountName) -> None:
+    """Let somebody in no longer; their pages end within seconds."""
+    from clickwake.dashboard import commands
+
+    commands.remove(name)
+
+
+@dashboard.command("users")
+def dashboard_users(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
+    """Who may sign in, and what for."""
+    from clickwake.dashboard import commands
+
+    commands.users(as_json)
 
 
 @app.command()

@@ -32,6 +32,25 @@ def over(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | No
     }  # fmt: skip
 
 
+def against(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | None]], limits: Mapping[str, float]
+            ) -> dict[str, Any]:  # fmt: skip
+    """Lines over categories, and named limits across."""
+    made = over(title, at, series)
+    marks = [{"yAxis": value, "label": {"formatter": name, "position": "insideEndTop", "color": INK}}
+             for name, value in limits.items()]  # fmt: skip
+    made["yAxis"] |= {"min": 0, "max": _above(series, limits)}
+    if made["series"]:
+        made["series"][0]["markLine"] = {"symbol": "none", "silent": True, "data": marks,
+                                         "lineStyle": {"color": COLOURS[3], "type": "dashed"}}  # fmt: skip
+    return made
+
+
+def _above(series: Mapping[str, Sequence[float | None]], limits: Mapping[str, float]) -> float:
+    """A little more than the largest value or limit, so that both are seen."""
+    values = [one for some in series.values() for one in some if one is not None]
+    return round(1.15 * max([*values, *limits.values()]), 2)
+
+
 def curve(title: str, points: Sequence[tuple[float, float]], now: float) -> dict[str, Any]:
     """y over x as a line, with a mark at `now`."""
     line = {"type": "line", "data": [list(one) for one in points], "showSymbol": False, "areaStyle": {"opacity": 0.12},

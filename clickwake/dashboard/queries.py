@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -54,6 +55,17 @@ SCENARIOS = """SELECT scenario, count() AS answers, countIf(isNotNull(shown_at))
     countIf(isNotNull(clicked_at)) AS clicked, countIf(isNotNull(added_at)) AS added,
     countIf(isNotNull(ordered_at)) AS ordered
 FROM decision_outcomes WHERE tenant = {tenant:String} GROUP BY scenario ORDER BY answers DESC"""
+MODELS_SERVED = """SELECT model_version, count() AS emissions, min(as_of_ts) AS first, max(as_of_ts) AS last
+FROM recommendations_served WHERE tenant = {tenant:String} GROUP BY model_version ORDER BY last DESC LIMIT 60"""
+NEWEST = """SELECT toUnixTimestamp64Milli(max(timestamp)) AS newest_ms FROM events
+WHERE tenant = {tenant:String} AND lane = 'live'"""
+# whole users, drawn by their hash, so that the times between a user's events are all there
+DRIFT = """WITH (SELECT intDiv(count(), {most:UInt64}) + 1 FROM events WHERE tenant = {tenant:String} AND user != ''
+    AND timestamp > fromUnixTimestamp64Milli({from:Int64}) AND timestamp <= fromUnixTimestamp64Milli({until:Int64})) AS parts
+SELECT user, event, toUnixTimestamp64Milli(timestamp) AS ts_ms FROM events FINAL
+WHERE tenant = {tenant:String} AND user != '' AND event != '' AND modulo(cityHash64(user), parts) = 0
+    AND timestamp > fromUnixTimestamp64Milli({from:Int64}) AND timestamp <= fromUnixTimestamp64Milli({until:Int64})
+ORDER BY user, timestamp"""
 LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
     max(failed_at) AS newest, any(dead_letter_id) AS example
 FROM dead_letters FINAL WHERE tenant = {tenant:String} GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
@@ -68,6 +80,15 @@ class Database:
 
     def __init__(self, settings: ClickHouse) -> None:
         self._settings = settings
+
+    async def columns(self, sql: str, rows_max: int, **parameters: Any) -> list[Sequence[Any]]:
+        """Values as they are, a sequence a column, of more rows than a page shows. Raises as `rows`."""
+        return await asyncio.to_thread(self._columns, sql, parameters, rows_max)
+
+    def _columns(self, sql: str, parameters: dict[str, Any], rows_max: int) -> list[Sequence[Any]]:
+        with closing(clickhouse.open_client(self._settings)) as client:
+            found = client.query(sql, parameters=parameters, settings=LIMITS | {"max_result_rows": rows_max})
+        return list(found.result_columns) or [[] for _ in found.column_names]
 
     async def rows(self, sql: str, **parameters: Any) -> Rows:
         """Raises `clickhouse.ClickHouseError`, which says what to do."""

@@ -36,7 +36,20 @@ CHINESE = {
     "The request was not taken": "请求未被接受", "Nothing is known of this user.": "没有该用户的数据。",
     "The read API does not answer": "读取接口无响应", "ClickHouse does not answer": "ClickHouse 无响应",
     "Tenant": "租户", "Dark or light": "深色或浅色", "Menu": "菜单", "Nothing here yet.": "暂无数据。",
-    "in now": "目前所在客群",
+    "Models": "模型", "No released model has served anything yet.": "尚无已发布的模型提供过服务。", "state": "状态",
+    "learned until": "训练数据截止", "NDCG@10, held out": "NDCG@10（留出集）", "recall@20 of new items": "新商品 Recall@20",
+    "served last": "最近服务", "parent": "前一版本", "Model versions": "模型版本", "in use": "使用中",
+    "served before": "曾经使用", "not served": "未使用", "PSI": "PSI", "another population": "总体已变化",
+    "Events now against those that the model learned from": "当前事件与模型训练事件的差异",
+    "Less than a day of events since it learned, or too few: nothing can be said yet.":
+        "训练后的事件不足一天或数量太少，暂无法判断。",
+    "Which events come": "事件类型分布", "Time between two events of a user": "同一用户相邻事件的间隔",
+    "within its limit": "在限度内", "beyond its limit: train again": "超出限度：请重新训练",
+    "Choose a cause to try its fix: nothing is sent by that.": "选择一个原因以试行修复：不会发送任何内容。",
+    "would be taken once mended": "条修复后可被接受", "unchanged": "未改动", "Send again": "重新发送",
+    "Nothing was sent": "未发送任何内容", "Sent again": "已重新发送", "Kafka does not answer": "Kafka 无响应",
+    "in now": "目前所在客群", "Sign in": "登录", "Sign out": "退出", "Name": "用户名", "Password": "密码",
+    "Name or password is wrong.": "用户名或密码错误。", "Too many attempts. Try again later.": "尝试次数过多，请稍后再试。",
 }
 
 

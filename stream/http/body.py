@@ -57,11 +57,11 @@ class Inflater:
         return b""
 
 
-async def read(request: Request, limit: int, what: str) -> bytes:
+async def read(request: Request, limit: int, what: str, media_types: tuple[str, ...] = MEDIA_TYPES) -> bytes:
     """The decompressed body; raises Refused 400, 408, 413 or 415."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type not in MEDIA_TYPES:
-        raise Refused(415, "unsupported_media_type", f"Content-Type {media_type!r} is not taken; send application/json.")
+    if media_type not in media_types:
+        raise Refused(415, "unsupported_media_type", f"Content-Type {media_type!r} is not taken; send {media_types[0]}.")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
         raise Refused(415, "unsupported_encoding", f"Content-Encoding {encoding!r} is not taken; send gzip or none.")
