@@ -1,4 +1,4 @@
-"""The dashboard's drift: on each day what `clickwake models watch` would have said, and nothing where there is too little."""
+"""The dashboard's drift: on each day what `clickwake models watch` would have said; nothing where there is too little."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_day_on_which_the_shop_changed_is_seen() -> None:
         return Inputs(users[some].tolist(), names[some].tolist(), times[some])
 
     said = drift(window(learned_ms), window(newest_ms))
-    assert {name: values[-1] for name, values in found.psi.items()} == {name: round(value, 4) for name, value in said.items()}
+    assert all(found.psi[name][-1] == round(value, 4) for name, value in said.items())
 
 
 def test_nothing_is_said_of_too_few_events_or_too_short_a_time() -> None:
