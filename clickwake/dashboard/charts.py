@@ -32,6 +32,27 @@ def over(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | No
     }  # fmt: skip
 
 
+def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> dict[str, Any]:
+    """Name, low, value and high of each, as a bar from low to high with a mark at the value."""
+    lowest = min((low for _, low, _, _ in rows), default=0.0)
+    names = [name for name, *_ in rows]
+    unseen = {"type": "bar", "stack": "interval", "silent": True, "itemStyle": {"color": "transparent"},
+              "tooltip": {"show": False}, "data": [round(low - lowest, 6) for _, low, _, _ in rows]}  # fmt: skip
+    said = [f"{value:.4f} ({low:.4f} … {high:.4f})" for _, low, value, high in rows]
+    width = {"type": "bar", "stack": "interval", "barWidth": 12, "itemStyle": {"opacity": 0.45}, "data": [
+        {"value": round(high - low, 6), "label": {"show": True, "position": "right", "color": INK, "formatter": text}}
+        for (_, low, _, high), text in zip(rows, said, strict=True)]}  # fmt: skip
+    mark = {"type": "scatter", "symbolSize": 9, "itemStyle": {"color": COLOURS[0]},
+            "data": [[round(value - lowest, 6), name] for name, _, value, _ in rows]}  # fmt: skip
+    marks = [{"xAxis": round(-lowest, 6)}] if lowest < 0 else []
+    unseen["markLine"] = {"symbol": "none", "silent": True, "label": {"formatter": "0", "color": INK}, "data": marks}
+    return _base(title) | {
+        "legend": None, "tooltip": {"show": False}, "grid": {"left": 120, "right": 190, "top": 36, "bottom": 24},
+        "xAxis": _axis(type="value", show=False, min=0), "series": [unseen, width, mark],
+        "yAxis": _axis(type="category", data=names, inverse=True),
+    }  # fmt: skip
+
+
 def against(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | None]], limits: Mapping[str, float]
             ) -> dict[str, Any]:  # fmt: skip
     """Lines over categories, and named limits across."""

@@ -90,7 +90,7 @@ class Gate:
         if changes and not _ours(asked):
             return HTMLResponse("This came from a page of another site.", 403)
         visitor = self.sessions.visitor(asked.cookies.get(self.cookie)) if needed else ANYBODY
-        path = asked.url.path
+        path = scope["path"]
         if scope["type"] == "http" and path == IN and needed:
             return await self._sign_in(Request(scope, receive))
         if scope["type"] == "http" and path == OUT and scope["method"] == "POST":
