@@ -133,7 +133,7 @@ SELECT tenant, placement, offer_id, holdout, decisions, users, impressions, clic
     if(impressions = 0, 1, least(1, order_rate + sqrt(order_p * (1 - order_p)) * width)) AS order_high
 FROM
 (
-    -- as stream/core/confidence.py: Waudby-Smith et al. 2024, theorem 2.2, the variance with one success and one failure more
+    -- as experiment_results, but for the variance: with one success and one failure more, a rate of 0 is not sure of itself
     SELECT *, (clicks + 1) / (impressions + 2) AS click_p, (orders + 1) / (impressions + 2) AS order_p,
         sqrt(2 * (impressions * rho2 + 1) / (impressions * impressions * rho2) * log(sqrt(impressions * rho2 + 1) / 0.05)) AS width
     FROM

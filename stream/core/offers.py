@@ -260,8 +260,8 @@ def budget_spent(offer: Offer, spent: OfferTotals, now_ms: int) -> str | None:
 def allowed(limit: float, passed: float) -> float:
     """How much of a budget may be spent when this part of its time has passed.
 
-    >>> allowed(480, 0.0), allowed(480, 0.5), allowed(480, 1.0)
-    (10.0, 250.0, 480)
+    >>> allowed(480, 0.0), round(allowed(480, 0.5)), allowed(480, 1.0)
+    (10.0, 250, 480)
     """
     return min(limit, limit * (passed + PACE_AHEAD))
 

@@ -18,7 +18,6 @@ from clickhouse_connect.driver.client import Client
 from schemas import topics
 from schemas.outputs import Decision, OfferBudget, OfferCost, Offered
 from stream.adapters import clickhouse as adapter
-from stream.core.confidence import RHO2, rate
 from stream.settings import ClickHouse, Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
@@ -26,15 +25,16 @@ from stream.sink.writer import Writer
 
 T0 = datetime(2026, 3, 1, 10, tzinfo=UTC)
 DAY = 24 * 60
+RHO2 = 0.085**2
 
 
 def decided(minute: int, ident: str, user: str, offer: str, *, out: bool = False) -> Any:
     made = Decision(
         recommendation_id=f"offer-{ident}", tenant="shop", user_id=user, scenario="offer", items=(), candidates=2,
         as_of_event_id="m", as_of_ts=T0, served_at=T0 + timedelta(minutes=minute), model_version="p", offer=Offered(
-            placement="home", offer_id=offer, propensity=0.75, candidates={offer: 0.75}, refused={"late": "over"}, holdout=out,
-            rules_version="r", policy_version="p", reward="click", window_ms=3_600_000, about=("*", f"offer={offer}"),
-            groups=("buyer",), cost=OfferCost(impression=0.1, click=0.5, order=2.0),
+            placement="home", offer_id=offer, propensity=0.75, candidates={offer: 0.75}, refused={"late": "over"},
+            holdout=out, rules_version="r", policy_version="p", reward="click", window_ms=3_600_000,
+            about=("*", f"offer={offer}"), groups=("buyer",), cost=OfferCost(impression=0.1, click=0.5, order=2.0),
             budget=OfferBudget(impressions_per_day=100 + minute, money=50.0)))  # fmt: skip
     return _record(topics.DECISIONS, minute, msgspec.json.encode(made))
 
@@ -88,10 +88,15 @@ def at(minute: int) -> datetime:
     return T0 + timedelta(minutes=minute)
 
 
-def half(successes: int, n: int) -> float:
-    """As `offer_effect` has it: one of two sequences."""
+def half(successes: int, n: int, alpha: float) -> float:
+    """Half the width of an asymptotic confidence sequence."""
     p = (successes + 1) / (n + 2)
-    return sqrt(p * (1 - p) * 2 * (n * RHO2 + 1) / (n * n * RHO2) * log(sqrt(n * RHO2 + 1) / 0.025))
+    return sqrt(p * (1 - p) * 2 * (n * RHO2 + 1) / (n * n * RHO2) * log(sqrt(n * RHO2 + 1) / alpha))
+
+
+def ends(successes: int, n: int) -> tuple[float, float, float]:
+    width = half(successes, n, 0.05)
+    return successes / n, max(0.0, successes / n - width), min(1.0, successes / n + width)
 
 
 def test_who_saw_what_how_often_with_what_effect_and_what_it_cost(client: Client) -> None:
@@ -104,18 +109,20 @@ def test_who_saw_what_how_often_with_what_effect_and_what_it_cost(client: Client
     assert outcomes["offer-d3"] == (at(3), None, None, 0.0, 0.1)
     assert all(outcomes[f"offer-d{n}"] == (None, None, None, 0.0, 0.0) for n in (4, 5, 6))
     assert found["offer_exposure"] == [
-        ("shop", "u1", "home", "summer", 1, 1, 1, at(5), at(5)), ("shop", "u2", "home", "summer", 2, 1, 0, at(4), at(DAY + 1)),
+        ("shop", "u1", "home", "summer", 1, 1, 1, at(5), at(5)),
+        ("shop", "u2", "home", "summer", 2, 1, 0, at(4), at(DAY + 1)),
         ("shop", "u3", "home", "plain", 1, 0, 0, at(3), at(3)),
     ]  # fmt: skip
     results = {row[2:4]: row[4:] for row in found["offer_results"]}
     assert results["summer", False][:6] == (4, 2, 3, 2, 1, 30.0) and results["summer", False][6] == pytest.approx(3.3)
-    assert results["summer", False][7:] == pytest.approx((*rate(2, 3)[:3], *rate(1, 3)[:3]))
+    assert results["summer", False][7:] == pytest.approx((*ends(2, 3), *ends(1, 3)))
     assert results["plain", True][:6] == (1, 1, 1, 0, 0, 0.0)
     assert results["plain", False] == (1, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0)
     (effect,) = found["offer_effect"]  # u1 of u1, u2, u5 ordered, and u4 of u3, u4
-    width = half(1, 3) + half(1, 2)
+    width = half(1, 3, 0.025) + half(1, 2, 0.025)
     assert effect[:4] == ("shop", "home", 3, 2)
-    assert effect[4:] == pytest.approx((1 / 3, 1 / 2, 43.0, 6.0, -1 / 6, max(-1.0, -1 / 6 - width), min(1.0, -1 / 6 + width)))
+    low, high = max(-1.0, -1 / 6 - width), min(1.0, -1 / 6 + width)
+    assert effect[4:] == pytest.approx((1 / 3, 1 / 2, 43.0, 6.0, -1 / 6, low, high))
     spend = {row[1:3]: row[3:] for row in found["offer_spend"]}
     assert spend["summer", date(2026, 3, 1)] == pytest.approx((2, 3.2, 2, 3.2, 100 + DAY, None, None, 50.0))
     assert spend["summer", date(2026, 3, 2)] == pytest.approx((1, 0.1, 3, 3.3, 100 + DAY, None, None, 50.0))
