@@ -35,7 +35,13 @@ ENGINE = ReplacingMergeTree(broker_time)
 PARTITION BY toYYYYMM(partition_time)
 ORDER BY (tenant, recommendation_id, kafka_partition, kafka_offset)
 SETTINGS non_replicated_deduplication_window = 1000
-COMMENT 'Every logging of every decision; several replicas log the same one. Read offer_outcomes: the first of each.';
+COMMENT 'Every logging of every decision; several replicas log the same one. Read offer_decisions_served: the first of each.';
+
+CREATE OR REPLACE VIEW offer_decisions_served AS
+SELECT * FROM offer_decisions FINAL
+ORDER BY broker_time, kafka_partition, kafka_offset
+LIMIT 1 BY tenant, recommendation_id
+COMMENT 'The first logging of each decision about an offer. Columns as in offer_decisions.';
 
 CREATE OR REPLACE VIEW offer_outcomes
 (
@@ -56,10 +62,6 @@ CREATE OR REPLACE VIEW offer_outcomes
     spent Float64 COMMENT 'what impression, click and order cost'
 )
 AS WITH
-    served AS
-    (
-        SELECT * FROM offer_decisions FINAL ORDER BY broker_time, kafka_partition, kafka_offset LIMIT 1 BY tenant, recommendation_id
-    ),
     -- the broker's times, as the worker counts: from ten minutes before the decision was logged until its window is over
     reactions AS
     (
@@ -68,7 +70,7 @@ AS WITH
             minOrNullIf(done.broker_time, done.event = 'Promotion Clicked') AS clicked_at,
             minOrNullIf(done.broker_time, done.event = 'Order Completed') AS ordered_at,
             argMinOrNullIf(done.revenue, done.broker_time, done.event = 'Order Completed') AS revenue
-        FROM served INNER JOIN
+        FROM offer_decisions_served AS served INNER JOIN
         (
             SELECT tenant, user, recommendation_id, event, revenue, broker_time FROM events FINAL
             WHERE startsWith(recommendation_id, 'offer-') AND event IN ('Promotion Viewed', 'Promotion Clicked', 'Order Completed')
@@ -82,7 +84,7 @@ SELECT served.tenant AS tenant, served.recommendation_id AS recommendation_id, u
     groups, policy_version, served_at, reactions.seen_at AS seen_at, reactions.clicked_at AS clicked_at,
     reactions.ordered_at AS ordered_at, ifNull(reactions.revenue, 0) AS revenue,
     if(isNull(seen_at), 0, cost_impression) + if(isNull(clicked_at), 0, cost_click) + if(isNull(ordered_at), 0, cost_order) AS spent
-FROM served
+FROM offer_decisions_served AS served
 LEFT JOIN reactions ON reactions.tenant = served.tenant AND reactions.recommendation_id = served.recommendation_id
 COMMENT 'One row a decision about an offer: what people did with it, as far as their events name its id.';
 
@@ -166,7 +168,7 @@ AS WITH
     (
         SELECT tenant, placement, user_id, argMin(holdout, served_at) AS out, min(broker_time) AS from_at,
             argMin(window_s, served_at) AS within_s
-        FROM offer_decisions FINAL GROUP BY tenant, placement, user_id
+        FROM offer_decisions_served GROUP BY tenant, placement, user_id
     ),
     bought AS
     (
@@ -223,19 +225,19 @@ CREATE OR REPLACE VIEW offer_spend
 AS WITH
     costs AS
     (
-        SELECT tenant, recommendation_id, any(cost_impression) AS seen, any(cost_click) AS clicked, any(cost_order) AS ordered
-        FROM offer_decisions FINAL GROUP BY tenant, recommendation_id
+        SELECT tenant, recommendation_id, cost_impression AS seen, cost_click AS clicked, cost_order AS ordered
+        FROM offer_decisions_served
     ),
     budgets AS
     (
         SELECT tenant, offer_id, argMax(tuple(budget_impressions_per_day), served_at).1 AS of_day,
             argMax(tuple(budget_money_per_day), served_at).1 AS money_of_day,
             argMax(tuple(budget_impressions), served_at).1 AS of_all, argMax(tuple(budget_money), served_at).1 AS money_of_all
-        FROM offer_decisions FINAL WHERE offer_id != '' GROUP BY tenant, offer_id
+        FROM offer_decisions_served WHERE offer_id != '' GROUP BY tenant, offer_id
     ),
     days AS
     (
-        SELECT tenant, offer_id, toDate(step.1) AS day, sum(step.2) AS impressions, sum(step.3) AS spent
+        SELECT tenant, offer_id, toDate(assumeNotNull(step.1)) AS day, sum(step.2) AS impressions, sum(step.3) AS spent
         FROM
         (
             SELECT outcomes.tenant AS tenant, outcomes.offer_id AS offer_id,

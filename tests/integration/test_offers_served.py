@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from math import log, sqrt
 from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
+import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
@@ -50,6 +52,7 @@ ABOUT = [("*", f"offer={name}") for name in ("red", "blue", "late", "spent")]
 BEST = {False: "red", True: "blue"}  # for others, for buyers
 RULES = compiled(msgspec.yaml.decode(FILE, type=OffersFile))
 USERS, ROUNDS = 100, 9
+RHO2 = 0.085**2  # of the views' confidence sequences
 NOW = "2026-01-01T00:00:00Z"
 
 
@@ -220,6 +223,11 @@ def _in_sql(settings: Settings) -> None:
         until(stored, 60, "everything is stored")
         found = client.query("SELECT offer_id, sum(impressions), sum(clicks) FROM offer_results GROUP BY offer_id")
         assert sorted(tuple(row) for row in found.result_rows) == wanted
+        _, n, clicked, low, high = client.query(
+            "SELECT offer_id, impressions, clicks, click_low, click_high FROM offer_results WHERE holdout").first_row
+        p = (clicked + 1) / (n + 2)
+        half = sqrt(p * (1 - p)) * sqrt(2 * (n * RHO2 + 1) / (n * n * RHO2) * log(sqrt(n * RHO2 + 1) / 0.05))
+        assert (low, high) == pytest.approx((max(0.0, clicked / n - half), min(1.0, clicked / n + half)))
         effect = client.query("SELECT offered + held_out, held_out, effect_low, effect_high FROM offer_effect").first_row
         assert effect[0] == USERS and 0 < effect[1] < USERS / 3 and effect[2] <= 0 <= effect[3]
 
