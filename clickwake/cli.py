@@ -752,6 +752,17 @@ def experiments(
     raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))
 
 
+@app.command()
+def offers(
+    check: Annotated[bool, typer.Option("--check", help="only whether the file can be used")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+) -> None:
+    """How offers do at each placement, and whether they help against the users who are held out."""
+    from clickwake import offers as command
+
+    raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))
+
+
 models = typer.Typer(help="The registry of bundles: list them, and keys that say which of them workers take.")
 app.add_typer(models, name="models")
 

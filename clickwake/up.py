@@ -34,11 +34,12 @@ from stream.settings import Settings
 
 MODULES = {
     "catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink", "erasure": "workers.erasure",
-    "delivery": "workers.delivery", "api": "workers.api", "collector": "producers.collector",
+    "delivery": "workers.delivery", "offers": "workers.offers", "api": "workers.api", "collector": "producers.collector",
     "training": "training.schedule", "shop": "clickwake.storefront", "dashboard": "clickwake.dashboard",
 }  # fmt: skip
-PROCESSES = ("catalog", "personalize", "sink", "erasure", "delivery", "api", "collector")
+PROCESSES = ("catalog", "personalize", "sink", "erasure", "delivery", "offers", "api", "collector")
 SERVE_HTTP = ("api", "collector", "shop", "dashboard")  # they listen at a port of their settings
+SAY_READY = ("sink", "offers")  # in a file of theirs
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
 READY_PATH = {"api": "/health/ready", "collector": "/health/ready"}
 READY_TIMEOUT_S = 120.0
@@ -255,13 +256,13 @@ class Local:
             return answer.status_code == 200
         if name.startswith("personalize"):  # it says so once its partitions are open
             return (self.home / "run" / f"personalize-{child.pid}.json").exists()
-        if name == "sink":
-            return self._sink_ready(child.pid)
+        if name in SAY_READY:
+            return self._said_ready(name, child.pid)
         return time.time() - child.started_at > SETTLED_S
 
-    def _sink_ready(self, pid: int | None) -> bool:
+    def _said_ready(self, name: str, pid: int | None) -> bool:
         try:
-            found = msgspec.json.decode((self.home / "run" / "sink.json").read_bytes())
+            found = msgspec.json.decode((self.home / "run" / f"{name}.json").read_bytes())
         except FileNotFoundError:
             return False
         return bool(found["pid"] == pid and found["ready"])

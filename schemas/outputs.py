@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -39,9 +39,56 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     degraded: str | None = None
 
 
+class OfferCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an offer costs the shop each time, in money of any currency."""
+
+    impression: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    click: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+    order: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 0.0
+
+
+class OfferCap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So many impressions of one offer a user within so many hours."""
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=100)]
+    hours: Annotated[float, msgspec.Meta(gt=0, le=720)]
+
+
+class OfferBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Impressions, or money by the offer's costs; in all, or a day (UTC)."""
+
+    impressions: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
+    impressions_per_day: Annotated[int, msgspec.Meta(ge=0, le=2**53)] | None = None
+    money: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    money_per_day: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+
+
+class Offered(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision about an offer was made of, so that its log alone tells what was learned from it. `candidates`: offers
+    that might have been shown, and the chance of each; `refused`: the others, and why not. `offer_id` is empty, and nothing
+    is learned, where nothing was shown. `about` and `groups`: what the chosen offer is, and which groups the user is in."""
+
+    placement: str
+    offer_id: str
+    propensity: float  # the chance of what was chosen, `offer_id` empty included
+    candidates: dict[str, float]
+    refused: dict[str, str]
+    holdout: bool  # of a user who is kept out for comparison: sees the control, or nothing
+    rules_version: str
+    policy_version: str
+    reward: Literal["click", "order"]
+    window_ms: int  # what the user does counts for so long
+    about: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
+    cost: OfferCost = OfferCost()
+    budget: OfferBudget = OfferBudget()
+    cap: OfferCap | None = None
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """An answer of the read API as it was served, on `clickwake.decisions.v1`, once an answer. `candidates`: items that the
-    rules and the request's filter let through; `request`: what was asked beyond the user, as it was asked."""
+    rules and the request's filter let through; `request`: what was asked beyond the user, as it was asked. `offer`: of a
+    decision about a promotion, whose scenario is `offer`, and which has no items."""
 
     recommendation_id: str
     tenant: str
@@ -57,6 +104,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     degraded: str | None = None
     experiment: str = ""  # that the user is in, and the arm; empty for none
     arm: str = ""
+    offer: Offered | None = None
 
 
 class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,9 @@ SEGMENT_CHANGES = Topic(entity="segment-changes", key="tenant/user", by_user=Tru
 CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 DELIVERIES = Topic(entity="deliveries", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                    why="what went to whom, and what waits: caps are known from it")
+OFFERS = Topic(entity="offers", key="tenant/user, or #placement/tenant/placement, or #positions", cleanup="compact",
+               message_bytes_max=4 * 1_048_576,
+               why="what was learned and spent by placement, and what users saw: absolute, in transactions with the offsets")
 DEAD_LETTERS = Topic(entity="dead-letters", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                      message_bytes_max=2 * 1_048_576, why="inputs that could not be processed, with the reason")
 ERASURES = Topic(entity="erasures", key="tenant/hash of tenant/user", partitions=4, cleanup="compact",
@@ -77,4 +80,4 @@ STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, clean
 
 OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES, DEAD_LETTERS)
 TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES,
-          CHURN_ALERTS, DELIVERIES, DEAD_LETTERS, ERASURES, MODELS, STATE)
+          CHURN_ALERTS, DELIVERIES, OFFERS, DEAD_LETTERS, ERASURES, MODELS, STATE)

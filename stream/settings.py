@@ -44,7 +44,7 @@ class Kafka(Section):
 
 
 Kept = Literal["events", "event_products", "recommendations", "decisions", "segment_changes", "churn_alerts",
-               "deliveries", "dead_letters"]
+               "deliveries", "offer_decisions", "dead_letters"]
 
 
 class ClickHouse(Section):
@@ -194,6 +194,14 @@ class Deliveries(Section):
     rules: Path | None = Field(None, description="file of channels and deliveries; default <home>/deliveries.yml")
 
 
+class Offers(Section):
+    """Promotions: which offers there are, and the worker that learns from what becomes of them."""
+
+    rules: Path | None = Field(None, description="file of placements and offers; default <home>/offers.yml")
+    interval_ms: int = Field(250, ge=10, description="what was learned is published this often")
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/offers.json")
+
+
 class Sink(Section):
     migrate: bool = Field(True, description="create and change tables at the start; off where its user may not")
     batch_rows_max: int = Field(20_000, ge=1, description="records in one batch")
@@ -237,6 +245,7 @@ class Settings(BaseSettings):
     metrics: Metrics = Metrics()
     segments: Segments = Segments()
     deliveries: Deliveries = Deliveries()
+    offers: Offers = Offers()
     sink: Sink = Sink()
     training: Training = Training()
 
@@ -254,6 +263,11 @@ class Settings(BaseSettings):
     def deliveries_file(self) -> Path:
         """What alerts go where: `deliveries.rules`, else a file under `home`."""
         return self.deliveries.rules or self.home / "deliveries.yml"
+
+    @property
+    def offers_file(self) -> Path:
+        """Which offers there are: `offers.rules`, else a file under `home`."""
+        return self.offers.rules or self.home / "offers.yml"
 
     @property
     def experiments_file(self) -> Path:

@@ -39,10 +39,13 @@ class GlobalReader:
     raised by `ready()`, `wait_failed()` and `stop()`."""
 
     def __init__(
-        self, settings: Settings, topic: str, on_records: OnRecords, positions: Mapping[int, int] | None = None
-    ) -> None:
-        """`positions`: partition → offset to begin at, for what was read before; the beginning for the others."""
+        self, settings: Settings, topic: str, on_records: OnRecords, positions: Mapping[int, int] | None = None,
+        *, committed: bool = False,
+    ) -> None:  # fmt: skip
+        """`positions`: partition → offset to begin at, for what was read before; the beginning for the others. `committed`:
+        only what belongs to a transaction that came to its end, for topics that are written so."""
         self.topic = topic
+        self._isolation = "read_committed" if committed else "read_uncommitted"
         self.records_read = 0
         self._settings = settings
         self._on_records = on_records
@@ -125,7 +128,8 @@ class GlobalReader:
         while True:
             await wait_for_kafka(self._settings)
             consumer = AIOKafkaConsumer(**aiokafka_arguments(self._settings), group_id=None, enable_auto_commit=False,
-                                        auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES_MAX)
+                                        auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES_MAX,
+                                        isolation_level=self._isolation)
             try:
                 await consumer.start()
                 await self._read(consumer)

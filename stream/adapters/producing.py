@@ -37,10 +37,13 @@ class HasProducer(Protocol):
     batch_producer: AIOKafkaProducer | None
 
 
-def create_producer(settings: Settings) -> AIOKafkaProducer:
-    """An idempotent producer for `send_batches`; the caller starts and stops it."""
+def create_producer(settings: Settings, transactional_id: str | None = None, batch_bytes_max: int = BATCH_BYTES_MAX
+                    ) -> AIOKafkaProducer:  # fmt: skip
+    """An idempotent producer for `send_batches`; the caller starts and stops it. With a `transactional_id` everything is
+    sent within `producer.transaction()`; starting ends what an earlier producer of this id had begun, and fences it off."""
     return AIOKafkaProducer(**aiokafka_arguments(settings), acks="all", enable_idempotence=True, linger_ms=0,
-                            max_batch_size=BATCH_BYTES_MAX, request_timeout_ms=REQUEST_TIMEOUT_MS, compression_type=None)
+                            max_batch_size=batch_bytes_max, request_timeout_ms=REQUEST_TIMEOUT_MS, compression_type=None,
+                            transactional_id=transactional_id)
 
 
 async def send_batches(target: HasProducer | AIOKafkaProducer, topic: str, messages: Mapping[int, Sequence[Message]],

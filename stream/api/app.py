@@ -23,10 +23,12 @@ from starlette.routing import Route
 
 from stream.adapters.clock import WallClock
 from stream.adapters.decisions import DecisionLog
+from stream.adapters.offers import OffersReader
 from stream.adapters.replica import StateReplica
 from stream.adapters.serving_readers import ServingReaders
 from stream.api import openapi
 from stream.api.metrics import Metrics
+from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank, from_body, from_query
 from stream.api.service import Answer, Service
 from stream.http import body, keys, page, server
@@ -52,6 +54,8 @@ class Api:
         self.replica = StateReplica(settings, "api")
         self.decisions = DecisionLog(settings)
         self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock())
+        self.learned = OffersReader(settings)
+        self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return)
         self._inflight = 0
         self._reason: str | None = "It is reading what the workers have written."
         self._following: asyncio.Task[None] | None = None
@@ -67,6 +71,7 @@ class Api:
             self._following.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
+            await self.learned.stop()
             await self.replica.close()
 
     async def _follow(self) -> None:
@@ -74,10 +79,12 @@ class Api:
         try:
             async with asyncio.TaskGroup() as group:
                 self.ranking.start(group)
+                self.learned.start()
+                group.create_task(self.learned.wait_failed())
                 group.create_task(self.decisions.run())
                 await self.replica.open()
                 group.create_task(self.replica.follow())
-                await self.ranking.ready()
+                await asyncio.gather(self.ranking.ready(), self.learned.ready())
                 self._reason = None
                 log.info("ready")
         except* Exception as errors:
@@ -125,6 +132,19 @@ class Api:
         """`POST /v1/rank`"""
         ask = from_body(await body.read(request, BODY_BYTES_MAX, "The request"), ToRank)
         return Json(await self.service.rank(tenant, ask))
+
+    async def offer(self, request: Request, tenant: str) -> Response:
+        """`GET /v1/offers/{user}`"""
+        return await self._offered(tenant, request.path_params["user"], from_query(request.query_params, AskOffer))
+
+    async def offer_for(self, request: Request, tenant: str) -> Response:
+        """`POST /v1/offers`"""
+        ask = from_body(await body.read(request, BODY_BYTES_MAX, "The request"), AskOfferFor)
+        return await self._offered(tenant, ask.user_id, ask)
+
+    async def _offered(self, tenant: str, user: str, ask: AskOffer) -> Response:
+        answer = await self.offers.offer(Person(tenant, user, *self.service.person(tenant, user)), ask)
+        return Json(answer, headers={"Cache-Control": "no-store"})  # what is seen is a decision, and counts as one
 
     async def user(self, request: Request, tenant: str) -> Response:
         """`GET /v1/users/{user}`"""
@@ -186,6 +206,8 @@ def create_app(settings: Settings) -> Starlette:
         route("/v1/recommendations/{user}", "recommendations", api.recommendations),
         route("/v1/recommendations", "recommendations_of_many", api.recommendations_of_many, "POST"),
         route("/v1/rank", "rank", api.rank, "POST"),
+        route("/v1/offers/{user}", "offer", api.offer),
+        route("/v1/offers", "offer_for", api.offer_for, "POST"),
         route("/v1/users/{user}", "user", api.user),
         route("/v1/items/{item}/neighbors", "neighbors", api.neighbors),
         route("/v1/why/{user}/{item}", "why", api.why),

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from stream.api.offers import AskOffer, AskOfferFor, OfferAnswer
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank
 from stream.api.service import Answer, Ranked, User
 from stream.core.index import FIELDS
@@ -25,6 +26,9 @@ SAID = {
     "boost": f"A factor of each item's score. {EXPRESSIONS}",
     "exclude": "Items of the user's past that are left out.",
     "category_cap": "Items of one category at most.",
+    "placement": "Where it is to be shown: a placement of the file of offers.",
+    "id": "What stands for the moment of the decision (a page view, a message): asking again with it chooses alike.",
+    "offers": "Only from these offers, separated by commas.",
     "fields": "What of the catalog comes along with each item, separated by commas.",
 }
 
@@ -35,7 +39,8 @@ def _parameters(kind: type[msgspec.Struct]) -> list[dict[str, Any]]:
     found = []
     for name, schema in properties.items():
         listed = {"style": "form", "explode": False} if schema.get("type") == "array" else {}
-        found.append({"name": name, "in": "query", "description": SAID[name], "schema": schema} | listed)
+        needed = {"required": True} if name in components[kind.__name__].get("required", ()) else {}
+        found.append({"name": name, "in": "query", "description": SAID[name], "schema": schema} | needed | listed)
     return found
 
 
@@ -47,7 +52,8 @@ def _answers(description: str, schema: dict[str, Any], *others: str) -> dict[str
     said = {
         "304": "The client has this answer (If-None-Match).",
         "400": "The request cannot be understood; `messages` says where.",
-        "401": "No or an unknown read key.", "404": "Nobody knows this user or item.", "413": "Larger than the limits.",
+        "401": "No or an unknown read key.", "404": "Nobody knows this user, item or placement.",
+        "413": "Larger than the limits.",
         "429": "Too many requests at once: retry after Retry-After seconds.",
         "503": "Not ready: it is reading what the workers have written.",
     }  # fmt: skip
@@ -69,7 +75,8 @@ def _body(name: str) -> dict[str, Any]:
 def document(settings: Api) -> dict[str, Any]:
     """The OpenAPI document, with the limits this process runs with."""
     _, components = msgspec.json.schema_components(
-        [Answer, Ranked, User, Why, Error, AskForMany, ToRank], ref_template="#/components/schemas/{name}"
+        [Answer, Ranked, User, Why, Error, AskForMany, ToRank, OfferAnswer, AskOfferFor],
+        ref_template="#/components/schemas/{name}",
     )
     many = {"type": "object", "properties": {"recommendations": {"type": "array", "items": _ref("Answer")}}}
     key: list[dict[str, list[str]]] = [{"readKey": []}]
@@ -88,6 +95,16 @@ def document(settings: Api) -> dict[str, Any]:
         "/v1/rank": {"post": {
             "operationId": "rank", "summary": "Given items in the order in which they suit the user.", "security": key,
             "requestBody": _body("ToRank"), "responses": _answers("Best first.", _ref("Ranked"), "400", "413"),
+        }},
+        "/v1/offers/{user}": {"get": {
+            "operationId": "offer", "summary": "Which offer a user is to see at a placement, with the chance of it.",
+            "security": key, "parameters": _in_path("user") + _parameters(AskOffer),
+            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferAnswer"), "400", "404"),
+        }},
+        "/v1/offers": {"post": {
+            "operationId": "offerFor", "summary": "The same by a request's body.", "security": key,
+            "requestBody": _body("AskOfferFor"),
+            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferAnswer"), "400", "404", "413"),
         }},
         "/v1/users/{user}": {"get": {
             "operationId": "user", "summary": "What is known of a user: history, cart, and the curve of survival.",

@@ -79,7 +79,7 @@ def from_query(query: Mapping[str, str], kind: type[T]) -> T:
     if unknown:
         raise invalid(unknown[0], "unknown", f"There is no parameter {unknown[0]!r}; there are "
                       f"{', '.join(sorted(kind.__struct_fields__))}.")  # fmt: skip
-    for name in ("items", "fields"):
+    for name in ("items", "fields", "offers"):
         if name in given:
             given[name] = [one for one in given[name].split(",") if one]
     try:

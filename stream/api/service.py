@@ -227,6 +227,16 @@ class Service:
             stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
+    def person(self, tenant: str, user: str) -> tuple[UserState, int]:
+        """A user's state, and the present in event time; that of nobody for who is not known."""
+        state = self.replica.read(key(tenant, user)) or NOBODY
+        return state, self._now_ms(tenant, user, state)
+
+    async def p_no_return(self, state: UserState, now_ms: int) -> float:
+        """The model's probability of churn; 0 without a model."""
+        found = await self._churn(self._current(), state, now_ms)
+        return 0.0 if found is None else found.p_no_return
+
     async def _churn(self, serving: Serving, state: UserState, now_ms: int) -> ChurnNow | None:
         if serving.models is None:
             return None

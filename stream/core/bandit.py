@@ -55,12 +55,21 @@ class BayesianLinear:
 
     def propensities(self, x: Float64, seed: int) -> Float64:
         """(B, K): chance of each of K offers for B users, x (B, K, F). The same seed gives the same."""
-        mean, root = self.posterior()
-        draws = mean + np.random.default_rng(seed).normal(size=(DRAWS, len(mean))) @ root.T  # (D, F)
-        best = np.einsum("bkf,df->bkd", x, draws).argmax(axis=1)  # (B, D)
-        offers = x.shape[1]
-        wins = (best[:, :, None] == np.arange(offers)).sum(axis=1)  # (B, K)
-        return np.asarray((1 - EXPLORE) * wins / DRAWS + EXPLORE / offers)
+        return shares(x, draw(self, seed))
+
+
+def draw(model: BayesianLinear, seed: int) -> Float64:
+    """(D, F): D draws of θ. The same seed gives the same."""
+    mean, root = model.posterior()
+    return np.asarray(mean + np.random.default_rng(seed).normal(size=(DRAWS, len(mean))) @ root.T)
+
+
+def shares(x: Float64, draws: Float64) -> Float64:
+    """(B, K): how often each of K offers is the best one in the draws (D, F), x (B, K, F), mixed with a little of all."""
+    best = np.einsum("bkf,df->bkd", x, draws).argmax(axis=1)  # (B, D)
+    offers = x.shape[1]
+    wins = (best[:, :, None] == np.arange(offers)).sum(axis=1)  # (B, K)
+    return np.asarray((1 - EXPLORE) * wins / len(draws) + EXPLORE / offers)
 
 
 def choose(propensities: Float64, decision_id: str) -> Choice:

@@ -15,7 +15,7 @@ import msgspec
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
-from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Recommendation, SegmentChange
+from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Offered, Recommendation, SegmentChange
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
@@ -25,6 +25,7 @@ from stream.sink.tables import (
     EVENT_PRODUCTS,
     EVENTS,
     ITEMS,
+    OFFER_DECISIONS,
     RECOMMENDATIONS,
     SEGMENT_CHANGES,
     Row,
@@ -191,12 +192,25 @@ def _recommendation(value: Recommendation, record: Record) -> Rows:
 
 def _decision(value: Decision, record: Record) -> Rows:
     items, as_of, served_ms = value.items, value.as_of_ts, ms(value.served_at)
+    if value.offer is not None:
+        return _offer_decision(value, value.offer, record)
     return Rows(((DECISIONS, (
         value.tenant, value.recommendation_id, value.user_id, value.scenario, [item.item_id for item in items],
         [item.score for item in items], [item.source for item in items],
         [msgspec.json.encode(item.reasons).decode() for item in items], value.candidates,
         msgspec.json.encode(value.request).decode(), value.as_of_event_id, None if as_of is None else ms(as_of), served_ms,
         value.model_version, value.degraded or "", value.experiment, value.arm, clamp_s(served_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), served_ms)
+
+
+def _offer_decision(value: Decision, offer: Offered, record: Record) -> Rows:
+    as_of, served_ms, cost, budget = value.as_of_ts, ms(value.served_at), offer.cost, offer.budget
+    return Rows(((OFFER_DECISIONS, (
+        value.tenant, value.recommendation_id, value.user_id, offer.placement, offer.offer_id, offer.propensity,
+        offer.candidates, offer.refused, offer.holdout, list(offer.about), list(offer.groups), offer.reward,
+        offer.window_ms // 1000, cost.impression, cost.click, cost.order, budget.impressions, budget.impressions_per_day,
+        budget.money, budget.money_per_day, offer.rules_version, offer.policy_version,
+        value.as_of_event_id, None if as_of is None else ms(as_of), served_ms, clamp_s(served_ms),
         record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), served_ms)
 
 

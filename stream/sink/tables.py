@@ -81,6 +81,16 @@ DELIVERIES = Table("deliveries", {
     "partition_time": _S,
     **_KAFKA,
 })
+OFFER_DECISIONS = Table("offer_decisions", {
+    "tenant": "String", "recommendation_id": "String", "user_id": "String", "placement": "String", "offer_id": "String",
+    "propensity": "Float64", "candidates": "Map(String, Float64)", "refused": "Map(String, String)", "holdout": "Bool",
+    "about": "Array(String)", "groups": "Array(String)", "reward": "String", "window_s": "UInt32",
+    "cost_impression": "Float64", "cost_click": "Float64", "cost_order": "Float64",
+    "budget_impressions": "Nullable(UInt64)", "budget_impressions_per_day": "Nullable(UInt64)",
+    "budget_money": "Nullable(Float64)", "budget_money_per_day": "Nullable(Float64)", "rules_version": "String",
+    "policy_version": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS, "partition_time": _S,
+    **_KAFKA,
+})
 DEAD_LETTERS = Table("dead_letters", {
     "tenant": "String", "dead_letter_id": "String", "kind": "String", "failed_at": _MS, "paths": "Array(String)",
     "keywords": "Array(String)", "messages": "Array(String)", "payload": "String", "payload_bytes": "UInt64",
@@ -90,4 +100,4 @@ DEAD_LETTERS = Table("dead_letters", {
 })
 
 TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES,
-          DEAD_LETTERS)
+          OFFER_DECISIONS, DEAD_LETTERS)

@@ -1,0 +1,240 @@
+"""`python -m workers.offers`: learns from decisions about offers and from what people did about them. One is enough; a
+second one takes over from the first, which ends.
+
+1. Fetch some of the events, at most `offers.interval_ms` long.
+2. Read the decisions to the end they have now: what an event is about is known, unless it was logged after the event.
+3. Fold decisions, then events (`stream.core.offer_ledger`); what is over by the events' clocks is forgotten.
+4. What has changed, and the offsets it stands for, go to the offers topic in one transaction.
+
+A crash before the end of 4 leaves nothing of the turn: it is read again from the offsets of the one before, and folded to
+the same. There is no other state than that topic; who reads it sees whole turns only (`read_committed`). Starting fences off
+a worker that was thought dead.
+
+Metrics are on a loopback port, written with the process id, and whether it is ready, to `<home>/run/offers.json`.
+SIGTERM: the turn is finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+import structlog
+import uvloop
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+from schemas import topics
+from schemas.erasure import Erasure
+from schemas.events import key
+from schemas.offers import POSITIONS_KEY, Positions
+from schemas.outputs import Decision
+from schemas.topics import Topic
+from stream.adapters import kafka_clients, producing
+from stream.adapters.erasures import Erasures
+from stream.adapters.files import write_whole
+from stream.adapters.global_reader import GlobalReader
+from stream.adapters.logs import configure
+from stream.core.decode import Ok, decode
+from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
+from stream.settings import Settings, load
+
+log = structlog.get_logger()
+RECORDS_MAX = 5_000  # of events in one turn
+POSITIONS_S = 5.0  # offsets alone are written this often: what is read again of events about nothing here is cheap
+BATCH_BYTES_MAX = 2_000_000  # a placement of 512 features has 1 MB
+MARK = f'"{ID_PREFIX}'.encode()  # what an event about an offer holds; the others are not decoded
+
+RECORDS = Counter("clickwake_offers_records", "Records read, by topic and what they were", ["topic", "what"])
+SECONDS = Histogram("clickwake_offers_transaction_seconds", "Publishing what has changed, until it is committed")
+USERS = Gauge("clickwake_offers_users", "Users of whom a decision is open or a cap is counted")
+FEATURES = Gauge("clickwake_offers_features", "Features of a placement's model", ["tenant", "placement"])
+LEFT_OUT = Gauge("clickwake_offers_features_left_out", "Times a feature had no room", ["tenant", "placement"])
+
+_decision = msgspec.json.Decoder(Decision)
+_positions = msgspec.msgpack.Decoder(Positions)
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Worker:
+    """Reads, folds and publishes until `stop` is set."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings, self.stop = settings, asyncio.Event()
+        self.ledger = Ledger(partial(kafka_clients.partition_of, partitions=settings.kafka.partitions))
+        self.positions = Positions()
+        self.erasures = Erasures(settings, self._on_erasure)
+        self._named: set[bytes] = set()  # users who are to be forgotten
+        self._written_at = 0.0
+
+    async def run(self) -> None:
+        """Raises what cannot be gone on with."""
+        settings, prefix = self.settings, self.settings.kafka.topic_prefix
+        server, _ = start_http_server(settings.offers.metrics_port, addr=settings.metrics.host)
+        self._say(server.server_port, ready=False)
+        await kafka_clients.wait_for_kafka(settings)
+        producer = producing.create_producer(settings, f"{prefix}.offers", BATCH_BYTES_MAX)
+        await producer.start()  # from here on no other worker writes
+        events, decisions = self._consumer(), self._consumer()
+        try:
+            self.erasures.start()
+            await asyncio.gather(self.erasures.ready(), self._restore())
+            self.ledger.forget(list(self.ledger.users), self.erasures.covers)
+            await events.start()
+            await decisions.start()
+            await asyncio.gather(self._assign(events, topics.EVENTS), self._assign(decisions, topics.DECISIONS))
+            log.info("offers worker ready", placements=len(self.ledger.placements), users=len(self.ledger.users))
+            self._say(server.server_port, ready=True)
+            while not self.stop.is_set():
+                self.erasures.check()
+                await self._turn(events, decisions, producer)
+        finally:
+            await asyncio.gather(events.stop(), decisions.stop(), self.erasures.stop(), producer.stop())
+
+    def _consumer(self) -> AIOKafkaConsumer:
+        return AIOKafkaConsumer(**kafka_clients.aiokafka_arguments(self.settings), group_id=None, enable_auto_commit=False,
+                                auto_offset_reset="earliest", fetch_max_wait_ms=self.settings.offers.interval_ms)
+
+    async def _restore(self) -> None:
+        """What the topic says, the newest record of each key."""
+        newest: dict[bytes, bytes | None] = {}
+
+        def note(records: Sequence[Any]) -> None:
+            newest.update((record.key, record.value) for record in records)
+
+        reader = GlobalReader(self.settings, topics.OFFERS.name(self.settings.kafka.topic_prefix), note, committed=True)
+        reader.start()
+        try:
+            await reader.ready()
+        finally:
+            await reader.stop()
+        for record_key, value in newest.items():
+            if value is not None and record_key == POSITIONS_KEY:
+                self.positions = _positions.decode(value)
+            elif value is not None:
+                self.ledger.restore(record_key, value)
+
+    async def _assign(self, consumer: AIOKafkaConsumer, topic: Topic) -> None:
+        tps = [TopicPartition(topic.name(self.settings.kafka.topic_prefix), number)
+               for number in range(self.settings.kafka.partitions)]  # fmt: skip
+        consumer.assign(tps)
+        for tp in tps:
+            offset = self.positions.offsets.get(topic.entity, {}).get(tp.partition)
+            if offset is not None:
+                consumer.seek(tp, offset)
+
+    async def _turn(self, events: AIOKafkaConsumer, decisions: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
+        """Steps 1 to 4 once."""
+        fetched = await events.getmany(timeout_ms=self.settings.offers.interval_ms, max_records=RECORDS_MAX)
+        read = await self._decide(decisions)
+        for tp, records in fetched.items():
+            self._react(tp.partition, records)
+        if self._named:
+            self.ledger.forget(self._named, self.erasures.covers)
+            self._named.clear()
+        changed = self.ledger.take_changed()
+        if changed or ((fetched or read) and time.monotonic() - self._written_at > POSITIONS_S):
+            await self._publish(producer, changed)
+
+    async def _decide(self, consumer: AIOKafkaConsumer) -> bool:
+        """Step 2, and the first half of 3."""
+        tps = sorted(consumer.assignment())
+        ends, read = await consumer.end_offsets(tps), False
+        while behind := [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
+            fetched = await consumer.getmany(*behind, timeout_ms=self.settings.offers.interval_ms)
+            for tp, records in fetched.items():
+                read = True
+                for record in records:
+                    self._one_decision(record)
+                self.positions.offsets.setdefault(topics.DECISIONS.entity, {})[tp.partition] = records[-1].offset + 1
+        return read
+
+    def _one_decision(self, record: Any) -> None:
+        try:
+            decision = None if record.value is None else _decision.decode(record.value)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the sink writes its dead letter
+            log.error("decision not understood", partition=record.partition, offset=record.offset, why=str(error))
+            RECORDS.labels("decisions", "not understood").inc()
+            return
+        if decision is None or decision.offer is None:
+            RECORDS.labels("decisions", "about something else").inc()
+            return
+        user = key(decision.tenant, decision.user_id)
+        if self.erasures.covers(user, record.timestamp):
+            RECORDS.labels("decisions", "of an erased user").inc()
+            return
+        self.ledger.decide(user, decision.recommendation_id, decision.offer, record.timestamp)
+        RECORDS.labels("decisions", "about offers").inc()
+
+    def _react(self, partition: int, records: Sequence[Any]) -> None:
+        """The second half of step 3."""
+        for record in records:
+            value = record.value
+            if value is not None and MARK in value:
+                self._one_event(record)
+        RECORDS.labels("events", "read").inc(len(records))
+        self.positions.offsets.setdefault(topics.EVENTS.entity, {})[partition] = records[-1].offset + 1
+        self.positions.clocks_ms[partition] = max(self.positions.clocks_ms.get(partition, 0), records[-1].timestamp)
+        self.ledger.tick(partition, self.positions.clocks_ms[partition])
+
+    def _one_event(self, record: Any) -> None:
+        decoded = decode(record.value, record.timestamp, self.settings.personalize.skew_max_ms)
+        if not isinstance(decoded, Ok):  # personalize says why
+            return
+        event = decoded.event
+        ident, bit = event.properties.recommendation_id or "", BITS.get(event.event or "")
+        user = key(event.tenant, event.user)
+        if bit is None or not ident.startswith(ID_PREFIX) or self.erasures.covers(user, decoded.ts_ms):
+            return
+        self.ledger.react(user, ident, bit, record.timestamp, revenue_micros(event.properties))
+        RECORDS.labels("events", event.event).inc()
+
+    async def _publish(self, producer: AIOKafkaProducer, changed: Mapping[bytes, bytes | None]) -> None:
+        """Step 4. Fails, and ends the process, where another worker has begun."""
+        rows: list[producing.Message] = [(record_key, value, ()) for record_key, value in changed.items()]
+        rows.append((POSITIONS_KEY, _encode(self.positions), ()))
+        with SECONDS.time():
+            async with producer.transaction():
+                await producing.send_batches(producer, topics.OFFERS.name(self.settings.kafka.topic_prefix), {0: rows})
+        self._written_at = time.monotonic()
+        USERS.set(len(self.ledger.users))
+        for (tenant, placement), learned in self.ledger.placements.items():
+            FEATURES.labels(tenant, placement).set(len(learned.row_of))
+            LEFT_OUT.labels(tenant, placement).set(learned.left_out)
+
+    def _on_erasure(self, _: bytes, erasure: Erasure) -> None:
+        if erasure.user_id is not None:
+            self._named |= {key(erasure.tenant, one) for one in (erasure.user_id, *erasure.devices)}
+
+    def _say(self, port: int, *, ready: bool) -> None:
+        content = json.dumps({"pid": os.getpid(), "metrics_port": port, "ready": ready}).encode()
+        write_whole(self.settings.home / "run" / "offers.json", content)
+
+
+async def run(settings: Settings) -> None:
+    """Until SIGTERM or SIGINT."""
+    worker = Worker(settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
+    await worker.run()
+    log.info("offers worker ended")
+
+
+def main() -> int:
+    """Exit code: 0 after a signal."""
+    settings = load()
+    configure(settings)
+    uvloop.run(run(settings))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
