@@ -1,6 +1,8 @@
 # One image for the workers and the collector (no torch), one for training. Build: docker build --target workers .
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CLICKWAKE_HOME=/var/lib/clickwake
+# memory that was needed once goes back to the system, see clickwake/up.py
+ENV MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576
 RUN groupadd --system --gid 10001 clickwake \
  && useradd --system --uid 10001 --gid clickwake --home-dir /var/lib/clickwake --create-home clickwake \
  && install --directory --owner clickwake --group clickwake /models

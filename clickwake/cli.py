@@ -21,8 +21,18 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("clickwake"))
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it and exit")] = False,
+) -> None:
     """Settings come from the environment (CLICKWAKE_*), see stream/settings.py. Logs go to standard error."""
     import structlog
 
@@ -293,17 +303,28 @@ def migrate(
 
 
 @app.command()
-def setup() -> None:
+def setup(
+    wait: Annotated[float, typer.Option(min=0, help="seconds to wait for each of Kafka and ClickHouse")] = 60.0,
+) -> None:
     """Create what is missing of topics and tables; waits for Kafka and ClickHouse. For the first start of a deployment."""
+    import asyncio
+
     from clickwake import topics as topic_admin
+    from stream.adapters.clickhouse import ClickHouseMissing, MigrationError
     from stream.adapters.clickhouse import migrate as apply
+    from stream.adapters.kafka_clients import KafkaMissing, wait_for_kafka
     from stream.settings import load
 
     settings = load()
-    for outcome in topic_admin.create(settings):
-        typer.echo(f"{outcome.topic}: {outcome.result}")
-    for name in apply(settings.clickhouse):
-        typer.echo(f"applied {name}")
+    try:
+        asyncio.run(wait_for_kafka(settings, wait))
+        for outcome in topic_admin.create(settings):
+            typer.echo(f"{outcome.topic}: {outcome.result}")
+        for name in apply(settings.clickhouse, wait_s=wait):
+            typer.echo(f"applied {name}")
+    except (KafkaMissing, topic_admin.TopicsError, ClickHouseMissing, MigrationError) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
 
 
 @app.command()
@@ -552,14 +573,27 @@ def bench_api(
 @bench.command("bot")
 def bench_bot(
     rate: Annotated[float, typer.Option(min=1, help="events/s of the others; the bot sends as many")] = 400.0,
-    seconds: Annotated[float, typer.Option(min=1, help="length of each of the two stretches")] = 30.0,
+    seconds: Annotated[float, typer.Option(min=1, help="length of each of the three stretches")] = 30.0,
     workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Does one user with half of all traffic slow the others down? Their latency alone and beside a bot."""
-    from benchmarks import bot
+    from benchmarks import beside
 
-    raise typer.Exit(bot.main(bot.Options(rate=rate, seconds=seconds, workers=workers), as_json=as_json))
+    raise typer.Exit(beside.main("bot", beside.Options(rate=rate, seconds=seconds, workers=workers), as_json=as_json))
+
+
+@bench.command("outage")
+def bench_outage(
+    rate: Annotated[float, typer.Option(min=1, help="events/s")] = 400.0,
+    seconds: Annotated[float, typer.Option(min=1, help="length of each of the three stretches")] = 60.0,
+    workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+) -> None:
+    """Does personalize notice that ClickHouse is away? Its latency with and without it, and how fast the sink catches up."""
+    from benchmarks import beside
+
+    raise typer.Exit(beside.main("outage", beside.Options(rate=rate, seconds=seconds, workers=workers), as_json=as_json))
 
 
 @bench.command("rebuild")
@@ -761,6 +795,14 @@ def offers(
     from clickwake import offers as command
 
     raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))
+
+
+@app.command()
+def campaigns(as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False) -> None:
+    """What each delivery is worth: returns and money gained beside those held out, by expected gain, with intervals."""
+    from clickwake import campaigns as command
+
+    raise typer.Exit(command.results(as_json=as_json))
 
 
 models = typer.Typer(help="The registry of bundles: list them, and keys that say which of them workers take.")

@@ -45,6 +45,10 @@ READY_PATH = {"api": "/health/ready", "collector": "/health/ready"}
 READY_TIMEOUT_S = 120.0
 SETTLED_S = 3.0  # a process that says nothing of itself counts as ready once it has lived this long
 POLL_S = 0.1
+# Of glibc; by themselves the two thresholds rise to 32 MB once a large block was freed. Then the buffers of a backlog come
+# from the heap and leave holes in it, and memory that was needed once stays with the process. Fixed, they go back. The
+# Dockerfile sets the same.
+MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
 
 Say = Callable[[str], None]
 
@@ -213,7 +217,7 @@ class Local:
             self._await_ready(name)
 
     def _run(self, name: str, command: Sequence[str], log: Path) -> None:
-        env = os.environ | {"CLICKWAKE_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
+        env = MALLOC | os.environ | {"CLICKWAKE_HOME": str(self.home), "PYTHONUNBUFFERED": "1"}
         if name.startswith("personalize"):  # its products are small: BLAS threads would only spin on cores others need
             env.setdefault("OPENBLAS_NUM_THREADS", "1")
         if self._train_every:

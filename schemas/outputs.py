@@ -108,7 +108,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):
-    """`probability` is P(no return within `horizon_days`) at `as_of_ts`; `interval` a 90% interval of it."""
+    """`probability` is P(no return within `horizon_days`) at `as_of_ts`; `interval` a 90% interval of it. When raised:
+    `features` are what was known of the user (`stream.core.featurize.ALERT_FEATURES`), kept so that whom a message persuades
+    is learned from the very values it is decided by; `effects`: delivery → P(back within 7 days) if it is sent, and if not,
+    for those deliveries of which the model knows."""
 
     alert_id: str
     tenant: str
@@ -121,6 +124,8 @@ class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):
     last_event_ts: Instant
     as_of_ts: Instant
     model_version: str
+    features: tuple[float, ...] = ()
+    effects: dict[str, tuple[float, float]] = {}
 
 
 class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -140,9 +145,21 @@ class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
 
 
+class Expected(msgspec.Struct, frozen=True, kw_only=True):
+    """What a message is foreseen to bring: `gain` = `uplift` × `value` − `cost`. `value`: of this user's return; `uplift`:
+    P(back within 7 days) if it is sent minus if not. Without a model that knows of the delivery, both are null."""
+
+    value: float
+    cost: float
+    uplift: float | None = None
+    gain: float | None = None
+    model_version: str = ""
+
+
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a message about a user, on `clickwake.deliveries.v1`; the last record of a `delivery_id` counts. The
-    alert or change itself is kept while it still waits (deferred until `until`). `about_id`: the alert's or change's id."""
+    alert or change itself is kept while it still waits (deferred until `until`). `about_id`: the alert's or change's id.
+    `decided_at`: when it was decided by lot whether it goes out, with the chance `propensity`; `reason`: why, in words."""
 
     delivery_id: str
     tenant: str
@@ -151,13 +168,17 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     about_kind: Literal["churn-alert", "segment-change"]
     about_id: str
-    status: Literal["sent", "held_out", "capped", "suppressed", "deferred", "failed"]
+    status: Literal["sent", "held_out", "left_out", "capped", "suppressed", "deferred", "failed"]
     at: Instant
     attempts: int = 0
     until: Instant | None = None
     error: str = ""
     alert: ChurnAlert | None = None
     segment_change: SegmentChange | None = None
+    decided_at: Instant | None = None
+    propensity: float | None = None
+    expected: Expected | None = None
+    reason: str = ""
 
 
 def output_id(kind: str, *parts: str) -> str:

@@ -34,6 +34,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     data_to: Instant
     metrics: dict[str, float]
     files: dict[str, FileEntry]
+    uplift: dict[str, dict[str, float]] = {}  # delivery → figures; in the order of `uplift.onnx`, which is there if any is
 
 
 class ModelRelease(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 FOREVER_MS = -1
 
 
@@ -23,6 +24,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int = 1  # for topics that are not by_user
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = 7 * DAY_MS
+    compaction_lag_ms: int = 0  # how long a record stays although a later one of its key is there
     message_bytes_max: int = 1_048_576
     why: str
 
@@ -44,6 +46,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         }
         if self.cleanup == "compact":
             config["max.compaction.lag.ms"] = str(DAY_MS)
+            config["min.compaction.lag.ms"] = str(self.compaction_lag_ms)
             config["delete.retention.ms"] = str(delete_retention_ms)
             config["min.cleanable.dirty.ratio"] = "0.1"
         else:
@@ -59,6 +62,7 @@ ITEMS = Topic(entity="items", key="tenant/item", partitions=4, cleanup="compact"
 ITEM_VECTORS = Topic(entity="item-vectors", key="space/tenant/item", partitions=4, cleanup="compact",
                      why="encoded once in the fleet, read by everybody")
 ITEM_COUNTS = Topic(entity="item-counts", key="partition/tenant/item", partitions=4, cleanup="compact",
+                    compaction_lag_ms=HOUR_MS,
                     why="absolute totals a partition owner publishes; readers sum over partitions")
 RECOMMENDATIONS = Topic(entity="recommendations", key="tenant/user", by_user=True, why="outputs")
 DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
@@ -75,7 +79,7 @@ DEAD_LETTERS = Topic(entity="dead-letters", key="tenant/user", by_user=True, ret
 ERASURES = Topic(entity="erasures", key="tenant/hash of tenant/user", partitions=4, cleanup="compact",
                  why="users to forget, and the list by which late events are told")
 MODELS = Topic(entity="models", key="current", cleanup="compact", why="the released bundle")
-STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact",
+STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact", compaction_lag_ms=HOUR_MS,
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
 
 OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES, DEAD_LETTERS)

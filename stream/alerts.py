@@ -6,7 +6,7 @@ import numpy as np
 
 from schemas.outputs import ChurnAlert, output_id
 from stream.core import churn
-from stream.core.featurize import Float32, churn_features
+from stream.core.featurize import Float32, alert_features, churn_features
 from stream.core.state import DAY_MS, Alert, UserState
 from stream.outbox import Outbox, utc
 from stream.partition import Cause, PartitionState
@@ -62,8 +62,11 @@ class AlertDesk:
         set the new one: then it is set now."""
         if not keys or serving.models is None:
             return
-        curves, foreseen = await self._foresee(serving, [part.read(key) for key in keys])
-        for key, curve, foreseen_ms in zip(keys, curves, foreseen, strict=True):
+        states = [part.read(key) for key in keys]
+        curves, foreseen = await self._foresee(serving, states)
+        known = np.stack([alert_features(state, state.due_ts_ms) for state in states])  # (B, F)
+        effects = await self.run(serving.models.effects, known)
+        for at, (key, curve, foreseen_ms) in enumerate(zip(keys, curves, foreseen, strict=True)):
             state = part.change(key)
             due_ms = state.due_ts_ms
             state.due_ts_ms = 0
@@ -73,7 +76,8 @@ class AlertDesk:
                 part.set_due(key, foreseen_ms)
                 continue
             state.alert = Alert(raised=True, raised_ts_ms=due_ms, alert_event_id=state.last_event_id)
-            self._emit("raised", key, state, curve, due_ms, serving, outbox)
+            said = {name: (float(both[at, 0]), float(both[at, 1])) for name, both in effects.items()}
+            self._emit("raised", key, state, curve, due_ms, serving, outbox, tuple(known[at].tolist()), said)
             part.outcomes["alert_raised"] += 1
 
     async def reschedule(self, part: PartitionState, serving: Serving, outbox: Outbox, *, behind: bool = False) -> None:
@@ -147,8 +151,9 @@ class AlertDesk:
         return curves, churn.due_ms(curves, last_ts_ms, serving.churn).tolist()
 
     def _emit(
-        self, what: str, key: bytes, state: UserState, curve: Float32, ts_ms: int, serving: Serving, outbox: Outbox
-    ) -> None:
+        self, what: str, key: bytes, state: UserState, curve: Float32, ts_ms: int, serving: Serving, outbox: Outbox,
+        features: tuple[float, ...] = (), effects: dict[str, tuple[float, float]] | None = None,
+    ) -> None:  # fmt: skip
         tenant, user = key.decode().split("/", 1)
         silence_days = max(0.0, (ts_ms - state.last_ts_ms) / DAY_MS)
         p = float(churn.p_no_return(curve, silence_days, serving.churn))
@@ -164,6 +169,8 @@ class AlertDesk:
             last_event_ts=utc(state.last_ts_ms),
             as_of_ts=utc(ts_ms),
             model_version=serving.version or NO_MODEL,
+            features=features,
+            effects=effects or {},
         )
         outbox.alert(alert, ts_ms)
 

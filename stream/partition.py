@@ -33,6 +33,7 @@ from stream.core import state as states
 from stream.core.counts import PartitionCounts
 from stream.core.owed import Owed
 from stream.core.state import UserState
+from stream.core.terms import NO_TERM, headers
 from stream.ports import Store
 
 
@@ -80,6 +81,7 @@ class NoStore:
     """Of a partition that holds no states: it keeps nothing and has nothing."""
 
     changelog_offset = -1
+    term = NO_TERM
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [None] * len(keys)
@@ -100,6 +102,7 @@ class PartitionState:
         self.partition = partition
         self.passes_on = isinstance(store, NoStore)
         self.store = store
+        self.headers = headers(store.term)  # of all that is written of this partition until it is let go
         self.counts = counts
         self.published = {key: count.offset for key, count in counts.counts.items()}
         raw = store.get_many([META_KEY])[0]

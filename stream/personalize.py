@@ -22,6 +22,7 @@ from stream.core.featurize import Sequence
 from stream.core.fold import Outcome
 from stream.core.recommend import Rules, rank
 from stream.core.state import UserState
+from stream.core.terms import CLAIM_KEY
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import NOBODY, PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
@@ -57,6 +58,10 @@ class _Decoded(NamedTuple):
     key: bytes
     event: Event | None  # None: the user withdraws consent to a profile
     ts_ms: int
+
+
+class Superseded(RuntimeError):
+    """The partition is another worker's: this process ends, and begins again with what the changelog says then."""
 
 
 class Personalizer:
@@ -120,7 +125,9 @@ class Personalizer:
 
         False when the partition was lost while the changelog was written: then the store must not claim to stand for what
         another owner wrote meanwhile, and nothing is acknowledged. If somebody else's records lie between the last interval
-        and this one, a former owner that slept in the middle of its write has woken: its keys are written anew.
+        and this one, a former owner that slept in the middle of its write has woken: they do not count, and their keys are
+        written anew before compaction would prefer them. If a claim is among them, what was written after it here does not
+        count: raises `Superseded`, and the records are read again.
         """
         if part.passes_on:
             return True
@@ -134,18 +141,24 @@ class Personalizer:
         await self._publish_counts(part)
         while part.dirty or part.erased or part.meta_changed():
             log, puts = part.frozen()
-            records = [OutRecord(key, value, []) for key, value in log]
+            records = [OutRecord(key, value, part.headers) for key, value in log]
             before = part.store.changelog_offset
             last = (await self.outputs.send(topics.STATE, {part.partition: records}))[part.partition]
             if not self.fence.holds():
                 return False
+            foreign: set[bytes] = set()
+            if last - before > len(records):
+                foreign = await self.fence.written_between(part.partition, before + 1, last)
+                if CLAIM_KEY in foreign:
+                    raise Superseded(f"another worker has claimed partition {part.partition} since this one opened it: what "
+                                     "was written meanwhile does not count. Its records are read again by who owns it now")
             part.store.write(puts, last, self.clock.now_ms())
             part.written()
             if part.purging:  # off the loop, for heartbeats; nobody else uses the store: the partition is locked
                 await asyncio.to_thread(part.store.purge, sorted(part.purging))
                 part.purging.clear()
-            if last - before > len(records):
-                part.write_again(await self.fence.written_between(part.partition, before + 1, last))
+            if foreign:
+                part.write_again(foreign)
         return True
 
     async def tick(self, part: PartitionState, caught_up: bool, waiting: int = 0) -> None:
@@ -315,11 +328,12 @@ class Personalizer:
 
     async def _publish_counts(self, part: PartitionState) -> None:
         counts = part.counts
+        counts.dirty |= self.serving.overwritten.pop(part.partition, set()) & counts.counts.keys()
         records: dict[int, list[OutRecord]] = {}
         for key in sorted(counts.dirty):
             full = f"{part.partition}/{key}".encode()
             target = self.partition_of(full) % topics.ITEM_COUNTS.partitions
-            records.setdefault(target, []).append(OutRecord(full, msgspec.msgpack.encode(counts.counts[key]), []))
+            records.setdefault(target, []).append(OutRecord(full, msgspec.msgpack.encode(counts.counts[key]), part.headers))
         if records:
             await self.outputs.send(topics.ITEM_COUNTS, records)
             part.published.update((key, counts.counts[key].offset) for key in counts.dirty)

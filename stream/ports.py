@@ -49,6 +49,10 @@ class Models(Protocol):
         """(B, F) churn features → (B, E) log survival at `churn.EDGES_DAYS`."""
         ...
 
+    def effects(self, features: Float32) -> dict[str, Float32]:
+        """(B, F) alert features → for each delivery it knows of (B, 2): P(back within 7 days) if it is sent, and if not."""
+        ...
+
 
 class Fence(Protocol):
     """Between owners of a partition: a process may stop anywhere, even inside a write, and go on when it owns nothing."""
@@ -58,7 +62,7 @@ class Fence(Protocol):
         ...
 
     async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
-        """Keys of the changelog's records from one offset to another, both included."""
+        """Keys of the changelog's records from one offset to another, both included; claims have `terms.CLAIM_KEY`."""
         ...
 
 
@@ -80,6 +84,11 @@ class Store(Protocol):
     @property
     def changelog_offset(self) -> int:
         """Offset of the last changelog record the values stand for, -1 for none."""
+        ...
+
+    @property
+    def term(self) -> int:
+        """The term that held there, see `stream.core.terms`."""
         ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...

@@ -71,6 +71,8 @@ class ServingState:
         self.vectors: dict[tuple[str, str], dict[str, ItemVector]] = {}  # (tenant, item) → space → vector
         self.counts: dict[tuple[str, str, int], ItemCount] = {}  # (tenant, item, partition)
         self._untaken: dict[bytes, bytes] = {}  # records of counts that nobody has looked at yet, the newest of each key
+        self._terms: dict[tuple[int, int], int] = {}  # (partition, log's partition) → the newest term of its counts
+        self.overwritten: dict[int, set[str]] = {}  # partition → items whose last record does not count, `tenant/item`
 
     def on_vector(self, key: bytes, value: bytes | None) -> tuple[Item, Float32] | None:
         """One record of the item-vectors topic; returns what the current index is to be told, if anything."""
@@ -87,11 +89,20 @@ class ServingState:
             return None
         return vector.item, self._text_vector(vector, self.current)
 
-    def on_count(self, key: bytes, value: bytes | None) -> None:
+    def on_count(self, key: bytes, value: bytes | None, log_partition: int = 0, term: int | None = None) -> None:
         """One record of the item-counts topic: absolute totals of one partition. It is only kept: under load most are
-        replaced by the next before anybody ranks."""
-        if value is not None:
-            self._untaken[key] = value
+        replaced by the next before anybody ranks. What an owner of an older term wrote late does not count; who owns the
+        partition now publishes it anew."""
+        if value is None:
+            return
+        owner, item = key.decode().split("/", 1)
+        if term is not None:
+            newest = self._terms.setdefault((int(owner), log_partition), term)
+            if term < newest:
+                self.overwritten.setdefault(int(owner), set()).add(item)
+                return
+            self._terms[int(owner), log_partition] = term
+        self._untaken[key] = value
 
     def take_counts(self) -> None:
         """Decode what came since and put it into the current index."""

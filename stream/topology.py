@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -25,10 +26,11 @@ from stream.adapters.metrics import Metrics
 from stream.adapters.serving_readers import ServingReaders
 from stream.adapters.state_store import Identity, PartitionStore, directory
 from stream.core.counts import PartitionCounts
+from stream.core.terms import CLAIM_KEY
 from stream.fleet import Fleet, Opened, rebuild_due
 from stream.outbox import OutRecord
 from stream.partition import DUE_PREFIX, NoStore, PartitionState
-from stream.personalize import Input, Personalizer
+from stream.personalize import Input, Personalizer, Superseded
 from stream.segments import SegmentDesk
 from stream.settings import Settings
 
@@ -155,7 +157,7 @@ class Personalize:
         """Of the port `Fence`."""
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
         log.warning("somebody else wrote to the changelog", partition=partition, first=first, last=last,
-                    next="its keys are written anew")  # fmt: skip
+                    next="it does not count; its keys are written anew")  # fmt: skip
         return await changelog.keys_between(topic, partition, first, last, self.settings)
 
     def may_write(self) -> bool:
@@ -166,7 +168,8 @@ class Personalize:
         )
 
     async def open_partition(self, partition: int) -> Opened:
-        """Recover one partition: its store brought up to the changelog's end, its counts as they were published."""
+        """Recover one partition: claimed, so that nothing counts any more that its former owner may write yet; its store
+        brought up to the changelog's end; its counts as they were published."""
         await self.following.wait()
         await asyncio.gather(self.ranking.ready(), self.erasures.ready())
         # what the owner before us published until it let go, and the release it may have ranked with already
@@ -179,17 +182,24 @@ class Personalize:
         clock = self.fleet.personalizer.clock
         identity = Identity(await kafka_clients.topic_id(self.settings, topic), DAY_MS, clock.now_ms())
         store = PartitionStore.open(directory(self.settings, "personalize", partition), identity)
+        claim = [OutRecord(CLAIM_KEY, socket.gethostname().encode(), [])]
+        term = (await self.fleet.personalizer.outputs.send(topics.STATE, {partition: claim}))[partition]
         recovered = await changelog.recover(store, topic, partition, self.settings)
+        if store.term != term:
+            store.close()
+            raise Superseded(f"another worker has claimed partition {partition} while this one opened it")
         due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         if recovered.records:
-            stale: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
-            store.write(stale | rebuild_due(store.iterate()), store.changelog_offset, clock.now_ms())
+            gone: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
+            store.write(gone | rebuild_due(store.iterate()), store.changelog_offset, clock.now_ms())
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         counts = PartitionCounts(self.ranking.serving.current.counts_policy, self.ranking.serving.counts_of(partition))
         own = self.settings.personalize
         state = PartitionState(partition, store, counts, own.cached_states_max, own.recommend_interval_ms)
         await self._reconcile(state)
         state.load_timers([(key, int.from_bytes(value, "big")) for key, value in due])
+        if recovered.stale:
+            state.write_again(recovered.stale)
         log.info("partition opened", partition=partition, recovered=recovered.records, seconds=round(recovered.seconds, 3),
                  timers=len(due))  # fmt: skip
         return Opened(state, store.close, lambda: (key for key, _ in store.iterate() if not key.startswith(b"#")))

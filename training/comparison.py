@@ -19,6 +19,7 @@ from training.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, bootstrap, 
 Measures = dict[str, Interval]  # measure → value
 Statistic = Callable[[FloatArray, FloatArray], float]  # (predictions (U,), truth (U,)) → a measure of the whole sample
 NEUTRAL = ("tail_shown@10", "tail_wanted")  # described, not better or worse
+NEUTRAL_TASKS = ("exposure-",)
 LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss")
 
 
@@ -116,9 +117,10 @@ def verdict(measure: str, ahead: Interval | None) -> str:
     >>> verdict("brier", Interval(-0.01, -0.02, -0.005)), verdict("auc", Interval(0.01, -0.01, 0.03))
     ('better', 'level')
     """
-    if ahead is None or measure.rpartition(".")[2] in NEUTRAL:
+    task, _, name = measure.rpartition(".")
+    if ahead is None or name in NEUTRAL or task.startswith(NEUTRAL_TASKS):
         return ""
-    low, high = (-ahead.high, -ahead.low) if measure.rpartition(".")[2] in LESS_IS_BETTER else (ahead.low, ahead.high)
+    low, high = (-ahead.high, -ahead.low) if name in LESS_IS_BETTER else (ahead.low, ahead.high)
     return "better" if low > 0 else "worse" if high < 0 else "level"
 
 

@@ -19,8 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from producers.datasets.table import DatasetError
+from stream.adapters.onnx import session
 from stream.core.bandit import BayesianLinear, Float64
-from training import baselines, campaigns, uplift
+from training import baselines, campaigns, persuasion, uplift
 from training.campaigns import BANDIT, EMAIL, Impressions
 from training.comparison import Comparison, Measures, merged, statistics
 from training.evaluations import Evaluated, Request
@@ -141,7 +142,9 @@ def whom(path: Path, seed: int, request: Request) -> Evaluated:
     for part in range(PARTS):
         held, known = parts == part, parts != part
         model = uplift.fit(mail.features[known], mail.treated[known], mail.visited[known])
-        scores[SERVED][held] = model.gain(mail.features[held])
+        served = session(persuasion.graph({"e-mail": model}), request.settings.training.threads)
+        (chances,) = served.run(None, {"features": mail.features[held].astype(np.float32)})  # (n, 1, 2)
+        scores[SERVED][held] = chances[:, 0, 0] - chances[:, 0, 1]
         scores["response"][held] = model.response(mail.features[held])
         beta = baselines.logistic(mail.features[known].astype(np.float32), mail.visited[known])
         scores["response, logistic, all"][held] = baselines.predict(beta, mail.features[held].astype(np.float32))

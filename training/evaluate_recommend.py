@@ -2,8 +2,9 @@
 
 Sub-tasks: each known user's next moment after the split; of it, items new to the user (`new`), items outside the most
 touched fifth (`long-tail`), items with fewer than five touches ranked among themselves (`cold`); quality by how long users
-have been here (`users-…`), how much of the long tail is shown and was wanted (`exposure`); and the same before every moment
-after the split (`successive`), with histories and live counts as they then were, and models as of the split.
+have been here (`users-…`), how much of the long tail is shown and was wanted (`exposure`), exposure by brand, or by category
+where there are none (`exposure-by-…`, `exposure-gap-by-…`); and, but for these, the same before every moment after the split
+(`successive`), with histories and live counts as they then were, and models as of the split.
 Ours is learned on what came before a validation window, blended on that window, and learned again up to the split; it is
 asked through its ONNX files and stream.core.
 """
@@ -22,9 +23,10 @@ from stream.core.blend import PARTS, USER_FEATURES, Blend
 from stream.core.counts import PartitionCounts
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import held_out, train
+from training import exposure, held_out, train
 from training.asking import Columns, next_of, walk
 from training.evaluations import Evaluated, Request, iso
+from training.exposure import Groups
 from training.judging import Judge, Ours, Panelist, Ranker, Values, averaged
 from training.metrics import Interval, bootstrap
 from training.panel import roster
@@ -79,7 +81,7 @@ class Stage:
         counts = replay.snapshot.counts
         made = {name: make(counts) for name, make in rankers.items()}
         counts.dirty.clear()
-        judge = Judge(columns, np.bincount(past.items, minlength=past.n_items), counts)
+        judge = Judge(columns, np.bincount(past.items, minlength=past.n_items), counts, self.groups())
         end_ms = self.history.to_ms + 1
         asked = next_of(replay, columns, self.split_ms, end_ms, held_out.USERS_MAX)
         if not asked:
@@ -94,8 +96,15 @@ class Stage:
         found = {}
         for name in made:
             found[name] = at_split[name].values() | later[name].values()
+            if judge.groups is not None:
+                found[name] |= exposure.measured(judge.groups, at_split[name].by_group)
             found[name][""]["coverage@10"] = np.array([len(at_split[name].shown) / known])  # one value: no interval
         return found
+
+    def groups(self) -> Groups | None:
+        """Brands, or categories, by which exposure is measured."""
+        past, _ = interactions(self.history, self.split_ms)
+        return exposure.groups(self.history.items, np.bincount(past.items, minlength=past.n_items))
 
     def panel(self) -> dict[str, Make]:
         """The other methods, fitted with the same budget as ours."""
@@ -132,9 +141,9 @@ def run(request: Request) -> Evaluated:
     found = stage.judged(rankers)
     several = [found.pop(name) for name in seeds]
     comparison = held_out.comparison(request.dataset, split_ms, {SERVED: averaged(several)} | found, SERVED)
-    comparison = msgspec.structs.replace(
-        comparison, settings={"seeds": len(seeds), "budget_s": request.settings.training.budget_s} | blend.named()
-    )
+    settings: dict[str, float | str] = {"seeds": len(seeds), "budget_s": request.settings.training.budget_s, **blend.named()}
+    settings |= exposure.said(stage.groups(), comparison.models[SERVED])
+    comparison = msgspec.structs.replace(comparison, settings=settings)
     figures = {"Shares of the blend's parts": lambda figure: _shares(figure, blend)}
     if options.get("freshness"):
         aged = freshness(stage)

@@ -18,7 +18,7 @@ from schemas.release import FORMAT_VERSION, FileEntry, Manifest
 from stream.adapters import model_store
 from stream.adapters.onnx import Bundle, session, sha256
 from stream.core.churn import EDGES_DAYS
-from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.core.featurize import ALERT_FEATURES, CHURN_FEATURES, FEATURE_VERSION, Float32
 from stream.core.links import NO_LINKS, Links
 from stream.core.links import to_bytes as links_to_bytes
 from stream.core.state import KINDS
@@ -152,6 +152,8 @@ def golden(bundle: Bundle, features: Float32) -> bytes:
     inputs["text"] = rng.normal(size=(GOLDEN_USERS, manifest.text_dim)).astype(np.float32)
     some = features[:GOLDEN_USERS] if len(features) else np.zeros((1, len(CHURN_FEATURES)), dtype=np.float32)
     inputs["features"] = np.ascontiguousarray(some, dtype=np.float32)
+    if manifest.uplift:
+        inputs["alert_features"] = rng.normal(size=(GOLDEN_USERS, len(ALERT_FEATURES))).astype(np.float32)
     outputs = model_store.golden_outputs(bundle, inputs)
     assert outputs["log_survival"].shape[1] == len(EDGES_DAYS)
     buffer = io.BytesIO()

@@ -7,7 +7,7 @@ import numpy as np
 from stream.adapters.onnx import Bundle
 from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
-from training import links
+from training import exposure, links
 from training.asking import Columns, next_of
 from training.comparison import Comparison, Measures, means, merged, under
 from training.evaluations import iso
@@ -28,7 +28,8 @@ def values(
     """Model → sub-task → measure → each user's value, for every known user's next moment in [split_ms, end_ms); the
     questions depend on the history alone, so the values of two bundles can be paired.
 
-    `relink`: ask with links learned up to the split instead of the bundle's own, for a bundle learned before it.
+    `beside`: with these methods, and with exposure by brand. `relink`: ask with links learned up to the split instead of the
+    bundle's own, for a bundle learned before it.
     """
     past, _ = interactions(history, split_ms)
     columns = Columns(history)
@@ -39,9 +40,13 @@ def values(
     for method in roster.panel(beside) if beside else ():
         method.fit(past, seed=0, budget_s=10.0, threads=1)
         rankers[method.name] = Panelist(method, history, split_ms)
-    judge = Judge(columns, np.bincount(past.items, minlength=past.n_items), replay.snapshot.counts)
+    touched = np.bincount(past.items, minlength=past.n_items)
+    by = exposure.groups(history.items, touched) if beside else None
+    judge = Judge(columns, touched, replay.snapshot.counts, by)
     asked = next_of(replay, columns, split_ms, end_ms, USERS_MAX)
-    return {name: one.values() for name, one in judge.judge(rankers, asked, together=True).items()}
+    verdicts = judge.judge(rankers, asked, together=True)
+    shares = {} if by is None or not asked else {name: exposure.measured(by, one.by_group) for name, one in verdicts.items()}
+    return {name: one.values() | shares.get(name, {}) for name, one in verdicts.items()}
 
 
 def compare(history: History, split_ms: int, end_ms: int, texts: Texts, bundle: Bundle, blend: Blend) -> Comparison:

@@ -16,7 +16,9 @@ from stream.core.counts import ItemCount, PartitionCounts
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
 from stream.core.links import Links
+from training import exposure
 from training.asking import Columns, Question
+from training.exposure import Groups
 from training.metrics import FloatArray, as_arrays, measures, top
 from training.offline import ask, follow, index_of
 from training.panel.method import Asked, Method
@@ -98,6 +100,7 @@ class Verdict:
     rows: dict[str, list[tuple[float, float, float, float]]] = field(default_factory=dict)
     shown: set[int] = field(default_factory=set)
     exposed: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    by_group: list[FloatArray] = field(default_factory=list)  # (2, G) of each question
 
     def add(self, task: str, ranked: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> None:
         self.rows.setdefault(task, []).append(measures(ranked, wanted))
@@ -113,10 +116,12 @@ class Verdict:
 
 class Judge:
     """Asks rankers the same questions. `touched` (N,) are touches of each item before the split; `counts` are those of the
-    replay the questions come from."""
+    replay the questions come from; with `groups`, exposure by them is measured at the split."""
 
-    def __init__(self, columns: Columns, touched: npt.NDArray[np.int64], counts: PartitionCounts) -> None:
-        self.columns, self.counts = columns, counts
+    def __init__(
+        self, columns: Columns, touched: npt.NDArray[np.int64], counts: PartitionCounts, groups: Groups | None = None
+    ) -> None:
+        self.columns, self.counts, self.groups = columns, counts, groups
         self.cold = touched <= COLD_TOUCHES_MAX
         head = np.argsort(-touched, kind="stable")[: int(HEAD_SHARE * (touched > 0).sum())]
         self.tail = np.ones(len(touched), dtype=bool)
@@ -144,6 +149,8 @@ class Judge:
         verdict.add(_named(prefix, user_group(len(question.state.days))), ranked, question.wanted)
         shares = (float(self.tail[ranked[:10]].mean()) if len(ranked) else 0.0, float(self.tail[question.wanted].mean()))
         verdict.exposed.setdefault(_named(prefix, EXPOSURE), []).append(shares)
+        if self.groups is not None and not prefix:
+            verdict.by_group.append(exposure.of_question(self.groups, ranked, question.wanted))
         tail = question.wanted[self.tail[question.wanted]]
         if len(tail):
             verdict.add(_named(prefix, "long-tail"), ranked, tail)

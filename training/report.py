@@ -29,6 +29,10 @@ TITLES = {
     "successive-new": "Before every moment: only items new to the user",
     "users-new": "Users here on one day so far", "users-occasional": "Users here on two to five days",
     "users-regular": "Users here on more days", "exposure": "The long tail in what is shown, and in what is wanted",
+    "exposure-by-brand": "Each brand's share of what is shown, places counted by how much they are looked at",
+    "exposure-gap-by-brand": "Each brand's share of what is shown minus its share of what is wanted",
+    "exposure-by-category": "Each category's share of what is shown, places counted by how much they are looked at",
+    "exposure-gap-by-category": "Each category's share of what is shown minus its share of what is wanted",
     "successive-users-new": "Before every moment: users here on one day so far",
     "successive-users-occasional": "Before every moment: users here on two to five days",
     "successive-users-regular": "Before every moment: users here on more days",
@@ -58,9 +62,18 @@ def page(manifest: Manifest, curve: Curve, found: Comparison, fitted: ChurnFit) 
         f"<p>Asked: no return within {policy.horizon_days:g} days. Raised at {policy.raise_at:g}, cleared below "
         f"{policy.clear_at:g}. Later visits than those the net learned from.</p>",
         _figure(lambda figure: calibration(figure, *fitted.calibration)),
-        "<h2>Weights</h2>", _values(manifest.blend), "<h2>Metrics</h2>", _values(manifest.metrics),
+        *_persuasion(manifest), "<h2>Weights</h2>", _values(manifest.blend), "<h2>Metrics</h2>", _values(manifest.metrics),
     ]  # fmt: skip
     return _html("Clickwake bundle", parts)
+
+
+def _persuasion(manifest: Manifest) -> list[str]:
+    """Of each delivery whose alerts go where they pay; nothing while there is none."""
+    parts = ["<h2>Whom messages persuade</h2>", "<p>Judged on users the model had not seen, in returns a 1,000 users; "
+             "docs/deliveries.md.</p>"] if manifest.uplift else []  # fmt: skip
+    for name, figures in manifest.uplift.items():
+        parts += [f"<h3>{html.escape(name)}</h3>", _values(figures)]
+    return parts
 
 
 def comparison_page(found: Comparison, figures: dict[str, Draw]) -> str:
@@ -84,13 +97,25 @@ def _compared(found: Comparison) -> list[str]:
     parts = []
     for group, measures in comparisons.groups(found).items():
         parts.append(f"<h3>{html.escape(_title(found.task, group))}</h3>")
-        parts.append(_figure(lambda figure, shown=measures: _measure_bars(figure, found, shown)))  # type: ignore[misc]
+        draw = _group_bars if group.startswith(comparisons.NEUTRAL_TASKS) else _measure_bars
+        parts.append(_figure(lambda figure, shown=measures, draw=draw: draw(figure, found, shown)))  # type: ignore[misc]
         parts.append(_comparison_table(found, measures))
     return parts
 
 
 def _title(task: str, group: str) -> str:
     return TITLES.get(group, group.capitalize()) if group else WHOLE[task]
+
+
+def _group_bars(figure: Any, found: Comparison, measures: list[str]) -> None:
+    """The served model's measures below each other: groups of items, not measures of the same thing."""
+    some = {name.rpartition(".")[2]: found.models[found.served][name] for name in measures}
+    figure.set_size_inches(9, 1.2 + 0.28 * len(some))
+    axis = figure.subplots()
+    sides = np.array([[one.value - one.low, one.high - one.value] for one in some.values()]).T
+    axis.barh(list(some), [one.value for one in some.values()], xerr=np.nan_to_num(np.clip(sides, 0, None)), color="#c8553d")
+    axis.axvline(0, lw=0.5, color="#999")
+    axis.invert_yaxis()
 
 
 def _measure_bars(figure: Any, found: Comparison, measures: list[str]) -> None:

@@ -22,7 +22,7 @@ from schemas.release import Manifest, ModelRelease, Verdict
 from stream import settings as settings_module
 from stream.adapters import model_store, signing
 from stream.settings import Settings
-from training import gate, release, snapshot, text_encoder, texts, train, verdicts, watch
+from training import gate, release, snapshot, text_encoder, texts, train, trials, verdicts, watch
 from training.parity import ParityFailed
 from training.texts import Texts
 
@@ -55,7 +55,7 @@ def run_once(settings: Settings, tenant: str) -> tuple[Verdict, ModelRelease | N
     """Train, judge, release or keep. Returns the verdict, which is kept beside the bundle, and the announcement if any."""
     history = snapshot.from_clickhouse(settings, tenant)
     known = texts.encode(settings, history.items, log.info)
-    trained = train.train(settings, history, texts=known, say=log.info)
+    trained = train.train(settings, history, texts=known, trials=trials.read(settings, tenant), say=log.info)
     version = trained.manifest.model_version
     release.sign_new(settings, version, trained.manifest_sha256)
     verdict = _judged(settings, history, known, trained.manifest)

@@ -7,7 +7,7 @@ The metrics in the manifest are those of step 2: nobody can judge the final mode
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,12 +21,14 @@ from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import blend, checkpoint, churn, export, fit, held_out, links, report, verdicts
+from training import blend, checkpoint, churn, export, fit, held_out, links, persuasion, report, verdicts
 from training.churn import ChurnFit
 from training.comparison import Comparison
 from training.fit import Curve
+from training.persuasion import Persuasion
 from training.snapshot import EmptyHistory, History, Moment, Snapshot, interactions, replay, visit_arrays
 from training.texts import Texts, encode
+from training.trials import Trials
 from training.user_encoder import Config, Recommender
 
 log = structlog.get_logger()
@@ -62,9 +64,10 @@ class Trained:
 def learn(
     history: History, texts: Texts, settings: Settings, *, parent: str | None = None,
     steps_max: int | None = None, policy: CountsPolicy | None = None, budget_s: float | None = None,
-    config: Config | None = None,
+    config: Config | None = None, persuades: Persuasion = persuasion.NOTHING,
 ) -> Learned:  # fmt: skip
-    """Replay a history, train all models on it and export them; nothing is published. Raises `EmptyHistory`."""
+    """Replay a history, train all models on it and export them; nothing is published. `persuades`: what was learned of
+    deliveries goes along. Raises `EmptyHistory`."""
     snapshot = replay(history, policy)
     if not snapshot.visits:
         raise EmptyHistory(f"{history.name}: all {len(history.events)} events lie at one time; a longer history is needed")
@@ -76,8 +79,9 @@ def learn(
     )  # fmt: skip
     hazard = churn.fit(snapshot.visits, seed=own.seed, end_ms=history.to_ms, horizon_days=own.churn_horizon_days)
     linked = links.fit(interactions(history)[0], item_ids, history.to_ms + 1)
-    files = export.files(model, hazard.net, item_ids, linked)
+    files = export.files(model, hazard.net, item_ids, linked) | persuades.files()
     manifest = export.draft(model, texts.space, parent, files, (history.from_ms, history.to_ms))
+    manifest = msgspec.structs.replace(manifest, uplift=persuades.figures(), metrics=persuades.metrics())
     return Learned(model, curve, hazard, files, export.open_files(manifest, files), snapshot)
 
 
@@ -110,9 +114,10 @@ def windows(history: History) -> tuple[int, int, int]:
 
 
 def train(
-    settings: Settings, history: History, *, texts: Texts | None = None, say: Say = lambda message: None
-) -> Trained:
-    """End to end, see the module. `texts` replaces the text encoder by known vectors."""
+    settings: Settings, history: History, *, texts: Texts | None = None, trials: Mapping[str, Trials] | None = None,
+    say: Say = lambda message: None,
+) -> Trained:  # fmt: skip
+    """End to end, see the module. `texts` replaces the text encoder by known vectors; `trials`: what was decided by lot."""
     texts = texts or encode(settings, history.items, say)
     policy, budget_s = CountsPolicy(), settings.training.budget_s / 2  # two runs share it
     validation_ms, test_ms, end_ms = windows(history)
@@ -123,7 +128,8 @@ def train(
     comparison = held_out.compare(history, test_ms, end_ms, texts, first.bundle, mixture)
     say("learning again from everything")
     final = learn(history, texts, settings, parent=newest_version(settings), policy=policy, budget_s=budget_s,
-                  steps_max=max(1, len(first.curve.loss)))
+                  steps_max=max(1, len(first.curve.loss)),
+                  persuades=persuasion.learn(trials or {}, settings.training.seed, say))
     manifest = described(final, mixture, comparison)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
     page = report.page(manifest, first.curve, comparison, final.churn)
@@ -138,6 +144,7 @@ def train(
 def described(learned: Learned, mixture: Blend, comparison: Comparison) -> Manifest:
     """The manifest with policies and metrics; its files are named when it is published."""
     metrics = held_out.as_metrics(comparison) | learned.churn.metrics | churn.calibration_metrics(learned.churn)
+    metrics |= learned.bundle.manifest.metrics
     policy = learned.snapshot.counts.policy
     return msgspec.structs.replace(
         learned.bundle.manifest, blend=mixture.named(), counts=_floats(policy), churn=_floats(learned.churn.policy),

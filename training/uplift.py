@@ -36,30 +36,43 @@ class Uplift(NamedTuple):
         return np.asarray(self.response(x) - self.control.predict_proba(x)[:, 1])
 
 
-def fit(x: FloatArray, treated: npt.NDArray[np.bool_], outcome: FloatArray) -> Uplift:
-    """Learn from customers with features (N, F) who were treated or not by lot."""
+def fit(x: FloatArray, treated: npt.NDArray[np.bool_], outcome: FloatArray, weights: FloatArray | None = None) -> Uplift:
+    """Learn from customers with features (N, F) who were treated or not by lot; `weights` (N,) where the lots' chances were
+    not the same for all, see `weigh`."""
     def one(some: npt.NDArray[np.bool_]) -> Pipeline:
         made = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=500))
-        return made.fit(x[some], outcome[some])
+        return made.fit(x[some], outcome[some], logisticregression__sample_weight=None if weights is None else weights[some])
 
     return Uplift(one(treated), one(~treated))
 
 
-def curve(scores: FloatArray, treated: FloatArray, outcome: FloatArray) -> FloatArray:
+def weigh(treated: npt.NDArray[np.bool_], propensity: FloatArray) -> FloatArray:
+    """(N,): the share of the treated / P(treated) for the treated, the same of the others for them: 1 where all had the same
+    chance, and otherwise as if they had (stabilised inverse propensity weights: Robins, Hernán and Brumback 2000).
+
+    >>> weigh(np.array([True, True, False, True]), np.array([0.75, 0.5, 0.75, 0.75])).tolist()
+    [1.0, 1.5, 1.0, 1.0]
+    """
+    share = treated.mean()
+    return np.asarray(np.where(treated, share / propensity, (1 - share) / (1 - propensity)))
+
+
+def curve(scores: FloatArray, treated: FloatArray, outcome: FloatArray, weights: FloatArray | float = 1.0) -> FloatArray:
     """(N,): outcomes gained by treating the first k customers by score, k = 1 … N: those of the treated among them minus
-    those of the others, the latter scaled to as many.
+    those of the others, the latter scaled to as many. `weights`: see `weigh`.
 
     >>> curve(np.array([2.0, 1.0]), np.array([1.0, 0.0]), np.array([1.0, 0.0])).tolist()
     [1.0, 1.0]
     """
     order = np.argsort(-scores, kind="stable")
     t, y = treated[order], outcome[order]
-    many, few = np.cumsum(t), np.cumsum(1 - t)
-    return np.asarray(np.cumsum(y * t) - np.cumsum(y * (1 - t)) * many / np.maximum(few, 1))
+    w = np.broadcast_to(weights, t.shape)[order]
+    many, few = np.cumsum(w * t), np.cumsum(w * (1 - t))
+    return np.asarray(np.cumsum(w * y * t) - np.cumsum(w * y * (1 - t)) * many / np.where(few > 0, few, 1))
 
 
-def qini(scores: FloatArray, treated: FloatArray, outcome: FloatArray) -> float:
+def qini(scores: FloatArray, treated: FloatArray, outcome: FloatArray, weights: FloatArray | float = 1.0) -> float:
     """Mean height of the curve above the straight line to its end, in outcomes per 1,000 customers: 0 for a lottery."""
-    found = curve(scores, treated, outcome)
+    found = curve(scores, treated, outcome, weights)
     n = len(found)
     return float((found - found[-1] * np.arange(1, n + 1) / n).mean() / n * 1_000)

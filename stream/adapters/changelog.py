@@ -1,8 +1,9 @@
 """Reading a changelog partition into its store, without a consumer group.
 
 The protocol: 1 the end offset is asked for once, at the start; 2 records are read from behind the store's offset, the
-last value of a key wins, a null value deletes; 3 each chunk is one atomic write with the offset it reaches. A crash at
-any point leaves a store that says how far it got, and the next recovery goes on from there.
+last value of a key wins, a null value deletes, what a former owner wrote late does not count (`stream.core.terms`); 3 each
+chunk is one atomic write with the offset it reaches. A crash at any point leaves a store that says how far it got, and the
+next recovery goes on from there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -19,6 +20,8 @@ from aiokafka.errors import KafkaError
 
 from stream.adapters.kafka_clients import aiokafka_arguments, wait_for_kafka
 from stream.adapters.state_store import NO_OFFSET, PartitionStore
+from stream.core import terms
+from stream.core.terms import CLAIM_KEY, Counted
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,13 +36,15 @@ Progress = Callable[[int, int], None]  # offsets read, offsets to read
 
 @dataclass(frozen=True)
 class Recovered:
-    """What a recovery did. `records` were read, `deleted` of them were tombstones."""
+    """What a recovery did. `records` were read, claims not counted, `deleted` of them were tombstones; the last records of
+    the `stale` keys do not count, and are to be written over."""
 
     records: int
     deleted: int
     from_offset: int
     end_offset: int
     seconds: float
+    stale: set[bytes] = field(default_factory=set)
 
 
 class RecoveryFailed(RuntimeError):
@@ -82,6 +87,7 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
     start = max(store.changelog_offset + 1, beginning)
     consumer.seek(tp, start)
     position, records, deleted, heard_at = start, 0, 0, time.monotonic()
+    term, stale = store.term, set[bytes]()
     writing: asyncio.Task[None] | None = None  # one chunk is written in a thread while the next is decoded
     try:
         while position < end:
@@ -90,13 +96,15 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
             if reached == position:
                 _check_silence(tp, time.monotonic() - heard_at, position, end)
                 continue
-            position, heard_at, records = reached, time.monotonic(), records + len(chunk)
-            puts = _fold(tp, chunk)
+            position, heard_at = reached, time.monotonic()
+            records += sum(record.key != CLAIM_KEY for record in chunk)
+            counted = _count(tp, chunk, term)
+            term, stale = counted.term, (stale - counted.puts.keys()) | counted.stale
             deleted += sum(1 for record in chunk if record.value is None)
             if writing is not None:
                 await asyncio.shield(writing)
             now_ms = int(time.time() * 1000)
-            writing = asyncio.create_task(asyncio.to_thread(store.write, puts, position - 1, now_ms))
+            writing = asyncio.create_task(asyncio.to_thread(store.write, counted.puts, position - 1, now_ms, term))
             if progress is not None:
                 progress(min(position, end) - start, end - start)
         if writing is not None:
@@ -106,19 +114,21 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
             # the thread cannot be stopped, and whoever cancelled may close the store next
             await asyncio.wait([writing])
     store.touch(int(time.time() * 1000))
-    done = Recovered(records, deleted, start, end, time.monotonic() - started)
+    done = Recovered(records, deleted, start, end, time.monotonic() - started, stale)
     log.info("changelog %s[%d]: %d records (%d deletions) from offset %d to %d in %.1f s", tp.topic, tp.partition,
              records, deleted, start, end, done.seconds)
     return done
 
 
-def _fold(tp: TopicPartition, chunk: list[Any]) -> dict[bytes, bytes | None]:
-    puts: dict[bytes, bytes | None] = {record.key: record.value for record in chunk}
-    if None in puts:
+def _count(tp: TopicPartition, chunk: list[Any], term: int) -> Counted:
+    if any(record.key is None for record in chunk):
         log.warning("changelog %s[%d]: records without a key near offset %d are left out; who writes there?", tp.topic,
                     tp.partition, chunk[0].offset)
-        del puts[None]  # type: ignore[arg-type]  # the very case that is not supposed to be
-    return puts
+    counted = terms.count(chunk, term)
+    if counted.stale:
+        log.warning("changelog %s[%d]: what a former owner wrote late does not count (%d keys near offset %d)", tp.topic,
+                    tp.partition, len(counted.stale), chunk[0].offset)
+    return counted
 
 
 def _check_silence(tp: TopicPartition, silent_s: float, position: int, end: int) -> None:
@@ -161,7 +171,7 @@ async def _append_ms(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int
 
 
 async def keys_between(topic: str, partition: int, first: int, last: int, settings: Settings) -> set[bytes]:
-    """Keys of the records at these offsets and between; what was compacted away is not among them.
+    """Keys of the records at these offsets and between, claims among them; what was compacted away is not.
 
     Raises `RecoveryFailed` when nothing arrives for a minute.
     """

@@ -1,7 +1,7 @@
 """The registry of releases: a folder or any fsspec URL.
 
     <registry>/bundles/<model_version>/manifest.json, user_encoder.onnx, item_adapter.onnx, churn.onnx,
-                                       item_residuals.npz, item_links.npz, golden.npz
+                                       item_residuals.npz, item_links.npz, golden.npz; uplift.onnx where it was learned
     <registry>/text/<space>/model.onnx, tokenizer.json, manifest.json
 
 Beside each manifest.json lies manifest.json.sig where keys are in use, see `signing`. A bundle is believed only after its
@@ -27,10 +27,11 @@ from stream.adapters.signing import SIGNATURE, Keys, Signer
 from stream.core.blend import Blend
 from stream.core.churn import EDGES_DAYS, ChurnPolicy
 from stream.core.counts import CountsPolicy
-from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.core.featurize import ALERT_FEATURES, CHURN_FEATURES, FEATURE_VERSION, Float32
 
 BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "item_links.npz",
                 "golden.npz")
+UPLIFT_FILE = "uplift.onnx"  # only where the manifest's `uplift` names deliveries
 FILE_BYTES_MAX = 1 << 30
 GOLDEN_DELTA_MAX = 1e-3  # |Δ| between machines; kernels differ in the last bits
 
@@ -140,10 +141,11 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
     if manifest.feature_version != FEATURE_VERSION:
         raise BundleRefused(f"features of version {manifest.feature_version}, this worker computes {FEATURE_VERSION}")
     _check_policies(manifest)
-    missing = set(BUNDLE_FILES) - manifest.files.keys()
+    names = (*BUNDLE_FILES, *([UPLIFT_FILE] if manifest.uplift else []))
+    missing = set(names) - manifest.files.keys()
     if missing:
         raise BundleRefused(f"the manifest names no {', '.join(sorted(missing))}")
-    files = read_files(uri, {name: manifest.files[name] for name in BUNDLE_FILES})
+    files = read_files(uri, {name: manifest.files[name] for name in names})
     try:
         bundle = Bundle(manifest, files, threads)
         golden = dict(np.load(io.BytesIO(files["golden.npz"]), allow_pickle=False))
@@ -177,10 +179,13 @@ def _check_policies(manifest: Manifest) -> None:
 
 
 def golden_outputs(bundle: Bundle, golden: dict[str, Any]) -> dict[str, Float32]:
-    """What a bundle says to golden inputs (items, kinds, ages, mask, text, features)."""
+    """What a bundle says to golden inputs (items, kinds, ages, mask, text, features, alert_features)."""
     user, weights = bundle.encode({name: golden[name] for name in ("items", "kinds", "ages", "mask")})
     adapted = bundle.adapt(golden["text"], [""] * len(golden["text"]))
-    return {"user": user, "weights": weights, "adapted": adapted, "log_survival": bundle.survival(golden["features"])}
+    said = {"user": user, "weights": weights, "adapted": adapted, "log_survival": bundle.survival(golden["features"])}
+    if bundle.manifest.uplift:
+        said["effects"] = np.stack(list(bundle.effects(golden["alert_features"]).values()), axis=1)  # (B, K, 2)
+    return said
 
 
 def _check_golden(bundle: Bundle, golden: dict[str, Any]) -> None:
@@ -191,6 +196,8 @@ def _check_golden(bundle: Bundle, golden: dict[str, Any]) -> None:
         "features": golden["features"].shape[-1] == len(CHURN_FEATURES),
         "log_survival": golden["log_survival"].shape[-1] == len(EDGES_DAYS),
     }
+    if manifest.uplift:
+        shapes["alert_features"] = golden["alert_features"].shape[-1] == len(ALERT_FEATURES)
     wrong = [name for name, fits in shapes.items() if not fits]
     if wrong:
         raise BundleRefused(f"dimensions of {', '.join(wrong)} differ from what the manifest and this worker expect")

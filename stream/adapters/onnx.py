@@ -107,6 +107,7 @@ class Bundle:
         self._user = session(files["user_encoder.onnx"], threads)
         self._adapter = session(files["item_adapter.onnx"], threads)
         self._churn = session(files["churn.onnx"], threads)
+        self._uplift = session(files["uplift.onnx"], threads) if manifest.uplift else None
         table = np.load(io.BytesIO(files["item_residuals.npz"]), allow_pickle=False)
         ids, vectors = [str(one) for one in table["ids"]], table["vectors"].astype(np.float32)
         if vectors.shape != (len(ids), manifest.dim):  # golden items have no residual, so they would not show it
@@ -148,3 +149,10 @@ class Bundle:
         """(B, F) → (B, E) log survival."""
         (log_survival,) = self._churn.run(None, {"features": features})
         return np.asarray(log_survival, dtype=np.float32)
+
+    def effects(self, features: Float32) -> dict[str, Float32]:
+        """(B, F) alert features → delivery → (B, 2): P(back within 7 days) if it is sent, and if not."""
+        if self._uplift is None:
+            return {}
+        (chances,) = self._uplift.run(None, {"features": features})  # (B, K, 2)
+        return dict(zip(self.manifest.uplift, np.asarray(chances, dtype=np.float32).transpose(1, 0, 2), strict=True))

@@ -18,6 +18,7 @@ from schemas.topics import DAY_MS
 from stream.adapters import changelog, kafka_clients
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.state_store import Identity, PartitionStore, directory
+from stream.core import terms
 from stream.core.state import UserState
 from stream.partition import META_KEY, Meta, unpack
 from stream.settings import Settings
@@ -102,9 +103,9 @@ class StateReplica:
         store = self._stores.get(records[0].partition)
         if store is None:  # a partition that was added after the states were laid out has none
             return
-        puts = {record.key: record.value for record in records if record.key is not None}
-        store.write(puts, records[-1].offset, _now_ms())
-        gone = sorted(key for key, value in puts.items() if value is None)
+        counted = terms.count(records, store.term)
+        store.write(counted.puts, records[-1].offset, _now_ms(), counted.term)
+        gone = sorted(key for key, value in counted.puts.items() if value is None)
         if gone:  # users who were erased: their bytes go from the files too
             task = asyncio.create_task(asyncio.to_thread(store.purge, gone))
             self._purging.add(task)

@@ -13,6 +13,7 @@ from schemas.topics import Topic
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.metrics import ReleaseMetrics
 from stream.adapters.releases import Releases
+from stream.core.terms import term_of
 from stream.serving import ServingState
 from stream.settings import Settings
 
@@ -58,4 +59,4 @@ class ServingReaders:
 
     def _on_counts(self, records: list[Any]) -> None:
         for record in records:
-            self.serving.on_count(record.key, record.value)
+            self.serving.on_count(record.key, record.value, record.partition, term_of(record.headers))

@@ -25,6 +25,7 @@ from typing import Self
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
 
+from stream.core.terms import NO_TERM
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     topic_id: str
     changelog_offset: int
     written_at_ms: int
+    term: int = NO_TERM  # that held at this offset, see `stream.core.terms`
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,17 @@ class PartitionStore:
         log.warning(WIPED, self.path, reason)
         self.drop()
         self._db, self.wiped = _open(self.path), reason
-        self._meta = msgspec.structs.replace(self._meta, changelog_offset=NO_OFFSET)
+        self._meta = msgspec.structs.replace(self._meta, changelog_offset=NO_OFFSET, term=NO_TERM)
 
     @property
     def changelog_offset(self) -> int:
         """Offset of the last changelog record the values stand for, `NO_OFFSET` for none. Recovery starts behind it."""
         return self._meta.changelog_offset
+
+    @property
+    def term(self) -> int:
+        """The term that held at `changelog_offset`."""
+        return self._meta.term
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values in the order of the keys, None for a key that is not there. Raises `StoreCorrupt`."""
@@ -116,8 +123,11 @@ class PartitionStore:
             raise self._damaged(error) from error
         return values
 
-    def write(self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int) -> None:
-        """Apply all of it or nothing: None deletes. `changelog_offset` is of the last record these values stand for."""
+    def write(
+        self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int, term: int | None = None
+    ) -> None:
+        """Apply all of it or nothing: None deletes. `changelog_offset` is of the last record these values stand for, `term`
+        what holds there, None for the one that held before."""
         if changelog_offset < self.changelog_offset:
             raise ValueError(f"store {self.path} stands for changelog offset {self.changelog_offset}; writing "
                              f"{changelog_offset} would make it claim less than it holds")
@@ -128,7 +138,9 @@ class PartitionStore:
                 batch.delete(key)
             else:
                 batch.put(key, value)
-        self._write(db, batch, msgspec.structs.replace(self._meta, changelog_offset=changelog_offset, written_at_ms=now_ms))
+        meta = msgspec.structs.replace(self._meta, changelog_offset=changelog_offset, written_at_ms=now_ms,
+                                       term=self.term if term is None else term)
+        self._write(db, batch, meta)
 
     def purge(self, keys: Sequence[bytes]) -> None:
         """Rewrite the files that may still hold old values of these keys, which were deleted: RocksDB would keep them until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log1p
+from math import expm1, log1p
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +17,8 @@ CHURN_FEATURES = (
     "log_gap_mean_days", "log_gap_last_days", "log_gap_max_days", "gap_cv",
     "log_days_active_7", "log_days_active_30", "log_recent_touches_7", "order_share",
 )  # fmt: skip
+
+ALERT_FEATURES = (*CHURN_FEATURES, "log_silence_days")  # of a user at the moment of an alert
 
 Float32 = npt.NDArray[np.float32]
 
@@ -105,3 +107,22 @@ def churn_features(state: UserState) -> Float32:
         len(state.order_days) / max(1, len(days)),
     ]
     return np.asarray(values, dtype=np.float32)
+
+
+def alert_features(state: UserState, ts_ms: int) -> Float32:
+    """(F + 1,) float32 in the order of ALERT_FEATURES: what is known of a user when an alert is raised at `ts_ms`."""
+    silence_days = max(0, ts_ms - state.last_ts_ms) / DAY_MS
+    return np.append(churn_features(state), np.float32(log1p(silence_days)))
+
+
+def mean_order(features: tuple[float, ...]) -> float | None:
+    """A user's revenue an order, from ALERT_FEATURES; None for who never ordered.
+
+    >>> mean_order((0.0,) * 4 + (log1p(2), log1p(30.0)) + (0.0,) * 9)
+    15.0
+    >>> mean_order(()) is None
+    True
+    """
+    known = dict(zip(ALERT_FEATURES, features, strict=False))
+    orders = round(expm1(known.get("log_orders", 0.0)))
+    return round(expm1(known["log_revenue"]) / orders, 4) if orders else None

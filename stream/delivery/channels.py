@@ -50,7 +50,7 @@ def signature(secret: bytes, ident: str, timestamp: int, body: bytes) -> str:
     """`webhook-signature` of Standard Webhooks 1.0: HMAC-SHA256 of `id.timestamp.body`, base64, after the version.
 
     >>> signature(b"key", "msg_1", 7, b"{}")
-    'v1,8B5+dkzeEhAAczQ17AM15Ww4ZIjAZKHlPj4gvJFQTzs='
+    'v1,UcjtNNKi6osFXxTKDIEbADH0yePbVKgj+tYxGWklV3w='
     """
     made = hmac.new(secret, f"{ident}.{timestamp}.".encode() + body, hashlib.sha256).digest()
     return f"v1,{base64.b64encode(made).decode()}"

@@ -7,18 +7,22 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
-from schemas.outputs import ChurnAlert, SegmentChange
+from schemas.outputs import ChurnAlert, Expected, SegmentChange
+from stream.core.featurize import mean_order
 from stream.delivery.rules import Delivery
 
 Said = ChurnAlert | SegmentChange
-Status = Literal["send", "held_out", "capped", "suppressed", "deferred"]
+Status = Literal["send", "held_out", "left_out", "capped", "suppressed", "deferred"]
 
 
 class Verdict(NamedTuple):
-    """`until`: when a deferred message is looked at again."""
+    """`until`: when a deferred message is looked at again. `propensity`: the chance to be sent that the user's lot had."""
 
     status: Status
     until: datetime | None = None
+    propensity: float | None = None
+    expected: Expected | None = None
+    reason: str = ""
 
 
 def concerns(delivery: Delivery, said: Said) -> bool:
@@ -40,22 +44,53 @@ def decide(
     last = last_sent.get((delivery.name, user))
     if last is not None and now - last < timedelta(days=delivery.cap_days):
         return Verdict("capped")
-    if held_out(delivery, user):
-        return Verdict("held_out")
+    drawn, foreseen = lot(delivery, user), expected(delivery, said)
+    chance, why = _chance(delivery, foreseen)
+    if drawn < delivery.holdout:
+        return Verdict("held_out", None, chance, foreseen, "held out for comparison")
+    if drawn < 1 - chance:
+        return Verdict("left_out", None, chance, foreseen, why)
     until = quiet_until(delivery, now)
-    return Verdict("send") if until is None else Verdict("deferred", until)
+    return Verdict("send" if until is None else "deferred", until, chance, foreseen, why)
 
 
-def held_out(delivery: Delivery, user: str) -> bool:
-    """A hash of delivery and user: the same user stays out of the same delivery.
+def lot(delivery: Delivery, user: str) -> float:
+    """A hash of delivery and user, in [0, 1): the same user stays in or out of the same delivery. Those below `holdout` are
+    held out whatever is expected of them; those below 1 − propensity are not sent it.
 
     >>> from stream.delivery.rules import Delivery
-    >>> all_out = Delivery(name="x", channel="c", about="churn", holdout=1.0)
-    >>> held_out(all_out, "shop/u1")
+    >>> 0 <= lot(Delivery(name="x", channel="c", about="churn"), "shop/u1") < 1
     True
     """
     digest = hashlib.blake2b(f"{delivery.name}\x1f{user}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64 < delivery.holdout
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def expected(delivery: Delivery, said: Said) -> Expected | None:
+    """What it is foreseen to bring to send this; None for a delivery that does not ask."""
+    gain = delivery.gain
+    if gain is None or not isinstance(said, ChurnAlert):
+        return None
+    own = mean_order(said.features) if gain.order_share is not None else None
+    value = gain.value if own is None or gain.order_share is None else gain.order_share * own
+    effect = said.effects.get(delivery.name)
+    if effect is None:
+        return Expected(value=value, cost=gain.cost)
+    uplift = effect[0] - effect[1]
+    return Expected(value=value, cost=gain.cost, uplift=uplift, gain=uplift * value - gain.cost,
+                    model_version=said.model_version)  # fmt: skip
+
+
+def _chance(delivery: Delivery, foreseen: Expected | None) -> tuple[float, str]:
+    """How likely such a user's lot is to be sent it, and why."""
+    if delivery.gain is None or foreseen is None:
+        return 1 - delivery.holdout, ""
+    if foreseen.gain is None:
+        return 1 - delivery.holdout, "no model knows yet whom this delivery persuades: it goes to everybody"
+    if foreseen.gain > delivery.gain.above:
+        return 1 - delivery.holdout, f"expected gain {foreseen.gain:.2f}, above {delivery.gain.above:.2f}"
+    return delivery.gain.explore, (f"expected gain {foreseen.gain:.2f}, not above {delivery.gain.above:.2f}; "
+                                   f"{delivery.gain.explore:.0%} of such users are sent it all the same, to learn of them")
 
 
 def quiet_until(delivery: Delivery, now: datetime) -> datetime | None:

@@ -95,6 +95,7 @@ class Deliverer:
         blank = DeliveryRecord(
             delivery_id=ident, tenant=said.tenant, user_id=said.user_id, delivery=delivery.name, channel=delivery.channel,
             about_kind=_kind_of(said), about_id=_id_of(said), status="sent", at=self.now(), attempts=attempts,
+            decided_at=since, propensity=verdict.propensity, expected=verdict.expected, reason=verdict.reason,
         )  # fmt: skip
         if verdict.status == "deferred":
             await self._log(self._put_off(blank, said, verdict.until, "quiet hours", since))
@@ -107,7 +108,7 @@ class Deliverer:
         """Step 3."""
         message = Message(delivery_id=record.delivery_id, delivery=record.delivery, kind=record.about_kind,
                           tenant=said.tenant, user_id=said.user_id, at=self.now(),
-                          details=msgspec.to_builtins(said))  # fmt: skip
+                          details=_details(said, record))  # fmt: skip
         channel, error, attempts = self.file.channels[record.channel], "", record.attempts
         for tried in range(TRIES):
             attempts += 1
@@ -152,3 +153,11 @@ def _id_of(said: Said) -> str:
 
 def _kind_of(said: Said) -> Any:
     return "churn-alert" if isinstance(said, ChurnAlert) else "segment-change"
+
+
+def _details(said: Said, record: DeliveryRecord) -> dict[str, Any]:
+    """What is said, without what only models read; with what it is expected to bring."""
+    details = {name: value for name, value in msgspec.to_builtins(said).items() if name not in ("features", "effects")}
+    if record.expected is not None and record.expected.gain is not None:
+        details["expected_gain"] = round(record.expected.gain, 4)
+    return details

@@ -45,10 +45,23 @@ class Csv(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 Channel = Webhook | Email | Csv
 
 
+class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Whom an alert is sent of: those whose expected gain, uplift × value − `cost`, is above `above`, once a model knows of
+    the delivery; until then everybody. Money is in the shop's currency. `value`: of a return; with `order_share`, for who
+    has ordered, that share of their own mean order instead. `explore`: the share of the others who are sent it all the same,
+    so that the next model learns of them too."""
+
+    value: Annotated[float, msgspec.Meta(ge=0)]
+    order_share: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    cost: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    above: float = 0.0
+    explore: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.1
+
+
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stream of messages. `about`: churn (an alert raised) or segment (`change` of `segment`). `cap_days`: nobody twice
     within so many days, by this delivery. `quiet`: between these times of `timezone` nothing goes out, it waits.
-    `holdout`: a share of users who would have got it and do not, for comparison."""
+    `holdout`: a share of users who would have got it and do not, for comparison. `gain`: only where it pays."""
 
     name: Name
     channel: str
@@ -61,6 +74,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timezone: str = "UTC"
     holdout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     tenant: str | None = None
+    gain: Gain | None = None
 
     @property
     def zone(self) -> ZoneInfo:
@@ -91,6 +105,9 @@ def load(path: Path) -> DeliveryFile:
                                 f"{', '.join(sorted(found.channels)) or 'none'}")  # fmt: skip
         if (one.about == "segment") != (one.segment is not None):
             raise DeliveryError(f"{path}: delivery {one.name!r}: `segment` goes with `about: segment`, and only with it")
+        if one.gain is not None and (one.about != "churn" or not 0 < one.holdout <= 1 - one.gain.explore):
+            raise DeliveryError(f"{path}: delivery {one.name!r}: `gain` goes with `about: churn` and a `holdout` above 0, "
+                                "by which it is learned whom the message persuades; with `explore` at most 1")  # fmt: skip
         try:
             _ = one.zone
         except (ZoneInfoNotFoundError, ValueError) as error:

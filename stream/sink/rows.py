@@ -15,7 +15,7 @@ import msgspec
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
-from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Offered, Recommendation, SegmentChange
+from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Expected, Offered, Recommendation, SegmentChange
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
@@ -228,7 +228,14 @@ def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
         value.tenant, value.alert_id, value.user_id, value.state, value.probability,
         value.interval[0], value.interval[1], value.horizon_days, list(value.reasons),
         ms(value.last_event_ts), as_of_ms, value.model_version, clamp_s(as_of_ms),
-        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+        record.partition, record.offset, record.timestamp, list(value.features))),),
+        key(value.tenant, value.user_id), as_of_ms)
+
+
+def _expected(value: Expected | None) -> tuple[float | None, float | None, float | None, float | None, str]:
+    if value is None:
+        return None, None, None, None, ""
+    return value.value, value.cost, value.uplift, value.gain, value.model_version
 
 
 def _delivery(value: DeliveryRecord, record: Record) -> Rows:
@@ -236,7 +243,8 @@ def _delivery(value: DeliveryRecord, record: Record) -> Rows:
     return Rows(((DELIVERIES, (
         value.tenant, value.delivery_id, value.user_id, value.delivery, value.channel, value.about_kind, value.about_id,
         value.status, at_ms, value.attempts, value.error, clamp_s(at_ms),
-        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), at_ms)
+        record.partition, record.offset, record.timestamp, _ms_or_none(value.decided_at), value.propensity,
+        *_expected(value.expected), value.reason)),), key(value.tenant, value.user_id), at_ms)
 
 
 def _dead_letter(value: DeadLetter, record: Record) -> Rows:

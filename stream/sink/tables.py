@@ -73,13 +73,15 @@ CHURN_ALERTS = Table("churn_alerts", {
     "tenant": "String", "alert_id": "String", "user_id": "String", "state": "String", "probability": "Float64",
     "probability_low": "Float64", "probability_high": "Float64", "horizon_days": "UInt16", "reasons": "Array(String)",
     "last_event_ts": _MS, "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, "features": "Array(Float32)",
 })
 DELIVERIES = Table("deliveries", {
     "tenant": "String", "delivery_id": "String", "user_id": "String", "delivery": "String", "channel": "String",
     "about_kind": "String", "about_id": "String", "status": "String", "at": _MS, "attempts": "UInt32", "error": "String",
     "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, "decided_at": _MS_OR_NULL, "propensity": "Nullable(Float64)", "expected_value": "Nullable(Float64)",
+    "expected_cost": "Nullable(Float64)", "expected_uplift": "Nullable(Float64)", "expected_gain": "Nullable(Float64)",
+    "gain_model": "String", "reason": "String",
 })
 OFFER_DECISIONS = Table("offer_decisions", {
     "tenant": "String", "recommendation_id": "String", "user_id": "String", "placement": "String", "offer_id": "String",

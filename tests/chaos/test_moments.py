@@ -19,6 +19,8 @@ import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
+from stream.core.terms import CLAIM_KEY, term_of
+from stream.partition import unpack
 from stream.settings import Settings
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
@@ -31,7 +33,7 @@ from tests.chaos.town import (
 )
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import Worker, lag, members, read_all, running, start_worker, until
+from tests.support.cluster import Worker, lag, members, read_all, running, start_worker, stored_states, until
 from training import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
@@ -132,3 +134,45 @@ def test_a_worker_that_slept_through_its_session_writes_nothing(town: Settings, 
                 process.kill()
     _finish(town)
     assert_states_are_true(town)
+
+
+def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Settings, tmp_path: Path) -> None:
+    """The owner that followed has written its last and gone when the sleeper goes on with its write: nobody is there to see
+    it. Whoever opens the partition next must not take it for the state."""
+    group, home = f"{town.kafka.topic_prefix}-personalize", tmp_path / "sleeper"
+    with Feed(town, 8, EVENTS_PER_S), Committed(town, group) as committed:
+        process = start_worker(town, "tests.chaos.crashing", home, arguments=["personalize", "6 changelog-", "40", "stop"])
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60, "it falls asleep in its write")
+        elsewhere = tmp_path / "other"
+        other = Worker(start_worker(town, "workers.personalize", elsewhere), elsewhere, "workers.personalize")
+        until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
+        before = committed()
+        until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
+    try:
+        until(lambda: caught_up(town), 60, "the other has folded all")
+        other.stop()
+        until(lambda: members(town, "personalize") == 0, CONSUMING_AGAIN_S, "nobody is left")
+        process.send_signal(signal.SIGCONT)
+        until(lambda: late(town), CONSUMING_AGAIN_S, "its write reaches the changelog")
+    finally:
+        process.kill()
+        process.wait(10)
+    with Feed(town, 9, EVENTS_PER_S), Committed(town, group) as committed, running(town, "workers.personalize"):
+        before = committed()
+        until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "somebody opened the partitions")
+    _finish(town)
+    assert_states_are_true(town)
+    last = {record.key: record.value for record in read_all(town, topics.STATE)}
+    assert stored_states(town) == {key: unpack(value) for key, value in last.items() if not key.startswith(b"#")}, (
+        "what was written late is the last record of its key still: compaction would keep it")
+
+
+def late(settings: Settings) -> bool:
+    """Whether records of an older term than the newest before them are in the changelog."""
+    newest: dict[int, int] = {}
+    for record in read_all(settings, topics.STATE):
+        term = record.offset if record.key == CLAIM_KEY else term_of(record.headers)
+        if term < newest.get(record.partition, -1):
+            return True
+        newest[record.partition] = term
+    return False

@@ -15,6 +15,7 @@ from kafka.admin import KafkaAdminClient, NewTopic
 from stream.adapters import changelog, kafka_clients, producing
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.state_store import NO_OFFSET, Identity, PartitionStore
+from stream.core import terms
 from stream.settings import Kafka, Settings
 
 
@@ -69,6 +70,30 @@ async def test_recovery_folds_the_changelog_and_goes_on_where_it_was(here: Setti
     assert (await changelog.recover(store, topic, 1, here)).records == 0
     assert (await changelog.recover(open_store(tmp_path / "empty"), topic, 0, here)).end_offset == 0
     store.close()
+
+
+async def test_what_a_former_owner_wrote_late_does_not_count(here: Settings, topic: str, tmp_path: Path,
+                                                             producer: AIOKafkaProducer) -> None:
+    """Wherever reading begins: at the beginning, or in a store that knows the term that held."""
+    async def write(key: bytes, value: bytes, term: int = terms.NO_TERM) -> int:
+        return (await producing.send_batches(producer, topic, {0: [(key, value, terms.headers(term))]}))[0]
+
+    first = await write(terms.CLAIM_KEY, b"a")
+    await write(b"u1", b"of a", first)
+    second = await write(terms.CLAIM_KEY, b"b")
+    await write(b"u1", b"of b", second)
+    known = open_store(tmp_path / "known")
+    assert (await changelog.recover(known, topic, 0, here)).stale == set()
+    assert known.term == second
+    known.close()
+    await write(b"u1", b"a woke", first)
+    await write(b"u2", b"a woke", first)
+    known = open_store(tmp_path / "known")
+    for store in (known, open_store(tmp_path / "empty")):
+        done = await changelog.recover(store, topic, 0, here)
+        assert done.stale == {b"u1", b"u2"}
+        assert dict(store.iterate()) == {b"u1": b"of b"} and store.term == second
+        store.close()
 
 
 async def test_a_store_ahead_of_its_changelog_begins_again(here: Settings, topic: str, tmp_path: Path,

@@ -19,6 +19,7 @@ from schemas.outputs import (
     ChurnAlert,
     Decision,
     DeliveryRecord,
+    Expected,
     OfferBudget,
     OfferCap,
     OfferCost,
@@ -85,7 +86,8 @@ FORMS: dict[str, Form] = {
         items=(RecommendedItem(item_id="sku-2", score=0.25, source="links", reasons=(REASON,)),))),
     "churn-alert.json": _json(ChurnAlert(
         alert_id="c1", tenant="shop", user_id="u1", state="raised", probability=0.83, horizon_days=14, interval=(0.7, 0.9),
-        reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1")),
+        reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1", features=(0.5, 2.25),
+        effects={"save": (0.25, 0.125)})),
     "decision.json": _json(Decision(
         recommendation_id="r2", tenant="shop", user_id="u1", scenario="similar", candidates=7, as_of_event_id="m1",
         as_of_ts=AT, served_at=AT, model_version="v1", request={"filter": "price < 5"}, experiment="caps", arm="five",
@@ -105,7 +107,9 @@ FORMS: dict[str, Form] = {
         delivery_id="d1", tenant="shop", user_id="u1", delivery="save", channel="crm", about_kind="churn-alert",
         about_id="c1", status="deferred", at=AT, attempts=3, until=AT, error="away", alert=ChurnAlert(
             alert_id="c1", tenant="shop", user_id="u1", state="raised", probability=0.83, horizon_days=14,
-            interval=(0.7, 0.9), reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1"))),
+            interval=(0.7, 0.9), reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1"),
+        decided_at=AT, propensity=0.9, reason="expected gain 2.00, above 0.00",
+        expected=Expected(value=20.0, cost=0.5, uplift=0.125, gain=2.0, model_version="v1"))),
     "dead-letter.json": _json(DeadLetter(
         dead_letter_id="d1", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT, attempts=2,
         failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="truncated"),)),
@@ -116,7 +120,7 @@ FORMS: dict[str, Form] = {
         format_version=2, model_version="v1", parent="v0", created_at=AT, feature_version=1, text_space="s", text_dim=384,
         dim=128, tokenizer_sha256="cd", events_max=50, blend={"encoder": 0.5}, counts={"half_life_days": 14.0},
         churn={"raise_at": 0.8}, data_from=AT, data_to=AT, metrics={"users_all": 9.0},
-        files={"churn.onnx": FileEntry(sha256="ef", bytes=3)})),
+        files={"churn.onnx": FileEntry(sha256="ef", bytes=3)}, uplift={"save": {"qini": 3.5}})),
     "verdict.json": _json(Verdict(
         model_version="v1", against="v0", released=False, reason="worse", judged_at=AT, days_from=AT, days_to=AT, users=50,
         ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),

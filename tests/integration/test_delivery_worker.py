@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
 
 import msgspec
 import pytest
@@ -45,10 +46,10 @@ def hook() -> Iterator[tuple[list[dict[str, object]], str]]:
     server.server_close()
 
 
-def alert(user: str) -> tuple[bytes, bytes]:
+def alert(user: str, **more: Any) -> tuple[bytes, bytes]:
     now = datetime.now(UTC)
     made = ChurnAlert(alert_id=f"alert-{user}", tenant="t", user_id=user, state="raised", probability=0.8, horizon_days=14,
-                      interval=(0.7, 0.9), reasons=("silent",), last_event_ts=now, as_of_ts=now, model_version="v")
+                      interval=(0.7, 0.9), reasons=("silent",), last_event_ts=now, as_of_ts=now, model_version="v", **more)
     return key("t", user), msgspec.json.encode(made)
 
 
@@ -62,18 +63,22 @@ def test_an_alert_reaches_its_webhook_once(settings: Settings, hook: tuple[list[
             until(lambda: "nothing to deliver yet" in worker.log(), 30, "it waits for the file and says so")
             settings.deliveries_file.write_text(
                 f"channels: {{crm: {{type: webhook, url: '{url}', secret_env: HOOK_SECRET}}}}\n"
-                "deliveries: [{name: save them, channel: crm, about: churn, cap_days: 7}]\n")
+                "deliveries: [{name: save them, channel: crm, about: churn, cap_days: 7, holdout: 0.0000001, "
+                "gain: {value: 10.0, cost: 1.0, explore: 0.0}}]\n")
             until(lambda: "delivery worker ready" in worker.log(), 30, "it has read the file")
-            alerts.send([alert("u1"), (b"t/u9", b"{"), alert("u2")])
+            lost = alert("u8", effects={"save them": (0.2, 0.15)})  # worth less than its cost
+            alerts.send([alert("u1"), (b"t/u9", b"{"), lost, alert("u2", effects={"save them": (0.5, 0.25)})])
             until(lambda: len(got) == 2, GROUP_SETTLES_S, "both reached the webhook")
-            until(lambda: len(read_all(settings, topics.DELIVERIES)) == 2, 20, "both are logged")
+            until(lambda: len(read_all(settings, topics.DELIVERIES)) == 3, 20, "all three are logged")
         alerts.send([alert("u1"), alert("u3")])  # the first one again, as after a crash of who said it
         with running(settings, "workers.delivery", **secret), running(settings, "workers.sink"):
             until(lambda: len(got) == 3, GROUP_SETTLES_S, "only the new one goes out")
             until(lambda: _sent(settings) == 3, 60, "the table says so")
     assert [one["user_id"] for one in got] == ["u1", "u2", "u3"]
     records = [msgspec.json.decode(one.value, type=DeliveryRecord) for one in read_all(settings, topics.DELIVERIES)]
-    assert len({one.delivery_id for one in records}) == len(records) == 3 and {one.status for one in records} == {"sent"}
+    assert len({one.delivery_id for one in records}) == len(records) == 4
+    told = {one.user_id: (one.status, one.expected and one.expected.gain) for one in records}
+    assert told == {"u1": ("sent", None), "u2": ("sent", 1.5), "u3": ("sent", None), "u8": ("left_out", pytest.approx(-0.5))}
     assert time.time() - records[0].at.timestamp() < 300
 
 

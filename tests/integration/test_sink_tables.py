@@ -11,21 +11,25 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from clickhouse_connect.driver.client import Client
 
 from schemas import topics
 from stream.adapters import clickhouse as adapter
+from stream.core.featurize import ALERT_FEATURES
 from stream.settings import ClickHouse, Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
 from stream.sink.tables import TABLES
 from stream.sink.writer import Writer
+from training import trials
 
 VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "cohort_retention", "recommendations_served",
          "churn_alerts_served", "recommendation_hits", "recommendation_hit_rate", "alert_outcomes", "alert_precision",
          "accounting", "decisions_served", "decision_outcomes", "experiment_results", "segment_changes_served",
-         "segment_intervals", "segment_sizes", "delivery_outcomes")
+         "segment_intervals", "segment_sizes", "delivery_outcomes",
+         "delivery_trials", "delivery_campaigns", "delivery_gains")
 FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 APPENDED_MS = 1_800_000_000_000
 
@@ -162,8 +166,9 @@ DECISIONS = [decision("x1", "u1", "a"), decision("x2", "u2", "a"), decision("x3"
              decision("x1", "u1", "b")]  # by another replica: not what was served first
 CHANGES = [change("u1", 1, "05T10:00"), change("u1", 2, "06T10:00"), change("u1", 3, "07T10:00"),
            change("u2", 1, "05T12:00"), change("u1", 2, "06T11:00")]  # the last one was said again after a crash
-DELIVERIES = [delivery("y1", "u1", "05T00:00", "deferred"), delivery("y1", "u1", "05T08:00", "sent"),
-              delivery("y2", "u2", "05T08:00", "held_out"), delivery("y3", "u3", "07T00:00", "capped")]  # fmt: skip
+PAYS = {"propensity": 0.9, "expected": {"value": 10.0, "cost": 1.0, "uplift": 0.5, "gain": 4.0, "model_version": "m1"}}
+DELIVERIES = [delivery("y1", "u1", "05T00:00", "deferred"), delivery("y1", "u1", "05T08:00", "sent") | PAYS,
+              delivery("y2", "u2", "05T08:00", "held_out") | PAYS, delivery("y3", "u3", "07T00:00", "capped")]  # fmt: skip
 ITEMS = [{"item_id": "A", "tenant": "shop", "title": "old"}, {"item_id": "A", "tenant": "shop", "title": "new"}]
 IMPORTED = [event(f"online-retail:{n}", "01T00:00", "u1", "Imported", lane="import", tenant="other") for n in (1, 2)]
 ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS), *on(topics.CHURN_ALERTS, ALERTS),
@@ -240,6 +245,63 @@ def test_does_telling_help(database: Database) -> None:
     asked = "SELECT status, users, returned_7d, ordered_7d, return_rate FROM delivery_outcomes ORDER BY status"
     assert database.rows(asked) == [
         ("held_out", 1, 1, 1, 1.0), ("sent", 1, 1, 1, 1.0)]  # fmt: skip
+
+
+def gained(ident: str, user: str, status: str, propensity: float, uplift: float, alert: str = "a1") -> dict[str, Any]:
+    expected = {"value": 10.0, "cost": 1.0, "uplift": uplift, "gain": 10 * uplift - 1, "model_version": "m1"}
+    return delivery(ident, user, "05T09:00", status) | {
+        "delivery": "pay", "decided_at": "2026-01-05T08:00:00Z", "propensity": propensity, "expected": expected,
+        "about_id": alert}  # fmt: skip
+
+
+def test_what_a_campaign_is_worth_and_whether_the_model_knows(database: Database) -> None:
+    """Ten users whose week is over. Of the four told three come back, of the four left out one, of the two held out one."""
+    told = [gained(f"t{n}", f"t{n}", "sent" if n else "failed", 0.8, 0.5) for n in range(4)]
+    left = [gained(f"l{n}", f"l{n}", "left_out", 0.2, 0.05) for n in range(4)]
+    held = [gained(f"h{n}", f"h{n}", "held_out", 0.8 if n else 0.2, 0.5 if n else 0.05) for n in range(2)]
+    again = delivery("t9", "t0", "05T10:00", "held_out") | {"delivery": "pay", "decided_at": "2026-01-05T10:00:00Z"}
+    back = [event(f"b{user}", "06T10:00", user, VIEW, "A") for user in ("t0", "t1", "t2", "l0", "h1")]
+    early = event("early", "05T08:00", "l1", VIEW, "A")  # when the lot was drawn, not after it
+    database.store([*on(topics.DELIVERIES, [*told, *left, *held, again]), *on(topics.EVENTS, [*back, early])])
+    ((users, n_told, n_held, gained_, costs, foreseen, realised, low, high),) = database.rows(
+        "SELECT users, told, held_out, returns_gained, costs, expected_gain, realised_gain, realised_low, realised_high "
+        "FROM delivery_campaigns")  # fmt: skip
+    assert (users, n_told, n_held, gained_, costs) == (8, 4, 2, 0.0, 4.0), "half of the users came back, and of the held out"
+    assert foreseen == pytest.approx(16.0) and realised == pytest.approx(8 * (5 - 0.5 - 5))
+    money = [9.0, 9.0, 9.0, -1.0, 10.0, 0.0, 0.0, 0.0]
+    half = 1.96 * 8 * sqrt(np.var(money) / 8 + 25 / 2)
+    assert (low, high) == (pytest.approx(realised - half), pytest.approx(realised + half))
+    tenths = database.rows("SELECT tenth, users, told, uplift FROM delivery_gains ORDER BY tenth")
+    assert [row[0] for row in tenths] == list(range(1, 11)) and sum(row[2] for row in tenths) == 4
+    assert {row[3] for row in tenths} == {None}, "one user is on one side"
+
+
+def test_effects_by_tenth_are_weighted_by_the_chances(database: Database) -> None:
+    some = [gained(f"t{n}", f"t{n}", "sent", 0.8 if n % 2 else 0.5, 1.0 - n / 100) for n in range(20)]
+    rest = [gained(f"h{n}", f"h{n}", "held_out", 0.8 if n % 2 else 0.5, 1.0 - n / 100) for n in range(20)]
+    back = [event(f"b{n}", "06T10:00", f"t{n}", VIEW, "A") for n in range(0, 20, 2)]
+    database.store([*on(topics.DELIVERIES, [*some, *rest]), *on(topics.EVENTS, back)])
+    first = database.rows("SELECT users, told, uplift, uplift_low, uplift_high, realised_gain FROM delivery_gains "
+                          "WHERE tenth = 1")  # fmt: skip
+    rate = (1 / 0.5) / (1 / 0.5 + 1 / 0.8)  # one of each chance came, the one of the smaller one returned
+    half = 1.96 * sqrt(4 * (1 - rate) ** 2 + rate**2 / 0.64) / (1 / 0.5 + 1 / 0.8)
+    assert first == [(4, 2, pytest.approx(rate), pytest.approx(rate - half), pytest.approx(rate + half),
+                      pytest.approx(10 * rate - 1))]  # fmt: skip
+
+
+def test_trials_are_what_training_learns_from(database: Database) -> None:
+    alerts = [alert(f"a{n}", "u1", f"0{n + 1}T00:00", 14) | {"features": [float(n)] * len(ALERT_FEATURES)}
+              for n in range(2)]
+    told = [gained("g", "u1", "sent", 0.8, 0.5, "a0"), gained("h", "u2", "held_out", 0.8, 0.5, "a1"),
+            gained("x", "u3", "sent", 0.8, 0.5, "unknown")]  # fmt: skip
+    database.store([*on(topics.DELIVERIES, told), *on(topics.CHURN_ALERTS, alerts),
+                    *on(topics.EVENTS, [event("b", "06T10:00", "u1", VIEW, "A")])])  # fmt: skip
+    settings = Settings(_env_file=None, clickhouse=database.settings)  # type: ignore[call-arg]
+    found = trials.read(settings, "shop")
+    assert list(found) == ["pay"] and found["pay"].told.tolist() == [True, False]
+    assert found["pay"].returned.tolist() == [1, 0] and found["pay"].propensity.tolist() == [0.8, 0.8]
+    assert found["pay"].features[:, 0].tolist() == [0.0, 1.0] and found["pay"].risk.tolist() == [0.75, 0.75]
+    assert trials.read(settings, "nobody") == {}
 
 
 def test_two_hundred_months_in_one_batch(database: Database) -> None:

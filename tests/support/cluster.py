@@ -236,10 +236,14 @@ def comparable(state: UserState) -> bytes:
 
 
 def stored_states(settings: Settings) -> dict[bytes, UserState]:
-    """What the changelog says the states are: the last value of each key."""
+    """What the changelog says the states are: the last value of each key that counts."""
+    from stream.core import terms
     from stream.partition import unpack
 
-    last = {record.key: record.value for record in read_all(settings, topics.STATE)}
+    logs: dict[int, list[Any]] = {}
+    for record in read_all(settings, topics.STATE):
+        logs.setdefault(record.partition, []).append(record)
+    last = {key: value for records in logs.values() for key, value in terms.count(records).puts.items()}
     return {key: unpack(value) for key, value in last.items() if not key.startswith(b"#") and value is not None}
 
 

@@ -30,10 +30,10 @@ class FakeRecord(NamedTuple):
 class FakeStore:
     """A dict with the store's promises."""
 
-    def __init__(self) -> None:
+    def __init__(self, term: int = -1) -> None:
         self.values: dict[bytes, bytes] = {}
         self.purged: list[bytes] = []
-        self.changelog_offset = -1
+        self.changelog_offset, self.term = -1, term
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.values.get(key) for key in keys]
@@ -135,6 +135,9 @@ class FakeModels:
 
     def survival(self, features: Any) -> Any:
         return np.tile((-self.hazard_per_day * EDGES_DAYS).astype(np.float32), (len(features), 1))
+
+    def effects(self, features: Any) -> Any:
+        return {name: np.tile(np.float32([0.5, 0.25]), (len(features), 1)) for name in self.manifest.uplift}
 
 
 def event(

@@ -20,7 +20,7 @@ from schemas.erasure import Erasure, subject
 from schemas.outputs import ChurnAlert, DeliveryRecord, SegmentChange
 from stream.delivery import channels, deliverer
 from stream.delivery.channels import Message, Refused, TryAgain, signature
-from stream.delivery.decide import held_out, quiet_until
+from stream.delivery.decide import lot, quiet_until
 from stream.delivery.deliverer import AWAY_FOR, GIVEN_UP_AFTER, Deliverer
 from stream.delivery.rules import Csv, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
 from tests.support.fakes import FakeErasures
@@ -99,7 +99,7 @@ async def test_caps_suppression_and_holdout() -> None:
     held = Bench(half)
     await held.made.take([alert(f"u{n}", f"a{n}") for n in range(200)])
     assert 70 < held.statuses().count("held_out") < 130 and len(held.sent) == held.statuses().count("sent")
-    assert all(held_out(half, f"shop/{one.user_id}") == (one.status == "held_out") for one in held.logged)
+    assert all((lot(half, f"shop/{one.user_id}") < 0.5) == (one.status == "held_out") for one in held.logged)
 
 
 async def test_quiet_hours_wait_and_survive_a_restart() -> None:
@@ -152,6 +152,7 @@ async def test_nothing_goes_out_about_who_was_erased() -> None:
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, timezone: X}]", "time zone"),
     ("channels: {f: {type: fax}}", "Invalid value 'fax'"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, cap_days: 90}]", "<= 30"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, gain: {value: 9}}]", "hold"),
 ])
 def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "deliveries.yml"

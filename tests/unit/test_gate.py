@@ -21,7 +21,7 @@ from tests.support import bundles
 from tests.support.bundles import Announced, Exported
 from tests.support.fakes import DAY_MS
 from tests.support.histories import drawn_texts, ring_walk
-from training import export, gate, schedule, snapshot, texts, train, verdicts, watch
+from training import export, gate, schedule, snapshot, texts, train, trials, verdicts, watch
 from training import release as releases
 from training.comparison import Comparison
 from training.gate import Days, Values
@@ -144,6 +144,7 @@ def test_a_round_releases_what_is_not_worse_and_keeps_what_is(
     topic = Announced(monkeypatch, str(tmp_path))
     monkeypatch.setattr(snapshot, "from_clickhouse", lambda settings, tenant: history)
     monkeypatch.setattr(texts, "encode", lambda settings, items, say: known)
+    monkeypatch.setattr(trials, "read", lambda settings, tenant: {})
     monkeypatch.setattr(train, "train", _published(str(tmp_path), exported))
     first, announced = schedule.run_once(settings, "t")
     assert announced is not None and first.reason == "the first release"
@@ -162,7 +163,7 @@ def _published(registry: str, exported: Exported) -> Any:
     """Training that publishes another tiny bundle each time; siblings are learned for real."""
     seeds = itertools.count()
 
-    def run(settings: Settings, history: Any, texts: Any, say: Any) -> train.Trained:
+    def run(settings: Settings, history: Any, texts: Any, trials: Any, say: Any) -> train.Trained:
         manifest = bundles.publish(registry, exported, seed=next(seeds))
         digest = bundles.announcement(registry, manifest).manifest_sha256
         nothing = Comparison(task="recommend", dataset="d", split="s", n=0, models={}, served="clickwake")

@@ -13,8 +13,10 @@ from schemas import topics
 from schemas.catalog import Item, ItemVector
 from stream.core.churn import EDGES_DAYS
 from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.core.featurize import ALERT_FEATURES, alert_features
+from stream.core.terms import CLAIM_KEY, term_of
 from stream.partition import META_KEY, PartitionState, unpack
-from stream.personalize import Input, Personalizer
+from stream.personalize import Input, Personalizer, Superseded
 from stream.segments import SegmentDesk
 from stream.serving import ServingState
 from stream.settings import Personalize
@@ -263,6 +265,29 @@ async def test_silence_raises_an_alert_in_event_time_and_a_return_clears_it() ->
     assert [alert["state"] for alert in bench.outputs.values("churn-alerts")] == ["raised", "cleared"]
 
 
+async def test_a_raised_alert_carries_what_a_message_is_decided_by_and_learned_from() -> None:
+    models = FakeModels(hazard_per_day=0.1)
+    models.manifest = msgspec.structs.replace(models.manifest, uplift={"save them": {}})
+    asked: list[Any] = []
+    effects = models.effects
+    models.effects = lambda features: asked.append(features) or effects(features)  # type: ignore[method-assign]
+    models.survival = lambda features: np.tile(  # type: ignore[method-assign]  # back within a day, or not for long
+        np.minimum(EDGES, 1).astype(np.float32) * -2.0 - 1e-4 * EDGES.astype(np.float32), (len(features), 1))
+    bench = Bench(models)
+    await bench.feed(event())
+    await bench.close()
+    state = unpack(bench.store.values[b"t/u"])
+    await bench.feed(event(user="other", ts_ms=T0_MS + 20 * DAY_MS))
+    (raised,) = bench.outputs.values("churn-alerts")
+    known = alert_features(state, state.due_ts_ms)
+    assert raised["features"] == known.tolist() == asked[0][0].tolist() and raised["effects"] == {"save them": [0.5, 0.25]}
+    assert known[ALERT_FEATURES.index("log_silence_days")] == pytest.approx(np.log1p((state.due_ts_ms - T0_MS) / DAY_MS))
+    await bench.feed(event(ts_ms=T0_MS + 20 * DAY_MS + 1_000))
+    await bench.close()
+    cleared = bench.outputs.values("churn-alerts")[-1]
+    assert cleared["state"] == "cleared" and cleared["features"] == [] and cleared["effects"] == {}
+
+
 async def test_after_a_rush_due_times_are_set_in_steps_and_nobody_is_alerted_before_theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -387,6 +412,40 @@ async def test_what_a_former_owner_wrote_late_is_written_over() -> None:
     assert bench.fence.asked == [(0, 3, 6)] and bench.store.changelog_offset == bench.outputs.offsets[state, 0]
     await bench.close()
     assert bench.fence.asked == [(0, 3, 6)]
+
+
+async def test_what_is_written_after_another_worker_claimed_the_partition_is_not_acknowledged() -> None:
+    bench = Bench()
+    await bench.feed(event(id="m1"))
+    bench.outputs.offsets[topics.STATE.entity, 0] = 0  # the claim
+    bench.fence.foreign = {CLAIM_KEY}
+    with pytest.raises(Superseded, match="partition 0"):
+        await bench.personalizer.close_interval(bench.part)
+    assert bench.store.values == {} and bench.store.changelog_offset == -1
+
+
+async def test_everything_written_carries_the_term_of_the_opening() -> None:
+    bench = Bench(store=FakeStore(term=7))
+    await bench.feed(event(id="m1"))
+    await bench.close()
+    written = [record for topic, _, record in bench.outputs.sent if topic in ("personalize-state", "item-counts")]
+    assert len(written) == 3 and {term_of(record.headers) for record in written} == {7}
+
+
+async def test_counts_that_a_former_owner_wrote_late_do_not_count_and_are_published_anew() -> None:
+    bench = Bench(store=FakeStore(term=7))
+    await bench.feed(event(id="m1"))
+    await bench.close()
+    serving = bench.personalizer.serving
+    true = next(record for topic, _, record in bench.outputs.sent if topic == "item-counts")
+    late = msgspec.msgpack.encode(ItemCount(popularity=9.0, offset=0))
+    serving.on_count(true.key, true.value, 0, 7)
+    serving.on_count(true.key, late, 0, 3)
+    assert serving.counts_of(0)["t/i1"].popularity == 1.0
+    before = len(bench.outputs.sent)
+    await bench.close()
+    assert [(record[1], record[2].key, record[2].value) for record in bench.outputs.sent[before:]
+            if record[0] == "item-counts"] == [(0, true.key, true.value)]  # fmt: skip
 
 
 async def test_a_partition_lost_while_it_is_written_leaves_the_store_as_it_was() -> None:

@@ -12,10 +12,13 @@ import pytest
 from schemas.catalog import Item
 from stream.adapters import model_store
 from stream.core.blend import Blend
+from stream.core.featurize import ALERT_FEATURES
 from stream.settings import Models, Settings, Training
+from tests.support import bundles
 from training import schedule, snapshot, train
 from training.comparison import groups
 from training.texts import Texts
+from training.trials import Trials
 
 Run = tuple[Settings, snapshot.History, Any, train.Trained]
 START_MS = 1_767_225_600_000
@@ -95,7 +98,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     settings = Settings(models=Models(registry=registry), training=Training(budget_s=120.0))  # epochs end it, not time
     history = shop(150, 1)
     texts = Texts.named("test", history.items, np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32))
-    return settings, history, texts, train.train(settings, history, texts=texts)
+    return settings, history, texts, train.train(settings, history, texts=texts, trials={"save them": persuadable()})
+
+
+def persuadable() -> Trials:
+    """800 users, of whom those with the first feature come back because of a message, and only they."""
+    rng = np.random.default_rng(0)
+    known, told = rng.normal(size=(800, len(ALERT_FEATURES))).astype(np.float32), rng.random(800) < 0.5
+    chances = np.where(told & (known[:, 0] > 0), 0.6, 0.2)
+    return Trials(known, told, (rng.random(800) < chances).astype(np.float64), np.full(800, 0.5), rng.random(800))
 
 
 def test_end_to_end_finds_the_planted_order(trained: Run) -> None:
@@ -110,9 +121,16 @@ def test_bundle_carries_policies_metrics_and_report(trained: Run) -> None:
     assert manifest == result.manifest
     assert (Blend.from_manifest(manifest.blend).shares != Blend.from_manifest({}).shares).any()
     assert manifest.metrics["clickwake_all_ndcg_at_10"] > 0.8
-    assert set(model_store.BUNDLE_FILES) | {"report/index.html"} == manifest.files.keys()
+    assert set(model_store.BUNDLE_FILES) | {"uplift.onnx", "report/index.html"} == manifest.files.keys()
     page = (Path(settings.registry) / "bundles" / manifest.model_version / "report" / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 2 + len(groups(result.comparison)) and "http" not in page
+    assert "Whom messages persuade" in page and manifest.uplift["save them"]["qini_low"] > 0
+    assert manifest.metrics["uplift_save_them_qini"] == manifest.uplift["save them"]["qini"]
+    bundle = model_store.load(settings.registry, bundles.announcement(settings.registry, manifest))
+    some = np.zeros((2, len(ALERT_FEATURES)), dtype=np.float32)
+    some[:, 0] = (-1.5, 1.5)
+    gains = np.subtract(*bundle.effects(some)["save them"].T)
+    assert gains[0] < 0.15 < 0.3 < gains[1]
 
 
 def test_intervals_are_read_or_refused() -> None:

@@ -1,0 +1,184 @@
+"""`clickwake bench bot` and `clickwake bench outage`: does a trouble slow down those who have nothing to do with it?
+
+Three stretches in one run at the same pace: alone, beside the trouble, alone again. Measured is event → recommendation, of
+events that may be answered at once: the user did nothing in the interval before (later ones wait for its end, trouble or
+not). The figures are the ratios of the stretch beside the trouble to the mean of the two others.
+
+- `bot`: one user sends as many events as all the others together.
+- `outage`: ClickHouse is ended before the stretch and started after it; how fast the sink catches up is measured too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.bundle import train_once
+from benchmarks.latency import Schedule, percentiles
+from benchmarks.observe import BenchFailed, Places, until_zero
+from benchmarks.open_loop import LEAD_S, Listener, send
+from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
+from benchmarks.rush import Moved, rush
+from benchmarks.stage import INPUTS, Stage
+from clickwake.observe import owed
+from clickwake.process import StartError
+from clickwake.up import Local
+from producers.simulate.world import World
+from schemas import topics
+from stream import settings as settings_module
+
+WORLD_DAYS = 5
+EVENTS_PER_SHOPPER = 9
+STRETCHES = 3
+BOT = "bot"
+SHOWN = ("p50_ms", "p95_ms", "p99_ms")
+
+Trouble = Literal["bot", "outage"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """`rate` events/s of the others, for `seconds` in each stretch; `workers` personalize processes."""
+
+    rate: float
+    seconds: float
+    workers: int
+
+
+def with_bot(moved: Sequence[Moved]) -> list[Moved]:
+    """After each event one of the bot's, on the same item.
+
+    >>> [one.event["userId"] for one in with_bot([Moved(0, {"messageId": "m", "userId": "u"})])]
+    ['u', 'bot']
+    """
+    both = []
+    for one in moved:
+        own = {"userId": BOT, "anonymousId": BOT, "messageId": f"{BOT}:{one.event['messageId']}"}
+        both += [one, Moved(one.after_ms, one.event | own)]
+    return both
+
+
+def at_once(moved: Sequence[Moved], due_s: dict[str, float], interval_s: float) -> set[str]:
+    """Ids of the others' events before which their user did nothing for an interval."""
+    last: dict[str, float] = {}
+    found = set()
+    for one in moved:
+        ident, user = one.event["messageId"], one.event.get("userId") or one.event["anonymousId"]
+        if user != BOT and due_s[ident] - last.get(user, -interval_s) >= interval_s:
+            found.add(ident)
+        last[user] = due_s[ident]
+    return found
+
+
+def ratios(alone: Sequence[dict[str, Any]], beside: dict[str, Any]) -> dict[str, float]:
+    """
+    >>> ratios([{"p50_ms": 10, "p95_ms": 1, "p99_ms": 1}, {"p50_ms": 30, "p95_ms": 1, "p99_ms": 3}],
+    ...        {"p50_ms": 20, "p95_ms": 2, "p99_ms": 3})
+    {'p50_ms': 1.0, 'p95_ms': 2.0, 'p99_ms': 1.5}
+    """
+    return {name: round(beside[name] / (sum(one[name] for one in alone) / len(alone)), 2) for name in SHOWN}
+
+
+class Bench(Stage):
+    """A run over an installation that is up."""
+
+    def stretch(self, moved: Sequence[Moved], rate: float) -> dict[str, Any]:
+        """One stretch, until every recommendation it owes is made; returns the others' latencies."""
+        listener = Listener(self.settings, self.offsets.ends(topics.RECOMMENDATIONS))
+        schedule = Schedule(time.time() + LEAD_S, rate)
+        due_s = {one.event["messageId"]: schedule.due_s(number) for number, one in enumerate(moved)}
+        listener.start()
+        asyncio.run(send(self.settings, moved, schedule, self.tell))
+        inputs = self.offsets.ends(*INPUTS)
+        until_zero(lambda: self.offsets.of(f"{self.prefix}-personalize", inputs), "last events to fold", self.tell)
+        until_zero(lambda: owed(self.settings), "recommendations to make", self.tell)
+        listener.over.set()
+        listener.join()
+        wanted = at_once(moved, due_s, self.settings.personalize.recommend_interval_ms / 1_000)
+        latencies = [listener.seen_s[ident] - due_s[ident] for ident in wanted if ident in listener.seen_s]
+        if not latencies:
+            raise BenchFailed("no event was answered at once")
+        return percentiles(latencies)._asdict() | {"answered": round(len(latencies) / len(wanted), 4), "events_per_s": rate}
+
+    def without_clickhouse(self, moved: Sequence[Moved], rate: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A stretch while ClickHouse is away, and how the sink catches up once it is back."""
+        self.local.end("clickhouse")
+        away_at = time.monotonic()
+        found = self.stretch(moved, rate)
+        self.local.restart("clickhouse")
+        back_at = time.monotonic()
+        ends = self.offsets.ends(topics.EVENTS, *topics.OUTPUTS)
+        behind = self.offsets.of(f"{self.prefix}.sink", ends)
+        done_at = until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", ends), "records to store", self.tell)
+        came_per_s = behind / (back_at - away_at)
+        return found, {"away_s": round(back_at - away_at, 1), "records": behind, "seconds": round(done_at - back_at, 1),
+                       "times_the_rate": round(behind / (done_at - back_at) / came_per_s, 1)}  # fmt: skip
+
+
+def run(home: Path, trouble: Trouble, options: Options, console: Console) -> dict[str, Any]:
+    """Raises `BenchFailed`, `StartError`."""
+    described, folder = machine(), home / "bench" / "run"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    needed = round(options.rate * options.seconds)
+    with console.status("simulating") as status:
+        end = datetime.now(UTC) - timedelta(hours=1)
+        shoppers = STRETCHES * needed // EVENTS_PER_SHOPPER + 1
+        world = World(SEED, shoppers, WORLD_DAYS, end - timedelta(days=WORLD_DAYS), items=ITEMS, tenant=TENANT)
+        shop = rush(world.history(), options.rate)
+        if len(shop.moved) < STRETCHES * needed:
+            raise BenchFailed(f"{shoppers} shoppers make {len(shop.moved)} events, {STRETCHES * needed} are needed")
+        model = train_once(folder, home / "bench" / "models", seed=SEED, items=ITEMS, tenant=TENANT, end=end,
+                           say=status.update)
+        parts = [shop.moved[number * needed : (number + 1) * needed] for number in range(STRETCHES)]
+        names = ("catalog", "personalize", "sink")
+        with (Local(folder, processes=names, workers=options.workers, say=status.update) as local,
+              Places(local.settings) as offsets):  # fmt: skip
+            bench = Bench(local, world, offsets, status.update)
+            bench.prepare(model, shop.history)
+            before, catching_up = bench.stretch(parts[0], options.rate), None
+            if trouble == "bot":
+                beside = bench.stretch(with_bot(parts[1]), 2 * options.rate)
+            else:
+                beside, catching_up = bench.without_clickhouse(parts[1], options.rate)
+            bench.await_done("last events")
+            after = bench.stretch(parts[2], options.rate)
+    found = {"machine": described, "versions": versions(), "trouble": trouble, "before": before, "beside": beside,
+             "after": after, "ratios": ratios((before, after), beside)}  # fmt: skip
+    return found if catching_up is None else found | {"catching_up": catching_up}
+
+
+def main(trouble: Trouble, options: Options, *, as_json: bool) -> int:
+    """Run and print; exit code 0, or 1 when it failed."""
+    console = Console(stderr=True)
+    try:
+        result = run(settings_module.load().home.absolute(), trouble, options, console)
+    except (BenchFailed, StartError, ConnectionError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
+        return 1
+    if as_json:
+        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+        return 0
+    shown = Table(box=None, show_header=False)
+    for name in ("before", "beside", "after"):
+        one = result[name]
+        label = {"bot": "beside the bot", "outage": "without ClickHouse"}[trouble] if name == "beside" else name
+        shown.add_row(label, *(f"{kind[:3]} {one[kind]:,.0f} ms" for kind in SHOWN),
+                      f"{one['answered']:.1%} of {one['n']:,}")  # fmt: skip
+    shown.add_row("ratio", *(f"{result['ratios'][kind]:.2f}" for kind in SHOWN))
+    if (caught := result.get("catching_up")) is not None:
+        shown.add_row("catching up", f"{caught['records']:,} records", f"in {caught['seconds']:,.1f} s",
+                      f"{caught['times_the_rate']:g} times their rate")  # fmt: skip
+    Console().print(shown)
+    return 0

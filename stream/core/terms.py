@@ -1,0 +1,92 @@
+"""Which records of a changelog count. A term is the time one owner holds a partition, as in Raft (Ongaro, Ousterhout 2014).
+
+Whoever opens a partition writes a claim to its changelog first. The claim's offset is its term: terms go up with the log,
+no two are the same, and nobody has to hand them out. Every record carries the term it was written in. A record of an older
+term than the newest that stands before it comes from somebody who owned the partition once, slept inside a write, and woke:
+it does not count, for nobody. Its key has to be written anew all the same, because compaction knows nothing of terms and
+would keep the record that came last; `min.compaction.lag.ms` of the topic is the time there is for that.
+
+Records without a term are of a version before 0.4.0, or of a tool: they count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+CLAIM_KEY = b"#term"  # no user key starts with '#'
+HEADER = "term"
+NO_TERM = -1  # before the first claim
+_BYTES = 8
+
+Headers = list[tuple[str, bytes]]
+
+
+class Written(Protocol):
+    """A record of the log."""
+
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def headers(self) -> Sequence[tuple[str, bytes]]: ...
+
+
+class Counted(NamedTuple):
+    """Of a stretch of the log: the last value that counts of each key, keys whose last record does not count, and the term
+    that holds at its end."""
+
+    puts: dict[bytes, bytes | None]
+    stale: set[bytes]
+    term: int
+
+
+def headers(term: int) -> Headers:
+    """What a record of this term carries."""
+    return [] if term == NO_TERM else [(HEADER, term.to_bytes(_BYTES, "big"))]
+
+
+def term_of(carried: Iterable[tuple[str, bytes]]) -> int | None:
+    """The term in a record's headers.
+
+    >>> term_of(headers(7)), term_of([("ce_id", b"x")])
+    (7, None)
+    """
+    for name, value in carried:
+        if name == HEADER:
+            return int.from_bytes(value, "big")
+    return None
+
+
+def count(records: Iterable[Written], term: int = NO_TERM) -> Counted:
+    """Read a stretch of the log from one partition, in order, behind which `term` held.
+
+    >>> class R(NamedTuple):
+    ...     offset: int
+    ...     key: bytes
+    ...     value: bytes
+    ...     headers: Headers
+    >>> log = [R(0, CLAIM_KEY, b"a", []), R(1, b"k", b"of a", headers(0)), R(2, CLAIM_KEY, b"b", []),
+    ...        R(3, b"k", b"of b", headers(2)), R(4, b"k", b"a again", headers(0))]
+    >>> count(log)
+    Counted(puts={b'k': b'of b'}, stale={b'k'}, term=2)
+    """
+    puts: dict[bytes, bytes | None] = {}
+    stale: set[bytes] = set()
+    for record in records:
+        if record.key is None:
+            continue
+        if record.key == CLAIM_KEY:
+            term = record.offset
+            continue
+        of = term_of(record.headers)
+        if of is not None and of < term:
+            stale.add(record.key)
+            continue
+        term = term if of is None else of
+        puts[record.key] = record.value
+        stale.discard(record.key)
+    return Counted(puts, stale, term)

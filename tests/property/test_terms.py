@@ -1,0 +1,86 @@
+"""Owners that come, sleep inside a write, and wake when others own the partition: what they write late counts for nobody."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.core.terms import CLAIM_KEY, NO_TERM, Headers, count, headers
+
+KEYS = (b"u1", b"u2", b"u3")
+
+
+class Record(NamedTuple):
+    offset: int
+    key: bytes
+    value: bytes | None
+    headers: Headers
+
+
+class Log(NamedTuple):
+    records: list[Record]
+    truth: dict[bytes, bytes | None]  # what the owner of the time wrote, told by who owned it and nothing else
+    stale: set[bytes]
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> Log:
+    """Claims, and writes of anybody who ever claimed."""
+    records: list[Record] = []
+    terms: list[int] = []  # of each owner
+    truth: dict[bytes, bytes | None] = {}
+    stale: set[bytes] = set()
+    for number in range(draw(st.integers(1, 25))):
+        if not terms or draw(st.integers(0, 3)) == 0:
+            terms.append(len(records))
+            records.append(Record(len(records), CLAIM_KEY, b"", []))
+            continue
+        owner, key = draw(st.integers(0, len(terms) - 1)), draw(st.sampled_from(KEYS))
+        value = draw(st.sampled_from([b"%d" % number, None]))
+        records.append(Record(len(records), key, value, headers(terms[owner])))
+        if owner == len(terms) - 1:
+            truth[key] = value
+            stale.discard(key)
+        else:
+            stale.add(key)
+    return Log(records, truth, stale)
+
+
+@given(logs())
+def test_only_what_the_owner_of_its_time_wrote_counts(log: Log) -> None:
+    found = count(log.records)
+    assert (found.puts, found.stale) == (log.truth, log.stale)
+
+
+@given(logs(), st.data())
+def test_reading_in_pieces_is_reading_at_once(log: Log, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(log.records)))
+    first = count(log.records[:cut])
+    then = count(log.records[cut:], first.term)
+    assert first.puts | then.puts == log.truth
+    assert (first.stale - then.puts.keys()) | then.stale == log.stale
+
+
+@given(logs(), st.data())
+def test_compaction_takes_nothing_that_counts_once_stale_keys_are_written_anew(log: Log, data: st.DataObject) -> None:
+    """Kafka keeps the last record of each key of the part that it has compacted, whoever wrote it."""
+    whole, term = list(log.records), count(log.records).term
+    for key in sorted(log.stale):
+        whole.append(Record(len(whole), key, log.truth.get(key), headers(term)))
+    cut = data.draw(st.integers(0, len(whole)))
+    kept = {record.key: record for record in whole[:cut]}
+    compacted = [record for record in whole[:cut] if kept[record.key] is record] + whole[cut:]
+    found, truth = count(compacted), log.truth | {key: None for key in log.stale if key not in log.truth}
+    assert {key: value for key, value in found.puts.items() if value is not None} == {
+        key: value for key, value in truth.items() if value is not None
+    }
+    assert found.stale == set()
+
+
+def test_records_without_a_term_count_as_they_did() -> None:
+    old = [Record(0, b"u1", b"1", []), Record(1, CLAIM_KEY, b"", []), Record(2, b"u1", b"2", headers(1)),
+           Record(3, b"u1", b"3", [])]  # fmt: skip
+    assert count(old) == ({b"u1": b"3"}, set(), 1)
+    assert count([]).term == NO_TERM
