@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import structlog
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clickwake.dashboard.accounts import BadAccounts, matches
@@ -27,6 +27,7 @@ from stream.http.page import STYLE
 from stream.settings import Dashboard
 
 IN, OUT = "/sign-in", "/sign-out"
+HEALTH = "/health/live"  # says that the process answers, to anybody
 FORM_BYTES_MAX = 8_192
 WAITING_MAX = 8  # attempts whose passwords are not looked at yet
 ANYBODY = Visitor("", "admin")  # who sits at the machine
@@ -83,6 +84,8 @@ class Gate:
 
     async def _answer(self, asked: HTTPConnection, scope: Scope, receive: Receive) -> Response | None:
         """What is answered here; None for what goes on to the pages."""
+        if scope["type"] == "http" and scope["path"] == HEALTH:
+            return PlainTextResponse("ok")
         needed = self.settings.host not in LOOPBACK or self.sessions.accounts.kept()
         if not needed and _name(f"//{asked.headers.get('host', '')}") not in LOOPBACK:
             return HTMLResponse("This dashboard has no accounts: it answers to 127.0.0.1 and localhost only.", 421)

@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from kafka import KafkaProducer
 from playwright.sync_api import Page, expect
 
 from clickwake import process
@@ -21,6 +24,7 @@ from clickwake import topics as topic_admin
 from clickwake.dashboard import accounts, frame, models_page
 from clickwake.dashboard.words import CHINESE
 from schemas import topics
+from schemas.outputs import Decision, OfferBudget, OfferCost, Offered
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
@@ -29,7 +33,7 @@ from tests.support.fakes import event
 from training import release as releases
 
 HOUR_MS = 3_600_000
-EVENTS = 280
+EVENTS = 280  # of the shop, beside reactions to offers
 PASSWORD = "a long way to the sea"  # noqa: S105 - of these tests
 
 
@@ -59,7 +63,8 @@ def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings
     with ExitStack() as stack:
         for module in ("workers.personalize", "workers.sink", "workers.api", "clickwake.dashboard"):
             stack.enter_context(running(settings, module, **env))
-        sent = produce_events(settings, [*events, (b"t/u1", json.dumps(spoilt).encode())])
+        decide(settings)
+        sent = produce_events(settings, [*events, *reactions(now_ms), (b"t/u1", json.dumps(spoilt).encode())])
         url = f"http://127.0.0.1:{ports['DASHBOARD']}"
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "folded")
         with_sink = f"{settings.kafka.topic_prefix}.sink"
@@ -67,6 +72,31 @@ def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings
         for address in (url, f"http://127.0.0.1:{ports['API']}/health/ready"):
             until(lambda address=address: _answers(address), 60, f"{address} answers")
         yield settings, url
+
+
+def decide(settings: Settings) -> None:
+    """Offers to twelve users: four are held out and see nothing."""
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
+    for n in range(12):
+        offered = Offered(
+            placement="home", offer_id="" if n % 3 == 0 else f"offer {n % 3}", propensity=0.5, candidates={}, refused={},
+            holdout=n % 3 == 0, rules_version="r", policy_version="p", reward="click", window_ms=HOUR_MS, about=(),
+            groups=(), cost=OfferCost(impression=0.1, click=0.5), budget=OfferBudget(impressions=8, money=10.0))  # fmt: skip
+        made = Decision(
+            recommendation_id=f"offer-{n}", tenant="t", user_id=f"u{n}", scenario="offer", items=(), candidates=2,
+            as_of_event_id="m", as_of_ts=datetime.now(UTC), served_at=datetime.now(UTC), model_version="p", offer=offered,
+        )  # fmt: skip
+        producer.send(topics.DECISIONS.name(settings.kafka.topic_prefix), key=f"t/u{n}".encode(),
+                      value=msgspec.json.encode(made)).get(30)  # fmt: skip
+    producer.close()
+
+
+def reactions(now_ms: int) -> list[dict[str, Any]]:
+    """Who saw an offer, and who clicked: 4 of "offer 1", all of whom click, and 4 of "offer 2"."""
+    shown = [n for n in range(12) if n % 3]
+    named = [(n, "Promotion Viewed") for n in shown] + [(n, "Promotion Clicked") for n in shown if n % 3 == 1]
+    return [event(user=f"u{n}", id=f"{name} {n}", item=None, name=name, ts_ms=now_ms - 3 * HOUR_MS,
+                  properties={"recommendation_id": f"offer-{n}"}) for n, name in named]  # fmt: skip
 
 
 def _answers(url: str) -> bool:
@@ -87,7 +117,7 @@ def _stored(settings: Settings) -> int:
 def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page) -> None:
     settings, url = dashboard
     page.goto(url)
-    expect(page.locator('[data-tile="events"]')).to_have_text(str(EVENTS))
+    expect(page.locator('[data-tile="events"]')).to_have_text(str(EVENTS + len(reactions(0))))
     expect(page.locator('[data-tile="users"]')).to_have_text("12")
     expect(page.locator('[data-tile="letters"]')).to_have_text("1")
     expect(page.locator("canvas").first).to_be_visible()
@@ -104,6 +134,12 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page)
     page.get_by_role("link", name="Recommendations").click()
     expect(page.get_by_text("Hit rate of recommendations, by model")).to_be_visible()
     shot(page, "dashboard-recommendations")
+    page.get_by_role("link", name="Promotions").click()
+    expect(page.get_by_role("row", name=re.compile("home.*offer 1.*1"))).to_be_visible()
+    expect(page.get_by_role("cell", name="not known yet")).to_be_visible()  # eight and four users say nothing
+    expect(page.get_by_role("row", name=re.compile("offer 1.*50%"))).to_be_visible()  # 4 of 8 impressions
+    expect(page.locator("canvas")).to_have_count(3)
+    shot(page, "dashboard-promotions")
     page.get_by_role("link", name="Models").click()
     expect(page.locator('[data-drift="event"]')).to_contain_text("PSI")
     expect(page.locator("canvas")).to_have_count(2)
@@ -134,10 +170,18 @@ def test_in_chinese_on_a_phone_in_the_dark_and_without_its_stores(dashboard: tup
     page.emulate_media(color_scheme="dark")
     page.goto(f"{url}?lang=zh")
     expect(page.get_by_role("link", name="实时")).to_be_visible()
-    expect(page.locator('[data-tile="events"]')).to_have_text(str(EVENTS))
+    expect(page.locator('[data-tile="events"]')).to_have_text(str(EVENTS + len(reactions(0))))
     assert page.evaluate("document.body.classList.contains('body--dark')")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "nothing sticks out"
     shot(page, "dashboard-phone-zh")
+    page.goto(f"{url}/promotions?lang=zh")
+    expect(page.locator("canvas").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "nothing sticks out"
+    shot(page, "dashboard-phone-promotions-zh")
+    page.goto(f"{url}/models?lang=zh")
+    expect(page.locator("[data-drift]").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "nothing sticks out"
+    shot(page, "dashboard-phone-models-zh")
     page.goto(f"{url}/users/nobody")
     expect(page.get_by_text("Nothing is known of this user.")).to_be_visible()
     page.goto(f"{url}/users?tenant=a%27-alert(1)-%27")

@@ -148,6 +148,11 @@ def test_nothing_is_let_through_before_and_no_socket_either(bench: Bench) -> Non
     assert {"type": "websocket.send", "text": "ann"} in bench.socket()
 
 
+def test_whether_it_runs_is_all_that_is_told_to_anybody(bench: Bench) -> None:
+    answer = bench.ask("GET", "/health/live", headers={"host": "10.0.0.7:8060"})
+    assert (answer.status_code, answer.text) == (200, "ok")
+
+
 def test_pages_of_other_sites_can_neither_post_nor_open_sockets(bench: Bench) -> None:
     bench.sign_in()
     for origin in ("https://evil.example", "null", "https://dashboard.example.evil.example", "https://dashboard.example:444"):
