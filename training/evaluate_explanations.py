@@ -106,7 +106,7 @@ def _of_user(
     without = _scored(serving, tenant, [less[thing] for thing in things], now_ms)
     allowed = _allowed(one.state, index, rules, len(whole.scores.total))
     before, after = _worth(whole, shown, allowed), [_worth(scored, shown, allowed) for scored in without]
-    lost = np.stack([(before[0] - score) / before[0] for score, _ in after])  # (C, R)
+    lost = np.stack([1 - score / np.maximum(before[0], 1e-12) for score, _ in after])  # (C, R)
     fallen = np.stack([place - before[1] for _, place in after])  # (C, R)
     return [
         Case(number, item.source, item.reasons[0].share, lost[:, at], fallen[:, at], _named(things, shown[at], item, index))
@@ -131,7 +131,7 @@ def _worth(scored: Scored, rows: list[int], allowed: npt.NDArray[np.bool_]) -> t
     """(R,) scores as they are told, and (R,) places among what may be shown."""
     total = scored.scores.total.astype(np.float64)
     place = (total[allowed][None, :] > total[rows][:, None]).sum(axis=1)
-    return total[rows] / total.sum(), place.astype(np.float64)
+    return total[rows] / max(total.sum(), 1e-12), place.astype(np.float64)
 
 
 def _named(things: list[Named], row: int, item: Any, index: ItemIndex) -> dict[str, int]:
