@@ -157,10 +157,11 @@ def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Setti
     finally:
         process.kill()
         process.wait(10)
-    with Feed(town, 9, EVENTS_PER_S), Committed(town, group) as committed, running(town, "workers.personalize"):
-        before = committed()
-        until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "somebody opened the partitions")
-    _finish(town)
+    with running(town, "workers.personalize"):
+        with Feed(town, 9, EVENTS_PER_S), Committed(town, group) as committed:
+            before = committed()
+            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "somebody opened the partitions")
+        until(lambda: caught_up(town), 60, "the rest folded")
     assert_states_are_true(town)
     last = {record.key: record.value for record in read_all(town, topics.STATE)}
     assert stored_states(town) == {key: unpack(value) for key, value in last.items() if not key.startswith(b"#")}, (
