@@ -20,7 +20,8 @@ from stream.settings import Settings
 
 CHECK_S = 5.0  # whether the session still holds
 NAV = {"/": "Live", "/segments": "Segments", "/churn": "Churn", "/recommendations": "Recommendations",
-       "/promotions": "Promotions", "/models": "Models", "/dead-letters": "Dead letters", "/users": "Users"}  # fmt: skip
+       "/promotions": "Promotions", "/satisfaction": "Satisfaction", "/models": "Models", "/dead-letters": "Dead letters",
+       "/users": "Users"}  # fmt: skip
 STYLE = """<style>
 body { font-family: system-ui, sans-serif; } .q-table th { font-weight: 600; } .q-page { padding-bottom: 3rem; }
 :focus-visible { outline: 3px solid #0b8a76; outline-offset: 2px; } .chart { height: 17rem; width: 100%; }

@@ -13,7 +13,7 @@ from nicegui import ui
 from starlette.requests import Request
 
 from clickwake import erase
-from clickwake.dashboard import charts, letters_page, models_page, promotions_page, queries
+from clickwake.dashboard import charts, letters_page, models_page, promotions_page, queries, satisfaction_page
 from clickwake.dashboard.frame import NAV, Page, draw, link_users
 from clickwake.dashboard.sessions import Sessions
 from clickwake.storefront.app import NoKey, plain_key
@@ -208,7 +208,7 @@ async def _forget(page: Page, ident: str, dialog: ui.dialog) -> None:
 
 
 PAGES = {"/": live, "/segments": segments, "/churn": churn, "/recommendations": recommendations,
-         "/promotions": promotions_page.promotions,
+         "/promotions": promotions_page.promotions, "/satisfaction": satisfaction_page.satisfaction,
          "/models": models_page.models, "/dead-letters": letters_page.dead_letters, "/users": users}  # fmt: skip
 
 

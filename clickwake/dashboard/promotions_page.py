@@ -26,7 +26,7 @@ def _effect(page: Page, effects: Rows) -> None:
     for row in effects:
         row["says"] = t("helps" if row["effect_low"] > 0 else "harms" if row["effect_high"] < 0 else "not known yet")
     if effects:
-        ui.echart(charts.intervals(t("Orders a user more than in the hold-out group, with its interval"), [
+        ui.echart(charts.intervals(t("More orders a user than held out, with interval"), [
             (row["placement"], row["effect_low"], row["effect"], row["effect_high"]) for row in effects])).classes("chart")
     page.table(effects, {"placement": "placement", "offered": "users offered", "offered_rate": "of these ordered",
                          "held_out": "users held out", "held_out_rate": "of the held-out ordered", "effect": "effect",

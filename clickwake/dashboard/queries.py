@@ -74,6 +74,25 @@ FROM offer_results WHERE tenant = {tenant:String} ORDER BY placement, holdout, i
 OFFER_SPEND = """SELECT offer_id, day, spent, impressions, spent_so_far, impressions_so_far, budget_money_per_day,
     budget_money, budget_impressions
 FROM offer_spend WHERE tenant = {tenant:String} ORDER BY day DESC, offer_id LIMIT 1000"""
+SATISFACTION_ALERTS = """SELECT alerts.about AS about, alerts.name AS name, alerts.state AS state, alerts.before AS before,
+    alerts.changed_at AS changed_at, alerts.after AS after, alerts.opinions_after AS opinions_after, items.title AS title,
+    arrayStringConcat(alerts.quotes, '\\n') AS quotes
+FROM satisfaction_alerts_served AS alerts
+LEFT JOIN (SELECT tenant, item_id, title FROM items FINAL) AS items
+    ON items.tenant = alerts.tenant AND items.item_id = alerts.name AND alerts.about = 'item'
+WHERE alerts.tenant = {tenant:String} ORDER BY alerts.as_of_ts DESC LIMIT 30"""
+SATISFACTION_DAILY = """SELECT toMonday(daily.day) AS week, daily.brand AS brand,
+    sum(daily.satisfaction * daily.opinions) / sum(daily.opinions) AS mean
+FROM (SELECT * FROM satisfaction_daily WHERE tenant = {tenant:String}) AS daily WHERE daily.opinions > 0
+GROUP BY week, brand ORDER BY week DESC LIMIT 2000"""
+SATISFACTION_ITEMS = """SELECT by_item.item_id AS item_id, items.title AS title, by_item.opinions AS opinions,
+    by_item.satisfaction AS satisfaction, by_item.shrunk AS shrunk, by_item.unhappy AS unhappy, by_item.tickets AS tickets
+FROM satisfaction_by_item AS by_item
+LEFT JOIN (SELECT tenant, item_id, title FROM items FINAL) AS items
+    ON items.tenant = by_item.tenant AND items.item_id = by_item.item_id
+WHERE by_item.tenant = {tenant:String} ORDER BY shrunk, item_id LIMIT 500"""
+SATISFACTION_BRANDS = """SELECT brand, items, opinions, satisfaction, unhappy, tickets FROM satisfaction_by_brand
+WHERE tenant = {tenant:String} AND brand != '' ORDER BY satisfaction, brand LIMIT 500"""
 LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
     max(failed_at) AS newest, any(dead_letter_id) AS example
 FROM dead_letters FINAL WHERE tenant = {tenant:String} GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""

@@ -48,7 +48,7 @@ CHINESE = {
     "Choose a cause to try its fix: nothing is sent by that.": "选择一个原因以试行修复：不会发送任何内容。",
     "would be taken once mended": "条修复后可被接受", "unchanged": "未改动", "Send again": "重新发送",
     "Nothing was sent": "未发送任何内容", "Sent again": "已重新发送", "Kafka does not answer": "Kafka 无响应",
-    "Promotions": "促销", "Orders a user more than in the hold-out group, with its interval":
+    "Promotions": "促销", "More orders a user than held out, with interval":
         "人均下单率较对照组的提升（含置信区间）",
     "helps": "有效", "harms": "有害", "not known yet": "尚不确定", "placement": "展示位", "users offered": "投放用户",
     "of these ordered": "其中下单率", "users held out": "对照用户", "of the held-out ordered": "对照下单率",
@@ -60,6 +60,11 @@ CHINESE = {
     "Spent a day": "每日花费", "spent that day": "当日花费", "budget a day": "每日预算", "spent so far": "累计花费",
     "budget in all": "总预算", "impressions so far": "累计展示", "impressions budgeted": "展示预算",
     "of the budget used": "预算使用率", "Spent against budgets": "花费与预算",
+    "Satisfaction": "满意度", "opinions": "评价数", "satisfaction": "满意度", "if few opinions count little": "收缩后满意度",
+    "unhappy": "不满意比例", "tickets": "工单", "Items, the least satisfying first": "商品（满意度最低在前）",
+    "brand": "品牌", "items": "商品数", "Brands, the least satisfying first": "品牌（满意度最低在前）", "fell": "满意度下降",
+    "rose again": "满意度回升", "since": "自", "What fell or rose, newest first": "满意度变化（最新在前）", "half": "一半",
+    "Satisfaction of the brands spoken of most, by week": "评价最多品牌的每周满意度",
     "in now": "目前所在客群", "Sign in": "登录", "Sign out": "退出", "Name": "用户名", "Password": "密码",
     "Name or password is wrong.": "用户名或密码错误。", "Too many attempts. Try again later.": "尝试次数过多，请稍后再试。",
 }

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from producers.datasets import taobao
-from training import commands, evaluate_explanations, evaluate_recommend, evaluations
+from training import evaluate_recommend, evaluations
 from training.texts import Texts
 
 FROM_S = taobao.WINDOW_S[0]
@@ -36,8 +36,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CLICKWAKE_TRAINING__BUDGET_S", "8")
     monkeypatch.setattr(evaluate_recommend, "MOMENTS_MAX", 60)
     nothing = Texts("none", {}, np.zeros((0, 8), dtype=np.float32))  # the set has no texts: no need to export an encoder
-    for task in (evaluate_recommend, evaluate_explanations):
-        monkeypatch.setattr(task, "encode", lambda settings, items, say: nothing)
+    monkeypatch.setattr(evaluate_recommend, "encode", lambda settings, items, say: nothing)
 
 
 def test_recommend_prints_one_object_and_writes_a_page(
@@ -65,18 +64,3 @@ def test_a_split_after_which_nobody_comes_back_is_said(walkers: Path, capsys: py
     with pytest.raises(SystemExit):
         evaluations.main("recommend", "taobao", walkers, datetime(2017, 12, 30), False, None, {"panel": 0.0})
     assert "came back" in capsys.readouterr().err
-
-
-def test_explanations_are_judged_on_any_history(
-    walkers: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLICKWAKE_TRAINING__BUDGET_S", "3")
-    evaluations.main(
-        "explanations", "walkers", Path(), None, True, tmp_path / "report", {"users": 20.0},
-        source=lambda settings: commands.history_of(settings, "clickhouse", ("taobao", walkers), None, None, "demo"),
-    )  # fmt: skip
-    found = json.loads(capsys.readouterr().out)
-    assert (found["task"], found["served"], found["settings"]["users"]) == ("explanations", "clickwake", 20)
-    assert found["models"]["clickwake"]["hurts_more"]["low"] > 0.8
-    assert found["models"]["an event by lot"]["hurts_more"]["value"] == 0.5
-    assert (tmp_path / "report" / "index.html").read_text().count("data:image/png;base64,") > 1

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import Event
 from stream.adapters.onnx import Bundle
-from stream.core.recommend import Rules
+from stream.core.blend import Blend
 from stream.core.state import UserState
-from stream.serving import Serving
 from tests.support.bundles import ITEMS, TEXT_DIM, Exported
 from tests.support.fakes import DAY_MS, T0_MS, event
 from tests.support.histories import drawn_texts, ring_walk
-from training import evaluate_explanations, export, links, offline, snapshot
-from training.asking import Columns, next_of
-from training.comparison import rounded
-from training.evaluate_explanations import Case
+from training import evaluate_explanations, evaluations, export, links, snapshot
 from training.removing import lives, removed, without
 from training.snapshot import History, Replay, interactions
 
@@ -65,26 +66,41 @@ def test_an_anonymous_history_that_was_joined_is_taken_apart_too() -> None:
 
 
 @pytest.fixture(scope="module")
-def walked(exported: Exported) -> list[Case]:
-    """A bundle with links that were learned and an encoder that was not, on walks round a ring with strays."""
-    history = ring_walk(60, stray=0.2)
-    split_ms = history.events[len(history.events) * 3 // 4].ts_ms
-    texts = drawn_texts(ITEMS, "tiny", TEXT_DIM)
-    linked = links.fit(interactions(history, split_ms)[0], [item.item_id for item in ITEMS], split_ms)
-    bundle: Bundle = export.open_files(export.draft(exported.model, "tiny", None, exported.files, (0, 1)), exported.files)
-    replay = Replay(history)
-    replay.advance(split_ms)
-    serving = Serving(bundle)
-    tenant = history.events[0].tenant
-    serving.indexes[tenant] = offline.index_of(bundle, history.items, texts, replay.snapshot.counts, linked)
-    asked = next_of(replay, Columns(history), split_ms, history.to_ms + 1, 40)
-    return evaluate_explanations.cases(serving, tenant, history, asked, split_ms, Rules(top_n=5, exclude="none"))
+def history() -> History:
+    """Walks round a ring, with strays."""
+    return ring_walk(60, stray=0.2)
 
 
-def test_the_first_reason_is_worth_more_than_another_event(walked: list[Case]) -> None:
-    assert len(walked) > 100 and {one.source for one in walked} >= {"model", "personal", "rules"}
-    judged = evaluate_explanations.judged(walked, "walks", T0_MS)
-    shares = rounded(judged.comparison)["models"]
+@pytest.fixture(scope="module")
+def bundle(exported: Exported, history: History) -> Bundle:
+    """Links that were learned on the first three quarters, and an encoder that was not learned."""
+    made = export.open_files(export.draft(exported.model, "tiny", None, exported.files, (0, 1)), exported.files)
+    until_ms = split_of(history)
+    made.links = links.fit(interactions(history, until_ms)[0], [item.item_id for item in ITEMS], until_ms)
+    return made
+
+
+def split_of(history: History) -> int:
+    return history.events[len(history.events) * 3 // 4].ts_ms
+
+
+def test_the_first_reason_is_worth_more_than_another_event(
+    bundle: Bundle, history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command but for the training, which other tests do: its question, its answer as JSON, and its page."""
+    monkeypatch.setenv("CLICKWAKE_PERSONALIZE__EXCLUDE", "none")
+    monkeypatch.setenv("CLICKWAKE_PERSONALIZE__RECOMMEND_TOP_N", "5")
+    monkeypatch.setattr(evaluate_explanations, "encode", lambda settings, items, say: drawn_texts(ITEMS, "tiny", TEXT_DIM))
+    learned = SimpleNamespace(bundle=bundle), Blend.from_manifest({})
+    monkeypatch.setattr(evaluate_explanations.train, "evaluated", lambda *given: learned)
+    split = datetime.fromtimestamp(split_of(history) / 1000, UTC).replace(tzinfo=None)
+    evaluations.main("explanations", "walks", Path(), split, True, tmp_path, {"users": 40.0}, source=lambda _: history)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["task"], found["served"], found["dataset"]) == ("explanations", "clickwake", history.name)
+    assert found["n"] > 100 and found["settings"]["users"] > 20
+    shares = found["models"]
     assert shares["clickwake"]["hurts_more"]["low"] >= 0.8, "the promise"
+    assert all(shares["clickwake"][f"{source}.hurts_more"]["value"] >= 0.8 for source in ("model", "personal", "rules"))
     assert shares["an event by lot"]["hurts_more"]["value"] == 0.5
-    assert judged.comparison.ahead["the newest event"]["hurts_more"].low > 0
+    assert found["ahead"]["the newest event"]["hurts_more"]["low"] > 0
+    assert (tmp_path / "index.html").read_text().count("data:image/png;base64,") > 1
