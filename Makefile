@@ -47,9 +47,9 @@ COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11
 	--no-header --no-annotate --quiet
 
 locks:
-	$(COMPILE) --extra local --extra dashboard --extra privacy -o requirements.lock > /dev/null
-	$(COMPILE) --extra local --extra dashboard --extra privacy --extra train -o requirements-train.lock > /dev/null
-	$(COMPILE) --extra local --extra dashboard --extra privacy --extra train --extra dev -o requirements-dev.lock > /dev/null
+	$(COMPILE) --extra local --extra dashboard --extra privacy --extra telemetry -o requirements.lock > /dev/null
+	$(COMPILE) --extra local --extra dashboard --extra privacy --extra telemetry --extra train -o requirements-train.lock > /dev/null
+	$(COMPILE) --extra local --extra dashboard --extra privacy --extra telemetry --extra train --extra dev -o requirements-dev.lock > /dev/null
 
 clean:
 	-$(BIN)/clickwake down

@@ -787,6 +787,14 @@ def experiments(
 
 
 @app.command()
+def campaigns(as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False) -> None:
+    """What each delivery is worth: returns and money gained beside those held out, by expected gain, with intervals."""
+    from clickwake import campaigns as command
+
+    raise typer.Exit(command.results(as_json=as_json))
+
+
+@app.command()
 def offers(
     check: Annotated[bool, typer.Option("--check", help="only whether the file can be used")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
@@ -795,14 +803,6 @@ def offers(
     from clickwake import offers as command
 
     raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))
-
-
-@app.command()
-def campaigns(as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False) -> None:
-    """What each delivery is worth: returns and money gained beside those held out, by expected gain, with intervals."""
-    from clickwake import campaigns as command
-
-    raise typer.Exit(command.results(as_json=as_json))
 
 
 models = typer.Typer(help="The registry of bundles: list them, and keys that say which of them workers take.")

@@ -39,7 +39,7 @@ class OfferTotals(msgspec.Struct, array_like=True):
 
 class PlacementTotals(msgspec.Struct, array_like=True):
     """What was learned at one placement, over N features by name, in alphabetical order: `gram` is Σxxᵀ (N·N uint32, row by
-    row), `moment` Σrx (N uint32). `left_out`: times a feature had no room."""
+    row), `moment` Σrx (N uint32). `left_out`: times a feature or an offer had no room."""
 
     names: list[str] = []
     gram: bytes = b""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import structlog
@@ -63,7 +64,8 @@ class Owned:
 
 class Fleet:
     """All partitions of this worker. `opener` recovers a partition's state; `source_of` names a batch's input; `waiting`
-    says how many events of a partition the broker has that are not folded, None while nobody knows."""
+    says how many events of a partition the broker has that are not folded, None while nobody knows; `around` each batch is
+    what watches it."""
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class Fleet:
         flush_interval_ms: int,
         on_closed: Callable[[PartitionState, float], None] = lambda state, seconds: None,
         on_batch: Callable[[Any, float], None] = lambda batch, seconds: None,
+        around: Callable[[Any], AbstractContextManager[None]] = lambda batch: nullcontext(),
     ) -> None:  # fmt: skip
         self.personalizer = personalizer
         self.opener = opener
@@ -84,6 +87,7 @@ class Fleet:
         self.flush_interval_ms = flush_interval_ms
         self.on_closed = on_closed
         self.on_batch = on_batch
+        self.around = around
         self.owned: dict[int, Owned] = {}
         self._room = asyncio.Semaphore(BATCHES_MAX)
         self._working: set[asyncio.Task[None]] = set()
@@ -141,7 +145,8 @@ class Fleet:
                 return
             try:
                 source = await self.source_of(batch.topic)
-                await self.personalizer.process(opened.state, source, batch.records, self._most_waiting(batch))
+                with self.around(batch):
+                    await self.personalizer.process(opened.state, source, batch.records, self._most_waiting(batch))
             except Exception as error:  # noted before the next batch of this partition gets the lock
                 self._failure = self._failure or error
                 raise

@@ -8,11 +8,13 @@ Unknown names are refused, so a typing error does not pass silently. `clickwake 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 PSEUDONYM_KEY_CHARS_MIN = 32
 
@@ -210,6 +212,18 @@ class Sink(Section):
     metrics_port: int = Field(0, description="0: any free port, written to <home>/run/sink.json")
 
 
+class Tracing(Section):
+    """OpenTelemetry's traces; none unless there is an endpoint. Also read, where these are not set:
+    OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS and their …_TRACES_… forms, OTEL_TRACES_SAMPLER_ARG,
+    OTEL_SDK_DISABLED."""
+
+    endpoint: str = Field("", description="where OTLP over HTTP is taken, for example http://127.0.0.1:4318/v1/traces")
+    headers: dict[str, SecretStr] = Field(default_factory=dict, description="sent along, for example the key of a service")
+    ratio: float = Field(0.01, ge=0, le=1, description="share of requests without a trace of their own that begin one")
+    clients_decide: bool = Field(True, description="what a client samples is sampled; off: the ratio decides of that too")
+    spans_max: int = Field(4_096, ge=1, description="that wait for the exporter, some 10 MB; more are dropped and counted")
+
+
 class Training(Section):
     every: str | None = Field(None, description="release interval of `clickwake train --every`, e.g. 6h")
     seed: int = 7
@@ -247,7 +261,18 @@ class Settings(BaseSettings):
     deliveries: Deliveries = Deliveries()
     offers: Offers = Offers()
     sink: Sink = Sink()
+    tracing: Tracing = Tracing()
     training: Training = Training()
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource, dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
+        """OpenTelemetry's own names come last."""
+        theirs = InitSettingsSource(settings_cls, {"tracing": otel_settings(os.environ)})
+        return init_settings, env_settings, dotenv_settings, file_secret_settings, theirs
 
     @property
     def registry(self) -> str:
@@ -287,6 +312,40 @@ class Settings(BaseSettings):
     def training_dir(self) -> Path:
         """Where a training that was stopped is gone on with."""
         return self.home / "training"
+
+
+def otel_settings(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What OpenTelemetry's standard names say of `Tracing`.
+
+    >>> otel_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4318", "OTEL_EXPORTER_OTLP_HEADERS": "key=a%20b"})
+    {'endpoint': 'http://tempo:4318/v1/traces', 'headers': {'key': 'a b'}}
+    >>> otel_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4318", "OTEL_SDK_DISABLED": "true"})
+    {}
+
+    Raises ValueError for another protocol than the one that is spoken.
+    """
+    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return {}
+
+    def of(name: str) -> str:
+        return environment.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}") or environment.get(f"OTEL_EXPORTER_OTLP_{name}") or ""
+
+    found: dict[str, Any] = {}
+    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
+    endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or (base and base.rstrip("/") + "/v1/traces")
+    if endpoint:
+        if of("PROTOCOL") not in ("", "http/protobuf") and "CLICKWAKE_TRACING__ENDPOINT" not in environment:
+            raise ValueError(
+                f"OTEL_EXPORTER_OTLP_PROTOCOL is {of('PROTOCOL')}, only http/protobuf is spoken: set "
+                "CLICKWAKE_TRACING__ENDPOINT to the address that takes it (port 4318), or to nothing for no traces"
+            )
+        found["endpoint"] = endpoint
+    if of("HEADERS"):
+        pairs = (one.partition("=") for one in of("HEADERS").split(",") if one.strip())
+        found["headers"] = {unquote(name.strip()): unquote(value.strip()) for name, _, value in pairs}
+    if environment.get("OTEL_TRACES_SAMPLER_ARG"):
+        found["ratio"] = environment["OTEL_TRACES_SAMPLER_ARG"]
+    return found
 
 
 def load() -> Settings:

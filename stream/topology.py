@@ -33,6 +33,8 @@ from stream.partition import DUE_PREFIX, NoStore, PartitionState
 from stream.personalize import Input, Personalizer, Superseded
 from stream.segments import SegmentDesk
 from stream.settings import Settings
+from stream.tracing import port as tracing
+from stream.tracing.port import Tracing
 
 log = structlog.get_logger()
 HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worker may own the partition
@@ -45,12 +47,15 @@ class InputChanged(RuntimeError):
 class KafkaOutputs:
     """The Outputs port over the app's idempotent producer: whole batches, acks=all, awaited."""
 
-    def __init__(self, app: faust_compat.App, prefix: str) -> None:
+    def __init__(self, app: faust_compat.App, prefix: str, tracing: Tracing) -> None:
         self.app = app
         self.prefix = prefix
+        self.tracing = tracing
 
     async def send(self, topic: Topic, records: dict[int, list[OutRecord]]) -> dict[int, int]:
-        return await faust_compat.send_batches(self.app, topic.name(self.prefix), records)
+        name = topic.name(self.prefix)
+        with self.tracing.outgoing(name, records) as messages:
+            return await faust_compat.send_batches(self.app, name, messages)
 
 
 class Personalize:
@@ -66,12 +71,13 @@ class Personalize:
             commit_interval_ms=settings.personalize.flush_interval_ms,
         )
         self.metrics = Metrics("personalize", settings)
+        self.tracing = tracing.start(settings, "personalize")
         self.ranking = ServingReaders(settings, self.metrics.releases)
         self.erasures = Erasures(settings)
         personalizer = Personalizer(
             settings.personalize,
             self.ranking.serving,
-            KafkaOutputs(self.app, prefix),
+            KafkaOutputs(self.app, prefix, self.tracing),
             self.ranking.run_model,
             WallClock(),
             partial(kafka_clients.partition_of, partitions=settings.kafka.partitions),
@@ -88,6 +94,7 @@ class Personalize:
             settings.personalize.flush_interval_ms,
             self.metrics.interval_closed,
             lambda batch, seconds: self.metrics.batch_done(batch.topic, len(batch.records), seconds),
+            lambda batch: self.tracing.batch(f"{prefix}-personalize", batch.records),
         )
         self.following = asyncio.Event()
         self.announcing: asyncio.Task[None] | None = None

@@ -27,12 +27,14 @@ from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.logs import configure
 from stream.adapters.producing import Message
+from stream.delivery import channels
 from stream.delivery.decide import Said
 from stream.delivery.deliverer import Deliverer
-from stream.delivery.rules import DeliveryError, load
+from stream.delivery.rules import Channel, DeliveryError, load
 from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.settings import load as load_settings
+from stream.tracing import port as tracing
 
 log = structlog.get_logger()
 SOURCE = "clickwake/delivery"
@@ -53,6 +55,8 @@ class Worker:
             topics.CHURN_ALERTS.name(prefix): _alert, topics.SEGMENT_CHANGES.name(prefix): _change,
         }  # fmt: skip
         self.producer = producing.create_producer(settings)
+        self.tracing = tracing.start(settings, "delivery")
+        self.group = f"{prefix}.delivery"
 
     async def run(self) -> None:
         """Raises what cannot be gone on with."""
@@ -65,11 +69,11 @@ class Worker:
         log.info("deliveries taken", file=str(path), deliveries=[one.name for one in file.deliveries])
         await kafka_clients.wait_for_kafka(self.settings)
         erasures = Erasures(self.settings)
-        deliverer = Deliverer(file, erasures, self._write, lambda: datetime.now(UTC))
+        deliverer = Deliverer(file, erasures, self._write, lambda: datetime.now(UTC), self._deliver)
         history = GlobalReader(self.settings, self.log_topic, lambda records: _note(deliverer, records))
         consumer = AIOKafkaConsumer(
             *self.inputs, **kafka_clients.aiokafka_arguments(self.settings), enable_auto_commit=False,
-            group_id=f"{self.settings.kafka.topic_prefix}.delivery", auto_offset_reset="earliest",
+            group_id=self.group, auto_offset_reset="earliest",
             max_poll_interval_ms=24 * 3_600_000,
         )  # fmt: skip
         await self.producer.start()
@@ -95,7 +99,8 @@ class Worker:
         wait_ms = int(1000 * min(0.5, deliverer.wait_s()))
         fetched = await consumer.getmany(timeout_ms=wait_ms, max_records=200)
         for tp, records in fetched.items():
-            await deliverer.take(self._decoded(tp.topic, records))
+            with self.tracing.batch(self.group, records):
+                await deliverer.take(self._decoded(tp.topic, records))
         if fetched:
             try:
                 await consumer.commit()
@@ -119,7 +124,12 @@ class Worker:
             headers = cloud_event("delivery", one.delivery_id, user.decode(), ms(one.at), SOURCE)
             partition = kafka_clients.partition_of(user, self.settings.kafka.partitions)
             by_partition.setdefault(partition, []).append((user, msgspec.json.encode(one), headers))
-        await producing.send_batches(self.producer, self.log_topic, by_partition)
+        with self.tracing.outgoing(self.log_topic, by_partition) as messages:
+            await producing.send_batches(self.producer, self.log_topic, messages)
+
+    async def _deliver(self, channel: Channel, message: channels.Message) -> None:
+        with self.tracing.call(f"deliver {type(channel).__name__.lower()}", key(message.tenant, message.user_id)):
+            await channels.send(channel, message)
 
     async def _stopped(self, seconds: float) -> bool:
         try:

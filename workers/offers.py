@@ -30,6 +30,7 @@ import msgspec
 import structlog
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import ProducerFenced
 from prometheus_client import Counter, Gauge, Histogram, start_http_server
 
 from schemas import topics
@@ -62,6 +63,10 @@ LEFT_OUT = Gauge("clickwake_offers_features_left_out", "Times a feature had no r
 _decision = msgspec.json.Decoder(Decision)
 _positions = msgspec.msgpack.Decoder(Positions)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class TakenOver(RuntimeError):
+    """Another worker writes now."""
 
 
 class Worker:
@@ -198,12 +203,17 @@ class Worker:
         RECORDS.labels("events", event.event).inc()
 
     async def _publish(self, producer: AIOKafkaProducer, changed: Mapping[bytes, bytes | None]) -> None:
-        """Step 4. Fails, and ends the process, where another worker has begun."""
+        """Step 4. Raises TakenOver where another worker has begun."""
         rows: list[producing.Message] = [(record_key, value, ()) for record_key, value in changed.items()]
         rows.append((POSITIONS_KEY, _encode(self.positions), ()))
-        with SECONDS.time():
-            async with producer.transaction():
-                await producing.send_batches(producer, topics.OFFERS.name(self.settings.kafka.topic_prefix), {0: rows})
+        try:
+            with SECONDS.time():
+                async with producer.transaction():
+                    await producing.send_batches(producer, topics.OFFERS.name(self.settings.kafka.topic_prefix), {0: rows})
+        except producing.SendFailed as error:
+            if isinstance(error.__cause__, ProducerFenced):
+                raise TakenOver("another offers worker has begun, and goes on from what this one had published") from error
+            raise
         self._written_at = time.monotonic()
         USERS.set(len(self.ledger.users))
         for (tenant, placement), learned in self.ledger.placements.items():
@@ -229,10 +239,14 @@ async def run(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Exit code: 0 after a signal."""
+    """Exit code: 0 after a signal, 1 when another worker has taken over."""
     settings = load()
     configure(settings)
-    uvloop.run(run(settings))
+    try:
+        uvloop.run(run(settings))
+    except TakenOver as error:
+        log.error("ended", why=str(error), next="one is enough: leave the other to it")
+        return 1
     return 0
 
 

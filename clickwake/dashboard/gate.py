@@ -29,6 +29,7 @@ from stream.settings import Dashboard
 IN, OUT = "/sign-in", "/sign-out"
 HEALTH = "/health/live"  # says that the process answers, to anybody
 FORM_BYTES_MAX = 8_192
+FORMS = ("application/x-www-form-urlencoded",)
 WAITING_MAX = 8  # attempts whose passwords are not looked at yet
 ANYBODY = Visitor("", "admin")  # who sits at the machine
 HEADERS = {
@@ -164,7 +165,7 @@ class Gate:
 
 async def _form_of(request: Request) -> dict[str, str]:
     """Fields of a form. Raises Refused 400, 408, 413 or 415."""
-    raw = await body.read(request, FORM_BYTES_MAX, "the form", ("application/x-www-form-urlencoded",))
+    raw = await body.read(request, FORM_BYTES_MAX, "the form", media_types=FORMS)
     try:
         return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=8, strict_parsing=True))
     except ValueError as error:

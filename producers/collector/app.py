@@ -43,6 +43,8 @@ from stream.adapters.erasures import Erasures
 from stream.http import body, keys, server
 from stream.http.answers import Json, Refused, invalid
 from stream.settings import Settings
+from stream.tracing import port as tracing
+from stream.tracing.port import Headers
 
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
 RETRY_AFTER_S = 1
@@ -80,6 +82,7 @@ class Collector:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.collector
         self.metrics = Metrics()
+        self.tracing = tracing.start(settings, "collector", self.metrics.registry)
         self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
         self._erasures = topics.ERASURES.name(settings.kafka.topic_prefix)
@@ -152,6 +155,8 @@ class Collector:
     def dialect(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
         """The handler of calls in another system's words."""
         async def handle(request: Request) -> Response:
+            if request.method not in dialect.methods:  # HEAD comes with GET: who only looks is no event
+                raise HTTPException(405, headers={"Allow": ", ".join(dialect.methods)})
             response = await self._guarded(partial(self._take_dialect, request, dialect))
             self.metrics.requests.labels(dialect.name, str(response.status_code)).inc()
             return response
@@ -161,9 +166,9 @@ class Collector:
     async def _take_dialect(self, request: Request, dialect: Dialect) -> Response:
         basic = body.basic_key(request)
         tenant = None if basic is None else keys.tenant_of(basic, self.settings.write_keys)
-        raw = await body.read(request, self.settings.batch_bytes_max, "The request")
         try:
-            found = dialect.translate(msgspec.json.decode(raw), request.query_params)
+            said = await dialect.read(request, self.settings.batch_bytes_max)
+            found = dialect.translate(said, request.query_params)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             raise invalid("", "json", f"The body cannot be read: {complaint(error).message}.") from error
         except DialectError as error:
@@ -203,14 +208,16 @@ class Collector:
         """Everything acknowledged, events and dead letters alike, or Unavailable."""
         assert self.broker is not None, "requests come after startup"
         records = []
-        for index, result in enumerate(results):
-            if isinstance(result, NotAdmitted):
-                records.append(self._dead_letter(result, arrival, Source(topic=endpoint, partition=0, offset=index)))
-            elif not self.erasures.covers(result.key, NO_TIME_MS):
-                records.append(Record(self._events, result.key, result.value))
-            else:  # taken for the client, who is not told who is on the list; kept nowhere
-                self.metrics.events.labels("suppressed").inc()
-        await self.broker.send(records)
+        with self.tracing.sending(self._events, len(results)) as headers:
+            for index, result in enumerate(results):
+                if isinstance(result, NotAdmitted):
+                    source = Source(topic=endpoint, partition=0, offset=index)
+                    records.append(self._dead_letter(result, arrival, source, headers))
+                elif not self.erasures.covers(result.key, NO_TIME_MS):
+                    records.append(Record(self._events, result.key, result.value, headers))
+                else:  # taken for the client, who is not told who is on the list; kept nowhere
+                    self.metrics.events.labels("suppressed").inc()
+            await self.broker.send(records)
         for result in results:
             self.metrics.events.labels("accepted" if isinstance(result, Admitted) else result.messages[0].keyword).inc()
 
@@ -245,12 +252,12 @@ class Collector:
             signature=found.signature,
         ))  # fmt: skip
 
-    def _dead_letter(self, refused: NotAdmitted, arrival: Arrival, source: Source) -> Record:
+    def _dead_letter(self, refused: NotAdmitted, arrival: Arrival, source: Source, headers: Headers) -> Record:
         letter = dead_letters.dead_letter(
             tenant=arrival.tenant, kind=refused.kind, messages=refused.messages, payload=refused.payload, source=source,
             at=arrival.received_at,
         )
-        return Record(self._dead_letters, key(arrival.tenant, refused.user), dead_letters.encode(letter))
+        return Record(self._dead_letters, key(arrival.tenant, refused.user), dead_letters.encode(letter), headers)
 
     async def live(self, request: Request) -> Response:
         return Json({"status": "ok"})
@@ -312,7 +319,7 @@ def create_app(settings: Settings) -> Starlette:
 
     calls = {name: name for name in ENDPOINTS} | ALIASES
     routes = [Route(f"/v1/{path}", collector.endpoint(name), methods=["POST"]) for path, name in calls.items()]
-    routes += [Route(path, collector.dialect(one), methods=["POST"]) for path, one in DIALECTS.items()]
+    routes += [Route(path, collector.dialect(one), methods=[*one.methods]) for path, one in DIALECTS.items()]
     routes += [
         Route("/v1/regulations", collector.regulate, methods=["POST"]),
         Route("/v1/regulations/{regulate_id}", collector.regulation, methods=["GET"]),
@@ -325,7 +332,7 @@ def create_app(settings: Settings) -> Starlette:
         allow_headers=["*"], expose_headers=["Retry-After"], max_age=86_400,
     )
     app = Starlette(
-        routes=routes, middleware=[cors], lifespan=collector.lifespan,
+        routes=routes, middleware=[cors, *collector.tracing.middleware()], lifespan=collector.lifespan,
         exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
     )
     app.state.collector = collector

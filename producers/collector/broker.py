@@ -30,6 +30,7 @@ from producers.kafka import (
     unreachable,
 )
 from stream.settings import Kafka
+from stream.tracing.port import NO_HEADERS, Headers
 
 LINGER_MS = 2  # requests that arrive together share a batch; a single one waits no longer than this
 PROBE_TIMEOUT_S = 2.0  # of a readiness check
@@ -46,6 +47,7 @@ class Record(msgspec.Struct, frozen=True):
     topic: str
     key: bytes
     value: bytes
+    headers: Headers = NO_HEADERS
 
 
 def partition(key: bytes, all_partitions: Sequence[int], available: Sequence[int]) -> int:
@@ -90,7 +92,8 @@ class Broker:
         try:
             async with asyncio.timeout(self._ack_timeout_s):
                 for record in records:
-                    futures.append(await producer.send(record.topic, value=record.value, key=record.key))
+                    futures.append(await producer.send(record.topic, value=record.value, key=record.key,
+                                                       headers=record.headers))
                 await asyncio.wait(futures)
         except (TimeoutError, KafkaTimeoutError):
             raise Unavailable(unreachable(self._kafka, f"no acknowledgement within {self._ack_timeout_s:g} s")) from None

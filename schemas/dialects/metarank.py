@@ -1,7 +1,9 @@
 """Metarank's feedback, `POST /feedback`; the write key comes as Basic auth, as it has none of its own.
 
-A ranking is a list that was shown, so its id is what interactions name as `ranking`. Item events are no events of people:
-items come with `clickwake catalog`. docs.metarank.ai/reference/event-schema.
+A ranking is a list that was shown, so its id is what interactions name as `ranking`. Item events are refused: one holds some
+fields of an item, and the items topic holds whole items, so that it would take away what others had said; and a write key,
+which is in a page, must not change the catalog. Items come with `clickwake catalog`.
+docs.metarank.ai/reference/event-schema.
 """
 
 from __future__ import annotations

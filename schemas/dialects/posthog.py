@@ -1,4 +1,4 @@
-"""PostHog's capture API, `POST /capture`, `/e`, `/i/v0/e` and `/batch`; `api_key` or `token` is the write key.
+"""PostHog's capture API, `/capture`, `/e`, `/i/v0/e` and `/batch`; `api_key` or `token` is the write key.
 
 Its e-commerce events have Segment's names. A distinct id is a user's unless the event says that it is nobody's yet
 (`$process_person_profile` or `$is_identified` false). posthog.com/docs/api/capture.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from schemas.dialects import Translated, derived_id, list_of, object_of, present
+from schemas.dialects import Translated, derived_id, instant, list_of, object_of, present
 
 _OF_THE_PROTOCOL = ("token", "distinct_id", "$set", "$set_once", "$anon_distinct_id")
 
@@ -26,7 +26,7 @@ def translate(body: Any, query: Mapping[str, str]) -> Translated:
         properties = object_of(one.get("properties") or {}, f"batch[{at}].properties")
         key = key or one.get("api_key") or properties.get("token")
         found.append(_event(one, properties, at))
-    return Translated(found, key if isinstance(key, str) else None, outer.get("sent_at"))
+    return Translated(found, key if isinstance(key, str) else None, outer.get("sent_at") or instant(query.get("_"), 1_000))
 
 
 def _event(one: dict[str, Any], properties: dict[str, Any], at: int) -> dict[str, Any]:

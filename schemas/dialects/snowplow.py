@@ -1,4 +1,5 @@
-"""Snowplow's tracker protocol, `POST /com.snowplowanalytics.snowplow/tp2`; the app id `aid` is the write key.
+"""Snowplow's tracker protocol, `POST /com.snowplowanalytics.snowplow/tp2` and, an event a picture, `GET /i?e=…`; the app id
+`aid` is the write key.
 
 Page views and e-commerce actions are read, with the entities product, transaction, refund and promotion; any other
 self-describing event is kept under its schema's name. docs.snowplow.io/docs/events/ootb-data/ecommerce-events.
@@ -6,15 +7,23 @@ self-describing event is kept under its schema's name. docs.snowplow.io/docs/eve
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from schemas import events as names
-from schemas.dialects import DialectError, Translated, instant, list_of, object_of, objects_in, present, with_products
+from schemas.dialects import (
+    DialectError,
+    Translated,
+    from_base64,
+    instant,
+    list_of,
+    object_of,
+    objects_in,
+    present,
+    with_products,
+)
 
 ACTION = "snowplow_ecommerce_action"
 ACTIONS = {
@@ -88,8 +97,7 @@ def _json(payload: dict[str, Any], encoded: str, plain: str, path: str) -> Any:
     """A part that is JSON in base64 or as it is."""
     try:
         if isinstance(payload.get(encoded), str):
-            raw = payload[encoded].translate(str.maketrans("-_", "+/"))
-            return msgspec.json.decode(base64.b64decode(raw + "=" * (-len(raw) % 4)))
+            return msgspec.json.decode(from_base64(payload[encoded]))
         return msgspec.json.decode(str(payload.get(plain, "")))
-    except (msgspec.DecodeError, binascii.Error, UnicodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise DialectError(f"{path}.{encoded if encoded in payload else plain}", f"no JSON: {error}") from error

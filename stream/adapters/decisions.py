@@ -17,6 +17,7 @@ from stream.adapters import kafka_clients, producing
 from stream.adapters.producing import Message, SendFailed
 from stream.outbox import cloud_event
 from stream.settings import Settings
+from stream.tracing.port import UNTRACED, Headers, Tracing
 
 log = structlog.get_logger()
 QUEUE_MAX = 20_000  # some 40 MB; more wait only while the broker is away
@@ -29,10 +30,10 @@ SOURCE = "clickwake/api"
 class DecisionLog:
     """`note` from the event loop; `run` in a task sends what was noted."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, tracing: Tracing = UNTRACED) -> None:
+        self._settings, self._tracing = settings, tracing
         self._topic = topics.DECISIONS.name(settings.kafka.topic_prefix)
-        self._queue: asyncio.Queue[Decision] = asyncio.Queue(QUEUE_MAX)
+        self._queue: asyncio.Queue[tuple[Decision, Headers]] = asyncio.Queue(QUEUE_MAX)
         self._known: OrderedDict[str, None] = OrderedDict()
         self.sent = self.lost = 0
 
@@ -43,7 +44,7 @@ class DecisionLog:
             self._known.move_to_end(ident)
             return
         try:
-            self._queue.put_nowait(decision)
+            self._queue.put_nowait((decision, self._tracing.current()))
         except asyncio.QueueFull:
             self.lost += 1
             return
@@ -69,17 +70,17 @@ class DecisionLog:
         """Return once all that was noted is sent: at a clean stop."""
         await self._queue.join()
 
-    async def _some(self) -> list[Decision]:
+    async def _some(self) -> list[tuple[Decision, Headers]]:
         some = [await self._queue.get()]
         while len(some) < AT_ONCE_MAX and not self._queue.empty():
             some.append(self._queue.get_nowait())
         return some
 
-    async def _send(self, producer: AIOKafkaProducer, some: list[Decision]) -> None:
+    async def _send(self, producer: AIOKafkaProducer, some: list[tuple[Decision, Headers]]) -> None:
         by_partition: dict[int, list[Message]] = {}
-        for one in some:
+        for one, caused_by in some:
             user = key(one.tenant, one.user_id)
-            headers = cloud_event("decision", one.recommendation_id, user.decode(), ms(one.served_at), SOURCE)
+            headers = [*cloud_event("decision", one.recommendation_id, user.decode(), ms(one.served_at), SOURCE), *caused_by]
             partition = kafka_clients.partition_of(user, self._settings.kafka.partitions)
             by_partition.setdefault(partition, []).append((user, msgspec.json.encode(one), headers))
         try:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from schemas import topics
-from schemas.offers import PLACEMENT_PREFIX, OfferTotals, PlacementTotals, UserOffers, placement_key
+from schemas.offers import PLACEMENT_PREFIX, POSITIONS_KEY, OfferTotals, PlacementTotals, UserOffers, placement_key
 from stream.adapters.global_reader import GlobalReader
 from stream.settings import Settings
 
@@ -47,16 +47,14 @@ class OffersReader(GlobalReader):
 
     def _note(self, records: list[Any]) -> None:
         for record in records:
-            name = record.key
+            name, value = record.key, record.value
             if name.startswith(PLACEMENT_PREFIX):
+                self._placements[name] = _totals.decode(value)
                 self._spent.pop(name[len(PLACEMENT_PREFIX) :].decode().partition("/")[0], None)
-            kept: dict[bytes, Any] = self._placements if name.startswith(PLACEMENT_PREFIX) else self._users
-            if record.value is None:
-                kept.pop(name, None)
-            elif not name.startswith(b"#"):
-                kept[name] = record.value
-            elif name.startswith(PLACEMENT_PREFIX):
-                kept[name] = _totals.decode(record.value)
+            elif value is None:
+                self._users.pop(name, None)
+            elif name != POSITIONS_KEY:
+                self._users[name] = value
 
 
 def _sum(one: OfferTotals, other: OfferTotals) -> OfferTotals:

@@ -31,9 +31,11 @@ from stream.api.metrics import Metrics
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank, from_body, from_query
 from stream.api.service import Answer, Service
+from stream.api.texts import TextFeatures
 from stream.http import body, keys, page, server
 from stream.http.answers import Json, Refused
 from stream.settings import Settings
+from stream.tracing import port as tracing
 
 RETRY_AFTER_S = 1
 BODY_BYTES_MAX = 256 * 1024
@@ -52,10 +54,12 @@ class Api:
         self.metrics = Metrics()
         self.ranking = ServingReaders(settings, self.metrics.releases)
         self.replica = StateReplica(settings, "api")
-        self.decisions = DecisionLog(settings)
+        self.tracing = tracing.start(settings, "api", self.metrics.registry)
+        self.decisions = DecisionLog(settings, self.tracing)
         self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock())
         self.learned = OffersReader(settings)
-        self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return)
+        self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return,
+                                TextFeatures(settings))
         self._inflight = 0
         self._reason: str | None = "It is reading what the workers have written."
         self._following: asyncio.Task[None] | None = None
@@ -169,6 +173,7 @@ class Api:
 
     async def prometheus(self, request: Request) -> Response:
         self.metrics.stale_ms.set(self.replica.behind_ms())
+        self.metrics.offers_stale_ms.set(self.learned.behind_ms())
         self.metrics.decisions.labels("sent").set(self.decisions.sent)
         self.metrics.decisions.labels("lost").set(self.decisions.lost)
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -219,7 +224,7 @@ def create_app(settings: Settings) -> Starlette:
         allow_headers=["*"], expose_headers=["ETag", "Retry-After"], max_age=86_400,
     )
     app = Starlette(
-        routes=routes, middleware=[cors], lifespan=api.lifespan,
+        routes=routes, middleware=[cors, *api.tracing.middleware()], lifespan=api.lifespan,
         exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
     )
     app.state.api = api

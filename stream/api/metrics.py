@@ -20,5 +20,7 @@ class Metrics:
         self.inflight = Gauge("clickwake_api_inflight_requests", "Requests being handled", registry=self.registry)
         self.stale_ms = Gauge("clickwake_api_stale_ms", "How old at most what is answered is, beside the changelog",
                               registry=self.registry)  # fmt: skip
+        self.offers_stale_ms = Gauge("clickwake_api_offers_stale_ms", "How old at most what offers are chosen by is",
+                                     registry=self.registry)  # fmt: skip
         self.decisions = Gauge("clickwake_api_decisions", "Decisions logged, or lost because Kafka did not take them",
                                ["outcome"], registry=self.registry)  # fmt: skip

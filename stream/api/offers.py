@@ -23,10 +23,11 @@ from schemas.outputs import Decision, Offered, output_id
 from stream.adapters.decisions import DecisionLog
 from stream.adapters.offers import OffersReader
 from stream.adapters.watched import Watched
+from stream.api.texts import TextFeatures
 from stream.core import segments
 from stream.core.bandit import choose
 from stream.core.offer_ledger import ID_PREFIX
-from stream.core.offer_policy import Policy, policy
+from stream.core.offer_policy import Policy, policy, text_id
 from stream.core.offers import (
     HOUR_MS,
     NO_OFFERS,
@@ -59,9 +60,12 @@ def load(path: Path) -> OfferRules:
         raise OffersError(f"{path}: {error}") from error
 
 
+Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+
+
 class AskOffer(msgspec.Struct, frozen=True, kw_only=True):
     """`id`: what stands for the moment of the decision (a page view, a message): asking again with it chooses alike.
-    `offers`: only from these."""
+    `offers`: only from these, of the file's."""
 
     placement: str
     id: Annotated[str, msgspec.Meta(max_length=256)] = ""
@@ -69,7 +73,10 @@ class AskOffer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AskOfferFor(AskOffer, frozen=True, kw_only=True):
+    """`texts`: subject lines, captions … to choose from instead of the file's offers; held-out users see the first."""
+
     user_id: Id
+    texts: Annotated[tuple[Text, ...], msgspec.Meta(max_length=50)] = ()
 
 
 class Shown(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +120,7 @@ class _Weighed(NamedTuple):
 
     rules: OfferRules
     where: Compiled
+    about: dict[str, tuple[str, ...]]  # by offer
     policy_version: str
     holdout: bool
     groups: tuple[str, ...]
@@ -126,12 +134,12 @@ class OfferDesk:
 
     def __init__(
         self, path: Path, learned: OffersReader, decisions: DecisionLog, clock: Clock,
-        churn_of: Callable[[UserState, int], Awaitable[float]],
+        churn_of: Callable[[UserState, int], Awaitable[float]], texts: TextFeatures,
     ) -> None:  # fmt: skip
-        self.learned, self.decisions, self.clock, self.churn_of = learned, decisions, clock, churn_of
+        self.learned, self.decisions, self.clock, self.churn_of, self.texts = learned, decisions, clock, churn_of, texts
         self._file: Watched[OfferRules] = Watched(path, load, NO_OFFERS, "offers")
         self._looked_at = 0.0
-        self._policies: OrderedDict[tuple[str, str, str], tuple[PlacementTotals, float, Policy]] = OrderedDict()
+        self._policies: OrderedDict[tuple[str, str], tuple[PlacementTotals, float, Policy]] = OrderedDict()
 
     def rules(self) -> OfferRules:
         """Looks at the file at most once a second."""
@@ -146,27 +154,34 @@ class OfferDesk:
         where = rules.at(person.tenant, ask.placement)
         if where is None:
             raise Refused(404, "unknown_placement", f"There is no placement {ask.placement!r} in the file of offers.")
+        if isinstance(ask, AskOfferFor) and ask.texts:
+            where = _of_texts(where, ask)
+            about = dict(zip((one.id for one in where.offers), await self.texts.about([one.text for one in where.offers]),
+                             strict=True))  # fmt: skip
+        else:
+            about = {one.id: one.about for one in where.offers}
         offers = self._asked_for(where, ask)
         churn = await self.churn_of(person.state, person.now_ms) if rules.reads_churn else 0.0
         values = segments.values_of(person.state, person.now_ms, churn)
         at_ms, out = self.clock.now_ms(), held_out(rules, person.tenant, person.user)
         refused = self._refused(where, offers, person, values, at_ms)
         allowed = [one for one in offers if one.id not in refused]
-        groups, made = where.groups_of(values), self._policy(rules, where, person.tenant)
+        groups, made = where.groups_of(values), self._policy(person.tenant, ask.placement)
         if out:
             control = where.placement.control
             refused |= {one.id: "the user is held out" for one in allowed if one.id != control}
             candidates = {one.id: 1.0 for one in allowed if one.id == control}
         else:
-            candidates = _chances(made, allowed, groups)
-        return self._decided(person, ask, _Weighed(rules, where, made.version, out, groups, candidates, refused, at_ms))
+            candidates = _chances(made, allowed, about, groups)
+        weighed = _Weighed(rules, where, about, made.version, out, groups, candidates, refused, at_ms)
+        return self._decided(person, ask, weighed)
 
     def _decided(self, person: Person, ask: AskOffer, weighed: _Weighed) -> OfferAnswer:
         """Steps 3 and 4: the choice, its id, its log."""
         moment = ask.id or str(weighed.at_ms // (1000 * DECISION_S))
         chosen, propensity = _taken(weighed.candidates, "\x1f".join((person.tenant, person.user, ask.placement, moment)))
         taken = next((one for one in weighed.where.offers if one.id == chosen), None)
-        hour = weighed.at_ms // HOUR_MS  # an id that comes again another day is another decision
+        hour = weighed.at_ms // HOUR_MS  # an id that comes again much later is another decision
         content = msgspec.json.encode((weighed.candidates, sorted(weighed.refused), weighed.groups)).decode()
         ident = ID_PREFIX + output_id("offer", person.tenant, person.user, ask.placement, moment, str(hour),
                                       weighed.rules.version, weighed.policy_version, content)  # fmt: skip
@@ -204,23 +219,33 @@ class OfferDesk:
         found = {one.id: refusal(where, one, values, inside, standing) for one in offers}
         return {offer: why for offer, why in found.items() if why is not None}
 
-    def _policy(self, rules: OfferRules, where: Compiled, tenant: str) -> Policy:
-        """By what was learned, and for all offers and groups of the placement, so that every request has the same."""
-        name = (rules.version, tenant, where.placement.name)
-        totals, found = self.learned.totals(tenant, where.placement.name), self._policies.get(name)
+    def _policy(self, tenant: str, placement: str) -> Policy:
+        """By what was learned, made anew at most once in POLICY_S."""
+        totals, found = self.learned.totals(tenant, placement), self._policies.get((tenant, placement))
         if found is not None and (found[0] is totals or time.monotonic() - found[1] < POLICY_S):
             return found[2]
-        made = policy(totals, [one.about for one in where.offers], [group for group, _ in where.groups])
-        self._policies[name] = (totals, time.monotonic(), made)
+        made = policy(totals)
+        self._policies[tenant, placement] = (totals, time.monotonic(), made)
         while len(self._policies) > POLICIES_MAX:
             self._policies.popitem(last=False)
         return made
 
 
-def _chances(made: Policy, allowed: Sequence[Offer], groups: Sequence[str]) -> dict[str, float]:
+def _of_texts(where: Compiled, ask: AskOfferFor) -> Compiled:
+    """The placement with the given texts for its offers. Raises Refused."""
+    if ask.offers:
+        raise invalid("texts", "oneOf", "Choose from `offers` or from `texts`, not from both.")
+    offers = tuple(Offer(id=text_id(one), placements=(ask.placement,), text=one) for one in dict.fromkeys(ask.texts))
+    own = msgspec.structs.replace(where.placement, control=offers[0].id, guardrail=None)
+    return where._replace(placement=own, offers=offers, conditions={})
+
+
+def _chances(
+    made: Policy, allowed: Sequence[Offer], about: Mapping[str, Sequence[str]], groups: Sequence[str]
+) -> dict[str, float]:
     if not allowed:
         return {}
-    chances = made.propensities([one.about for one in allowed], [one.value for one in allowed], groups)
+    chances = made.propensities([about[one.id] for one in allowed], [one.value for one in allowed], groups)
     return {one.id: float(chance) for one, chance in zip(allowed, chances, strict=True)}
 
 
@@ -233,7 +258,7 @@ def _offered(weighed: _Weighed, taken: Offer | None, propensity: float) -> Offer
     )  # fmt: skip
     if taken is None:
         return found
-    return msgspec.structs.replace(found, offer_id=taken.id, about=taken.about, cost=taken.cost,
+    return msgspec.structs.replace(found, offer_id=taken.id, about=weighed.about[taken.id], cost=taken.cost,
                                    budget=taken.budget, cap=taken.cap)
 
 

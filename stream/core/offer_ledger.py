@@ -26,6 +26,7 @@ SEEN, CLICKED, ORDERED = 1, 2, 4
 BITS: Mapping[str, int] = {PROMOTION_VIEWED: SEEN, PROMOTION_CLICKED: CLICKED, ORDER_COMPLETED: ORDERED}
 ID_PREFIX = "offer-"  # of a decision's id: who reads events knows it by sight
 EARLY_MS = 600_000  # an event may be in the log before its decision, which the API sends when it can
+OFFERS_COUNTED_MAX = 2_000  # of one placement: texts come and go, each is one
 EARLY_MAX = 32  # such events of one user: ids that nobody gave out must not fill the memory
 DAYS_KEPT = 3
 REVENUE_MAX = 1e9  # of one order: one with a slip of the keyboard must not be all that is seen
@@ -174,7 +175,10 @@ class Ledger:
         if new & (CLICKED if one.reward == "click" else ORDERED):
             learned.moment[rows] += 1
             learned.rewards += 1
-        _add(learned.offers.setdefault(one.offer_id, OfferTotals()), one, new, at_ms // DAY_MS, revenue_micros)
+        if one.offer_id in learned.offers or len(learned.offers) < OFFERS_COUNTED_MAX:
+            _add(learned.offers.setdefault(one.offer_id, OfferTotals()), one, new, at_ms // DAY_MS, revenue_micros)
+        else:
+            learned.left_out += 1
 
     def _read(self, user_key: bytes) -> UserOffers:
         value = self.users.get(user_key)

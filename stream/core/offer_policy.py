@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
 
 from schemas.offers import PlacementTotals
-from stream.core.bandit import BayesianLinear, Float64, draw, shares
+from stream.core.bandit import DRAWS, BayesianLinear, Float64, draw, shares
+from stream.core.featurize import Float32
 
+PLANES = 16
 NOISE_MIN = 0.05  # of a reward around its mean: that of a rate of 0.25%
 
 
@@ -27,32 +30,63 @@ def expand(about: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 
 class Policy(NamedTuple):
-    """What was learned, as draws of the model's parameters (D, N): the same from the same counts. `version` stands for
-    them."""
+    """What was learned, as draws of the model's parameters (D, N): the same from the same counts. `version` stands for them.
+    Of a feature that nothing is known of, the draws are the model's prior: `spread` times standard normal."""
 
     version: str
     row_of: Mapping[str, int]
     draws: Float64
+    spread: float
 
     def propensities(self, about: Sequence[Sequence[str]], values: Sequence[float], groups: Sequence[str]) -> Float64:
         """(K,): the chance of each of K offers for a user of these groups. `values`: of one reward of each."""
-        x = np.zeros((len(about), self.draws.shape[1]))  # (K, N)
-        for row, (one, value) in enumerate(zip(about, values, strict=True)):
-            x[row, [self.row_of[name] for name in expand(one, groups)]] = value
-        return np.asarray(shares(x[None], self.draws)[0])
+        features = [expand(one, groups) for one in about]
+        at = {name: number for number, name in enumerate(dict.fromkeys(name for some in features for name in some))}
+        known = [self.draws[:, self.row_of[name]] if name in self.row_of else self.spread * _prior(name) for name in at]
+        x = np.zeros((len(about), len(at)))  # (K, n)
+        for row, (some, value) in enumerate(zip(features, values, strict=True)):
+            x[row, [at[name] for name in some]] = value
+        return np.asarray(shares(x[None], np.stack(known, axis=1))[0])
 
 
-def policy(totals: PlacementTotals, about: Sequence[Sequence[str]], groups: Sequence[str]) -> Policy:
-    """The policy for offers that are described by `about` and users who may be in any of `groups`. What nothing is known of
-    yet has the model's prior."""
-    names = dict.fromkeys([*totals.names, *sorted(name for one in about for name in expand(one, groups))])
-    known, n = len(totals.names), len(names)
+def policy(totals: PlacementTotals) -> Policy:
+    """The policy that follows from what was learned."""
+    n = len(totals.names)
     rate = (totals.rewards + 1) / (totals.outcomes + 2)
     model = BayesianLinear(n, noise=max(NOISE_MIN, sqrt(rate * (1 - rate))))
-    model.gram[:known, :known] = np.frombuffer(totals.gram, dtype=np.uint32).reshape(known, known)
-    model.moment[:known] = np.frombuffer(totals.moment, dtype=np.uint32)
-    digest = hashlib.blake2b("\x1f".join(names).encode(), digest_size=6)
+    model.gram[:] = np.frombuffer(totals.gram, dtype=np.uint32).reshape(n, n)
+    model.moment[:] = np.frombuffer(totals.moment, dtype=np.uint32)
+    digest = hashlib.blake2b("\x1f".join(totals.names).encode(), digest_size=6)
     for part in (totals.gram, totals.moment):
         digest.update(part)
     version = digest.hexdigest()
-    return Policy(version, {name: row for row, name in enumerate(names)}, draw(model, int(version, 16)))
+    return Policy(version, {name: row for row, name in enumerate(totals.names)}, draw(model, int(version, 16)),
+                  model.noise / sqrt(model.ridge))  # fmt: skip
+
+
+@lru_cache(maxsize=10_000)
+def _prior(name: str) -> Float64:
+    """(D,): standard normal, the same for the same name."""
+    seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+    return np.random.default_rng(seed).normal(size=DRAWS)
+
+
+def text_about(text: str, vector: Float32 | None, space: str) -> tuple[str, ...]:
+    """A text as features: something, itself, and on which side of PLANES planes its vector (T,) lies, so that what is
+    learned of one text helps those like it (Charikar, "Similarity Estimation Techniques from Rounding Algorithms", 2002).
+
+    >>> text_about("Hello", None, "")
+    ('*', 'text=c6b9dafe99e5')
+    """
+    sides = () if vector is None else (_planes(len(vector)) @ vector > 0).nonzero()[0].tolist()
+    return ("*", text_id(text).replace("-", "=", 1), *(f"text/{space[:8]}/{side}" for side in sides))
+
+
+def text_id(text: str) -> str:
+    """What stands for a text where an offer's id does."""
+    return f"text-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+
+
+@lru_cache(maxsize=4)
+def _planes(dim: int) -> Float64:
+    return np.random.default_rng(dim).normal(size=(PLANES, dim))

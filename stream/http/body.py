@@ -14,6 +14,7 @@ from stream.http.answers import Refused
 BODY_TIMEOUT_S = 15.0  # a slow phone sends 500 KiB in that; a client that drips bytes holds a slot no longer
 MEDIA_TYPES = ("application/json", "text/plain", "application/octet-stream", "")  # sendBeacon sends text/plain
 GZIP_WBITS = 31
+ADDRESS_BYTES_MAX = 32 * 1024  # one event; a batch is posted
 
 
 def too_large(limit: int, what: str) -> Refused:
@@ -57,18 +58,34 @@ class Inflater:
         return b""
 
 
-async def read(request: Request, limit: int, what: str, media_types: tuple[str, ...] = MEDIA_TYPES) -> bytes:
-    """The decompressed body; raises Refused 400, 408, 413 or 415."""
+def query(request: Request) -> str:
+    """What stands behind the `?`; raises Refused 413."""
+    raw: bytes = request.scope["query_string"]
+    if len(raw) > ADDRESS_BYTES_MAX:
+        raise too_large(ADDRESS_BYTES_MAX, "The address")
+    return raw.decode(errors="replace")
+
+
+def inflated(raw: bytes, limit: int, what: str) -> bytes:
+    """Raises Refused 400 or 413."""
+    inflater = Inflater(limit, what)
+    return inflater.feed(raw) + inflater.finish()
+
+
+async def read(
+    request: Request, limit: int, what: str, *, gzipped: bool = False, media_types: tuple[str, ...] = MEDIA_TYPES
+) -> bytes:
+    """The decompressed body; raises Refused 400, 408, 413 or 415. `gzipped`: it is, whether its header says so or not."""
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if media_type not in media_types:
-        raise Refused(415, "unsupported_media_type", f"Content-Type {media_type!r} is not taken; send {media_types[0]}.")
+        raise Refused(415, "unsupported_media_type", f"Content-Type {media_type!r} is not taken; send application/json.")
     encoding = request.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("identity", "gzip", ""):
         raise Refused(415, "unsupported_encoding", f"Content-Encoding {encoding!r} is not taken; send gzip or none.")
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise too_large(limit, what)
-    inflater = Inflater(limit, what) if encoding == "gzip" else None
+    inflater = Inflater(limit, what) if gzipped or encoding == "gzip" else None
     body, received = bytearray(), 0
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):

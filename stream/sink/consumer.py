@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -26,6 +27,7 @@ from stream.sink import metrics, rows
 from stream.sink.batch import Batch, Rejection, dead_letter, freeze
 from stream.sink.rows import Record, ToRows
 from stream.sink.writer import Stopped, Writer
+from stream.tracing import port as tracing
 
 log = structlog.get_logger()
 
@@ -69,7 +71,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._to_rows: Mapping[str, ToRows] = row_functions(settings)
         self._stop = threading.Event()  # for the writer's thread
         self._stopping = asyncio.Event()
-        self._writer = Writer(settings.clickhouse, self._stop, settings.sink.migrate)
+        self._tracing = tracing.start(settings, "sink")
+        self._writer = Writer(settings.clickhouse, self._stop, settings.sink.migrate, self._tracing)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clickhouse")
         self._erasures = Erasures(settings)
         self._consumer: Any = None
@@ -194,9 +197,10 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         return waiting
 
     async def _store(self, records: list[Record], generation: int) -> None:
-        batch = await self._in_thread(freeze, records, self._to_rows, self._erasures.covers)  # 2
-        rejections = batch.rejections + await self._in_thread(self._writer.write, batch)  # 3
-        await self._reject(rejections)  # 4
+        with self._tracing.batch(group(self.settings), records):
+            batch = await self._in_thread(freeze, records, self._to_rows, self._erasures.covers)  # 2
+            rejections = batch.rejections + await self._in_thread(self._writer.write, batch)  # 3
+            await self._reject(rejections)  # 4
         self._count(batch, records)
         if generation == self._generation:
             last = {(record.topic, record.partition): record.offset for record in records}  # offsets ascend in a partition
@@ -256,7 +260,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def _in_thread(self, function: Callable[..., T], *arguments: Any) -> T:
         """In the one thread that decodes and inserts: heartbeats go on meanwhile."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
+        context = contextvars.copy_context()  # the span that is current
+        return await asyncio.get_running_loop().run_in_executor(self._thread, context.run, function, *arguments)
 
     async def _unless_stopped(self, work: Awaitable[None]) -> None:
         """Await `work`, or raise Stopped as soon as the process is to end."""

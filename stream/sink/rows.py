@@ -6,7 +6,7 @@ exactly one of the two tables. Both call the same `stream.core.decode` with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
 from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Expected, Offered, Recommendation, SegmentChange
+from schemas.traceparent import trace_id
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
@@ -47,6 +48,7 @@ class Record(Protocol):
     timestamp: int
     key: bytes | None
     value: bytes | None
+    headers: Sequence[tuple[str, bytes]]
 
 
 class Rows(msgspec.Struct, frozen=True):
@@ -73,6 +75,10 @@ Outcome = Rows | Skip | Complaint
 ToRows = Callable[[Record], Outcome]
 
 _event_decoder, _texts_decoder = msgspec.json.Decoder(Event), msgspec.json.Decoder(EventTexts)
+
+
+def _place(record: Record) -> tuple[int, int, int, str]:
+    return record.partition, record.offset, record.timestamp, trace_id(record.headers)
 
 
 def _ms_or_none(instant: datetime | None) -> int | None:
@@ -138,6 +144,7 @@ def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
     partition_s = clamp_s(ts_ms if original_ms is None else original_ms)
     order_id, name = "" if anonymised else p.order_id or "", event.event or ""
     kafka = (record.partition, record.offset, record.timestamp)
+    trace = trace_id(record.headers) if record.headers and not anonymised else ""
     lines = p.products
     if not lines and p.product_id is not None:
         lines = (Product(product_id=p.product_id, price=p.price, quantity=p.quantity),)
@@ -151,7 +158,7 @@ def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
         user_id, anonymous_id, user, session_id,
         p.product_id or "", p.quantity, p.price, p.currency or "",
         order_id, revenue, "" if anonymised else p.query or "", p.rating,
-        recommendation_id, anonymised, properties, traits, free, *kafka,
+        recommendation_id, anonymised, properties, traits, free, *kafka, trace,
     )
     products = tuple(
         (EVENT_PRODUCTS, (
@@ -187,7 +194,7 @@ def _recommendation(value: Recommendation, record: Record) -> Rows:
         [item.score for item in items], [item.source for item in items],
         [msgspec.json.encode(item.reasons).decode() for item in items], value.as_of_event_id,
         as_of_ms, value.model_version, value.degraded or "", clamp_s(as_of_ms),
-        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+        *_place(record))),), key(value.tenant, value.user_id), as_of_ms)
 
 
 def _decision(value: Decision, record: Record) -> Rows:
@@ -200,7 +207,7 @@ def _decision(value: Decision, record: Record) -> Rows:
         [msgspec.json.encode(item.reasons).decode() for item in items], value.candidates,
         msgspec.json.encode(value.request).decode(), value.as_of_event_id, None if as_of is None else ms(as_of), served_ms,
         value.model_version, value.degraded or "", value.experiment, value.arm, clamp_s(served_ms),
-        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), served_ms)
+        *_place(record))),), key(value.tenant, value.user_id), served_ms)
 
 
 def _offer_decision(value: Decision, offer: Offered, record: Record) -> Rows:
@@ -211,7 +218,7 @@ def _offer_decision(value: Decision, offer: Offered, record: Record) -> Rows:
         offer.window_ms // 1000, cost.impression, cost.click, cost.order, budget.impressions, budget.impressions_per_day,
         budget.money, budget.money_per_day, offer.rules_version, offer.policy_version,
         value.as_of_event_id, None if as_of is None else ms(as_of), served_ms, clamp_s(served_ms),
-        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), served_ms)
+        *_place(record))),), key(value.tenant, value.user_id), served_ms)
 
 
 def _segment_change(value: SegmentChange, record: Record) -> Rows:
@@ -219,7 +226,7 @@ def _segment_change(value: SegmentChange, record: Record) -> Rows:
     return Rows(((SEGMENT_CHANGES, (
         value.tenant, value.change_id, value.user_id, value.segment, value.change, value.number, value.values,
         value.as_of_event_id, as_of_ms, value.rules_version, value.model_version, clamp_s(as_of_ms),
-        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+        *_place(record))),), key(value.tenant, value.user_id), as_of_ms)
 
 
 def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
@@ -228,7 +235,7 @@ def _churn_alert(value: ChurnAlert, record: Record) -> Rows:
         value.tenant, value.alert_id, value.user_id, value.state, value.probability,
         value.interval[0], value.interval[1], value.horizon_days, list(value.reasons),
         ms(value.last_event_ts), as_of_ms, value.model_version, clamp_s(as_of_ms),
-        record.partition, record.offset, record.timestamp, list(value.features))),),
+        *_place(record), list(value.features))),),
         key(value.tenant, value.user_id), as_of_ms)
 
 
@@ -243,7 +250,7 @@ def _delivery(value: DeliveryRecord, record: Record) -> Rows:
     return Rows(((DELIVERIES, (
         value.tenant, value.delivery_id, value.user_id, value.delivery, value.channel, value.about_kind, value.about_id,
         value.status, at_ms, value.attempts, value.error, clamp_s(at_ms),
-        record.partition, record.offset, record.timestamp, _ms_or_none(value.decided_at), value.propensity,
+        *_place(record), _ms_or_none(value.decided_at), value.propensity,
         *_expected(value.expected), value.reason)),), key(value.tenant, value.user_id), at_ms)
 
 
@@ -254,7 +261,7 @@ def _dead_letter(value: DeadLetter, record: Record) -> Rows:
         value.tenant, value.dead_letter_id, value.kind, ms(value.failure.timestamp), [c.path for c in complaints],
         [c.keyword for c in complaints], [c.message for c in complaints], value.payload.decode(errors="replace"),
         value.payload_bytes, value.source.topic, value.source.partition, value.source.offset, value.attempts,
-        first_seen_ms, clamp_s(first_seen_ms), record.partition, record.offset, record.timestamp)),),
+        first_seen_ms, clamp_s(first_seen_ms), *_place(record))),),
         record.key or b"", first_seen_ms)
 
 

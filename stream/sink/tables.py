@@ -12,6 +12,7 @@ import msgspec
 
 _MS, _MS_OR_NULL, _S = "DateTime64(3, 'UTC')", "Nullable(DateTime64(3, 'UTC'))", "DateTime('UTC')"
 _KAFKA = {"kafka_partition": "Int32", "kafka_offset": "Int64", "broker_time": _MS}
+_TRACE = {"trace_id": "String"}
 
 Row = tuple[Any, ...]
 
@@ -35,7 +36,7 @@ EVENTS = Table("events", {
     "product_id": "String", "quantity": "Nullable(Float64)", "price": "Nullable(Float64)", "currency": "String",
     "order_id": "String", "revenue": "Nullable(Float64)", "query": "String", "rating": "Nullable(Float64)",
     "recommendation_id": "String", "anonymised": "Bool", "properties": "String", "traits": "String", "context": "String",
-    **_KAFKA,
+    **_KAFKA, **_TRACE,
 })
 EVENT_PRODUCTS = Table("event_products", {
     "tenant": "String", "message_id": "String", "line": "UInt16", "lane": "String", "event": "String", "timestamp": _MS,
@@ -54,32 +55,32 @@ RECOMMENDATIONS = Table("recommendations", {
     "tenant": "String", "recommendation_id": "String", "user_id": "String", "item_ids": "Array(String)",
     "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)", "as_of_event_id": "String",
     "as_of_ts": _MS, "model_version": "String", "degraded": "String", "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, **_TRACE,
 })
 DECISIONS = Table("decisions", {
     "tenant": "String", "recommendation_id": "String", "user_id": "String", "scenario": "String",
     "item_ids": "Array(String)", "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)",
     "candidates": "UInt32", "request": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS,
     "model_version": "String", "degraded": "String", "experiment": "String", "arm": "String", "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, **_TRACE,
 })
 SEGMENT_CHANGES = Table("segment_changes", {
     "tenant": "String", "change_id": "String", "user_id": "String", "segment": "String", "change": "String",
     "number": "UInt32", "values": "Map(String, Float64)", "as_of_event_id": "String", "as_of_ts": _MS,
     "rules_version": "String", "model_version": "String", "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, **_TRACE,
 })
 CHURN_ALERTS = Table("churn_alerts", {
     "tenant": "String", "alert_id": "String", "user_id": "String", "state": "String", "probability": "Float64",
     "probability_low": "Float64", "probability_high": "Float64", "horizon_days": "UInt16", "reasons": "Array(String)",
     "last_event_ts": _MS, "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
-    **_KAFKA, "features": "Array(Float32)",
+    **_KAFKA, **_TRACE, "features": "Array(Float32)",
 })
 DELIVERIES = Table("deliveries", {
     "tenant": "String", "delivery_id": "String", "user_id": "String", "delivery": "String", "channel": "String",
     "about_kind": "String", "about_id": "String", "status": "String", "at": _MS, "attempts": "UInt32", "error": "String",
     "partition_time": _S,
-    **_KAFKA, "decided_at": _MS_OR_NULL, "propensity": "Nullable(Float64)", "expected_value": "Nullable(Float64)",
+    **_KAFKA, **_TRACE, "decided_at": _MS_OR_NULL, "propensity": "Nullable(Float64)", "expected_value": "Nullable(Float64)",
     "expected_cost": "Nullable(Float64)", "expected_uplift": "Nullable(Float64)", "expected_gain": "Nullable(Float64)",
     "gain_model": "String", "reason": "String",
 })
@@ -91,14 +92,14 @@ OFFER_DECISIONS = Table("offer_decisions", {
     "budget_impressions": "Nullable(UInt64)", "budget_impressions_per_day": "Nullable(UInt64)",
     "budget_money": "Nullable(Float64)", "budget_money_per_day": "Nullable(Float64)", "rules_version": "String",
     "policy_version": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS, "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, **_TRACE,
 })
 DEAD_LETTERS = Table("dead_letters", {
     "tenant": "String", "dead_letter_id": "String", "kind": "String", "failed_at": _MS, "paths": "Array(String)",
     "keywords": "Array(String)", "messages": "Array(String)", "payload": "String", "payload_bytes": "UInt64",
     "source_topic": "String", "source_partition": "Int32", "source_offset": "Int64", "attempts": "UInt32",
     "first_seen": _MS, "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, **_TRACE,
 })
 
 TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES,

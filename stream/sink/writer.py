@@ -15,6 +15,7 @@ from stream.adapters import clickhouse
 from stream.settings import ClickHouse
 from stream.sink import metrics
 from stream.sink.batch import Batch, Insert, Rejection
+from stream.tracing.port import UNTRACED, Tracing
 
 log = structlog.get_logger()
 
@@ -29,8 +30,9 @@ class Stopped(Exception):
 class Writer:
     """One connection and one thread at a time; `stop` may be set from any thread and ends the waiting."""
 
-    def __init__(self, settings: ClickHouse, stop: threading.Event, migrate: bool = True) -> None:
-        self._settings, self._stop, self._migrate = settings, stop, migrate
+    def __init__(self, settings: ClickHouse, stop: threading.Event, migrate: bool = True,
+                 tracing: Tracing = UNTRACED) -> None:  # fmt: skip
+        self._settings, self._stop, self._migrate, self._tracing = settings, stop, migrate, tracing
         self._client: Client | None = None
 
     def prepare(self) -> None:
@@ -81,7 +83,8 @@ class Writer:
             attempt += 1
             try:
                 started = time.perf_counter()
-                clickhouse.insert(self._connection(), insert.table.name, insert.table.columns, insert.data, insert.token)
+                with self._tracing.insert(insert.table.name, insert.records):
+                    clickhouse.insert(self._connection(), insert.table.name, insert.table.columns, insert.data, insert.token)
                 metrics.INSERT_SECONDS.labels(insert.table.name).observe(time.perf_counter() - started)
                 metrics.BLOCKED.set(0)
                 return None

@@ -93,7 +93,7 @@ def test_whatever_clients_send_is_taken_or_refused_with_a_reason_and_what_is_tak
         taken = decode(result.value, APPENDED_MS, DAY_MS)
         assert not isinstance(taken, Reject), f"admitted, then refused by the workers: {taken} {raw[:300]!r}"
         record = SimpleNamespace(topic="events", partition=0, offset=number, timestamp=APPENDED_MS, key=result.key,
-                                 value=result.value)  # fmt: skip
+                                 value=result.value, headers=())  # fmt: skip
         rows = to_rows(record)
         assert not isinstance(rows, Complaint)
         assert isinstance(rows, Rows | Skip)

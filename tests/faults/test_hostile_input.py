@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import time
 from collections.abc import Callable
@@ -165,6 +167,17 @@ def refused_by_the_collector() -> list[Refused]:
     ]  # fmt: skip
 
 
+def in_others_words() -> list[tuple[str, str, bytes, int]]:
+    """Bombs, rubbish and endless addresses where other systems' clients write."""
+    bomb = gzip.compress(b" " * 50_000_000)
+    return [
+        ("POST", "/e/?compression=gzip-js", bomb, 413), ("POST", "/e/", b"data=" + base64.b64encode(bomb), 413),
+        ("POST", "/e/?compression=gzip-js", bomb[:-9], 413), ("POST", "/batch", b"data=%ff", 400),
+        ("GET", f"/e/?data={'A' * 40_000}", b"", 413), ("GET", "/e/?data=%ff", b"", 400),
+        ("GET", "/i?e=ue&ue_px=%%%", b"", 400), ("GET", "/i?" + "a=1&" * 5_000, b"", 400), ("HEAD", "/i?e=pv", b"", 405),
+    ]  # fmt: skip
+
+
 def accounted(worker: Worker) -> int:
     """Inputs that have exactly one of these ends."""
     ends = ("folded", "duplicate", "late", "rejected", "dropped:")
@@ -284,6 +297,10 @@ def test_hostile_input_is_answered_kept_and_changes_nothing_for_the_neighbours(
                 as_it_should = answer.status_code == case.status and error["message"]
                 if not as_it_should or (case.keyword and (case.path, case.keyword) not in named):
                     misunderstood.append((case.body[:80], answer.status_code, answer.text[:300]))
+            for method, path, content, status in in_others_words():
+                answer = http.request(method, path, content=content, headers={"content-type": "text/plain"})
+                if answer.status_code != status:
+                    misunderstood.append((path[:80].encode(), answer.status_code, answer.text[:300]))
 
     with_hostile = run(settings, version, tmp_path / "hostile", now_ms, hostile)
     without = run(quiet, version, tmp_path / "quiet", now_ms, nothing)

@@ -91,7 +91,7 @@ def test_rows_too_many_for_the_servers_memory_go_in_halves(settings: Settings, m
     monkeypatch.setattr(clickhouse, "BACKOFF_MAX_S", clickhouse.BACKOFF_FIRST_S)
     topic, now_ms = topics.EVENTS.name(settings.kafka.topic_prefix), time.time_ns() // 1_000_000
     weighty = [made | {"properties": {"note": secrets.token_hex(4_000)}} for made in batch(0)[:16]]
-    records = [SimpleNamespace(topic=topic, partition=0, offset=number, timestamp=now_ms, key=b"t/u",
+    records = [SimpleNamespace(topic=topic, partition=0, offset=number, timestamp=now_ms, key=b"t/u", headers=(),
                                value=msgspec.json.encode(made)) for number, made in enumerate(weighty)]  # fmt: skip
     with SickProxy(f"{settings.clickhouse.host}:{settings.clickhouse.port}") as proxy:
         sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})

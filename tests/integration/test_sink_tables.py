@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from clickhouse_connect.driver.client import Client
 
+from clickwake import campaigns
 from schemas import topics
 from stream.adapters import clickhouse as adapter
 from stream.core.featurize import ALERT_FEATURES
@@ -72,7 +73,7 @@ def database(clickhouse: ClickHouse) -> Iterator[Database]:
 
 def on(topic: topics.Topic, values: Sequence[dict[str, Any]], first_offset: int = 0) -> list[Any]:
     return [SimpleNamespace(topic=topic.name("clickwake"), partition=0, offset=offset, timestamp=APPENDED_MS + offset,
-                            key=b"shop/k", value=msgspec.json.encode(value))
+                            key=b"shop/k", value=msgspec.json.encode(value), headers=())
             for offset, value in enumerate(values, first_offset)]  # fmt: skip
 
 
@@ -274,6 +275,22 @@ def test_what_a_campaign_is_worth_and_whether_the_model_knows(database: Database
     tenths = database.rows("SELECT tenth, users, told, uplift FROM delivery_gains ORDER BY tenth")
     assert [row[0] for row in tenths] == list(range(1, 11)) and sum(row[2] for row in tenths) == 4
     assert {row[3] for row in tenths} == {None}, "one user is on one side"
+
+
+def test_campaigns_are_shown_with_their_intervals(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(_env_file=None, clickhouse=database.settings)  # type: ignore[call-arg]
+    monkeypatch.setattr(campaigns, "load_settings", lambda: settings)
+    assert campaigns.results(as_json=False) == 0 and "no delivery has decided" in capsys.readouterr().out
+    database.store(on(topics.DELIVERIES, [gained("t", "u1", "sent", 0.9, 0.5), gained("h", "u2", "held_out", 0.9, 0.25)]))
+    assert campaigns.results(as_json=True) == 0
+    found = msgspec.json.decode(capsys.readouterr().out)
+    assert [one["expected_gain"] for one in found["campaigns"]] == [4.0] and len(found["tenths"]) == 2
+    monkeypatch.setenv("COLUMNS", "200")
+    assert campaigns.results(as_json=False) == 0
+    shown = capsys.readouterr().out
+    assert "4.00" in shown and "-1.00 (-1.00 to -1.00)" in shown, "one message, nobody came back"
 
 
 def test_effects_by_tenth_are_weighted_by_the_chances(database: Database) -> None:

@@ -52,7 +52,7 @@ class Shop:
     def store(self, topic: Topic, values: list[dict[str, Any]]) -> None:
         records = [
             SimpleNamespace(topic=topic.name("clickwake"), partition=0, offset=next(self._offsets), key=b"t/k",
-                            timestamp=T0_MS + 400 * DAY_MS, value=msgspec.json.encode(one))
+                            timestamp=T0_MS + 400 * DAY_MS, value=msgspec.json.encode(one), headers=())
             for one in values
         ]  # fmt: skip
         writer = Writer(self.settings.clickhouse, threading.Event())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,6 +182,114 @@ def test_what_is_none_of_theirs_is_said(client: Client, kafka_fake: FakeKafka, p
     answer = client.request("POST", path, content=json.dumps(body).encode(), headers=headers)
     assert answer.status_code == 400 and answer.json()["error"]["messages"][0]["path"] == where
     assert kafka_fake.records == []
+
+
+def ask(client: Client, method: str, path: str, content: bytes = b"", kind: str = "text/plain") -> httpx.Response:
+    headers = {"Content-Type": kind} if content else {}
+    return client.request(method, path, content=content, headers=headers)
+
+
+def test_snowplow_pixel_of_the_documentation(client: Client, kafka_fake: FakeKafka) -> None:
+    """The tag of docs.snowplow.io/docs/sources/pixel-tracker, with our key as app id, and with the user it is sent to."""
+    tag = f"/i?&e=pv&page=Root%20README&url=http%3A%2F%2Fgithub.com%2Fsnowplow%2Fsnowplow&aid={KEY}&p=web&tv=no-js-0.1.0"
+    answer = ask(client, "GET", f"{tag}&uid=customer+4711")
+    assert (answer.status_code, answer.headers["content-type"], answer.headers["cache-control"]) == (
+        200, "image/gif", "no-store")  # fmt: skip
+    assert answer.content[:6] == b"GIF89a"
+    (page,) = kafka_fake.sent("events")
+    assert (page["type"], page["userId"], page["tenant"]) == ("page", "customer 4711", "shop")
+    assert page["properties"] == {"url": "http://github.com/snowplow/snowplow", "title": "Root README"}
+    assert ask(client, "GET", tag).status_code == 400, "no cookie is set: whose view it was has to be said"
+    assert kafka_fake.dead_letters()[0].failure.messages[0].path == "userId"
+    assert ask(client, "HEAD", f"{tag}&uid=c").status_code == ask(client, "POST", "/i").status_code == 405
+    assert ask(client, "GET", "/i?e=pv&uid=c").status_code == 401
+    assert len(kafka_fake.sent("events")) == 1
+
+
+def test_snowplow_self_describing_event_in_an_address(client: Client, kafka_fake: FakeKafka) -> None:
+    viewed = {"schema": "iglu:com.my_company/viewed_product/jsonschema/1-0-0", "data": {"product_id": "ASO01043"}}
+    described = {"data": viewed}
+    encoded = base64.urlsafe_b64encode(json.dumps(described).encode()).decode().rstrip("=")
+    assert ask(client, "GET", f"/i?e=ue&ue_px={encoded}&eid=e1&duid=d&aid={KEY}&dtm=1795602600000").status_code == 200
+    (event,) = kafka_fake.sent("events")
+    assert (event["event"], event["messageId"], event["anonymousId"]) == ("viewed_product", "e1", "d")
+    assert event["properties"] == {"product_id": "ASO01043"}
+    assert event["originalTimestamp"] == "2026-11-25T10:30:00+00:00"
+
+
+POSTHOG = {"event": "user signed up", "properties": {"distinct_id": "user?>1", "token": KEY, "plan": "£~"}}
+
+
+@pytest.mark.parametrize("way", ["get", "get base64", "get gzip-js", "get unpadded", "post gzip-js", "post gzip header too",
+                                 "form", "form gzip"])  # fmt: skip
+def test_posthog_in_an_address_a_form_or_gzip(client: Client, kafka_fake: FakeKafka, way: str) -> None:
+    """What posthog-js and older libraries send: `data=` in base64, `compression=gzip-js` without a header."""
+    plain = json.dumps(POSTHOG).encode()
+    squeezed = gzip.compress(plain)
+    encoded = {False: base64.b64encode(plain).decode(), True: base64.b64encode(squeezed).decode()}["gzip" in way]
+    if way == "get unpadded":
+        encoded = encoded.replace("+", "-").replace("/", "_").rstrip("=")
+    if way.startswith("get"):
+        compression = f"&compression={way.split()[1]}" if " " in way else ""
+        answer = ask(client, "GET", f"/e/?data={quote(encoded)}&ip=1&_=1795602600000&ver=1.57.2{compression}")
+    elif way.startswith("form"):
+        body = f"data={quote(encoded)}" + ("&compression=gzip-js" if "gzip" in way else "&compression=base64")
+        answer = ask(client, "POST", "/e/?compression=base64", body.encode(), "application/x-www-form-urlencoded")
+    else:
+        headers = {"Content-Encoding": "gzip"} if "header" in way else {}
+        answer = client.request("POST", "/e/?compression=gzip-js", content=squeezed, headers=headers)
+    assert (answer.status_code, answer.json()) == (200, {"status": 1})
+    (event,) = kafka_fake.sent("events")
+    assert (event["event"], event["userId"], event["properties"]["plan"]) == ("user signed up", "user?>1", "£~")
+    if way.startswith("get"):
+        assert event["sentAt"] == "2026-11-25T10:30:00+00:00"
+
+
+BOMB = gzip.compress(b" " * 50_000_000)
+DEEP = base64.b64encode(b"[" * 100_000).decode()
+
+
+@pytest.mark.parametrize(("method", "path", "content", "status", "where"), [
+    ("POST", "/e/?compression=gzip-js", BOMB, 413, None),
+    ("POST", "/e/?compression=gzip-js", BOMB[:4_000], 413, None),
+    ("POST", "/e/?compression=gzip-js", gzip.compress(b"{}")[:-6], 400, None),
+    ("POST", "/e/?compression=gzip-js", b"{}", 400, None),
+    ("POST", "/e/", b"data=" + base64.b64encode(BOMB), 413, None),
+    ("POST", "/e/", b"data=%ff", 400, "data"), ("POST", "/e/", b"data=", 400, "data"),
+    ("POST", "/e/", b"data=\xff", 400, ""),
+    ("POST", "/e/", b"data=" + DEEP.encode(), 400, ""),
+    ("GET", "/e/", b"", 400, "data"), ("GET", "/e/?data=%7B", b"", 400, ""), ("GET", "/e/?data=e30", b"", 401, None),
+    ("GET", "/e/?data=" + "A" * 40_000, b"", 413, None), ("GET", "/i?page=" + "A" * 40_000, b"", 413, None),
+    ("GET", "/i?" + "a=1&" * 5_000, b"", 400, ""), ("GET", "/i", b"", 401, None),
+    ("GET", "/i?e=ue&ue_px=%%%", b"", 400, "data[0].ue_px"),
+    ("GET", f"/i?e=pv&uid={'x' * 300}&aid={KEY}", b"", 400, "batch[0].userId"),
+])  # fmt: skip
+def test_hostile_requests_in_others_words_are_answered_with_what_is_wrong(
+    client: Client, kafka_fake: FakeKafka, method: str, path: str, content: bytes, status: int, where: str | None
+) -> None:
+    answer = ask(client, method, path, content)
+    assert answer.status_code == status, answer.text
+    if where is not None:
+        assert answer.json()["error"]["messages"][0]["path"] == where
+    assert kafka_fake.sent("events") == []
+
+
+@given(st.binary(max_size=60), st.sampled_from(["plain", "base64", "gzip", "both"]), st.booleans())
+def test_any_bytes_in_any_wrapping_are_taken_or_refused(content: bytes, wrapped: str, in_address: bool) -> None:
+    app = create_app(Settings(collector=Collector(write_keys={"shop": SecretStr(KEY)})))
+    app.state.collector.broker = FakeKafka()
+    if wrapped in ("gzip", "both"):
+        content = gzip.compress(content)
+    if wrapped in ("base64", "both"):
+        content = base64.b64encode(content)
+    data = quote(content)
+    if in_address:
+        answers = [ask(Client(app), "GET", path)
+                   for path in (f"/e/?data={data}", f"/i?e=ue&ue_px={data}&uid=u&aid={KEY}")]  # fmt: skip
+    else:
+        answers = [ask(Client(app), "POST", "/e/", b"data=" + data.encode()),
+                   ask(Client(app), "POST", "/e/?compression=gzip-js", content)]  # fmt: skip
+    assert all(answer.status_code in (200, 400, 401, 413) for answer in answers)
 
 
 NAMES = ("events", "name", "params", "items", "data", "e", "ue_pr", "co", "schema", "batch", "event", "properties",

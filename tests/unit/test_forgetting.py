@@ -33,6 +33,7 @@ class Stored(NamedTuple):
     value: bytes
     partition: int = 0
     timestamp: int = T0_MS + 5_000
+    headers: tuple[()] = ()
 
 
 IDENTITY = Input("identity", "i1", topics.IDENTITY)

@@ -222,22 +222,22 @@ def test_the_posterior_is_that_of_all_outcomes_one_by_one() -> None:
 
 
 def test_each_group_gets_what_suits_it_and_what_nobody_knows_is_tried() -> None:
-    made = policy(learned_from(CLICKS), ABOUT, ("buyer",))
+    made = policy(learned_from(CLICKS))
     for groups, best in (((), 0), (("buyer",), 1)):
         both = made.propensities(ABOUT[:2], [1.0, 1.0], groups)
         assert both[best] > 0.9 and both.sum() == pytest.approx(1) and both.min() >= EXPLORE / 2
         assert made.propensities(ABOUT, [1.0] * 3, groups)[2] > 0.1, "a new offer is tried"
     assert made.propensities(ABOUT[:2], [1.0, 100.0], ())[1] > 0.8, "what brings more is worth fewer clicks"
-    again = policy(learned_from(CLICKS), ABOUT, ("buyer",))
+    again = policy(learned_from(CLICKS))
     assert again.version == made.version and np.array_equal(again.draws, made.draws)
     more = CLICKS | {("red", ()): (31, 301)}
-    assert policy(learned_from(more), ABOUT, ("buyer",)).version != made.version
+    assert policy(learned_from(more)).version != made.version
 
 
 @settings(max_examples=25, deadline=None)
 @given(clicks=st.lists(st.tuples(st.integers(0, 40), st.integers(40, 200)), min_size=4, max_size=4), seed=st.integers(0, 9))
 def test_propensities_sum_to_one_and_are_what_is_chosen(clicks: list[tuple[int, int]], seed: int) -> None:
-    made = policy(learned_from(dict(zip(CLICKS, clicks, strict=True))), ABOUT, ("buyer",))
+    made = policy(learned_from(dict(zip(CLICKS, clicks, strict=True))))
     chances = made.propensities(ABOUT, [1.0, 0.5, 2.0], ("buyer",))
     assert chances.sum() == pytest.approx(1) and chances.min() >= EXPLORE / 3 - 1e-12
     chosen = np.bincount([choose(chances, f"{seed}/{n}").chosen for n in range(4_000)], minlength=3) / 4_000

@@ -26,7 +26,7 @@ to_rows = rows.event_rows(300_000)
 
 def record(value: bytes | dict[str, Any] | None, *, topic: str = "t", key: bytes | None = b"shop/u", offset: int = 7) -> Any:
     raw = msgspec.json.encode(value) if isinstance(value, dict) else value
-    return SimpleNamespace(topic=topic, partition=3, offset=offset, timestamp=APPENDED_MS, key=key, value=raw)
+    return SimpleNamespace(topic=topic, partition=3, offset=offset, timestamp=APPENDED_MS, key=key, value=raw, headers=())
 
 
 def event(**changes: Any) -> dict[str, Any]:

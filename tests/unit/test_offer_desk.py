@@ -1,0 +1,168 @@
+"""What the read API chooses: decisions that replay, with the chances they were taken with; hold-out, reasons, texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from schemas.offers import OfferTotals, PlacementTotals
+from schemas.outputs import Decision
+from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
+from stream.core.offer_ledger import Learned
+from stream.core.offer_policy import expand, policy, text_about, text_id
+from stream.core.offers import held_out
+from stream.core.state import UserState
+from stream.http.answers import Refused
+from tests.support.fakes import T0_MS, FakeClock
+
+FILE = """
+holdout: 0.2
+placements:
+  - {name: home, control: plain, groups: {buyer: orders > 0}}
+  - {name: mail, groups: {}}
+  - {name: shop two, tenant: two}
+offers:
+  - {id: plain, placements: [home]}
+  - {id: summer, placements: [home], tags: [new]}
+  - {id: often, placements: [home], cap: {count: 2, hours: 1}}
+  - {id: rich, placements: [home, mail], budget: {impressions: 10}}
+  - {id: risky, placements: [home], when: churn > 0.5}
+"""
+
+
+class FakeLearned:
+    """What the worker would have published."""
+
+    def __init__(self) -> None:
+        self.by_placement: dict[str, PlacementTotals] = {}
+        self.everywhere: dict[str, OfferTotals] = {}
+        self.times: dict[str, list[int]] = {}
+
+    def totals(self, tenant: str, placement: str) -> PlacementTotals:
+        return self.by_placement.get(placement, PlacementTotals())
+
+    def spent(self, tenant: str) -> dict[str, OfferTotals]:
+        return self.everywhere
+
+    def seen(self, user_key: bytes) -> dict[str, list[int]]:
+        return self.times
+
+    def behind_ms(self) -> int:
+        return 7
+
+
+class FakeLog(list[Decision]):
+    def note(self, decision: Decision) -> None:
+        self.append(decision)
+
+
+class FakeTexts:
+    """Vectors by their first letter: texts that begin alike are alike."""
+
+    async def about(self, texts: list[str]) -> list[tuple[str, ...]]:
+        vectors = (np.random.default_rng(ord(text[0])).normal(size=8).astype(np.float32) for text in texts)
+        return [text_about(text, vector, "space") for text, vector in zip(texts, vectors, strict=True)]
+
+
+class Desk(OfferDesk):
+    def __init__(self, folder: Path) -> None:
+        (folder / "offers.yml").write_text(FILE)
+        self.fake, self.log, self.now, self.churn = FakeLearned(), FakeLog(), FakeClock(), 0.0
+
+        async def churn_of(state: UserState, now_ms: int) -> float:
+            return self.churn
+
+        fakes: tuple[Any, ...] = (self.fake, self.log, self.now, churn_of, FakeTexts())
+        super().__init__(folder / "offers.yml", *fakes)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def person(user: str, orders: int = 0) -> Person:
+    return Person("t", user, UserState(orders=orders, last_event_id="m1", last_ts_ms=T0_MS), T0_MS)
+
+
+async def test_the_same_moment_has_the_same_decision_and_others_follow_the_chances(desk: Desk) -> None:
+    ask = AskOffer(placement="home", id="page 1")
+    once, again = await desk.offer(person("u1"), ask), await desk.offer(person("u1"), ask)
+    assert once == again and once.recommendation_id.startswith("offer-") and once.stale_ms == 7
+    desk.now.at_ms += 3_600_000
+    later = await desk.offer(person("u1"), ask)
+    assert later.offer == once.offer and later.recommendation_id != once.recommendation_id, "another decision, chosen alike"
+    found = [await desk.offer(person(f"v{n}"), AskOffer(placement="home", id="x")) for n in range(3_000)]
+    free = [one for one in found if not one.holdout]
+    chances, taken = free[0].candidates, Counter(one.offer.offer_id for one in free if one.offer)
+    assert chances.keys() == {"plain", "summer", "often", "rich"} and sum(chances.values()) == pytest.approx(1)
+    assert all(abs(taken[name] / len(free) - chance) < 0.05 for name, chance in chances.items())
+    assert all(one.offer and one.propensity == one.candidates[one.offer.offer_id] for one in free)
+
+
+async def test_who_is_held_out_sees_the_control_or_nothing_and_it_is_logged(desk: Desk) -> None:
+    at_home = [await desk.offer(person(f"u{n}"), AskOffer(placement="home")) for n in range(500)]
+    by_mail = [await desk.offer(person(f"u{n}"), AskOffer(placement="mail")) for n in range(500)]
+    out = [one for one in at_home if one.holdout]
+    assert 60 < len(out) < 140 and all(one.offer and one.offer.offer_id == "plain" and one.propensity == 1 for one in out)
+    others = dict.fromkeys(("summer", "often", "rich"), "the user is held out")
+    assert out[0].refused == {"risky": "not churn > 0.5"} | others
+    assert [one.holdout for one in at_home] == [one.holdout for one in by_mail], "the same users everywhere"
+    assert all((one.offer is None) == one.holdout for one in by_mail)
+    logged = {one.recommendation_id: one.offer for one in desk.log}
+    for answer in (*at_home, *by_mail):
+        offered = logged[answer.recommendation_id]
+        assert offered is not None and offered.holdout == answer.holdout and offered.refused == answer.refused
+        assert offered.offer_id == (answer.offer.offer_id if answer.offer else "")
+        assert offered.candidates == answer.candidates
+        assert bool(offered.about) == (answer.offer is not None) and offered.policy_version == answer.policy_version
+
+
+async def test_what_may_not_be_shown_is_left_out_with_its_reason(desk: Desk) -> None:
+    user = next(f"u{n}" for n in range(50) if not held_out(desk.rules(), "t", f"u{n}"))
+    desk.fake.times = {"often": [T0_MS - 5, T0_MS - 9]}
+    desk.fake.everywhere = {"rich": OfferTotals(impressions=10)}
+    desk.churn = 0.7
+    refused = (await desk.offer(person(user), AskOffer(placement="home"))).refused
+    assert refused == {"often": "seen 2 times within 1 hours", "rich": "impressions spent"}
+    nothing = await desk.offer(person(user), AskOffer(placement="mail"))
+    assert nothing.offer is None and nothing.propensity == 1 and not nothing.candidates
+    with pytest.raises(Refused, match="no placement 'shop two'"):
+        await desk.offer(person(user), AskOffer(placement="shop two"))
+    with pytest.raises(Refused, match="no offer 'rich2'"):
+        await desk.offer(person(user), AskOffer(placement="home", offers=("rich2",)))
+
+
+async def test_of_given_texts_what_is_liked_is_learned_for_texts_like_it(desk: Desk) -> None:
+    """Texts that begin with A are clicked; of one that was never shown the beginning is known."""
+    texts = FakeTexts()
+    learned = Learned(PlacementTotals())
+    for text, clicks in {"A garden": 60, "A mug": 55, "Buy now": 4, "Big sale": 6}.items():
+        rows = learned.rows(expand((await texts.about([text]))[0], ()))
+        learned.gram[np.ix_(rows, rows)] += 200
+        learned.moment[rows] += clicks
+        learned.outcomes, learned.rewards = learned.outcomes + 200, learned.rewards + clicks
+    desk.fake.by_placement["mail"] = learned.totals()
+    ask = AskOfferFor(user_id="", placement="mail", texts=("Bargains", "A new lamp", "Bargains"))
+    found = [await desk.offer(person(f"u{n}"), ask) for n in range(60)]
+    free = [one for one in found if not one.holdout]
+    assert free[0].candidates.keys() == {text_id("Bargains"), text_id("A new lamp")}
+    assert free[0].candidates[text_id("A new lamp")] > 0.6
+    assert all(one.offer and one.offer.text == "Bargains" for one in found if one.holdout), "the first is the control"
+    logged = {one.recommendation_id: one.offer for one in desk.log}
+    for one in found:
+        offered = logged[one.recommendation_id]
+        assert offered and one.offer and offered.offer_id == text_id(one.offer.text)
+        assert list(offered.about) == list((await texts.about([one.offer.text]))[0])
+    with pytest.raises(Refused, match="not from both"):
+        await desk.offer(person("u1"), AskOfferFor(user_id="", placement="mail", offers=("rich",), texts=("x",)))
+
+
+def test_a_policy_of_nothing_gives_new_offers_about_the_same_chance() -> None:
+    made = policy(PlacementTotals())
+    chances = made.propensities([("*", f"offer=o{n}") for n in range(4)], [1.0] * 4, ("buyer",))
+    assert np.abs(chances - 0.25).max() < 0.1
