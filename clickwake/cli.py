@@ -101,14 +101,53 @@ def shop(
     raise typer.Exit(serve(port=port))
 
 
-@app.command()
-def dashboard(
+dashboard = typer.Typer(help="Pages for growth people: traffic, segments, churn, recommendations, dead letters, one user.",
+                        invoke_without_command=True)  # fmt: skip
+app.add_typer(dashboard, name="dashboard")
+AccountName = Annotated[str, typer.Argument(help="with which one signs in")]
+
+
+@dashboard.callback()
+def serve_dashboard(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="default: CLICKWAKE_DASHBOARD__HOST")] = None,
     port: Annotated[int | None, typer.Option(help="default: CLICKWAKE_DASHBOARD__PORT")] = None,
 ) -> None:
-    """Pages for growth people: traffic, segments, churn, recommendations, dead letters, one user. On loopback."""
+    """Serve the dashboard. On loopback everybody may see it until there are users; elsewhere it asks who is there."""
+    if context.invoked_subcommand is not None:
+        return
     from clickwake.dashboard.__main__ import main as serve
 
-    raise typer.Exit(serve(port=port))
+    raise typer.Exit(serve(host=host, port=port))
+
+
+@dashboard.command("add-user")
+def dashboard_add_user(
+    name: AccountName,
+    role: Annotated[str, typer.Option(help="read: see everything; admin: also forget users and mend dead letters")] = "read",
+    generate: Annotated[bool, typer.Option("--generate", help="draw a password and print it, once")] = False,
+    stdin: Annotated[bool, typer.Option("--password-stdin", help="read the password from standard input")] = False,
+) -> None:
+    """Let somebody sign in, or give them another password or role; whoever is signed in by that name is signed out."""
+    from clickwake.dashboard import commands
+
+    commands.add(name, role, generate=generate, stdin=stdin)
+
+
+@dashboard.command("remove-user")
+def dashboard_remove_user(name: AccountName) -> None:
+    """Let somebody in no longer; their pages end within seconds."""
+    from clickwake.dashboard import commands
+
+    commands.remove(name)
+
+
+@dashboard.command("users")
+def dashboard_users(as_json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False) -> None:
+    """Who may sign in, and what for."""
+    from clickwake.dashboard import commands
+
+    commands.users(as_json)
 
 
 @app.command()
@@ -477,6 +516,26 @@ def evaluate_clusters(
         raise typer.BadParameter(f"{dataset} needs its file: clickwake evaluate clusters {dataset} PATH")
     options = {"shoppers": float(shoppers), "seed": float(seed)}
     evaluations.main("clusters", dataset, path or Path(), None, as_json, report, options)
+
+
+@evaluate.command("explanations")
+def evaluate_explanations(
+    source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
+    dataset: Annotated[tuple[str, Path] | None, typer.Option(help="NAME PATH of a public data set, instead")] = None,
+    events: Annotated[Path | None, typer.Option(help="JSON lines of canonical events, instead")] = None,
+    items: Annotated[Path | None, typer.Option(help="JSON lines of catalog items, with --events")] = None,
+    tenant: Annotated[str, typer.Option(help="whose events in ClickHouse")] = "demo",
+    split: Annotated[datetime | None, typer.Option(help="learn before it, ask at it; default: the newest tenth")] = None,
+    users: Annotated[int, typer.Option(min=2, help="whose histories are taken apart, drawn from those who came back")] = 300,
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """Whether a recommended item falls further without its first reason than without another event of the user's."""
+    from training import commands, evaluations
+
+    name, path = dataset or (source if events is None else events.name, Path())
+    evaluations.main("explanations", name, path, split, as_json, report, {"users": float(users)}, source=lambda settings:
+                     commands.history_of(settings, source, dataset, events, items, tenant))  # fmt: skip
 
 
 @evaluate.command("text")

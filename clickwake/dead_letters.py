@@ -125,17 +125,11 @@ def mend(
 ) -> None:
     """Letters with the given changes, else each with its own fix: shown, or sent as well."""
     settings = load()
-    letters = _chosen(_read(settings), idents, cause)
-    mended = [repair.mend(one, () if as_is else changes or repair.suggest(one), settings.collector.event_bytes_max)
-              for one in letters]  # fmt: skip
+    mended = tried(settings, _chosen(_read(settings), idents, cause), changes, as_is=as_is)
     good = [one for one in mended if one.event is not None]
-    if send and good:
-        topic = topics.EVENTS.name(settings.kafka.topic_prefix)
+    if send:
         try:
-            with Producer(settings.kafka, [topic]) as producer:
-                for one in good:
-                    assert one.event is not None
-                    producer.send(topic, one.event.key, one.event.value)
+            send_again(settings, mended)
         except (KafkaUnavailable, NotAcknowledged) as error:
             _fail(error)
     if as_json:
@@ -145,6 +139,26 @@ def mend(
         _print(mended, len(good), send)
     if len(good) < len(mended):
         sys.exit(1)
+
+
+def tried(
+    settings: Settings, letters: Iterable[DeadLetter], changes: Sequence[Change] = (), *, as_is: bool = False
+) -> list[Mended]:
+    """Letters with the given changes, else each with its own fix, and whether they would be taken; nothing is sent."""
+    return [repair.mend(one, () if as_is else changes or repair.suggest(one), settings.collector.event_bytes_max)
+            for one in letters]  # fmt: skip
+
+
+def send_again(settings: Settings, mended: Iterable[Mended]) -> int:
+    """Put those that would be taken on the events topic; returns how many, once the broker has them. Twice does no harm.
+    Raises KafkaUnavailable, NotAcknowledged."""
+    good = [one.event for one in mended if one.event is not None]
+    topic = topics.EVENTS.name(settings.kafka.topic_prefix)
+    if good:
+        with Producer(settings.kafka, [topic]) as producer:
+            for event in good:
+                producer.send(topic, event.key, event.value)
+    return len(good)
 
 
 def _said(one: Mended) -> dict[str, Any]:

@@ -126,9 +126,13 @@ class Shop(Section):
 
 
 class Dashboard(Section):
-    """On loopback only: put a proxy that asks who is there in front of it."""
-
+    host: str = "127.0.0.1"
     port: int = 8060
+    behind_tls: bool = Field(False, description="a proxy in front ends TLS; beyond loopback nothing listens without it")
+    accounts: Path | None = Field(None, description="who may sign in, see `clickwake dashboard add-user`; default "
+                                                    "<home>/dashboard-accounts.json")
+    api_url: str = Field("", description="where the read API answers; default: its own host and port")
+    idle_min: float = Field(60.0, gt=0, description="minutes without a page asked for, after which one is signed out")
 
 
 class ConsentDefault(Section):
@@ -312,6 +316,11 @@ class Settings(BaseSettings):
     def experiments_file(self) -> Path:
         """Which users see what: `api.experiments`, else a file under `home`."""
         return self.api.experiments or self.home / "experiments.yml"
+
+    @property
+    def accounts_file(self) -> Path:
+        """Who may sign in to the dashboard: `dashboard.accounts`, else a file under `home`."""
+        return self.dashboard.accounts or self.home / "dashboard-accounts.json"
 
     @property
     def state_dir(self) -> Path:

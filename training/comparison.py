@@ -26,7 +26,7 @@ LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss")
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """One evaluation; what `--json` prints."""
 
-    task: str  # recommend, churn, repurchase or satisfaction
+    task: str  # one of evaluations.TASKS
     dataset: str
     split: str  # where the past ends: a time, or in words how the examples were split
     n: int  # examples asked: users, reviews …

@@ -2,7 +2,7 @@
 
 recommend → training.evaluate_recommend, churn → training.evaluate_churn, repurchase → training.evaluate_repurchase,
 satisfaction → training.evaluate_satisfaction, text → training.evaluate_text, promotions → training.evaluate_promotions,
-clusters → training.evaluate_clusters.
+clusters → training.evaluate_clusters, explanations → training.evaluate_explanations.
 Each has `run(request) -> Evaluated`.
 """
 
@@ -25,8 +25,9 @@ from training import comparison as comparisons
 from training.commands import EXPECTED, fail
 from training.comparison import Comparison
 from training.report import Draw
+from training.snapshot import History, from_dataset
 
-TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text", "promotions", "clusters")
+TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text", "promotions", "clusters", "explanations")
 _console = Console(stderr=True)
 
 
@@ -41,6 +42,11 @@ class Request:
     say: Callable[[str], None]
     options: dict[str, float] = field(default_factory=dict)  # of the task: horizon_days, seeds …
     output: Path | None = None  # a folder for what the task makes beside figures
+    source: Callable[[Settings], History] | None = None  # of a history that is no data set
+
+    def history(self) -> History:
+        """The history that was named. Raises `EmptyHistory`, DatasetError, ConnectionError."""
+        return self.source(self.settings) if self.source is not None else from_dataset(self.dataset, self.path)
 
     @property
     def split_ms(self) -> int | None:
@@ -67,6 +73,7 @@ def iso(ts_ms: float) -> str:
 def main(
     task: str, dataset: str, path: Path, split: datetime | None, as_json: bool, report_dir: Path | None,
     options: dict[str, float] | None = None, output: Path | None = None,
+    source: Callable[[Settings], History] | None = None,
 ) -> None:  # fmt: skip
     """Run one task, print it, and write its page when a folder is named."""
     assert task in TASKS
@@ -74,7 +81,7 @@ def main(
     settings = settings_module.load()
     at = None if split is None else split.replace(tzinfo=UTC)
     try:
-        found = run(Request(settings, dataset, path, at, _console.print, options or {}, output))
+        found = run(Request(settings, dataset, path, at, _console.print, options or {}, output, source))
     except EXPECTED as error:
         fail(error)
     checkpoint.clear(settings.training_dir)

@@ -9,9 +9,9 @@ import numpy as np
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from stream.adapters.clickhouse import ClickHouseMissing, connect, missing
+from stream.core.drift import Inputs
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training.drift import Inputs
 
 Horizon = Literal["1h", "1d", "7d"]
 HORIZON_MS: dict[Horizon, int] = {"1h": DAY_MS // 24, "1d": DAY_MS, "7d": 7 * DAY_MS}

@@ -42,7 +42,7 @@ TITLES = {
 }  # fmt: skip
 WHOLE = {  # of a task, before its sub-tasks
     "recommend": "All items", "text": "All items", "churn": "All customers", "repurchase": "Items bought before",
-    "satisfaction": "All reviews",
+    "satisfaction": "All reviews", "explanations": "All that was recommended with a reason",
 }  # fmt: skip
 
 

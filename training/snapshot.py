@@ -175,10 +175,10 @@ def _observe(snapshot: Snapshot, open_moments: dict[str, _OpenMoment], event: Ev
         for touch in added:
             seen.add(touch.item_id)
             snapshot.counts.observe(event.tenant, touch, state.ring, offset, {})
-        _join(snapshot, state, event)
+        join(snapshot, state, event)
 
 
-def _join(snapshot: Snapshot, state: UserState, event: Event) -> None:
+def join(snapshot: Snapshot, state: UserState, event: Event) -> None:
     """Anonymous histories go to the known users who claim them, by the same steps as between two partitions."""
     answers = identity.answers(state, event.tenant, event.user)  # of an anonymous id that was claimed: a straggler
     for claim in identity.claims_of(state, event):

@@ -14,9 +14,10 @@ import numpy as np
 import structlog
 
 from schemas.release import ModelRelease, Verdict
+from stream.core import drift
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import drift, release, verdicts
+from training import release, verdicts
 from training.live import Hits, Horizon, Live
 from training.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, interval
 
@@ -25,7 +26,6 @@ log = structlog.get_logger()
 HITS_DAYS = 14.0  # recommendations this old still count: older ones are of another season
 FALL_MAX = 0.1  # of the parent's hit rate: the band
 SERVED_MIN = 200  # recommendations of each bundle, below which nothing is said
-DRIFT_DAYS_MAX, DRIFT_DAYS_MIN = 7.0, 1.0  # length of the windows compared; less than a day would compare night with day
 EVENTS_MIN = 500  # in each window
 
 
@@ -93,8 +93,8 @@ def _drifts(found: Watched, live: Live, newest_ms: int, settings: Settings) -> N
         return int(release.manifest_of(settings.registry, version).data_to.timestamp() * 1000)
 
     ends = {one: learned_until_ms(one) for one in (found.current, found.parent) if one is not None}
-    window_ms = min(round(DRIFT_DAYS_MAX * DAY_MS), newest_ms - ends[found.current])
-    if window_ms < DRIFT_DAYS_MIN * DAY_MS:
+    window_ms = min(round(drift.WINDOW_DAYS_MAX * DAY_MS), newest_ms - ends[found.current])
+    if window_ms < drift.WINDOW_DAYS_MIN * DAY_MS:
         found.not_judged.append("drift: less than a day of events since the bundle learned")
         return
     seen = live.inputs(newest_ms - window_ms, newest_ms)

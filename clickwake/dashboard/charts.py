@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,44 @@ def over(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | No
         "series": [kind | {"name": name, "data": list(values), "stack": "all" if stacked else None}
                    for name, values in series.items()],
     }  # fmt: skip
+
+
+def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> dict[str, Any]:
+    """Name, low, value and high of each, as a bar from low to high with a mark at the value, and a line at 0."""
+    lowest = min([0.0, *(low for _, low, _, _ in rows)])
+    names = [f"{name}\n{value:.3f} ({low:.3f} … {high:.3f})" for name, low, value, high in rows]
+    none = {"type": "bar", "stack": "interval", "silent": True, "itemStyle": {"color": "transparent"},
+            "data": [round(low - lowest, 6) for _, low, _, _ in rows],
+            "markLine": {"symbol": "none", "silent": True, "data": [{"xAxis": round(-lowest, 6)}],
+                         "label": {"formatter": "0", "color": INK}, "lineStyle": {"color": COLOURS[3]}}}  # fmt: skip
+    width = {"type": "bar", "stack": "interval", "barWidth": 12, "itemStyle": {"color": COLOURS[0] + "73"},
+             "data": [round(high - low, 6) for _, low, _, high in rows]}  # fmt: skip
+    mark = {"type": "scatter", "symbolSize": 9, "itemStyle": {"color": COLOURS[0]},
+            "data": [[round(value - lowest, 6), at] for at, (_, _, value, _) in enumerate(rows)]}  # fmt: skip
+    return _base(title) | {
+        "legend": None, "tooltip": {"show": False}, "grid": {"left": 168, "right": 16, "top": 36, "bottom": 28},
+        "xAxis": _axis(type="value", show=False, min=0), "series": [none, width, mark],
+        "yAxis": _axis(type="category", data=names, inverse=True, axisLabel={"color": INK, "lineHeight": 16}),
+    }  # fmt: skip
+
+
+def against(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | None]], limits: Mapping[str, float]
+            ) -> dict[str, Any]:  # fmt: skip
+    """Lines over categories, and named limits across."""
+    made = over(title, at, series)
+    marks = [{"yAxis": value, "label": {"formatter": name, "position": "insideEndTop", "color": INK}}
+             for name, value in limits.items()]  # fmt: skip
+    made["yAxis"] |= {"min": 0, "max": _above(series, limits)}
+    if made["series"]:
+        made["series"][0]["markLine"] = {"symbol": "none", "silent": True, "data": marks,
+                                         "lineStyle": {"color": COLOURS[3], "type": "dashed"}}  # fmt: skip
+    return made
+
+
+def _above(series: Mapping[str, Sequence[float | None]], limits: Mapping[str, float]) -> float:
+    """A tenth that is a little more than the largest value or limit, so that both are seen."""
+    values = [one for some in series.values() for one in some if one is not None]
+    return math.ceil(10.5 * max([*values, *limits.values()])) / 10
 
 
 def curve(title: str, points: Sequence[tuple[float, float]], now: float) -> dict[str, Any]:

@@ -5,83 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Any
 from urllib.parse import quote
 
 import httpx
-from clickhouse_connect.driver.exceptions import ClickHouseError
+import structlog
 from nicegui import ui
+from starlette.requests import Request
 
 from clickwake import erase
-from clickwake.dashboard import charts, queries
-from clickwake.dashboard.queries import Database, Rows
-from clickwake.dashboard.words import Words
+from clickwake.dashboard import charts, letters_page, models_page, promotions_page, queries, satisfaction_page
+from clickwake.dashboard.frame import NAV, Page, draw, link_users
+from clickwake.dashboard.sessions import Sessions
 from clickwake.storefront.app import NoKey, plain_key
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from stream.settings import Settings
 
+log = structlog.get_logger()
 REFRESH_S = 3.0
-NAV = {"/": "Live", "/segments": "Segments", "/churn": "Churn", "/recommendations": "Recommendations",
-       "/dead-letters": "Dead letters", "/users": "Users"}  # fmt: skip
-STYLE = """<style>
-body { font-family: system-ui, sans-serif; } .q-table th { font-weight: 600; } .q-page { padding-bottom: 3rem; }
-:focus-visible { outline: 3px solid #0b8a76; outline-offset: 2px; } .chart { height: 17rem; width: 100%; }
-</style>"""
-
-
-class Page:
-    """One request's page: its words, its tenant, and the frame around its content."""
-
-    def __init__(self, settings: Settings, path: str, lang: str, tenant: str) -> None:
-        self.settings, self.path, self.tenant = settings, path, tenant
-        self.t = Words(lang)
-        self.database = Database(settings.clickhouse)
-
-    def href(self, path: str, lang: str | None = None) -> str:
-        return f"{path}?lang={lang or self.t.language}&tenant={quote(self.tenant, safe='')}"
-
-    def frame(self) -> None:
-        t = self.t
-        ui.add_head_html(STYLE)
-        ui.colors(primary="#0b6e5f")
-        dark = ui.dark_mode(value=None)
-        with ui.header(elevated=False).classes("items-center"), ui.row().classes("items-center w-full gap-1"):
-            ui.link("Clickwake", self.href("/")).classes("text-white text-lg no-underline mr-4")
-            for path, name in NAV.items():
-                link = ui.link(t(name), self.href(path)).classes("text-white px-2 py-1 no-underline")
-                if path == self.path:
-                    link.classes("border-b-2 border-white").props('aria-current="page"')
-            ui.space()
-            other = "en" if t.language == "zh" else "zh"
-            ui.link("English" if other == "en" else "中文", self.href(self.path, other)).classes("text-white")
-            ui.button(icon="contrast", on_click=lambda: dark.set_value(not dark.value)).props(
-                f'flat color=white aria-label="{t("Dark or light")}"')
-
-    async def guarded(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Fill a part of the page, or say who does not answer."""
-        try:
-            await work()
-        except ClickHouseError as error:
-            self.problem("ClickHouse does not answer", str(error))
-        except httpx.HTTPError as error:
-            self.problem("The read API does not answer", repr(error))
-
-    def problem(self, what: str, why: str) -> None:
-        with ui.card().classes("w-full").props('role="alert"'):
-            ui.label(self.t(what)).classes("text-negative font-bold")
-            ui.label(why)
-
-    def table(self, rows: Rows, columns: dict[str, str], title: str = "", key: str = "") -> ui.table | None:
-        """Rows under translated names; says so when there are none."""
-        if title:
-            ui.label(self.t(title)).classes("text-lg mt-4").props('role="heading" aria-level="2"')
-        if not rows:
-            ui.label(self.t("Nothing here yet."))
-            return None
-        made = [{"name": name, "label": self.t(label), "field": name, "sortable": True, "align": "left"}
-                for name, label in columns.items()]  # fmt: skip
-        return ui.table(columns=made, rows=rows, row_key=key or next(iter(columns)),
-                         pagination={"rowsPerPage": 25}).classes("w-full").props("flat bordered wrap-cells")  # fmt: skip
 
 
 async def live(page: Page) -> None:
@@ -99,29 +39,25 @@ async def live(page: Page) -> None:
         active = ui.echart(charts.over(t("Active users"), [], {}, bars=True)).classes("chart")
 
     async def refresh() -> None:
+        if not page.holds():
+            return
         totals, events, funnel, days = await asyncio.gather(*(
             page.database.rows(sql, tenant=page.tenant)
             for sql in (queries.TOTALS, queries.TRAFFIC, queries.FUNNEL, queries.ACTIVE)))  # fmt: skip
         for name, label in tiles.items():
             label.set_text(f"{totals[0][name]:,}")
-        _draw(traffic, charts.over(t("Events per 10 seconds, as the broker took them"), [row["at"][11:19] for row in events],
+        draw(traffic, charts.over(t("Events per 10 seconds, as the broker took them"), [row["at"][11:19] for row in events],
                                    {t("events"): [row["events"] for row in events]}, bars=True))  # fmt: skip
         names = {"viewed": "viewed", "added": "added to cart", "checkout": "checkout", "ordered": "ordered"}
-        _draw(steps, charts.funnel(t("Funnel, the last 30 days with events"),
+        draw(steps, charts.funnel(t("Funnel, the last 30 days with events"),
                                    {t(text): funnel[0][name] for name, text in names.items() if funnel}))  # fmt: skip
         days.reverse()
-        _draw(active, charts.over(t("Active users"), [row["day"][5:10] for row in days], {
+        draw(active, charts.over(t("Active users"), [row["day"][5:10] for row in days], {
             t("new"): [row["new"] for row in days], t("returning"): [row["returning"] for row in days],
         }, bars=True, stacked=True))  # fmt: skip
 
     await page.guarded(refresh)
     ui.timer(REFRESH_S, refresh, immediate=False)
-
-
-def _draw(chart: ui.echart, options: dict[str, Any]) -> None:
-    chart.options.clear()
-    chart.options.update(options)
-    chart.update()
 
 
 async def segments(page: Page) -> None:
@@ -141,6 +77,8 @@ async def segments(page: Page) -> None:
         ui.label(t("Choose a segment to see who is in it."))
 
     async def show(segment: str) -> None:
+        if not page.holds():
+            return
         below.clear()
         with below:
             try:
@@ -152,14 +90,7 @@ async def segments(page: Page) -> None:
             ui.label(f"{t('Members of')} {segment}").classes("text-lg")
             made = page.table(members, {"user_id": "user", "entered_at": "entered", "left_at": "left", "values": "because"})
             if made is not None:
-                _link_users(page, made, "user_id")
-
-
-def _link_users(page: Page, table: ui.table, field: str) -> None:
-    """A cell that leads to the user's page."""
-    where = page.href("/users/USER")
-    table.add_slot(f"body-cell-{field}", f"""<q-td :props="props"><a class="text-primary underline"
-        :href="'{where}'.replace('USER', encodeURIComponent(props.value))">{{{{ props.value }}}}</a></q-td>""")  # fmt: skip
+                link_users(page, made, "user_id")
 
 
 async def churn(page: Page) -> None:
@@ -171,7 +102,7 @@ async def churn(page: Page) -> None:
     made = page.table(alerts, {"as_of_ts": "at", "user_id": "user", "probability": "probability", "horizon_days": "days",
                                "reasons": "reasons", "outcome": "outcome"}, "Alerts raised, newest first")  # fmt: skip
     if made is not None:
-        _link_users(page, made, "user_id")
+        link_users(page, made, "user_id")
 
 
 async def recommendations(page: Page) -> None:
@@ -190,15 +121,6 @@ async def recommendations(page: Page) -> None:
                "Hit rate of recommendations, by model")  # fmt: skip
     page.table(scenarios, {"scenario": "scenario", "answers": "answers", "shown": "shown", "clicked": "clicked",
                            "added": "added", "ordered": "ordered"}, "Answers of the read API, by scenario")  # fmt: skip
-
-
-async def dead_letters(page: Page) -> None:
-    rows = await page.database.rows(queries.LETTERS, tenant=page.tenant)
-    page.table(rows, {"kind": "kind", "where": "where", "why": "why", "letters": "letters", "newest": "newest",
-                      "example": "example"}, "What could not be processed, by cause")  # fmt: skip
-    with ui.row().classes("items-center"):
-        ui.label(page.t("Mend and send again with"))
-        ui.code("clickwake dead-letters list\nclickwake dead-letters repair --cause 1").classes("w-96")
 
 
 async def users(page: Page) -> None:
@@ -221,6 +143,8 @@ async def user(page: Page, ident: str) -> None:
     was = await page.database.rows(queries.USER_SEGMENTS, tenant=page.tenant, user=ident)
     page.table(was, {"segment": "segment", "entered_at": "entered", "left_at": "left"}, "Segments")
     page.table(timeline, {"timestamp": "at", "event": "event", "product_id": "item", "revenue": "revenue"}, "Timeline")
+    if not page.may_change:
+        return
     with ui.dialog() as sure, ui.card():
         ui.label(t("Everything about this user will be erased, everywhere. This cannot be undone."))
         with ui.row():
@@ -237,7 +161,8 @@ async def _known(page: Page, ident: str) -> None:
     except NoKey as error:
         page.problem("The read API does not answer", str(error))
         return
-    async with httpx.AsyncClient(base_url=f"http://{own.host}:{own.port}", auth=(key, ""), trust_env=False) as api:
+    url = page.settings.dashboard.api_url or f"http://{own.host}:{own.port}"
+    async with httpx.AsyncClient(base_url=url, auth=(key, ""), trust_env=False) as api:
         found, answer = await asyncio.gather(
             api.get(f"/v1/users/{quote(ident, safe='')}"),
             api.get(f"/v1/recommendations/{quote(ident, safe='')}", params={"fields": "title"}))
@@ -271,6 +196,9 @@ async def _known(page: Page, ident: str) -> None:
 
 async def _forget(page: Page, ident: str, dialog: ui.dialog) -> None:
     dialog.close()
+    if not (page.may_change and page.holds()):
+        return
+    log.info("erasure asked for", by=page.visitor.name, tenant=page.tenant)
     try:
         await asyncio.to_thread(erase.request, page.settings, page.tenant, [ident], suppress=False, lift=False)
     except (KafkaUnavailable, NotAcknowledged) as error:
@@ -280,15 +208,16 @@ async def _forget(page: Page, ident: str, dialog: ui.dialog) -> None:
 
 
 PAGES = {"/": live, "/segments": segments, "/churn": churn, "/recommendations": recommendations,
-         "/dead-letters": dead_letters, "/users": users}  # fmt: skip
+         "/promotions": promotions_page.promotions, "/satisfaction": satisfaction_page.satisfaction,
+         "/models": models_page.models, "/dead-letters": letters_page.dead_letters, "/users": users}  # fmt: skip
 
 
-def routes(settings: Settings) -> None:
-    """Tell NiceGUI of all pages."""
+def routes(settings: Settings, sessions: Sessions) -> None:
+    """Tell NiceGUI of all pages. What is in front of them (`gate`) says who asks."""
     def add(path: str, fill: Callable[[Page], Awaitable[None]]) -> None:
         @ui.page(path, title=f"Clickwake · {NAV[path]}", response_timeout=30)
-        async def shown(lang: str = "en", tenant: str = settings.shop.tenant) -> None:
-            page = Page(settings, path, lang, tenant)
+        async def shown(request: Request, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
+            page = Page(settings, sessions, request.state.visitor, path, lang, tenant)
             page.frame()
             await page.guarded(lambda: fill(page))
 
@@ -296,7 +225,7 @@ def routes(settings: Settings) -> None:
         add(path, fill)
 
     @ui.page("/users/{ident}", title="Clickwake · user", response_timeout=30)
-    async def one_user(ident: str, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
-        page = Page(settings, f"/users/{ident}", lang, tenant)
+    async def one_user(request: Request, ident: str, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
+        page = Page(settings, sessions, request.state.visitor, f"/users/{ident}", lang, tenant)
         page.frame()
         await page.guarded(lambda: user(page, ident))

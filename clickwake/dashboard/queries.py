@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
@@ -54,6 +55,44 @@ SCENARIOS = """SELECT scenario, count() AS answers, countIf(isNotNull(shown_at))
     countIf(isNotNull(clicked_at)) AS clicked, countIf(isNotNull(added_at)) AS added,
     countIf(isNotNull(ordered_at)) AS ordered
 FROM decision_outcomes WHERE tenant = {tenant:String} GROUP BY scenario ORDER BY answers DESC"""
+MODELS_SERVED = """SELECT model_version, count() AS emissions, min(as_of_ts) AS first, max(as_of_ts) AS last
+FROM recommendations_served WHERE tenant = {tenant:String} GROUP BY model_version ORDER BY last DESC LIMIT 60"""
+NEWEST = """SELECT toUnixTimestamp64Milli(max(timestamp)) AS newest_ms FROM events
+WHERE tenant = {tenant:String} AND lane = 'live'"""
+# whole users, drawn by their hash, so that the times between a user's events are all there
+DRIFT = """WITH (SELECT intDiv(count(), {most:UInt64}) + 1 FROM events WHERE tenant = {tenant:String} AND user != ''
+    AND timestamp > fromUnixTimestamp64Milli({from:Int64}) AND timestamp <= fromUnixTimestamp64Milli({until:Int64})) AS parts
+SELECT user, event, toUnixTimestamp64Milli(timestamp) AS ts_ms FROM events FINAL
+WHERE tenant = {tenant:String} AND user != '' AND event != '' AND modulo(cityHash64(user), parts) = 0
+    AND timestamp > fromUnixTimestamp64Milli({from:Int64}) AND timestamp <= fromUnixTimestamp64Milli({until:Int64})
+ORDER BY user, timestamp"""
+OFFER_EFFECT = """SELECT placement, offered, held_out, offered_rate, held_out_rate, effect, effect_low, effect_high
+FROM offer_effect WHERE tenant = {tenant:String} ORDER BY placement"""
+OFFER_RESULTS = """SELECT placement, offer_id, holdout, users, impressions, clicks, click_rate, click_low, click_high,
+    orders, order_rate, revenue, spent
+FROM offer_results WHERE tenant = {tenant:String} ORDER BY placement, holdout, impressions DESC LIMIT 100"""
+OFFER_SPEND = """SELECT offer_id, day, spent, impressions, spent_so_far, impressions_so_far, budget_money_per_day,
+    budget_money, budget_impressions
+FROM offer_spend WHERE tenant = {tenant:String} ORDER BY day DESC, offer_id LIMIT 1000"""
+SATISFACTION_ALERTS = """SELECT alerts.about AS about, alerts.name AS name, alerts.state AS state, alerts.before AS before,
+    alerts.changed_at AS changed_at, alerts.after AS after, alerts.opinions_after AS opinions_after, items.title AS title,
+    arrayStringConcat(alerts.quotes, '\\n') AS quotes
+FROM satisfaction_alerts_served AS alerts
+LEFT JOIN (SELECT tenant, item_id, title FROM items FINAL) AS items
+    ON items.tenant = alerts.tenant AND items.item_id = alerts.name AND alerts.about = 'item'
+WHERE alerts.tenant = {tenant:String} ORDER BY alerts.as_of_ts DESC LIMIT 30"""
+SATISFACTION_DAILY = """SELECT toMonday(daily.day) AS week, daily.brand AS brand,
+    sum(daily.satisfaction * daily.opinions) / sum(daily.opinions) AS mean
+FROM (SELECT * FROM satisfaction_daily WHERE tenant = {tenant:String}) AS daily WHERE daily.opinions > 0
+GROUP BY week, brand ORDER BY week DESC LIMIT 2000"""
+SATISFACTION_ITEMS = """SELECT by_item.item_id AS item_id, items.title AS title, by_item.opinions AS opinions,
+    by_item.satisfaction AS satisfaction, by_item.shrunk AS shrunk, by_item.unhappy AS unhappy, by_item.tickets AS tickets
+FROM satisfaction_by_item AS by_item
+LEFT JOIN (SELECT tenant, item_id, title FROM items FINAL) AS items
+    ON items.tenant = by_item.tenant AND items.item_id = by_item.item_id
+WHERE by_item.tenant = {tenant:String} ORDER BY shrunk, item_id LIMIT 500"""
+SATISFACTION_BRANDS = """SELECT brand, items, opinions, satisfaction, unhappy, tickets FROM satisfaction_by_brand
+WHERE tenant = {tenant:String} AND brand != '' ORDER BY satisfaction, brand LIMIT 500"""
 LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
     max(failed_at) AS newest, any(dead_letter_id) AS example
 FROM dead_letters FINAL WHERE tenant = {tenant:String} GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
@@ -68,6 +107,15 @@ class Database:
 
     def __init__(self, settings: ClickHouse) -> None:
         self._settings = settings
+
+    async def columns(self, sql: str, rows_max: int, **parameters: Any) -> list[Sequence[Any]]:
+        """Values as they are, a sequence a column, of more rows than a page shows. Raises as `rows`."""
+        return await asyncio.to_thread(self._columns, sql, parameters, rows_max)
+
+    def _columns(self, sql: str, parameters: dict[str, Any], rows_max: int) -> list[Sequence[Any]]:
+        with closing(clickhouse.open_client(self._settings)) as client:
+            found = client.query(sql, parameters=parameters, settings=LIMITS | {"max_result_rows": rows_max})
+        return list(found.result_columns) or [[] for _ in found.column_names]
 
     async def rows(self, sql: str, **parameters: Any) -> Rows:
         """Raises `clickhouse.ClickHouseError`, which says what to do."""

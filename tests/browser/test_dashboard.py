@@ -3,22 +3,28 @@ dark, and says what does not answer."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
 import pytest
+from kafka import KafkaProducer
 from playwright.sync_api import Page, expect
 
 from clickwake import process
 from clickwake import topics as topic_admin
-from clickwake.dashboard import pages
+from clickwake.dashboard import accounts, frame, models_page
 from clickwake.dashboard.words import CHINESE
 from schemas import topics
+from schemas.outputs import Decision, OfferBudget, OfferCost, Offered
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
@@ -27,6 +33,8 @@ from tests.support.fakes import event
 from training import release as releases
 
 HOUR_MS = 3_600_000
+EVENTS = 280  # of the shop, beside reactions to offers
+PASSWORD = "a long way to the sea"  # noqa: S105 - of these tests
 
 
 def shot(page: Page, name: str) -> None:
@@ -38,14 +46,16 @@ def shot(page: Page, name: str) -> None:
 def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings, str]]:
     topic_admin.create(settings)
     bundles.put_vectors(settings)
-    releases.release(settings, bundles.publish(settings.registry, exported).model_version)
+    learned_until = datetime.now(UTC) - timedelta(hours=36)
+    releases.release(settings, bundles.publish(settings.registry, exported, data_to=learned_until).model_version)
     settings.home.mkdir(parents=True, exist_ok=True)
     settings.segments_file.write_text("rfm: true\nsegments:\n  - {name: lookers, when: views_7d >= 2 and orders == 0}\n")
     now_ms = time.time_ns() // 1_000_000
     names = ["Product Viewed", "Product Viewed", "Product Added", "Checkout Started", "Order Completed"]
-    events = [event(user=f"u{n % 12}", item=f"i{n % 12}", id=f"m{n}", ts_ms=now_ms - 72 * HOUR_MS + n * HOUR_MS // 2,
+    events = [event(user=f"u{n % 12}", item=f"i{n % 12}", id=f"m{n}", ts_ms=now_ms - 72 * HOUR_MS + n * HOUR_MS // 4,
                     name=names[(n // 12) % 5], properties={"product_id": f"i{n % 12}", "price": 5.0})
-              for n in range(140)]  # fmt: skip
+              for n in range(EVENTS)]  # fmt: skip
+    spoilt = event(user="u1", id="m-spoilt", ts_ms=now_ms - HOUR_MS, properties={"product_id": "i1", "price": "9,50 €"})
     ports = {name: str(process.free_port()) for name in ("API", "DASHBOARD")}
     env = {f"CLICKWAKE_{name}__PORT": port for name, port in ports.items()} | {
         "CLICKWAKE_API__READ_KEYS": '{"t": "read"}', "CLICKWAKE_SHOP__TENANT": "t",
@@ -53,7 +63,8 @@ def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings
     with ExitStack() as stack:
         for module in ("workers.personalize", "workers.sink", "workers.api", "clickwake.dashboard"):
             stack.enter_context(running(settings, module, **env))
-        sent = produce_events(settings, [*events, (b"t/u1", b"{ no json")])
+        decide(settings)
+        sent = produce_events(settings, [*events, *reactions(now_ms), (b"t/u1", json.dumps(spoilt).encode())])
         url = f"http://127.0.0.1:{ports['DASHBOARD']}"
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "folded")
         with_sink = f"{settings.kafka.topic_prefix}.sink"
@@ -63,11 +74,33 @@ def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings
         yield settings, url
 
 
+def decide(settings: Settings) -> None:
+    """Offers to twelve users: four are held out and see nothing."""
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
+    for n in range(12):
+        offered = Offered(
+            placement="home", offer_id="" if n % 3 == 0 else f"offer {n % 3}", propensity=0.5, candidates={}, refused={},
+            holdout=n % 3 == 0, rules_version="r", policy_version="p", reward="click", window_ms=HOUR_MS, about=(),
+            groups=(), cost=OfferCost(impression=0.1, click=0.5), budget=OfferBudget(impressions=8, money=10.0))  # fmt: skip
+        made = Decision(
+            recommendation_id=f"offer-{n}", tenant="t", user_id=f"u{n}", scenario="offer", items=(), candidates=2,
+            as_of_event_id="m", as_of_ts=datetime.now(UTC), served_at=datetime.now(UTC), model_version="p", offer=offered,
+        )  # fmt: skip
+        producer.send(topics.DECISIONS.name(settings.kafka.topic_prefix), key=f"t/u{n}".encode(),
+                      value=msgspec.json.encode(made)).get(30)  # fmt: skip
+    producer.close()
+
+
+def reactions(now_ms: int) -> list[dict[str, Any]]:
+    """Who saw an offer, and who clicked: 4 of "offer 1", all of whom click, and 4 of "offer 2"."""
+    shown = [n for n in range(12) if n % 3]
+    named = [(n, "Promotion Viewed") for n in shown] + [(n, "Promotion Clicked") for n in shown if n % 3 == 1]
+    return [event(user=f"u{n}", id=f"{name} {n}", item=None, name=name, ts_ms=now_ms - 3 * HOUR_MS,
+                  properties={"recommendation_id": f"offer-{n}"}) for n, name in named]  # fmt: skip
+
+
 def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False, timeout=30).status_code == 200
-    except httpx.HTTPError:
-        return False
+    return _status(url) == 200
 
 
 def _stored(settings: Settings) -> int:
@@ -84,7 +117,7 @@ def _stored(settings: Settings) -> int:
 def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page) -> None:
     settings, url = dashboard
     page.goto(url)
-    expect(page.locator('[data-tile="events"]')).to_have_text("140")
+    expect(page.locator('[data-tile="events"]')).to_have_text(str(EVENTS + len(reactions(0))))
     expect(page.locator('[data-tile="users"]')).to_have_text("12")
     expect(page.locator('[data-tile="letters"]')).to_have_text("1")
     expect(page.locator("canvas").first).to_be_visible()
@@ -101,8 +134,23 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page)
     page.get_by_role("link", name="Recommendations").click()
     expect(page.get_by_text("Hit rate of recommendations, by model")).to_be_visible()
     shot(page, "dashboard-recommendations")
+    page.get_by_role("link", name="Promotions").click()
+    expect(page.get_by_role("row", name=re.compile("home.*offer 1.*1"))).to_be_visible()
+    expect(page.get_by_role("cell", name="not known yet")).to_be_visible()  # eight and four users say nothing
+    expect(page.get_by_role("row", name=re.compile("offer 1.*50%"))).to_be_visible()  # 4 of 8 impressions
+    expect(page.locator("canvas")).to_have_count(3)
+    shot(page, "dashboard-promotions")
+    page.get_by_role("link", name="Models").click()
+    expect(page.locator('[data-drift="event"]')).to_contain_text("PSI")
+    expect(page.locator("canvas")).to_have_count(2)
+    expect(page.get_by_role("cell", name="in use")).to_be_visible()
+    shot(page, "dashboard-models")
     page.get_by_role("link", name="Dead letters").click()
-    expect(page.get_by_role("cell", name="undecodable")).to_be_visible()
+    page.get_by_role("row", name=re.compile("properties.price")).locator(".q-checkbox, td").first.click()
+    expect(page.locator("[data-fit]")).to_have_text("1 / 1 would be taken once mended")
+    shot(page, "dashboard-letters")
+    page.get_by_role("button", name="Send again").click()
+    expect(page.get_by_text("Sent again: 1")).to_be_visible()
     page.get_by_role("link", name="Users").click()
     page.get_by_label("Find a user by id").fill("u3")
     page.keyboard.press("Enter")
@@ -122,10 +170,18 @@ def test_in_chinese_on_a_phone_in_the_dark_and_without_its_stores(dashboard: tup
     page.emulate_media(color_scheme="dark")
     page.goto(f"{url}?lang=zh")
     expect(page.get_by_role("link", name="实时")).to_be_visible()
-    expect(page.locator('[data-tile="events"]')).to_have_text("140")
+    expect(page.locator('[data-tile="events"]')).to_have_text(str(EVENTS + len(reactions(0))))
     assert page.evaluate("document.body.classList.contains('body--dark')")
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "nothing sticks out"
     shot(page, "dashboard-phone-zh")
+    page.goto(f"{url}/promotions?lang=zh")
+    expect(page.locator("canvas").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "nothing sticks out"
+    shot(page, "dashboard-phone-promotions-zh")
+    page.goto(f"{url}/models?lang=zh")
+    expect(page.locator("[data-drift]").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"), "nothing sticks out"
+    shot(page, "dashboard-phone-models-zh")
     page.goto(f"{url}/users/nobody")
     expect(page.get_by_text("Nothing is known of this user.")).to_be_visible()
     page.goto(f"{url}/users?tenant=a%27-alert(1)-%27")
@@ -134,9 +190,51 @@ def test_in_chinese_on_a_phone_in_the_dark_and_without_its_stores(dashboard: tup
     expect(page.get_by_role("alert")).to_contain_text("read key of tenant")
 
 
+def test_one_signs_in_and_sees_what_the_role_lets_one_see(settings: Settings, page: Page, tmp_path: Path) -> None:
+    path = settings.home / "dashboard-accounts.json"
+    bob = accounts.new("bob", "read", PASSWORD)
+    accounts.write(path, {"bob": bob, "ann": accounts.new("ann", "admin", PASSWORD)})
+    port = process.free_port()
+    url = f"http://127.0.0.1:{port}"
+    with running(settings, "clickwake.dashboard", CLICKWAKE_DASHBOARD__PORT=str(port)):
+        until(lambda: _status(f"{url}/sign-in") == 200, 60, "the dashboard answers")
+        assert _status(f"{url}/churn") == 401
+        page.goto(f"{url}/users/u1")
+        page.get_by_label("Name").fill("bob")
+        page.get_by_label("Password").fill("not it, but long")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("Name or password is wrong.")
+        shot(page, "dashboard-sign-in")
+        page.get_by_label("Name").fill("bob")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(f"{url}/users/u1")
+        expect(page.get_by_role("alert").first).to_contain_text("does not answer")  # there is no ClickHouse in this test
+        assert page.get_by_role("button", name="Forget this user").count() == 0
+        page.get_by_label("Dark or light").click()  # the socket is let through too
+        expect(page.locator("body.body--dark")).to_be_visible()
+        accounts.write(path, {"ann": accounts.read(path)["ann"]})
+        expect(page.get_by_label("Password")).to_be_visible(timeout=20_000)  # bob is gone, and so is his page
+        page.get_by_label("Name").fill("ann")
+        page.get_by_label("Password").fill(PASSWORD)
+        page.keyboard.press("Enter")
+        page.get_by_role("button", name="Sign out (ann)").click()
+        expect(page.get_by_label("Password")).to_be_visible()
+        page.goto(f"{url}/churn")
+        expect(page.get_by_label("Password")).to_be_visible()
+
+
+def _status(url: str) -> int:
+    try:
+        return httpx.get(url, trust_env=False, timeout=30).status_code
+    except httpx.HTTPError:
+        return 0
+
+
 def test_every_word_has_its_chinese() -> None:
-    source = Path(pages.__file__).read_text()
-    used = set(re.findall(r'\bt\("([^"]+)"\)', source)) | set(pages.NAV.values())
+    modules = sorted(Path(frame.__file__).parent.glob("*.py"))
+    source = "\n".join(path.read_text() for path in modules if path.name != "charts.py")
+    used = set(re.findall(r'\bt\("([^"]+)"\)', source)) | set(frame.NAV.values()) | set(models_page.FEATURES.values())
     used |= {label for columns in re.findall(r"\{((?:\s*\"\w+\": \"[^\"]*\",?)+)\s*\}", source)
              for label in re.findall(r': "([^"]+)"', columns)}  # fmt: skip
     assert len(used) > 50

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.drift import PSI_MAX, Inputs, drift
+from stream.core.drift import PSI_MAX, Inputs, drift
 from training.live import Hits
 from training.watch import difference, fell, rate
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 PSI_MAX = 0.25
+WINDOW_DAYS_MAX, WINDOW_DAYS_MIN = 7.0, 1.0  # of the windows compared; less than a day would compare night with day
 BINS = 10
 SHARE_MIN = 1e-3  # of a bin that is empty on one side: PSI stays finite, one stray event does not make it large
 

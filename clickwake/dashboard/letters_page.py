@@ -1,0 +1,83 @@
+"""Dead letters by cause; who may change things tries the known fix, sees the difference, and sends again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from nicegui import ui
+
+from clickwake import dead_letters as letters
+from clickwake.dashboard import queries
+from clickwake.dashboard.frame import Page
+from producers.kafka import KafkaUnavailable, NotAcknowledged
+from producers.repair import Mended
+from schemas.dead_letter import DeadLetter
+
+SHOWN_MAX = 5  # differences of one cause
+log = structlog.get_logger()
+
+
+async def dead_letters(page: Page) -> None:
+    rows = await page.database.rows(queries.LETTERS, tenant=page.tenant)
+    for number, row in enumerate(rows):
+        row["number"] = number
+    found = page.table(rows, {"kind": "kind", "where": "where", "why": "why", "letters": "letters", "newest": "newest",
+                              "example": "example"}, "What could not be processed, by cause", key="number")  # fmt: skip
+    if found is None:
+        return
+    if not page.may_change:
+        with ui.row().classes("items-center"):
+            ui.label(page.t("Mend and send again with"))
+            ui.code("clickwake dead-letters list\nclickwake dead-letters repair --cause 1").classes("w-96")
+        return
+    found.props("selection=single").on("selection", lambda event: attempt(event.args["rows"][0]))
+    below = ui.column().classes("w-full")
+    with below:
+        ui.label(page.t("Choose a cause to try its fix: nothing is sent by that."))
+
+    async def attempt(row: dict[str, Any]) -> None:
+        if not (page.may_change and page.holds()):
+            return
+        below.clear()
+        with below:
+            await page.guarded(lambda: _try(page, row))
+
+
+async def _try(page: Page, row: dict[str, Any]) -> None:
+    t = page.t
+    everything = await asyncio.to_thread(letters.read, page.settings)
+    some = [one for one in everything if (one.tenant or "") == page.tenant and _cause(one) == (row["kind"], row["where"])]
+    mended = await asyncio.to_thread(letters.tried, page.settings, some)
+    fit = sum(one.event is not None for one in mended)
+    ui.label(f"{fit} / {len(mended)} {t('would be taken once mended')}").classes("text-lg").props('data-fit')
+    for one in mended[:SHOWN_MAX]:
+        said = " ".join(map(str, one.changes)) or t("unchanged")
+        with ui.card().classes("w-full"):
+            ui.label(f"{one.letter.dead_letter_id} · {said}").classes("font-bold break-all")
+            ui.code(one.diff or t("unchanged"), language="diff").classes("w-full")
+            for message in one.messages:
+                ui.label(f"{message.path} {message.message}").classes("text-negative")
+    if fit:
+        button = ui.button(f"{t('Send again')} ({fit})")
+        button.on_click(lambda: _send(page, mended, button))
+
+
+def _cause(letter: DeadLetter) -> tuple[str, str]:
+    """As the question to ClickHouse groups them."""
+    return letter.kind, ", ".join(message.path for message in letter.failure.messages)
+
+
+async def _send(page: Page, mended: list[Mended], button: ui.button) -> None:
+    if not (page.may_change and page.holds()):
+        return
+    button.disable()
+    try:
+        sent = await asyncio.to_thread(letters.send_again, page.settings, mended)
+    except (KafkaUnavailable, NotAcknowledged) as error:
+        ui.notify(f"{page.t('Nothing was sent')}: {error}", type="negative", timeout=0, close_button=True)
+        button.enable()
+        return
+    log.info("dead letters sent again", by=page.visitor.name, tenant=page.tenant, letters=sent)
+    ui.notify(f"{page.t('Sent again')}: {sent}", type="positive")

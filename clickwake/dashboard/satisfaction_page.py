@@ -1,0 +1,55 @@
+"""Satisfaction: which item or brand fell, in the words of those who said so; then brands over time, items and brands."""
+
+from __future__ import annotations
+
+import asyncio
+
+from nicegui import ui
+
+from clickwake.dashboard import charts, queries
+from clickwake.dashboard.frame import Page
+from clickwake.dashboard.queries import Rows
+
+BRANDS_MAX = 6  # in the picture: as many as it has colours
+LOW = 0.5
+
+
+async def satisfaction(page: Page) -> None:
+    alerts, daily, items, brands = await asyncio.gather(*(
+        page.database.rows(sql, tenant=page.tenant)
+        for sql in (queries.SATISFACTION_ALERTS, queries.SATISFACTION_DAILY, queries.SATISFACTION_ITEMS,
+                    queries.SATISFACTION_BRANDS)))  # fmt: skip
+    _alerts(page, alerts)
+    _over_time(page, daily, brands)
+    page.table(items, {"item_id": "item", "title": "title", "opinions": "opinions", "satisfaction": "satisfaction",
+                       "shrunk": "if few opinions count little", "unhappy": "unhappy", "tickets": "tickets"},
+               "Items, the least satisfying first")  # fmt: skip
+    page.table(brands, {"brand": "brand", "items": "items", "opinions": "opinions", "satisfaction": "satisfaction",
+                        "unhappy": "unhappy", "tickets": "tickets"}, "Brands, the least satisfying first")  # fmt: skip
+
+
+def _alerts(page: Page, alerts: Rows) -> None:
+    t = page.t
+    ui.label(t("What fell or rose, newest first")).classes("text-lg mt-4").props('role="heading" aria-level="2"')
+    if not alerts:
+        ui.label(t("Nothing here yet."))
+    for row in alerts:
+        fell = row["state"] == "raised"
+        with ui.card().classes("w-full").props(f'data-alert="{"fell" if fell else "rose"}"'):
+            word = t("fell") if fell else t("rose again")
+            said = f"{t(row['about'])} {row['title'] or row['name']} {word}: {row['before']:.2f} → {row['after']:.2f}"
+            ui.label(said).classes("font-bold " + ("text-negative" if fell else "text-positive"))
+            ui.label(f"{t('since')} {row['changed_at']} · {row['opinions_after']} {t('opinions')}")
+            for quote in filter(None, row["quotes"].split("\n")):
+                ui.label(f"“{quote}”").classes("italic")
+
+
+def _over_time(page: Page, daily: Rows, brands: Rows) -> None:
+    most = [row["brand"] for row in sorted(brands, key=lambda row: -row["opinions"]) if row["brand"]][:BRANDS_MAX]
+    weeks = sorted({row["week"] for row in daily})
+    if not weeks or not most:
+        return
+    found = {(row["brand"], row["week"]): row["mean"] for row in daily}
+    series = {brand: [found.get((brand, week)) for week in weeks] for brand in most}
+    title = page.t("Satisfaction of the brands spoken of most, by week")
+    ui.echart(charts.against(title, weeks, series, {page.t("half"): LOW})).classes("chart")
