@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from stream.settings import ClickHouse, Kafka, Settings
 
 if TYPE_CHECKING:
     from tests.support.bundles import Exported
+
+# laws are about values: how long an example takes is the machine's business
+hypothesis.settings.register_profile("clickwake", deadline=None)
+hypothesis.settings.load_profile("clickwake")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -14,21 +14,30 @@ from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.erasure import Erasure
 from schemas.events import Event
+from schemas.offers import OfferTotals, Open, PlacementTotals, Positions, UserOffers
+from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import (
     ChurnAlert,
     Decision,
     DeliveryRecord,
     Expected,
+    OfferBudget,
+    OfferCap,
+    OfferCost,
+    Offered,
     Reason,
     Recommendation,
     RecommendedItem,
+    Reminder,
     SegmentChange,
 )
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
 from stream.core import identity
 from stream.core.audience import Audience, Cluster
+from stream.core.changes import Run
 from stream.core.counts import ItemCount
-from stream.core.state import Alert, ItemStat, Kind, Placed, Touch, UserState
+from stream.core.satisfaction import Place, Subject
+from stream.core.state import Alert, ItemStat, Kind, Placed, Reminded, Reminders, Touch, UserState
 from stream.partition import Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
@@ -64,11 +73,14 @@ EVENT = {
 STATE = UserState(
     ring=[Touch(1_795_602_600_000, "m0", "sku-1", Kind.VIEW, 0.0),
           Touch(1_795_602_600_125, "m1", "sku-1", Kind.ORDER, 19.0)],
-    items={"sku-1": ItemStat(2, 1, 1_795_602_600_125, 1_795_602_600_125)}, seen={7: 1_795_602_600_000, 9: 1_795_602_600_125},
+    items={"sku-1": ItemStat(2, 1, 1_795_602_600_125, 1_795_602_600_125, 0)},
+    seen={7: 1_795_602_600_000, 9: 1_795_602_600_125},
     seen_horizon_ms=5, first_ts_ms=1_795_602_600_000, last_ts_ms=1_795_602_600_125, last_event_id="m1", events=2, orders=1,
     revenue=19.0, days=[DAY], order_days=[DAY], alert=Alert(True, False, 3, 2, "m0"), recommended_ts_ms=4, due_ts_ms=6,
     linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
-    known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)}, placed=Placed("v1", 77, "garden spade"),
+    known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
+    reminders=Reminders(10, 9, [Reminded("sku-1", "Kitchen", 1, 9, 12, 8.5, 0.5, "v1", "bought")], 1),
+    placed=Placed("v1", 77, "garden spade"),
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -88,9 +100,21 @@ FORMS: dict[str, Form] = {
         recommendation_id="r2", tenant="shop", user_id="u1", scenario="similar", candidates=7, as_of_event_id="m1",
         as_of_ts=AT, served_at=AT, model_version="v1", request={"filter": "price < 5"}, experiment="caps", arm="five",
         items=(RecommendedItem(item_id="sku-2", score=0.25, source="similar", reasons=(REASON,)),))),
+    "offer-decision.json": _json(Decision(
+        recommendation_id="offer-r3", tenant="shop", user_id="u1", scenario="offer", candidates=2, as_of_event_id="m1",
+        as_of_ts=AT, served_at=AT, model_version="ab", items=(), offer=Offered(
+            placement="home", offer_id="summer", propensity=0.75, candidates={"summer": 0.75, "plain": 0.25},
+            refused={"late": "over since 2026-11-01 00:00 UTC"}, holdout=False, rules_version="cd", policy_version="ab",
+            reward="click", window_ms=86_400_000, about=("*", "offer=summer", "tag=new"), groups=("buyer",),
+            cost=OfferCost(impression=0.01, click=0.2), budget=OfferBudget(impressions_per_day=100, money=9.5),
+            cap=OfferCap(count=3, hours=24.0)))),
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
         values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1")),
+    "reminder.json": _json(Reminder(
+        reminder_id="n1", tenant="shop", user_id="u1", state="due", item_id="sku-1", category="Kitchen", last_bought_ts=AT,
+        interval_days=30.5, window_from=AT, window_to=AT, probability=0.4, reasons=("bought 23.0 days before",), as_of_ts=AT,
+        model_version="v1")),
     "delivery.json": _json(DeliveryRecord(
         delivery_id="d1", tenant="shop", user_id="u1", delivery="save", channel="crm", about_kind="churn-alert",
         about_id="c1", status="deferred", at=AT, attempts=3, until=AT, error="away", alert=ChurnAlert(
@@ -98,6 +122,18 @@ FORMS: dict[str, Form] = {
             interval=(0.7, 0.9), reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1"),
         decided_at=AT, propensity=0.9, reason="expected gain 2.00, above 0.00",
         expected=Expected(value=20.0, cost=0.5, uplift=0.125, gain=2.0, model_version="v1"))),
+    "opinion.json": _json(Opinion(
+        opinion_id="o1", tenant="shop", user_id="u1", event_id="m1", source="review", lane="live", said_at=AT,
+        item_id="sku-1", brand="Clay", language="en", satisfaction=0.25, stars=2.0, stars_read=1.75, p_satisfied=0.125,
+        aspects=(Aspect(aspect="quality", words=("handle",), sentence="The handle broke.", p_satisfied=0.0625),),
+        telling="The handle broke.", model_version="v1")),
+    "satisfaction-alert.json": _json(SatisfactionAlert(
+        alert_id="a1", tenant="shop", about="brand", name="Clay", state="raised", number=1, changed_at=AT, as_of_ts=AT,
+        before=0.75, after=0.25, opinions_before=40, opinions_after=9, opinions_per_false_alarm=1000,
+        evidence=(Quote(opinion_id="o1", sentence="The handle broke.", satisfaction=0.25, said_at=AT),))),
+    "satisfaction.msgpack": _msgpack(Subject(
+        opinions=50, n=9, total=2.25, levels=[3, 3, 3, 0, 0], fall=Run(1.5, [1, 0, 0, 0, 0], 0.0, 7),
+        raised=True, changes=1, seen=[7, 9], places=[Place(1, 5, "o1", 0.25)])),
     "dead-letter.json": _json(DeadLetter(
         dead_letter_id="d1", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT, attempts=2,
         failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="truncated"),)),
@@ -108,10 +144,18 @@ FORMS: dict[str, Form] = {
         format_version=2, model_version="v1", parent="v0", created_at=AT, feature_version=1, text_space="s", text_dim=384,
         dim=128, tokenizer_sha256="cd", events_max=50, blend={"encoder": 0.5}, counts={"half_life_days": 14.0},
         churn={"raise_at": 0.8}, data_from=AT, data_to=AT, metrics={"users_all": 9.0},
-        files={"churn.onnx": FileEntry(sha256="ef", bytes=3)}, uplift={"save": {"qini": 3.5}})),
+        files={"churn.onnx": FileEntry(sha256="ef", bytes=3)}, uplift={"save": {"qini": 3.5}}, repurchase={"shape": 0.9})),
     "verdict.json": _json(Verdict(
         model_version="v1", against="v0", released=False, reason="worse", judged_at=AT, days_from=AT, days_to=AT, users=50,
         ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),
+    "placement-totals.msgpack": _msgpack(PlacementTotals(
+        names=["*", "offer=summer"], gram=b"\2\0\0\0" + b"\1\0\0\0" * 3, moment=b"\1\0\0\0" * 2, outcomes=2, rewards=1,
+        left_out=3, offers={"summer": OfferTotals(2, 1, 1, 19_000_000, 220_000, 1, 1, 0, {DAY: (2, 220_000)})})),
+    "user-offers.msgpack": _msgpack(UserOffers(
+        open={"offer-r3": Open("home", "summer", 5, 86_400_000, "click", ("*", "offer=summer"), ("buyer",),
+                               (10_000, 200_000, 0), (3, 86_400_000), False, 3)},
+        early=[("offer-r4", 1, 6, 0)], seen={"summer": [6]}, seen_until_ms={"summer": 86_400_006})),
+    "positions.msgpack": _msgpack(Positions(offsets={"events": {0: 7}, "decisions": {0: 2}}, clocks_ms={0: 6})),
     "audience.json": _json(Audience(
         users=90, clusters=(Cluster(id="c3", name="garden spade", terms=("garden", "spade"), users=30, items=("sku-1",),
                                     centroid=(0.6, 0.8)),),
