@@ -9,13 +9,19 @@ BIN := $(VENV)/bin
 TORCH_BACKEND ?=
 UV_FLAGS := $(if $(TORCH_BACKEND),--torch-backend=$(TORCH_BACKEND),--require-hashes)
 
-.PHONY: demo test chaos check lint types audit locks clean
+.PHONY: install demo test docs chaos check lint types audit locks clean
+
+install: $(VENV)/.dev
 
 demo: $(VENV)/.dev
 	$(BIN)/clickwake demo $(if $(KEEP),--keep) $(if $(DATASET),--dataset $(DATASET) --data $(DATA))
 
 test: check
 	$(BIN)/pytest
+
+# the site, from docs/ and the code, into build/site; a broken link, picture or table of contents fails
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet docs build/site
 
 # every crash point, 200 kills of each worker, 20 joins and leaves, ClickHouse ill for 30 minutes: some two hours and a half;
 # `make test` has a short form
@@ -45,11 +51,12 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate --quiet
+RUNTIME = --extra local --extra dashboard --extra privacy --extra telemetry
 
 locks:
-	$(COMPILE) --extra local --extra dashboard --extra privacy --extra telemetry -o requirements.lock > /dev/null
-	$(COMPILE) --extra local --extra dashboard --extra privacy --extra telemetry --extra train -o requirements-train.lock > /dev/null
-	$(COMPILE) --extra local --extra dashboard --extra privacy --extra telemetry --extra train --extra dev -o requirements-dev.lock > /dev/null
+	$(COMPILE) $(RUNTIME) -o requirements.lock > /dev/null
+	$(COMPILE) $(RUNTIME) --extra train -o requirements-train.lock > /dev/null
+	$(COMPILE) $(RUNTIME) --extra train --extra docs --extra notebooks --extra dev -o requirements-dev.lock > /dev/null
 
 clean:
 	-$(BIN)/clickwake down

@@ -500,6 +500,24 @@ def evaluate_promotions(
     evaluations.main("promotions", dataset, path, None, as_json, report)
 
 
+@evaluate.command("clusters")
+def evaluate_clusters(
+    dataset: Annotated[str, typer.Argument(help="simulated, or one of the data sets")] = "simulated",
+    path: Annotated[Path | None, typer.Argument(help="the data set's file, gzip or plain")] = None,
+    shoppers: Annotated[int, typer.Option(min=50, help="of the simulated shop")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="of the simulated shop")] = 7,
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """Clusters of users by their vectors: against planted tastes, under resampling, and whether users stay in them."""
+    from training import evaluations
+
+    if dataset != "simulated" and path is None:
+        raise typer.BadParameter(f"{dataset} needs its file: clickwake evaluate clusters {dataset} PATH")
+    options = {"shoppers": float(shoppers), "seed": float(seed)}
+    evaluations.main("clusters", dataset, path or Path(), None, as_json, report, options)
+
+
 @evaluate.command("explanations")
 def evaluate_explanations(
     source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
@@ -760,6 +778,14 @@ def segments_list(as_json: Annotated[bool, typer.Option("--json", help="print th
     from clickwake import segments as command
 
     raise typer.Exit(command.sizes(as_json=as_json))
+
+
+@segments.command("clusters")
+def segments_clusters(as_json: Annotated[bool, typer.Option("--json", help="print the clusters as JSON")] = False) -> None:
+    """The clusters of users that the newest release discovered, with the words and items that tell them apart."""
+    from clickwake import segments as command
+
+    raise typer.Exit(command.clusters(as_json=as_json))
 
 
 @segments.command("members")

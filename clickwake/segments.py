@@ -11,10 +11,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.adapters import clickhouse
+from stream.adapters import clickhouse, model_store
+from stream.core.audience import NO_AUDIENCE, Audience
 from stream.core.segments import FIELDS, RulesError
 from stream.segments import load
+from stream.settings import Settings
 from stream.settings import load as load_settings
+from training import verdicts
 
 SIZES = "SELECT tenant, segment, members, entered_1d, left_1d, changed_at FROM segment_sizes ORDER BY tenant, segment"
 MEMBERS = """SELECT tenant, user_id, entered_at, values FROM segment_intervals
@@ -25,9 +28,11 @@ ORDER BY entered_at DESC, user_id LIMIT {limit:UInt32}"""
 
 def check(path: Path | None, *, as_json: bool) -> int:
     """Whether a file of rules can be used; 1 when not, with the reason."""
-    path = path or load_settings().segments_file
+    settings = load_settings()
+    path = path or settings.segments_file
+    release, known = _release(settings)
     try:
-        rules = load(path)
+        rules = load(path, known, release)
     except RulesError as error:
         if as_json:
             print(msgspec.json.encode({"ok": False, "error": str(error)}).decode())
@@ -35,16 +40,56 @@ def check(path: Path | None, *, as_json: bool) -> int:
             Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             Console(stderr=True).print(f"Fields are {', '.join(FIELDS)}.", style="dim", highlight=False)
         return 1
+    names = {one.name for one in known.clusters}
+    nobody = [rule.name for at, rule in enumerate(rules.rules)
+              if at in rules.unknown or (rule.cluster and rule.cluster not in names)]  # fmt: skip
     if as_json:
-        print(msgspec.json.encode({"ok": True, "version": rules.version, "segments": rules.rules}).decode())
+        print(msgspec.json.encode({"ok": True, "version": rules.version, "segments": rules.rules, "release": release or None,
+                                   "nobody": nobody}).decode())  # fmt: skip
         return 0
     table = Table(box=None, header_style="dim")
     for name in ("segment", "when", "description"):
         table.add_column(name)
     for rule in rules.rules:
-        table.add_row(rule.name, rule.when, rule.description)
+        told = [f"cluster: {rule.cluster}"] if rule.cluster else []
+        table.add_row(rule.name, ", ".join([*told, *([rule.when] if rule.when else [])]), rule.description)
+    Console().print(table)
+    if nobody:
+        Console().print(f"Nobody is in {', '.join(nobody)}: {release or 'no bundle of the registry'} does not know it; "
+                        "see clickwake segments clusters", style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
+    return 0
+
+
+def clusters(*, as_json: bool) -> int:
+    """The discovered clusters of the newest bundle that was not kept back."""
+    release, known = _release(load_settings())
+    if as_json:
+        told = [{name: getattr(one, name) for name in ("id", "name", "users", "terms", "items")} for one in known.clusters]
+        print(msgspec.json.encode({"release": release or None, "users": known.users, "clusters": told}).decode())
+        return 0
+    if not known.clusters:
+        Console().print(f"{release or 'The registry'} knows no clusters; clickwake train finds them among enough users",
+                        highlight=False)  # fmt: skip
+        return 0
+    table = Table(box=None, header_style="dim", caption=f"{release}, {known.users} users")
+    for name in ("id", "cluster", "users", "words", "nearest items"):
+        table.add_column(name)
+    for one in known.clusters:
+        table.add_row(one.id, one.name, str(one.users), ", ".join(one.terms), ", ".join(one.items))
     Console().print(table)
     return 0
+
+
+def _release(settings: Settings) -> tuple[str, Audience]:
+    """The newest bundle that is no candidate, and what it says of everybody; nothing, and why, where it cannot be read."""
+    try:
+        for manifest in model_store.versions(settings.registry):
+            verdict = verdicts.read(settings.registry, manifest.model_version)
+            if verdict is None or verdict.released:
+                return manifest.model_version, model_store.audience_of(settings.registry, manifest)
+    except model_store.BundleRefused as error:
+        Console(stderr=True).print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return "", NO_AUDIENCE
 
 
 def sizes(*, as_json: bool) -> int:

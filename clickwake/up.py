@@ -34,10 +34,11 @@ from stream.settings import Settings
 
 MODULES = {
     "catalog": "workers.catalog", "personalize": "workers.personalize", "sink": "workers.sink", "erasure": "workers.erasure",
-    "delivery": "workers.delivery", "offers": "workers.offers", "api": "workers.api", "collector": "producers.collector",
-    "training": "training.schedule", "shop": "clickwake.storefront", "dashboard": "clickwake.dashboard",
+    "delivery": "workers.delivery", "offers": "workers.offers", "insights": "workers.insights", "api": "workers.api",
+    "collector": "producers.collector", "training": "training.schedule", "shop": "clickwake.storefront",
+    "dashboard": "clickwake.dashboard",
 }  # fmt: skip
-PROCESSES = ("catalog", "personalize", "sink", "erasure", "delivery", "offers", "api", "collector")
+PROCESSES = ("catalog", "personalize", "insights", "sink", "erasure", "delivery", "offers", "api", "collector")
 SERVE_HTTP = ("api", "collector", "shop", "dashboard")  # they listen at a port of their settings
 SAY_READY = ("sink", "offers")  # in a file of theirs
 SERVERS = ("kafka", "clickhouse")  # stopped after the processes that use them
@@ -258,8 +259,8 @@ class Local:
             except httpx.HTTPError:
                 return False
             return answer.status_code == 200
-        if name.startswith("personalize"):  # it says so once its partitions are open
-            return (self.home / "run" / f"personalize-{child.pid}.json").exists()
+        if name == "insights" or name.startswith("personalize"):  # it says so once its partitions are open
+            return (self.home / "run" / f"{name.split('-', maxsplit=1)[0]}-{child.pid}.json").exists()
         if name in SAY_READY:
             return self._said_ready(name, child.pid)
         return time.time() - child.started_at > SETTLED_S

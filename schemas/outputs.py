@@ -128,6 +128,27 @@ class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):
     effects: dict[str, tuple[float, float]] = {}
 
 
+class Reminder(msgspec.Struct, frozen=True, kw_only=True):
+    """A purchase is due again, on `clickwake.reminders.v1`: `due`, and later what came of it under the same id, `bought`
+    within the window or `lapsed` at its end. Of an item, or where `item_id` is empty of a category. `probability`: P(bought
+    from `window_from` to `window_to`) as it was said; `as_of_ts`: when it was due, bought, or over."""
+
+    reminder_id: str
+    tenant: str
+    user_id: str
+    state: Literal["due", "bought", "lapsed"]
+    item_id: str
+    category: str
+    last_bought_ts: Instant
+    interval_days: float
+    window_from: Instant
+    window_to: Instant
+    probability: float
+    reasons: tuple[str, ...]
+    as_of_ts: Instant
+    model_version: str
+
+
 class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
     """A user entered or left a segment, on `clickwake.segment-changes.v1`. `number` counts the changes of this user and
     segment, and the id stands for it, so that a replay says the same; `values` are the fields that the rule reads."""
@@ -158,7 +179,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a message about a user, on `clickwake.deliveries.v1`; the last record of a `delivery_id` counts. The
-    alert or change itself is kept while it still waits (deferred until `until`). `about_id`: the alert's or change's id.
+    alert, change or reminder itself is kept while it still waits (deferred until `until`). `about_id`: its id.
     `decided_at`: when it was decided by lot whether it goes out, with the chance `propensity`; `reason`: why, in words."""
 
     delivery_id: str
@@ -166,9 +187,9 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str
     delivery: str
     channel: str
-    about_kind: Literal["churn-alert", "segment-change"]
+    about_kind: Literal["churn-alert", "segment-change", "reminder"]
     about_id: str
-    status: Literal["sent", "held_out", "left_out", "capped", "suppressed", "deferred", "failed"]
+    status: Literal["sent", "held_out", "left_out", "capped", "suppressed", "expired", "deferred", "failed"]
     at: Instant
     attempts: int = 0
     until: Instant | None = None
@@ -179,6 +200,7 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     propensity: float | None = None
     expected: Expected | None = None
     reason: str = ""
+    reminder: Reminder | None = None
 
 
 def output_id(kind: str, *parts: str) -> str:

@@ -35,6 +35,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     metrics: dict[str, float]
     files: dict[str, FileEntry]
     uplift: dict[str, dict[str, float]] = {}  # delivery → figures; in the order of `uplift.onnx`, which is there if any is
+    repurchase: dict[str, float] = {}  # when items are bought again, see stream.core.repurchase; empty: not learned
 
 
 class ModelRelease(msgspec.Struct, frozen=True, kw_only=True):

@@ -69,11 +69,18 @@ DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention
                   why="answers of the read API, as served")
 SEGMENT_CHANGES = Topic(entity="segment-changes", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
+REMINDERS = Topic(entity="reminders", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 DELIVERIES = Topic(entity="deliveries", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                    why="what went to whom, and what waits: caps are known from it")
 OFFERS = Topic(entity="offers", key="tenant/user, or #placement/tenant/placement, or #positions", cleanup="compact",
                message_bytes_max=4 * 1_048_576,
                why="what was learned and spent by placement, and what users saw: absolute, in transactions with the offsets")
+OPINIONS = Topic(entity="opinions", key="tenant/brand, else tenant/item", partitions=4, retention_ms=30 * DAY_MS,
+                 why="what people think, read from events; a brand's in one order, so that changes are found the same again")
+SATISFACTION = Topic(entity="satisfaction", key="tenant/about/name", partitions=4, cleanup="compact",
+                     why="satisfaction with each item and brand: state of the insights worker, and what ranking reads")
+SATISFACTION_ALERTS = Topic(entity="satisfaction-alerts", key="tenant/about/name", partitions=4, retention_ms=30 * DAY_MS,
+                            why="outputs")
 DEAD_LETTERS = Topic(entity="dead-letters", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                      message_bytes_max=2 * 1_048_576, why="inputs that could not be processed, with the reason")
 ERASURES = Topic(entity="erasures", key="tenant/hash of tenant/user", partitions=4, cleanup="compact",
@@ -82,6 +89,8 @@ MODELS = Topic(entity="models", key="current", cleanup="compact", why="the relea
 STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact", compaction_lag_ms=HOUR_MS,
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
 
-OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES, DEAD_LETTERS)
+OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS, DELIVERIES, OPINIONS,
+           SATISFACTION_ALERTS, DEAD_LETTERS)
 TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES,
-          CHURN_ALERTS, DELIVERIES, OFFERS, DEAD_LETTERS, ERASURES, MODELS, STATE)
+          CHURN_ALERTS, REMINDERS, DELIVERIES, OFFERS, OPINIONS, SATISFACTION, SATISFACTION_ALERTS, DEAD_LETTERS,
+          ERASURES, MODELS, STATE)

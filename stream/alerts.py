@@ -1,4 +1,4 @@
-"""Churn alerts in event time: timers that come due, alerts raised and cleared, and the silence before live began."""
+"""Churn alerts in event time: raised when silence has reached its threshold, cleared when the user is back."""
 
 from __future__ import annotations
 
@@ -13,53 +13,30 @@ from stream.partition import Cause, PartitionState
 from stream.ports import Runner
 from stream.serving import NO_MODEL, Serving
 
-DUE_USERS_MAX = 512  # users whose timers are handled in one model call
-
 
 class AlertDesk:
-    """Raises and clears. `run` takes model calls off the event loop."""
+    """Raises and clears; a `stream.due.Foresight`. `run` takes model calls off the event loop."""
 
     def __init__(self, run: Runner) -> None:
         self.run = run
 
-    def advance(self, part: PartitionState, ts_ms: int) -> None:
-        """A live event moves the clock; the first one begins live."""
-        if part.meta.live_since_ms == 0:
-            part.meta.live_since_ms = part.meta.clock_ms = ts_ms
-            self._silence_gap(part)
-        part.advance_clock(ts_ms)
+    def has_come(self, part: PartitionState, key: bytes, clock_ms: int) -> bool:
+        """Not for users with events not yet rescheduled: their time is another by now."""
+        return 0 < part.read(key).due_ts_ms <= clock_ms and key not in part.unscheduled
 
-    def came_due(self, part: PartitionState, key: bytes) -> bool:
-        """Whether a user who does something now would have had to be alerted of before."""
-        return 0 < part.read(key).due_ts_ms <= part.meta.clock_ms and key not in part.unscheduled
+    def pass_over(self, part: PartitionState, key: bytes) -> None:
+        """Those whose due time is still to be set are judged then."""
+        if self.has_come(part, key, part.meta.clock_ms):
+            state = part.change(key)
+            state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
+            state.due_ts_ms = 0
 
-    async def raise_before_event(self, part: PartitionState, serving: Serving, key: bytes, outbox: Outbox) -> None:
-        """The alert of a user who comes back just now, but whose time had come."""
-        await self._raise(part, serving, [key], part.meta.clock_ms, outbox)
-
-    def _silence_gap(self, part: PartitionState) -> None:
-        """Users who lapsed before live began are not news: nobody knows whether they were silent in the gap. Those whose
-        due time is still to be set are judged then."""
-        while keys := part.pop_due(part.meta.clock_ms, DUE_USERS_MAX):
-            for key in keys:
-                if key in part.unscheduled:
-                    continue
-                state = part.change(key)
-                state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
-                state.due_ts_ms = 0
-
-    async def raise_due(self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox) -> None:
-        """Raise every alert whose time has come, except for users with events not yet rescheduled."""
-        if part.meta.live_since_ms == 0:
-            return
-        while keys := part.pop_due(clock_ms, DUE_USERS_MAX):
-            await self._raise(part, serving, [key for key in keys if key not in part.unscheduled], clock_ms, outbox)
-
-    async def _raise(
+    async def bring_about(
         self, part: PartitionState, serving: Serving, keys: list[bytes], clock_ms: int, outbox: Outbox
     ) -> None:
         """Alerts whose time has come. A timer may be older than the user's last event, where a worker ended before it had
         set the new one: then it is set now."""
+        keys = [key for key in keys if self.has_come(part, key, clock_ms)]
         if not keys or serving.models is None:
             return
         states = [part.read(key) for key in keys]
@@ -73,45 +50,22 @@ class AlertDesk:
             if state.alert.raised or state.claims:  # said already, or said of the owner under another id
                 continue
             if not 0 < foreseen_ms <= clock_ms:
-                part.set_due(key, foreseen_ms)
+                state.due_ts_ms = foreseen_ms
                 continue
             state.alert = Alert(raised=True, raised_ts_ms=due_ms, alert_event_id=state.last_event_id)
             said = {name: (float(both[at, 0]), float(both[at, 1])) for name, both in effects.items()}
             self._emit("raised", key, state, curve, due_ms, serving, outbox, tuple(known[at].tolist()), said)
             part.outcomes["alert_raised"] += 1
 
-    async def reschedule(self, part: PartitionState, serving: Serving, outbox: Outbox, *, behind: bool = False) -> None:
-        """New due times for users with new events; alerts cleared whose risk has fallen below `clear_at`.
+    async def foresee(
+        self, part: PartitionState, serving: Serving, users: list[tuple[bytes, Cause]], outbox: Outbox
+    ) -> None:
+        """New due times; alerts cleared whose risk has fallen below `clear_at`."""
+        curves, foreseen = await self._foresee(serving, [part.read(key) for key, _ in users])
+        for (key, cause), curve, due_ms in zip(users, curves, foreseen, strict=True):
+            self._foresee_one(part, serving, key, cause, curve, due_ms, outbox)
 
-        For those with a standing alert, and for the first DUE_USERS_MAX of the others; when `behind`, for none of these.
-        Whoever is left stays unscheduled, so that nothing is raised for them; without a timer they get one that has come
-        already, so that a worker which starts on this state asks the model.
-        """
-        if serving.models is None:
-            return  # they stay unscheduled until there is a model
-        users = self._first(part, 0 if behind else DUE_USERS_MAX)
-        for start in range(0, len(users), DUE_USERS_MAX):
-            some = users[start : start + DUE_USERS_MAX]
-            curves, foreseen = await self._foresee(serving, [part.read(key) for key, _ in some])
-            for (key, cause), curve, due_ms in zip(some, curves, foreseen, strict=True):
-                self._reschedule_one(part, serving, key, cause, curve, due_ms, outbox)
-        for key, _ in users:
-            del part.unscheduled[key]
-
-    @staticmethod
-    def _first(part: PartitionState, most: int) -> list[tuple[bytes, Cause]]:
-        """The unscheduled users who cannot wait, and `most` of the others; the rest get a timer if they have none."""
-        first = []
-        for key, cause in part.unscheduled.items():
-            state = part.read(key)
-            if state.alert.raised or most > 0:
-                first.append((key, cause))
-                most -= not state.alert.raised
-            elif not state.due_ts_ms:
-                part.set_due(key, state.last_ts_ms)
-        return first
-
-    def _reschedule_one(
+    def _foresee_one(
         self, part: PartitionState, serving: Serving, key: bytes, cause: Cause, curve: Float32, due_ms: int,
         outbox: Outbox,
     ) -> None:  # fmt: skip
@@ -119,7 +73,7 @@ class AlertDesk:
         state = part.change(key)
         if state.claims:  # an anonymous id whose owner is known now: its silence says nothing, the owner's does
             self._clear(part, key, curve, serving, outbox)
-            part.set_due(key, 0)
+            state.due_ts_ms = 0
             return
         if cause == "live" and state.alert.raised and churn.p_no_return(curve, 0.0, policy) < policy.clear_at:
             self._clear(part, key, curve, serving, outbox)
@@ -130,7 +84,7 @@ class AlertDesk:
                 state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
             else:
                 due_ms = part.meta.clock_ms  # the new model would have said so earlier; it says so now
-        part.set_due(key, 0 if state.alert.raised else due_ms)
+        state.due_ts_ms = 0 if state.alert.raised else due_ms
 
     def _clear(self, part: PartitionState, key: bytes, curve: Float32, serving: Serving, outbox: Outbox) -> None:
         """Take a standing alert back; one that was never announced goes without a word."""

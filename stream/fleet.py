@@ -170,7 +170,7 @@ class Fleet:
             if self._failure is not None:
                 raise self._failure
             self._take_counts()
-            self.personalizer.segments.look()
+            self.personalizer.segments.look(self.personalizer.serving.current)
             owned = [one for one in self.owned.values() if one.opening.done() and not one.opening.cancelled()]
             closed = await asyncio.gather(*(self._close_when_due(one) for one in owned))
             for one, done in zip(owned, closed, strict=True):  # acknowledged first, then answered: nothing waits for a model

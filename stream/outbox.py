@@ -10,7 +10,7 @@ import msgspec
 from schemas import topics
 from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, repair_of
 from schemas.events import key as user_key
-from schemas.outputs import ChurnAlert, Recommendation, SegmentChange, output_id
+from schemas.outputs import ChurnAlert, Recommendation, Reminder, SegmentChange, output_id
 from schemas.topics import Topic
 from stream.core import identity
 from stream.core.decode import Reject
@@ -72,6 +72,11 @@ class Outbox:
     def alert(self, value: ChurnAlert, ts_ms: int) -> None:
         headers = cloud_event("churn-alert", value.alert_id, f"{value.tenant}/{value.user_id}", ts_ms)
         self.add(topics.CHURN_ALERTS, user_key(value.tenant, value.user_id), msgspec.json.encode(value), headers)
+
+    def reminder(self, value: Reminder, ts_ms: int) -> None:
+        ident = f"{value.reminder_id}-{value.state}"  # an event of its own for each state
+        headers = cloud_event("reminder", ident, f"{value.tenant}/{value.user_id}", ts_ms)
+        self.add(topics.REMINDERS, user_key(value.tenant, value.user_id), msgspec.json.encode(value), headers)
 
     def claim(self, value: identity.Claim) -> None:
         self.add(topics.IDENTITY, user_key(value.tenant, value.anonymous), identity.encode(value))

@@ -5,7 +5,7 @@ A batch, then an interval of batches:
 1. take the raw records of one poll;
 2. decode each: an event, a dead letter with the reason, or a counted drop;
 3. fold events into an overlay of the states in memory, in log order; encode the users that are due;
-4. decide: recommendations, churn alerts raised or cleared, claims and answers of identities;
+4. decide: recommendations, churn alerts raised or cleared, reminders, claims and answers of identities;
 5. send these outputs and dead letters, await the broker's acknowledgement;
    — batches repeat 1 to 5 until the interval closes —
 6. write the interval: live counts to their topic, changed states and then the partition's own record to the changelog,
@@ -64,7 +64,7 @@ _meta_decoder = msgspec.msgpack.Decoder(Meta)
 
 def pack(state: UserState) -> bytes:
     """A state as stored: 8 bytes of due time, so that timers are rebuilt without decoding, then the state."""
-    return state.due_ts_ms.to_bytes(_DUE_BYTES, "big") + states.encode(state)
+    return state.next_due_ms().to_bytes(_DUE_BYTES, "big") + states.encode(state)
 
 
 def unpack(data: bytes) -> UserState:
@@ -94,7 +94,7 @@ class NoStore:
 
 
 class PartitionState:
-    """States of one partition: an overlay of changed ones over a cache over the store, and the churn timers."""
+    """States of one partition: an overlay of changed ones over a cache over the store, and one timer a user."""
 
     def __init__(
         self, partition: int, store: Store, counts: PartitionCounts, cached_max: int, recommend_interval_ms: int
@@ -116,6 +116,7 @@ class PartitionState:
         self._timers: list[tuple[int, bytes]] = []
         self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
         self.unsorted: dict[bytes, None] = {}  # users whose segments may be out of date, in the order in which they are due
+        self.unplaced: dict[bytes, None] = {}  # users whose cluster is out of date and comes with no recommendation
         self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
         self._written_meta = self._frozen_meta = msgspec.msgpack.encode(self.meta)
@@ -125,7 +126,7 @@ class PartitionState:
             self.owed.owe(key, self.read(key).recommended_ts_ms, self.meta.clock_ms)
 
     def load_timers(self, entries: list[tuple[bytes, int]]) -> None:
-        """Set the churn timers from (user key, due time) pairs, as the store's small due records hold them."""
+        """Set the timers from (user key, due time) pairs, as the store's small due records hold them."""
         self._stored_due = dict(entries)
         self._timers = [(due, key) for key, due in entries]
         heapq.heapify(self._timers)
@@ -159,23 +160,28 @@ class PartitionState:
         self._stored_due.pop(key, None)
         self.unscheduled.pop(key, None)
         self.unsorted.pop(key, None)
+        self.unplaced.pop(key, None)
         self.owed.drop(key)
         self.erased.add(key)
 
     def touched(self, key: bytes, state: UserState, lane: Lane) -> None:
-        """The user's state was changed by an event: to be written, and the churn timer to be set anew."""
+        """The user's state was changed by an event: to be written, and the timer to be set anew. What an event of the past
+        makes due until now is no news."""
         self.dirty[key] = state
         self.unsorted[key] = None
         if lane == "live":
             self.unscheduled[key] = "live"
         else:
             self.unscheduled.setdefault(key, "import")
+            state.reminders.past_ts_ms = max(state.reminders.past_ts_ms, self.meta.clock_ms)
 
     def refresh(self, keys: list[bytes]) -> None:
         """A new model moves the due times of these users; whoever was erased meanwhile has none."""
         self.load(keys)
         for key in keys:
-            if self.read(key).events:
+            state = self.read(key)
+            if state.events:
+                state.reminders.orders = -1
                 self.unscheduled.setdefault(key, "model")
 
     def encoded_meta(self) -> bytes:
@@ -197,10 +203,9 @@ class PartitionState:
             self._carry_from_ms = wall_ms
         return self.meta.clock_ms + max(0, wall_ms - self._carry_from_ms)
 
-    def set_due(self, key: bytes, due_ms: int) -> None:
-        """Set or clear (0) a user's churn timer; older entries for the user become void."""
-        self.change(key).due_ts_ms = due_ms
-        if due_ms:  # an equal entry may have been taken out while the user was unscheduled
+    def set_timer(self, key: bytes) -> None:
+        """Set a user's timer to what their state says is due next; older entries for the user become void."""
+        if due_ms := self.read(key).next_due_ms():  # an equal entry may have been taken out while the user was unscheduled
             heapq.heappush(self._timers, (due_ms, key))
 
     def pop_due(self, clock_ms: int, limit: int) -> list[bytes]:
@@ -208,7 +213,7 @@ class PartitionState:
         due: list[bytes] = []
         while self._timers and self._timers[0][0] <= clock_ms and len(due) < limit:
             at, key = heapq.heappop(self._timers)
-            if self.read(key).due_ts_ms == at:
+            if self.read(key).next_due_ms() == at:
                 due.append(key)
         return due
 
@@ -258,8 +263,9 @@ class PartitionState:
         puts: dict[bytes, bytes | None] = dict(log)
         puts |= {DUE_PREFIX + key: None for key in self.erased}
         for key, state in self.dirty.items():
-            if self._stored_due.get(key, 0) != state.due_ts_ms:
-                puts[DUE_PREFIX + key] = state.due_ts_ms.to_bytes(_DUE_BYTES, "big") if state.due_ts_ms else None
+            due_ms = state.next_due_ms()
+            if self._stored_due.get(key, 0) != due_ms:
+                puts[DUE_PREFIX + key] = due_ms.to_bytes(_DUE_BYTES, "big") if due_ms else None
         return log, puts
 
     def write_again(self, keys: set[bytes]) -> None:
@@ -277,8 +283,8 @@ class PartitionState:
         """The interval is durable: the overlay becomes the cache."""
         self.erased.clear()
         for key, state in self.dirty.items():
-            if state.due_ts_ms:
-                self._stored_due[key] = state.due_ts_ms
+            if due_ms := state.next_due_ms():
+                self._stored_due[key] = due_ms
             else:
                 self._stored_due.pop(key, None)
             self._cache[key] = state

@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 from typing import NamedTuple, Protocol
 
 import msgspec
+import numpy as np
 
 from schemas import topics
 from schemas.dead_letter import Source
@@ -18,15 +19,18 @@ from schemas.topics import Topic
 from stream.alerts import AlertDesk
 from stream.core import fold, identity
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
-from stream.core.featurize import Sequence
+from stream.core.featurize import Float32, Sequence
 from stream.core.fold import Outcome
 from stream.core.recommend import Rules, rank
+from stream.core.reminders import Policy
 from stream.core.state import UserState
 from stream.core.terms import CLAIM_KEY
+from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import NOBODY, PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
 from stream.recommending import degraded, score_users
+from stream.reminders import ReminderDesk
 from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
@@ -79,7 +83,10 @@ class Personalizer:
         self.run = run
         self.clock = clock
         self.partition_of = partition_of
-        self.alerts = AlertDesk(run)
+        self.due = DueDesk(AlertDesk(run), ReminderDesk(Policy(
+            week_max=settings.reminders_week_max, probability_min=settings.reminders_probability_min,
+            window_days=settings.reminders_window_days,
+        )))  # fmt: skip
         self.segments = segments
         self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
 
@@ -98,16 +105,16 @@ class Personalizer:
                     self._erase(part, one.key, outbox)
                 continue
             if one.event.lane == "live":
-                self.alerts.advance(part, one.ts_ms)
-                if self.alerts.came_due(part, one.key):
-                    await self.alerts.raise_before_event(part, serving, one.key, outbox)
+                self.due.advance(part, one.ts_ms)
+                if self.due.came_due(part, one.key):
+                    await self.due.before_event(part, serving, one.key, outbox)
             if self._fold(part, serving, one, one.event, outbox) and part.read(one.key).claims:
                 stragglers[one.key] = one.event
         for key, event in stragglers.items():  # one whose profile was cleared after it has no claims
             for answer in identity.answers(part.read(key), event.tenant, event.user):
                 outbox.answer(answer)
         await self._recommend(part, serving, part.meta.clock_ms, outbox, waiting)
-        await self.alerts.raise_due(part, serving, part.meta.clock_ms, outbox)
+        await self.due.pass_time(part, serving, part.meta.clock_ms, outbox)
         await self.send(outbox)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
@@ -133,7 +140,7 @@ class Personalizer:
             return True
         outbox = Outbox()
         behind = self.settings.behind(waiting)
-        await self.alerts.reschedule(part, self.serving.current, outbox, behind=behind)
+        await self.due.reschedule(part, self.serving.current, outbox, behind=behind)
         if not behind:
             now_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up=waiting == 0)
             await self.segments.settle(part, self.serving.current, now_ms, outbox)
@@ -162,14 +169,14 @@ class Personalizer:
         return True
 
     async def tick(self, part: PartitionState, caught_up: bool, waiting: int = 0) -> None:
-        """Between batches: recommendations whose interval is over, and alerts that silence itself raises."""
+        """Between batches: recommendations whose interval is over, and what silence itself brings about."""
         if part.meta.live_since_ms == 0:
             return
         outbox = Outbox()
         clock_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up)
         await self._recommend(part, self.serving.current, clock_ms, outbox, waiting)
         if caught_up:
-            await self.alerts.raise_due(part, self.serving.current, clock_ms, outbox)
+            await self.due.pass_time(part, self.serving.current, clock_ms, outbox)
         await self.send(outbox)
 
     def _decode(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> list[_Decoded]:
@@ -299,13 +306,15 @@ class Personalizer:
             tenant, user = key.decode().split("/", 1)
             by_tenant.setdefault(tenant, []).append((user, state))
         for tenant, users in by_tenant.items():
-            await self._recommend_to(serving, tenant, users, outbox, explained=not behind)
+            vectors = await self._recommend_to(serving, tenant, users, outbox, explained=not behind)
+            await self.segments.place(part, serving, tenant, users, vectors)
         if keys:
             part.outcomes["recommended"] += len(keys)
 
     async def _recommend_to(
         self, serving: Serving, tenant: str, users: list[tuple[str, UserState]], outbox: Outbox, explained: bool
-    ) -> None:
+    ) -> Float32 | None:
+        """Returns the users' vectors (B, D), as of their last event."""
         index = serving.index(tenant)
         states = [state for _, state in users]
         scored = await score_users(serving, tenant, states, [state.last_ts_ms for state in states], self.run)
@@ -325,6 +334,8 @@ class Personalizer:
                 ),
                 state.last_ts_ms,
             )
+        vectors = [one.vector for one in scored if one.vector is not None]
+        return np.stack(vectors) if len(vectors) == len(scored) else None
 
     async def _publish_counts(self, part: PartitionState) -> None:
         counts = part.counts

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import numpy.typing as npt
 
 from schemas.release import Manifest
+from stream.core.audience import Audience
 from stream.core.featurize import Float32
 from stream.core.links import Links
 
@@ -31,6 +32,7 @@ class Models(Protocol):
 
     manifest: Manifest
     links: Links
+    audience: Audience
 
     @property
     def learned(self) -> Mapping[str, Float32]:

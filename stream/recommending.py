@@ -21,6 +21,7 @@ class Scored(NamedTuple):
     state: UserState
     known: Sequence  # the events that the encoder saw
     weights: Float32 | None  # (L,) of those events; None without a model
+    vector: Float32 | None  # (D,) of the user, zeros when nothing is known of them
     scores: Scores
 
     def explained(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
@@ -28,20 +29,26 @@ class Scored(NamedTuple):
         return explain(rows, self.scores, self.known, self.weights, index)
 
 
+async def encoded(
+    serving: Serving, index: ItemIndex, sequences: list[Sequence], now_ms: list[int], run: Runner
+) -> tuple[Float32 | None, Float32 | None]:
+    """User vectors (B, D) and event weights (B, L), each as of its own time; nothing without a model or items."""
+    if serving.models is None or not len(index):
+        return None, None
+    arrays = batch(sequences, index, now_ms, serving.events_max)
+    vectors, weights = await run(serving.models.encode, arrays)
+    vectors[~arrays["mask"].any(axis=1)] = 0  # nothing known of this user: the model has no say
+    return vectors, weights
+
+
 async def score_users(serving: Serving, tenant: str, states: Seq[UserState], now_ms: list[int], run: Runner) -> list[Scored]:
     """Scores of several users, each as of its own time."""
     index, states = serving.index(tenant), list(states)
     sequences = [sequence(state, at, serving.events_max) for state, at in zip(states, now_ms, strict=True)]
-    vectors: Float32 | None = None
-    weights: Float32 | None = None
-    if serving.models is not None and len(index):
-        arrays = batch(sequences, index, now_ms, serving.events_max)
-        vectors, weights = await run(serving.models.encode, arrays)  # (B, D), (B, L)
-        assert vectors is not None
-        vectors[~arrays["mask"].any(axis=1)] = 0  # nothing known of this user: the model has no say
+    vectors, weights = await encoded(serving, index, sequences, now_ms, run)
     scored = score(vectors, states, sequences, index, serving.blend, now_ms)
     return [
-        Scored(state, known, None if weights is None else weights[at], scores)
+        Scored(state, known, None if weights is None else weights[at], None if vectors is None else vectors[at], scores)
         for at, (state, known, scores) in enumerate(zip(states, sequences, scored, strict=True))
     ]
 

@@ -1,8 +1,9 @@
-"""Segment changes, live: who is touched is looked at when the interval closes, everybody in sweeps: so time and new rules
-take effect."""
+"""Segment changes, live: who is touched is looked at when the interval closes, everybody in sweeps: so time, new rules and
+releases take effect."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,11 +12,13 @@ import numpy as np
 from schemas.outputs import SegmentChange, output_id
 from stream.adapters.watched import Watched
 from stream.core import churn, segments
-from stream.core.featurize import churn_features
+from stream.core.audience import NO_AUDIENCE, Audience
+from stream.core.featurize import Float32, churn_features
 from stream.core.segments import NO_RULES, Change, Rules, RulesError, RulesFile, compiled
 from stream.core.state import DAY_MS, UserState
 from stream.outbox import Outbox, utc
 from stream.partition import PartitionState
+from stream.placing import place, place_some, stale
 from stream.ports import Runner
 from stream.serving import Serving
 
@@ -23,54 +26,87 @@ USERS_MAX = 512  # looked at when one interval closes
 FILE_BYTES_MAX = 1 << 20
 
 
-def load(path: Path) -> Rules:
-    """The rules of a file. Raises RulesError, which names the file, the rule and what is wrong."""
+def read(path: Path) -> RulesFile:
+    """A file of rules that can be used. Raises RulesError, which names the file, the rule and what is wrong."""
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
             raise RulesError(f"{path} is larger than {FILE_BYTES_MAX:,} bytes")
-        return compiled(msgspec.yaml.decode(path.read_bytes(), type=RulesFile))
+        file = msgspec.yaml.decode(path.read_bytes(), type=RulesFile)
+        compiled(file)
     except (OSError, msgspec.MsgspecError) as error:
         raise RulesError(f"{path}: {error}") from error
     except RulesError as error:
         raise RulesError(f"{path}: {error}") from error
+    return file
+
+
+def load(path: Path, audience: Audience | None = None, release: str = "") -> Rules:
+    """The rules of a file, as of a release. Raises RulesError, which names the file, the rule and what is wrong."""
+    return compiled(read(path), audience, release)
 
 
 class SegmentDesk:
-    """Follows the file of rules, and moves users. `run` takes model calls off the event loop."""
+    """Follows the file of rules and the release, and moves users. `run` takes model calls off the event loop."""
 
     def __init__(self, run: Runner, path: Path, sweep_s: int) -> None:
         """Everybody is looked at again each `sweep_s`."""
         self.run, self.sweep_s = run, sweep_s
-        self._file: Watched[Rules] = Watched(path, load, NO_RULES, "segments")
+        self._file: Watched[RulesFile | None] = Watched(path, read, None, "segments")
+        self._compiled: tuple[RulesFile | None, Audience, str] = (None, NO_AUDIENCE, "")
+        self.rules = NO_RULES
         self.look()
 
-    @property
-    def rules(self) -> Rules:
-        return self._file.value
-
-    def look(self) -> None:
-        """Take the file over if it has changed."""
+    def look(self, serving: Serving | None = None) -> None:
+        """Take over the file, and what the release knows of everybody, if either has changed."""
         self._file.look()
+        known = (serving.audience, serving.version) if serving is not None else self._compiled[1:]
+        if (self._file.value, *known) != self._compiled:
+            self._compiled = (self._file.value, *known)
+            self.rules = NO_RULES if self._file.value is None else compiled(self._file.value, *known)
+
+    async def place(
+        self, part: PartitionState, serving: Serving, tenant: str, users: Sequence[tuple[str, UserState]],
+        vectors: Float32 | None,
+    ) -> None:  # fmt: skip
+        """Find the clusters of users who were just recommended to; their vectors (B, D) are known."""
+        if not self.rules.reads_cluster or vectors is None:
+            return
+        at = [row for row, (_, state) in enumerate(users) if stale(state, serving)]
+        await place(serving, tenant, [users[row][1] for row in at], self.run, vectors[at])
+        part.unsorted.update((f"{tenant}/{users[row][0]}".encode(), None) for row in at)
 
     async def settle(self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox) -> None:
         """Move USERS_MAX of the users whose membership may be out of date; those touched first come first."""
         if part.meta.live_since_ms == 0:
             return  # while history is imported, no time is the present; the sweep after it looks at everybody
+        self.look(serving)
         keys = [key for key, _ in zip(part.unsorted, range(USERS_MAX), strict=False)]
         for key in keys:
             del part.unsorted[key]
         keys = [key for key in keys if part.read(key).events]
+        if self.rules.reads_cluster:  # whoever is owed a recommendation is placed with it
+            part.unplaced.update((key, None) for key in keys if key not in part.owed and stale(part.read(key), serving))
+            keys = list(dict.fromkeys([*keys, *await place_some(part, serving, self.run)]))
         if not keys or not (self.rules.rules or any(part.read(key).segments for key in keys)):
             return
         chances = await self._churn(serving, [part.read(key) for key in keys], clock_ms)
         for key, chance in zip(keys, chances, strict=True):
             tenant, user = key.decode().split("/", 1)
-            values = segments.values_of(part.read(key), clock_ms, chance)
-            inside = [] if part.read(key).claims else self.rules.inside(tenant, values)  # its owner is in, under another id
-            for change in segments.move(part.read(key), inside, clock_ms):
+            state = part.read(key)
+            values = segments.values_of(state, clock_ms, chance)
+            inside = [] if state.claims else self.rules.inside(tenant, values)  # its owner is in, under another id
+            if self._waits(state, serving):
+                inside = segments.kept(state, inside, self.rules)
+            for change in segments.move(state, inside, clock_ms):
                 part.change(key)
-                self._emit(change, tenant, user, part.read(key), values, clock_ms, serving, outbox)
+                self._emit(change, tenant, user, state, values, clock_ms, serving, outbox)
                 part.outcomes["segment_entered" if change.entered else "segment_left"] += 1
+
+    def _waits(self, state: UserState, serving: Serving) -> bool:
+        """Whether nobody can say yet where the release that is served puts this user: they stay where they were."""
+        if state.claims:
+            return False
+        return serving.models is None or (self.rules.reads_cluster and state.placed.release not in ("", serving.version))
 
     async def _churn(self, serving: Serving, states: list[UserState], clock_ms: int) -> list[float]:
         """P(no return) of each, 0 where no rule asks or no model can say."""
@@ -81,7 +117,7 @@ class SegmentDesk:
         return [float(p) for p in churn.p_after(curves, silences, serving.churn)]
 
     def _emit(
-        self, change: Change, tenant: str, user: str, state: UserState, values: dict[str, float | bool], clock_ms: int,
+        self, change: Change, tenant: str, user: str, state: UserState, values: dict[str, float | bool | str], clock_ms: int,
         serving: Serving, outbox: Outbox,
     ) -> None:  # fmt: skip
         outbox.segment_change(SegmentChange(

@@ -10,26 +10,31 @@ import msgspec
 import numpy as np
 
 from schemas.catalog import Item, ItemVector
+from stream.core.audience import NO_AUDIENCE
 from stream.core.blend import Blend
 from stream.core.churn import ChurnPolicy
 from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
 from stream.core.links import NO_LINKS
+from stream.core.reminders import Rhythms
+from stream.core.repurchase import Repurchase, repeat_of
+from stream.core.satisfaction import Level
 from stream.ports import Models
 
 NO_MODEL = "none"
 ADAPT_ITEMS_MAX = 512  # items adapted in one call
 
 _item_vector = msgspec.msgpack.Decoder(ItemVector)
+_level = msgspec.msgpack.Decoder(Level)
 _item_count = msgspec.msgpack.Decoder(ItemCount)
 
 
 class Serving:
     """A bundle with its indexes; immutable in its bundle, growing in its items and counts."""
 
-    def __init__(self, models: Models | None) -> None:
-        self.models = models
+    def __init__(self, models: Models | None, satisfaction_weight: float = 0.0) -> None:
+        self.models, self._satisfaction_weight = models, satisfaction_weight
         manifest = models.manifest if models else None
         self.version = manifest.model_version if manifest else NO_MODEL
         self.space = manifest.text_space if manifest else ""
@@ -40,15 +45,29 @@ class Serving:
         self.blend = Blend.from_manifest(manifest.blend if manifest else {})
         self.links = models.links if models else NO_LINKS
         self.learned = models.learned if models else {}
+        self.audience = models.audience if models else NO_AUDIENCE
+        self.centroids = self.audience.centroids()  # (K, D)
         self.churn = ChurnPolicy.from_manifest(manifest.churn) if manifest else ChurnPolicy()
+        self.repurchase = Repurchase.from_manifest(manifest.repurchase if manifest else {})
+        self._repeat = repeat_of(self.links)
+        self._gaps = dict(zip(self.links.ids, self.links.gap_days.tolist(), strict=False))  # none before 0.4.0
         self.indexes: dict[str, ItemIndex] = {}
 
     def index(self, tenant: str) -> ItemIndex:
         """The tenant's index, empty at first."""
         found = self.indexes.get(tenant)
         if found is None:
-            found = self.indexes[tenant] = ItemIndex(self.dim, self.counts_policy, self.links, self.learned)
+            found = self.indexes[tenant] = ItemIndex(
+                self.dim, self.counts_policy, self.links, self.learned, self._satisfaction_weight
+            )
         return found
+
+    def rhythms(self, tenant: str) -> Rhythms | None:
+        """What reminders of a tenant's purchases are judged by; None where the bundle has learned nothing of it."""
+        if self.repurchase is None:
+            return None
+        gaps, usual, index = self._gaps, self.repurchase.usual_days, self.index(tenant)
+        return Rhythms(self.repurchase, self._repeat, lambda item: gaps.get(item) or usual, index.category_of, index.sells)
 
     def put_items(self, entries: list[tuple[Item, Float32]]) -> None:
         """Add items with their text vectors (T,), zeros where there is no text."""
@@ -66,8 +85,10 @@ class Serving:
 class ServingState:
     """The raw contents of the topics, kept so that a release can be made ready beside the one that runs."""
 
-    def __init__(self) -> None:
-        self.current = Serving(None)
+    def __init__(self, satisfaction_weight: float = 0.0) -> None:
+        self._satisfaction_weight = satisfaction_weight
+        self.current = Serving(None, satisfaction_weight)
+        self.satisfaction: dict[tuple[str, str], tuple[float, float]] = {}  # (tenant, item) → opinions, their sum
         self.vectors: dict[tuple[str, str], dict[str, ItemVector]] = {}  # (tenant, item) → space → vector
         self.counts: dict[tuple[str, str, int], ItemCount] = {}  # (tenant, item, partition)
         self._untaken: dict[bytes, bytes] = {}  # records of counts that nobody has looked at yet, the newest of each key
@@ -104,6 +125,15 @@ class ServingState:
             self._terms[int(owner), log_partition] = term
         self._untaken[key] = value
 
+    def on_satisfaction(self, key: bytes, value: bytes | None) -> None:
+        """One record of the satisfaction topic; those about brands are for others."""
+        tenant, about, name = key.decode().split("/", 2)
+        if about != "item" or value is None:
+            return
+        level = _level.decode(value)
+        self.satisfaction[tenant, name] = (float(level.n), level.total)
+        self.current.index(tenant).set_satisfaction(name, level.n, level.total)
+
     def take_counts(self) -> None:
         """Decode what came since and put it into the current index."""
         untaken, self._untaken = self._untaken, {}
@@ -127,7 +157,7 @@ class ServingState:
         Raises ValueError when the catalog's vectors are of another dimension than the bundle expects.
         """
         self.take_counts()
-        serving = Serving(models)
+        serving = Serving(models, self._satisfaction_weight)
         entries = []
         for spaces in self.vectors.values():
             vector = spaces.get(serving.space)
@@ -136,6 +166,8 @@ class ServingState:
         serving.put_items(entries)
         for (tenant, item_id, partition), count in self.counts.items():
             serving.index(tenant).set_counts(item_id, partition, count)
+        for (tenant, item_id), (n, total) in self.satisfaction.items():
+            serving.index(tenant).set_satisfaction(item_id, n, total)
         return serving
 
     def _text_vector(self, vector: ItemVector, serving: Serving) -> Float32:

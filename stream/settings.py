@@ -46,7 +46,7 @@ class Kafka(Section):
 
 
 Kept = Literal["events", "event_products", "recommendations", "decisions", "segment_changes", "churn_alerts",
-               "deliveries", "offer_decisions", "dead_letters"]
+               "reminders", "deliveries", "offer_decisions", "opinions", "satisfaction_alerts", "dead_letters"]
 
 
 class ClickHouse(Section):
@@ -169,6 +169,9 @@ class Personalize(Section):
     recommend_top_n: int = Field(10, ge=1, le=100)
     category_cap: int = Field(3, ge=1, description="items of one category among the recommended")
     exclude: Literal["none", "bought", "seen"] = Field("bought", description="items of a user's past left out")
+    satisfaction_weight: float = Field(
+        0.0, ge=0, le=10, description="scores times (item's satisfaction / mean) to this power, at most 1; 0: off"
+    )
     lateness_max_ms: int = Field(2 * 86_400_000, description="live events older than the partition's clock by more are late")
     skew_max_ms: int = Field(300_000, description="a live event may be ahead of the broker's clock by this much")
     recommend_users_max: int = Field(256, ge=1, description="users recommended to with one batch or tick: one ONNX call")
@@ -176,6 +179,9 @@ class Personalize(Section):
     recommend_behind_users_max: int = Field(8, ge=1, description="users recommended to with one batch or tick meanwhile")
     cached_states_max: int = Field(50_000, ge=1, description="decoded user states kept in memory, per partition")
     onnx_threads: int = Field(1, ge=1)
+    reminders_week_max: int = Field(2, ge=0, description="reminders of purchases a user and 7 days; 0: none")
+    reminders_probability_min: float = Field(0.25, ge=0, le=1, description="chance from which a reminder is said")
+    reminders_window_days: float = Field(14.0, ge=1, le=90, description="days around the expected time that it is due")
     metrics_port: int = Field(0, description="0: any free port, written to <home>/run/personalize-*.json")
 
     def behind(self, waiting: int) -> bool:
@@ -202,6 +208,17 @@ class Offers(Section):
     rules: Path | None = Field(None, description="file of placements and offers; default <home>/offers.yml")
     interval_ms: int = Field(250, ge=10, description="what was learned is published this often")
     metrics_port: int = Field(0, description="0: any free port, written to <home>/run/offers.json")
+
+
+class Insights(Section):
+    """What people think, read in the stream."""
+
+    opinions_per_false_alarm: int = Field(
+        1_000, ge=50, description="at least so many opinions of something stable until it is said to have changed"
+    )
+    models_every_s: float = Field(60.0, gt=0, description="the registry is looked at for newer satisfaction models")
+    onnx_threads: int = Field(1, ge=1)
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/insights-*.json")
 
 
 class Sink(Section):
@@ -260,6 +277,7 @@ class Settings(BaseSettings):
     segments: Segments = Segments()
     deliveries: Deliveries = Deliveries()
     offers: Offers = Offers()
+    insights: Insights = Insights()
     sink: Sink = Sink()
     tracing: Tracing = Tracing()
     training: Training = Training()

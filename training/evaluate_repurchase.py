@@ -2,7 +2,8 @@
 
 At the split every known user is asked about every item they bought before: bought again within 30, 60 or 90 days? Ours is
 fitted on the same questions at earlier times whose answers were known by the split, and reads the replayed state alone.
-Users are drawn with replacement, with all their pairs. Sub-task `cross-sell`: see `cross_sell`.
+Users are drawn with replacement, with all their pairs. Sub-task `cross-sell`: see `cross_sell`; `reminders`, through the
+worker's own desk: see `reminders`.
 """
 
 from __future__ import annotations
@@ -13,18 +14,17 @@ import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from stream.core.repurchase import FEATURES
-from stream.core.state import DAY_MS, Kind
-from training import baselines, cross_sell, report, repurchase
+from stream.core.state import DAY_MS
+from training import baselines, cross_sell, links, reminders, report, repurchase
 from training.clustered import by_user, clustered
 from training.comparison import Comparison, Measures, merged
 from training.evaluations import Evaluated, Request, iso
 from training.metrics import FloatArray
 from training.panel.method import Past
-from training.repurchase import HORIZONS_DAYS, Pairs, Values
+from training.repurchase import HORIZONS_DAYS, SHORT_DAYS, Pairs, Values
 from training.snapshot import EmptyHistory, History, Replay, from_dataset, interactions
 
 SERVED = "clickwake"
-INTERVAL_UNKNOWN_DAYS = 60.0  # of an item nobody bought twice, where none was
 CROSS_SELL_DAYS = 30.0
 PICKED = ("log_orders", "log_item_silence")
 
@@ -56,7 +56,9 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
     early, late, test = pairs
     if not len(test.x):
         raise EmptyHistory(f"{history.name}: nobody bought an item before {iso(split_ms)}; name another split")
-    model = repurchase.fit([(early, HORIZONS_DAYS), (late, HORIZONS_DAYS[:1])], seed)
+    usual_days = links.order_gaps(past, split_ms).usual
+    model = repurchase.fit(
+        [(early, (*SHORT_DAYS, *HORIZONS_DAYS)), (late, (*SHORT_DAYS, *HORIZONS_DAYS[:1]))], usual_days, seed)
     models: dict[str, Measures] = {}
     ahead: dict[str, Measures] = {}
     said: dict[float, tuple[FloatArray, FloatArray]] = {}
@@ -75,9 +77,12 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
     hits, users = cross_sell.recall(past, item_ids, replay.snapshot.counts.counts, tenant, split_ms,
                                     int(split_ms + CROSS_SELL_DAYS * DAY_MS), seed)
     part, difference = by_user(hits, users, SERVED, "cross-sell.recall@10")
+    say("saying reminders as a worker would")
+    known = repurchase.links_until(past, item_ids, split_ms)
+    told, told_ahead = reminders.evaluated(history, past, number, split_ms, model, known, SERVED)
     comparison = Comparison(
         task="repurchase", dataset=history.name, split=iso(split_ms), n=len(test.x), served=SERVED,
-        models=merged(models, part), ahead=merged(ahead, difference),
+        models=merged(models, part, told), ahead=merged(ahead, difference, told_ahead),
         settings={"users": float(len(np.unique(test.users))), "baskets": float(len(users)), "seed": float(seed),
                   "power_of_days": model.shape, **dict(zip(FEATURES, model.weights, strict=True))},
     )  # fmt: skip
@@ -92,15 +97,10 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
 
 def interval_rules(past: Past, item_ids: list[str], test: Pairs) -> dict[str, Values]:
     """Scores of the rules that need no fitting (P,). An interval rule says: due when the silence reaches the interval."""
-    some = (past.kinds == Kind.ORDER) & (past.ts_ms < test.now_ms)
-    rows = np.unique(np.stack([past.users[some], past.items[some], past.ts_ms[some] // DAY_MS]), axis=1)  # (3, E)
-    again = np.all(rows[:2, 1:] == rows[:2, :-1], axis=0)
-    gaps, items = np.diff(rows[2])[again].astype(np.float64), rows[1, 1:][again]
-    usual = float(gaps.mean()) if len(gaps) else INTERVAL_UNKNOWN_DAYS
-    seen = np.bincount(items, minlength=len(item_ids))
-    of_item = np.where(seen > 0, np.bincount(items, weights=gaps, minlength=len(item_ids)) / np.maximum(seen, 1), usual)
+    gaps = links.order_gaps(past, test.now_ms)
+    of_item = links.average_gaps(gaps, len(item_ids), prior=0.0).astype(np.float64)
     own: dict[tuple[int, int], list[float]] = {}
-    for user, item, gap in zip(rows[0, 1:][again].tolist(), items.tolist(), gaps.tolist(), strict=True):
+    for user, item, gap in zip(gaps.users.tolist(), gaps.items.tolist(), gaps.days.tolist(), strict=True):
         own.setdefault((user, item), []).append(gap)
     column = {item_id: at for at, item_id in enumerate(item_ids)}
     columns = np.array([column[item] for item in test.items], dtype=np.int64)

@@ -9,13 +9,15 @@ Online Retail, one validation split, items new to the customer, NDCG@10: EASE .1
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from scipy import linalg, sparse
 
 from stream.core.featurize import Float32
 from stream.core.links import NO_LINKS, Links, Weights
 from stream.core.recommend import LINKS_DAYS
-from stream.core.state import DAY_MS
+from stream.core.state import DAY_MS, Kind
 from training.panel.method import Doubles, Ints, Past
 
 ITEMS_MAX = 4_000  # the most touched: a dense inverse of 4,000 takes some 3 s on one core
@@ -24,6 +26,8 @@ MOMENT_HALF_LIFE_DAYS = 60.0  # of a moment in the regression
 FOLLOWS_RIDGE = 200.0
 TOGETHER_RIDGE = 80.0
 HISTORY_MAX = 400  # last touches of a user before a moment that are looked at
+GAP_PRIOR = 3.0  # an item's average gap is drawn towards everybody's as by so many gaps
+GAP_UNKNOWN_DAYS = 60.0  # where nobody bought anything twice
 REPEAT_PRIOR = (2.0, 10.0)  # items with few users come back for as a fifth of them would
 
 
@@ -44,6 +48,7 @@ def fit(past: Past, item_ids: list[str], now_ms: int) -> Links:
     return Links(
         [item_ids[at] for at in chosen], repeat_rates(users, items, n),
         _strongest(_follows(users, ts_ms, items, n, now_ms)), _strongest(_together(users, ts_ms, items, n, now_ms)),
+        average_gaps(order_gaps(past, now_ms), len(item_ids))[chosen],
     )  # fmt: skip
 
 
@@ -53,6 +58,35 @@ def repeat_rates(users: Ints, items: Ints, n: int) -> Float32:
     touched = np.bincount(pairs[1], minlength=n)
     again = np.bincount(pairs[1], weights=times > 1, minlength=n)
     return np.log((again + REPEAT_PRIOR[0]) / (touched + REPEAT_PRIOR[1])).astype(np.float32)
+
+
+class Gaps(NamedTuple):
+    """Between two days on which a user ordered an item, with none in between: (G,) each."""
+
+    users: Ints
+    items: Ints
+    days: Doubles
+
+    @property
+    def usual(self) -> float:
+        """Mean over all."""
+        return float(self.days.mean()) if len(self.days) else GAP_UNKNOWN_DAYS
+
+
+def order_gaps(past: Past, until_ms: int) -> Gaps:
+    """Of the orders before `until_ms`."""
+    some = (past.kinds == Kind.ORDER) & (past.ts_ms < until_ms)
+    rows = np.unique(np.stack([past.users[some], past.items[some], past.ts_ms[some] // DAY_MS]), axis=1)  # (3, E)
+    again = np.all(rows[:2, 1:] == rows[:2, :-1], axis=0)
+    return Gaps(rows[0, 1:][again], rows[1, 1:][again], np.diff(rows[2])[again].astype(np.float64))
+
+
+def average_gaps(gaps: Gaps, n: int, prior: float = GAP_PRIOR) -> Float32:
+    """Mean days between two purchases of each item by one user (N,), drawn towards the mean over all."""
+    seen, days = np.bincount(gaps.items, minlength=n), np.bincount(gaps.items, weights=gaps.days, minlength=n)
+    with np.errstate(invalid="ignore"):
+        average = (days + prior * gaps.usual) / (seen + prior)
+    return np.where(seen + prior > 0, average, gaps.usual).astype(np.float32)
 
 
 def _together(

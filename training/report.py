@@ -37,6 +37,7 @@ TITLES = {
     "successive-users-occasional": "Before every moment: users here on two to five days",
     "successive-users-regular": "Before every moment: users here on more days",
     "successive-exposure": "Before every moment: exposure of the long tail",
+    "staying": "Moments after which users are in the cluster they were in",
     "successive-long-tail": "Before every moment: the long tail", "successive-cold": "Before every moment: cold items",
 }  # fmt: skip
 WHOLE = {  # of a task, before its sub-tasks

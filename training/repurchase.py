@@ -6,20 +6,22 @@ then a logistic regression with log days as one more feature (the proportional o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from stream.core.featurize import Float32
-from stream.core.links import REPEAT_UNKNOWN, Links, no_weights
-from stream.core.repurchase import FEATURES, Repurchase, features
+from stream.core.links import Links, no_weights
+from stream.core.repurchase import FEATURES, Repurchase, features, repeat_of
 from stream.core.state import DAY_MS, Kind, UserState
 from training import baselines, links
 from training.panel.method import Past
+from training.snapshot import History, Replay, interactions
 
 HORIZONS_DAYS = (30.0, 60.0, 90.0)
+SHORT_DAYS = (7.0, 14.0)  # learned from beside them: a reminder is about days, not months
 RIDGE = 10.0
 SHAPE_MIN = 0.05  # the chance must rise with the days
 PAIRS_MAX = 200_000  # learned from, drawn from all
@@ -48,16 +50,8 @@ def links_until(past: Past, item_ids: list[str], until_ms: int) -> Links:
     before = past.ts_ms < until_ms
     users, _, items = np.unique(np.stack([past.users[before], past.ts_ms[before], past.items[before]]), axis=1)
     n = len(item_ids)
-    return Links(item_ids, links.repeat_rates(users, items, n), no_weights(n), no_weights(n))
-
-
-def repeat_of(known_links: Links) -> Callable[[str], float]:
-    """The log share of an item's users who come back for it, of an item the links do not know the usual one. Shares of all
-    items rise as a history grows, so they are taken relative to their mean: what was learned earlier still holds."""
-    usual = float(known_links.repeat.mean()) if len(known_links.ids) else REPEAT_UNKNOWN
-    relative = (known_links.repeat - usual + REPEAT_UNKNOWN).tolist()
-    known = dict(zip(known_links.ids, relative, strict=True))
-    return lambda item_id: known.get(item_id, REPEAT_UNKNOWN)
+    gaps = links.average_gaps(links.order_gaps(past, until_ms), n)
+    return Links(item_ids, links.repeat_rates(users, items, n), no_weights(n), no_weights(n), gaps)
 
 
 def next_orders(past: Past, number: Mapping[str, int], item_ids: list[str], from_ms: int) -> dict[tuple[int, str], int]:
@@ -91,8 +85,11 @@ def ask(
     return Pairs(np.array(users, dtype=np.int64), items, x, np.array(until, dtype=np.float64), now_ms)
 
 
-def fit(asked: list[tuple[Pairs, tuple[float, ...]]], seed: int = 0) -> Repurchase:
-    """From pairs and the horizons that are known of them. Raises ValueError where nothing was bought again, or all."""
+def fit(
+    asked: list[tuple[Pairs, tuple[float, ...]]], usual_days: float = links.GAP_UNKNOWN_DAYS, seed: int = 0
+) -> Repurchase:
+    """From pairs and the horizons that are known of them; `usual_days` as in `Repurchase`. Raises ValueError
+    where nothing was bought again, or all."""
     rng = np.random.default_rng(seed)
     rows, logs, answers = [], [], []
     for pairs, horizons in asked:
@@ -111,4 +108,26 @@ def fit(asked: list[tuple[Pairs, tuple[float, ...]]], seed: int = 0) -> Repurcha
     beta = baselines.logistic(((x - mean) / std).astype(np.float32), y, RIDGE)
     weights = beta[:-1] / std
     constant = float(beta[-1] - weights @ mean)
-    return Repurchase(weights=tuple(weights[:-1].tolist()), constant=constant, shape=max(SHAPE_MIN, float(weights[-1])))
+    shape = max(SHAPE_MIN, float(weights[-1]))
+    return Repurchase(weights=tuple(weights[:-1].tolist()), constant=constant, shape=shape, usual_days=usual_days)
+
+
+def learn(history: History, seed: int = 0) -> Repurchase | None:
+    """From a whole history, asked at times whose answers it knows: as long before its end as its longest horizon, if it is
+    three times as long, and as its shortest. None where that teaches nothing."""
+    known = [days for days in HORIZONS_DAYS if history.to_ms - history.from_ms >= 3 * days * DAY_MS]
+    if not known:
+        return None
+    past, number = interactions(history)
+    item_ids = list(history.items)
+    replay, asked = Replay(history), []
+    for longest in sorted({known[-1], known[0]}, reverse=True):
+        at_ms = int(history.to_ms - longest * DAY_MS)
+        replay.advance(at_ms)
+        following, rates = next_orders(past, number, item_ids, at_ms), links_until(past, item_ids, at_ms)
+        pairs = ask(replay.snapshot.states, number, following, rates, at_ms)
+        asked.append((pairs, (*SHORT_DAYS, *(days for days in known if days <= longest))))
+    try:
+        return fit(asked, links.order_gaps(past, history.to_ms + 1).usual, seed)
+    except ValueError:  # nothing was bought again
+        return None

@@ -1,7 +1,8 @@
 """From a history to a published bundle.
 
 1 learn on what came before the validation window; 2 fit the blend on that window and judge on the newest, held-out one;
-3 learn again on everything, for as many steps, with that blend; 4 export, check, publish, load as a worker would.
+3 learn again on everything, for as many steps, with that blend; 4 look for clusters of users; 5 export, check, publish, load
+as a worker would.
 The metrics in the manifest are those of step 2: nobody can judge the final models before new events come.
 """
 
@@ -15,13 +16,27 @@ import msgspec
 import structlog
 
 from schemas.release import Manifest
-from stream.adapters import model_store
+from stream.adapters import model_store, signing
 from stream.adapters.onnx import Bundle
 from stream.core.blend import Blend
 from stream.core.counts import CountsPolicy
+from stream.core.repurchase import Repurchase
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import blend, checkpoint, churn, export, fit, held_out, links, persuasion, report, verdicts
+from training import (
+    audience,
+    blend,
+    checkpoint,
+    churn,
+    export,
+    fit,
+    held_out,
+    links,
+    persuasion,
+    report,
+    repurchase,
+    verdicts,
+)
 from training.churn import ChurnFit
 from training.comparison import Comparison
 from training.fit import Curve
@@ -127,10 +142,14 @@ def train(
     say("judging on the held-out days")
     comparison = held_out.compare(history, test_ms, end_ms, texts, first.bundle, mixture)
     say("learning again from everything")
-    final = learn(history, texts, settings, parent=newest_version(settings), policy=policy, budget_s=budget_s,
+    parent = newest_version(settings)
+    final = learn(history, texts, settings, parent=parent, policy=policy, budget_s=budget_s,
                   steps_max=max(1, len(first.curve.loss)),
                   persuades=persuasion.learn(trials or {}, settings.training.seed, say))
-    manifest = described(final, mixture, comparison)
+    say("looking for clusters of users")
+    final = with_audience(final, history, texts, settings, opened(settings, parent))
+    again = repurchase.learn(history, settings.training.seed)
+    manifest = described(final, mixture, comparison, again)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
     page = report.page(manifest, first.curve, comparison, final.churn)
     manifest, digest = export.publish(
@@ -141,14 +160,40 @@ def train(
     return Trained(manifest, digest, comparison)
 
 
-def described(learned: Learned, mixture: Blend, comparison: Comparison) -> Manifest:
+def with_audience(
+    learned: Learned, history: History, texts: Texts, settings: Settings, previous: Bundle | None
+) -> Learned:
+    """The same bundle with clusters of users and quantiles; `previous`: whose clusters' names are kept."""
+    found = audience.discover(learned.bundle, learned.snapshot, history, texts, learned.churn.policy, previous,
+                              settings.training.seed)  # fmt: skip
+    log.info("clusters of users", users=found.users, clusters={one.name: one.users for one in found.clusters})
+    files = audience.with_file(learned.files, found)
+    return replace(learned, files=files, bundle=export.open_files(learned.bundle.manifest, files))
+
+
+def opened(settings: Settings, version: str | None) -> Bundle | None:
+    """A bundle of the registry as a worker would take it; None, and why in the log, where it cannot be."""
+    if version is None:
+        return None
+    uri = model_store.bundle_uri(settings.registry, version)
+    try:
+        return model_store.admit(settings.registry, uri, model_store.read(f"{uri}/manifest.json"),
+                                 settings.training.threads, signing.trusted(settings.models))  # fmt: skip
+    except model_store.BundleRefused as error:
+        log.warning("clusters get new names", previous=version, why=str(error))
+        return None
+
+
+def described(
+    learned: Learned, mixture: Blend, comparison: Comparison, again: Repurchase | None = None
+) -> Manifest:
     """The manifest with policies and metrics; its files are named when it is published."""
     metrics = held_out.as_metrics(comparison) | learned.churn.metrics | churn.calibration_metrics(learned.churn)
     metrics |= learned.bundle.manifest.metrics
     policy = learned.snapshot.counts.policy
     return msgspec.structs.replace(
         learned.bundle.manifest, blend=mixture.named(), counts=_floats(policy), churn=_floats(learned.churn.policy),
-        metrics=metrics,
+        metrics=metrics, repurchase=again.named() if again else {},
     )  # fmt: skip
 
 

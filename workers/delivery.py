@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 
 from schemas import topics
 from schemas.events import key, ms
-from schemas.outputs import ChurnAlert, DeliveryRecord, SegmentChange
+from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader
@@ -41,6 +41,7 @@ SOURCE = "clickwake/delivery"
 FILE_POLL_S = 5.0
 
 _alert, _change = msgspec.json.Decoder(ChurnAlert), msgspec.json.Decoder(SegmentChange)
+_reminder = msgspec.json.Decoder(Reminder)
 _record = msgspec.json.Decoder(DeliveryRecord)
 
 
@@ -53,6 +54,7 @@ class Worker:
         self.log_topic = topics.DELIVERIES.name(prefix)
         self.inputs: dict[str, msgspec.json.Decoder[Any]] = {
             topics.CHURN_ALERTS.name(prefix): _alert, topics.SEGMENT_CHANGES.name(prefix): _change,
+            topics.REMINDERS.name(prefix): _reminder,
         }  # fmt: skip
         self.producer = producing.create_producer(settings)
         self.tracing = tracing.start(settings, "delivery")

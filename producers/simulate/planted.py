@@ -78,6 +78,14 @@ class Promotion(msgspec.Struct, frozen=True, kw_only=True, tag="promotion", tag_
     to_ms: int
 
 
+class BrandFall(msgspec.Struct, frozen=True, kw_only=True, tag="brand_fall", tag_field="kind"):
+    """What the brand sells goes bad: from then on a review of it is good with this chance, whoever writes it."""
+
+    brand: str
+    from_ms: int
+    p_good: float
+
+
 class MessRecord(msgspec.Struct, frozen=True, kw_only=True, tag="mess", tag_field="kind"):
     """`position` is the record's number in the output, from 0; `message_id` the event it was made of."""
 
@@ -86,7 +94,7 @@ class MessRecord(msgspec.Struct, frozen=True, kw_only=True, tag="mess", tag_fiel
     message_id: str
 
 
-Line = ShopperTruth | ItemTruth | Promotion | MessRecord
+Line = ShopperTruth | ItemTruth | Promotion | BrandFall | MessRecord
 
 
 class Shop(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,18 @@ from msgspec.structs import replace
 
 from producers.simulate import vocabulary as words
 from producers.simulate.catalog import BRANDS_PER_DEPARTMENT, Catalog
-from producers.simulate.planted import Cohort, Cycle, Identity, Interval, Promotion, Shop, ShopperTruth, TastePeriod
+from producers.simulate.planted import (
+    BrandFall,
+    Cohort,
+    Cycle,
+    Identity,
+    Interval,
+    Promotion,
+    Shop,
+    ShopperTruth,
+    TastePeriod,
+)
+from producers.simulate.truth import Truth
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -33,6 +44,9 @@ FADE_DAYS = (14.0, 35.0)  # a gradual leaver's visits become rarer over this tim
 CYCLE_DAYS = (14.0, 45.0)
 HOLIDAY_DAYS = (10.0, 28.0)
 STAY_DAYS_MIN = 14.0  # leavers are customers for at least so long, where the world is long enough
+BRAND_FALL_AFTER = 0.6  # of the days; the share of good reviews is about 0.75 before it
+BRAND_FALL_P_GOOD = 0.15
+BRAND_FALL_ASKED = 200  # shoppers whose taste says which brand is bought most
 PROMOTION_EVERY_DAYS, PROMOTION_DAYS = 9, (3, 6)
 
 # Share of a day's visits by hour (UTC): lunch break and evening.
@@ -221,3 +235,17 @@ def promotions(shop: Shop) -> list[Promotion]:
             coupon=f"SAVE{discount}-{number + 1}", discount=discount / 100, from_ms=begin,
             to_ms=begin + int(rng.integers(*PROMOTION_DAYS)) * DAY_MS))
     return result
+
+
+def brand_fall(truth: Truth) -> BrandFall:
+    """The brand with most items to the taste of those who come often goes bad after some time. No random number is drawn, so
+    that nothing else depends on it."""
+    wanted: dict[str, float] = {}
+    for shopper in truth.shoppers[:BRAND_FALL_ASKED]:
+        for item, inside in zip(truth.items, truth.mask(shopper, 0), strict=True):
+            if inside:
+                wanted[item.brand] = wanted.get(item.brand, 0.0) + shopper.sessions_per_day * item.popularity**0.5
+    shop = truth.shop
+    day = int(BRAND_FALL_AFTER * (shop.to_ms - shop.from_ms)) // DAY_MS
+    return BrandFall(brand=max(sorted(wanted), key=wanted.__getitem__), from_ms=shop.from_ms + day * DAY_MS,
+                     p_good=BRAND_FALL_P_GOOD)

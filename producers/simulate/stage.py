@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from producers.simulate.catalog import Catalog
-from producers.simulate.planted import Promotion, Shop
+from producers.simulate.planted import BrandFall, Promotion, Shop
 
 DAY_MS = 86_400_000
 DRAWS = 128  # uniform draws taken from numpy at a time: a single draw costs as much as fifty
@@ -87,6 +87,7 @@ class Floor(NamedTuple):
     prices: list[float]
     noise: npt.NDArray[np.float64]  # cumulative, (I,)
     promotions: list[Promotion]
+    fall: BrandFall
     world_id: str
 
 

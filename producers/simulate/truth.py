@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from producers.simulate.planted import (
     LEAVERS,
+    BrandFall,
     ItemTruth,
     Line,
     MessRecord,
@@ -71,9 +72,10 @@ class Truth:
     """What was planted. Read-only; every answer depends on the arguments alone."""
 
     def __init__(self, shop: Shop, shoppers: Sequence[ShopperTruth], items: Sequence[ItemTruth],
-                 promotions: Sequence[Promotion] = (), mess: Sequence[MessRecord] = ()) -> None:
+                 promotions: Sequence[Promotion] = (), mess: Sequence[MessRecord] = (),
+                 falls: Sequence[BrandFall] = ()) -> None:
         self.shop, self.shoppers, self.items = shop, tuple(shoppers), tuple(items)
-        self.promotions, self.mess = tuple(promotions), tuple(mess)
+        self.promotions, self.mess, self.falls = tuple(promotions), tuple(mess), tuple(falls)
         self.item_index = {item.item_id: i for i, item in enumerate(self.items)}
         self._owners: dict[str, list[ShopperTruth]] = {}
         for shopper in self.shoppers:
@@ -155,7 +157,7 @@ class Truth:
 
     def with_mess(self, mess: Sequence[MessRecord]) -> Truth:
         """The same truth with what was done to the events on their way."""
-        return Truth(self.shop, self.shoppers, self.items, self.promotions, mess)
+        return Truth(self.shop, self.shoppers, self.items, self.promotions, mess, self.falls)
 
     def summary(self) -> Summary:
         return Summary(
@@ -170,11 +172,15 @@ class Truth:
             definitions=DEFINITIONS,
         )
 
+    def with_falls(self, falls: Sequence[BrandFall]) -> Truth:
+        """The same, and what goes bad."""
+        return Truth(self.shop, self.shoppers, self.items, self.promotions, self.mess, falls)
+
     def save(self, folder: Path) -> None:
         """Writes `truth.jsonl.gz` and `truth.json`; equal truths give equal bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         encoder = msgspec.json.Encoder()
-        rows: list[Line] = [*self.shoppers, *self.items, *self.promotions, *self.mess]
+        rows: list[Line] = [*self.shoppers, *self.items, *self.promotions, *self.falls, *self.mess]
         content = b"".join(encoder.encode(row) + b"\n" for row in rows)
         (folder / FILE_LINES).write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         (folder / FILE_SUMMARY).write_bytes(msgspec.json.format(encoder.encode(self.summary()), indent=2) + b"\n")
@@ -191,6 +197,7 @@ class Truth:
             [row for row in rows if isinstance(row, ItemTruth)],
             [row for row in rows if isinstance(row, Promotion)],
             [row for row in rows if isinstance(row, MessRecord)],
+            [row for row in rows if isinstance(row, BrandFall)],
         )
 
 

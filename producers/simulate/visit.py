@@ -146,7 +146,7 @@ class Visit:
             return
         self.memory.reviews = [entry for entry in self.memory.reviews if entry[0] > self.now_ms]
         for _, index in due:
-            product, good = self.floor.catalog.products[index], self.draw.chance(0.9 if self.mind.mask[index] else 0.4)
+            product, good = self.floor.catalog.products[index], self.draw.chance(self._p_good(index))
             texts = words.PRAISE if good else words.BLAME
             body = texts[self.draw.below(len(texts))].format(
                 style=words.STYLES[product.style].name, noun=product.noun, material=product.material, use=product.use)
@@ -154,6 +154,13 @@ class Visit:
             yield "track", names.PRODUCT_REVIEWED, {
                 "product_id": product.item.item_id, "rating": rating, "review_body": body,
                 "review_id": f"r-{self.shopper.number}-{self.memory.sent}"}
+
+    def _p_good(self, index: int) -> float:
+        """Chance of a good review: taste, until what the brand sells goes bad."""
+        fall = self.floor.fall
+        if self.now_ms >= fall.from_ms and self.floor.catalog.products[index].item.brand == fall.brand:
+            return fall.p_good
+        return 0.9 if self.mind.mask[index] else 0.4
 
     def _replenish(self) -> Iterator[Body]:
         for number, cycle in enumerate(self.shopper.cycles):

@@ -54,6 +54,8 @@ class World:
             [ItemTruth(item_id=p.item.item_id, department=DEPARTMENTS[p.department].name, style=STYLES[p.style].name,
                        brand=p.item.brand, popularity=round(p.popularity, 4)) for p in self.catalog.products],
             self.promotions)
+        self.fall = planting.brand_fall(self._truth)
+        self._truth = self._truth.with_falls([self.fall])
         self.floor = self._furnish()
         self.mind = functools.lru_cache(maxsize=MINDS_CACHED_MAX)(self._make_up_mind)
         self._ended: tuple[int, _Life] | None = None  # where the last history ended, for live to go on from
@@ -117,7 +119,7 @@ class World:
         world = f"{shop.seed}/{shop.shoppers}/{shop.days}/{shop.items}/{shop.from_ms}"
         base = [{"product_id": p.item.item_id, "name": p.item.title, "category": p.item.category, "brand": p.item.brand,
                  "price": p.item.price, "currency": CURRENCY} for p in products]
-        return Floor(shop, self.catalog, base, self._prices.tolist(), noise.cumsum(), self.promotions,
+        return Floor(shop, self.catalog, base, self._prices.tolist(), noise.cumsum(), self.promotions, self.fall,
                      hashlib.blake2b(world.encode(), digest_size=4).hexdigest())
 
     def _make_up_mind(self, number: int, period: int) -> Mind:

@@ -1,7 +1,8 @@
 """The registry of releases: a folder or any fsspec URL.
 
     <registry>/bundles/<model_version>/manifest.json, user_encoder.onnx, item_adapter.onnx, churn.onnx,
-                                       item_residuals.npz, item_links.npz, golden.npz; uplift.onnx where it was learned
+                                       item_residuals.npz, item_links.npz, audience.json, golden.npz; uplift.onnx where it
+                                       was learned
     <registry>/text/<space>/model.onnx, tokenizer.json, manifest.json
 
 Beside each manifest.json lies manifest.json.sig where keys are in use, see `signing`. A bundle is believed only after its
@@ -24,14 +25,18 @@ from schemas.release import FORMAT_VERSION, FileEntry, Manifest, ModelRelease
 from stream.adapters import signing
 from stream.adapters.onnx import Bundle, TextEncoder, sha256
 from stream.adapters.signing import SIGNATURE, Keys, Signer
+from stream.core import audience
+from stream.core.audience import NO_AUDIENCE, Audience, similarities
 from stream.core.blend import Blend
 from stream.core.churn import EDGES_DAYS, ChurnPolicy
 from stream.core.counts import CountsPolicy
 from stream.core.featurize import ALERT_FEATURES, CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.core.repurchase import Repurchase
 
 BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "item_links.npz",
                 "golden.npz")
 UPLIFT_FILE = "uplift.onnx"  # only where the manifest's `uplift` names deliveries
+BUNDLE_FILES_LATER = ("audience.json",)  # that bundles of an older version do not have
 FILE_BYTES_MAX = 1 << 30
 GOLDEN_DELTA_MAX = 1e-3  # |Δ| between machines; kernels differ in the last bits
 
@@ -145,7 +150,8 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
     missing = set(names) - manifest.files.keys()
     if missing:
         raise BundleRefused(f"the manifest names no {', '.join(sorted(missing))}")
-    files = read_files(uri, {name: manifest.files[name] for name in names})
+    later = (name for name in BUNDLE_FILES_LATER if name in manifest.files)
+    files = read_files(uri, {name: manifest.files[name] for name in (*names, *later)})
     try:
         bundle = Bundle(manifest, files, threads)
         golden = dict(np.load(io.BytesIO(files["golden.npz"]), allow_pickle=False))
@@ -172,6 +178,7 @@ def _check_policies(manifest: Manifest) -> None:
         CountsPolicy.from_manifest(manifest.counts)
         Blend.from_manifest(manifest.blend)
         ChurnPolicy.from_manifest(manifest.churn)
+        Repurchase.from_manifest(manifest.repurchase)
     except msgspec.ValidationError as error:
         raise BundleRefused(f"the manifest's policies cannot be used: {error}") from error
     if manifest.events_max < 1:
@@ -185,6 +192,8 @@ def golden_outputs(bundle: Bundle, golden: dict[str, Any]) -> dict[str, Float32]
     said = {"user": user, "weights": weights, "adapted": adapted, "log_survival": bundle.survival(golden["features"])}
     if bundle.manifest.uplift:
         said["effects"] = np.stack(list(bundle.effects(golden["alert_features"]).values()), axis=1)  # (B, K, 2)
+    if bundle.audience.clusters:
+        said["near"] = similarities(user, bundle.audience.centroids())
     return said
 
 
@@ -202,6 +211,8 @@ def _check_golden(bundle: Bundle, golden: dict[str, Any]) -> None:
     if wrong:
         raise BundleRefused(f"dimensions of {', '.join(wrong)} differ from what the manifest and this worker expect")
     for name, value in golden_outputs(bundle, golden).items():
+        if name not in golden:
+            raise BundleRefused(f"golden.npz says nothing of {name}")
         expected = golden[name]
         if value.shape != expected.shape:
             raise BundleRefused(f"golden {name} has shape {value.shape}, expected {expected.shape}")
@@ -277,6 +288,18 @@ def versions(registry: str) -> list[Manifest]:
         except msgspec.DecodeError as error:
             log.warning("bundle left out", manifest=path, why=str(error))
     return sorted(found, key=lambda one: one.model_version, reverse=True)
+
+
+def audience_of(registry: str, manifest: Manifest) -> Audience:
+    """What a bundle of the registry says of everybody; nothing for one that says nothing. Raises `BundleRefused`."""
+    entry = manifest.files.get("audience.json")
+    if entry is None:
+        return NO_AUDIENCE
+    data = read_files(bundle_uri(registry, manifest.model_version), {"audience.json": entry})["audience.json"]
+    try:
+        return audience.from_bytes(data, manifest.dim)
+    except ValueError as error:
+        raise BundleRefused(f"{bundle_uri(registry, manifest.model_version)}: {error}") from error
 
 
 def publish(registry: str, model_version: str, files: dict[str, bytes]) -> str:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from schemas.release import Manifest
 from stream.adapters import onnx_format
-from stream.core import links
+from stream.core import audience, links
 from stream.core.featurize import Float32
 
 TEXT_BATCH_MAX = 32
@@ -115,6 +115,8 @@ class Bundle:
         self._residuals = dict(zip(ids, vectors, strict=True))
         self.learned = dict(zip(ids, _unit(vectors), strict=True))  # what `adapt` says of an item without text
         self.links = links.from_bytes(files["item_links.npz"])
+        told = files.get("audience.json")  # bundles before 0.4.0 have none
+        self.audience = audience.NO_AUDIENCE if told is None else audience.from_bytes(told, manifest.dim)
 
     def adapt(self, text_vectors: Float32, item_ids: list[str]) -> Float32:
         """(N, T) → (N, D): normalise(adapter(text) + residual of the item, if it has one)."""

@@ -165,3 +165,11 @@ def newest(registry: str, language: str) -> str | None:
     fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/satisfaction")
     manifests = fs.glob(f"{root}/*-{language}-*/manifest.json") if fs.exists(root) else []
     return max((posixpath.basename(posixpath.dirname(one)) for one in manifests), default=None)
+
+
+def newest_of_each(registry: str) -> dict[str, str]:
+    """Language → the id of the model published last for it."""
+    fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/satisfaction")
+    manifests = fs.glob(f"{root}/*-*-*/manifest.json") if fs.exists(root) else []
+    ids = sorted(posixpath.basename(posixpath.dirname(one)) for one in manifests)
+    return {one.split("-")[1]: one for one in ids}  # the last of a language wins: ids begin with their time

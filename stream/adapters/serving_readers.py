@@ -1,4 +1,5 @@
-"""The topics that make up what a process ranks with, read whole: item vectors, item counts, releases."""
+"""The topics that make up what a process ranks with, read whole: item vectors, item counts, releases, and what people think
+of items where that is to count."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters.global_reader import GlobalReader
+from stream.adapters.global_reader import GlobalReader, OnRecords
 from stream.adapters.metrics import ReleaseMetrics
 from stream.adapters.releases import Releases
 from stream.core.terms import term_of
@@ -24,18 +25,19 @@ class ServingReaders:
     """Keeps a `ServingState` up to date, and runs its models in a thread of their own."""
 
     def __init__(self, settings: Settings, metrics: ReleaseMetrics) -> None:
-        self.serving = ServingState()
+        weight = settings.personalize.satisfaction_weight
+        self.serving = ServingState(weight)
         self._models_thread = ThreadPoolExecutor(1, thread_name_prefix="onnx")  # inline calls would stall heartbeats
         self.releases = Releases(settings, self.serving, self._models_thread, metrics)
         prefix = settings.kafka.topic_prefix
-        self.readers: dict[Topic, GlobalReader] = {
-            topic: GlobalReader(settings, topic.name(prefix), on_records)
-            for topic, on_records in (
-                (topics.ITEM_VECTORS, self._on_vectors),
-                (topics.ITEM_COUNTS, self._on_counts),
-                (topics.MODELS, self.releases.on_records),
-            )
+        wanted: dict[Topic, OnRecords] = {
+            topics.ITEM_VECTORS: self._on_vectors,
+            topics.ITEM_COUNTS: self._on_counts,
+            topics.MODELS: self.releases.on_records,
         }
+        if weight:
+            wanted[topics.SATISFACTION] = self._on_satisfaction
+        self.readers = {topic: GlobalReader(settings, topic.name(prefix), then) for topic, then in wanted.items()}
 
     def start(self, group: asyncio.TaskGroup) -> None:
         """Follow in tasks of the group, which ends with what ends one of them."""
@@ -60,3 +62,7 @@ class ServingReaders:
     def _on_counts(self, records: list[Any]) -> None:
         for record in records:
             self.serving.on_count(record.key, record.value, record.partition, term_of(record.headers))
+
+    def _on_satisfaction(self, records: list[Any]) -> None:
+        for record in records:
+            self.serving.on_satisfaction(record.key, record.value)

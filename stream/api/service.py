@@ -296,6 +296,8 @@ class Service:
         total = by_given.sum(axis=0) if len(by_given) else np.zeros(n, dtype=np.float32)
         if ask.scenario != "popular":  # what nobody has touched is the least popular, but it rises in nothing
             only &= total > 0
+        if index.demotion is not None:
+            total = total * index.demotion[:n]
         total, rules = _boosted(total, factor(ask.boost), index), self._asked(ask)
         rows = rank(total, state, index, rules, only) if n else []
         why_not = "no_items" if not n else None if rows else "no_history" if not given else None

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 Kind = Literal["number", "text", "flag"]
 Values = Mapping[str, Any]
+Tables = Mapping[str, Callable[[str, float], float]]  # function of a number field and a share → a constant
 
 CHARS_MAX = 1_000  # of an expression
 NODES_MAX = 200
@@ -47,8 +49,11 @@ class Expression(NamedTuple):
     evaluate: Callable[[Values], Any]
 
 
-def parse(text: str, fields: Mapping[str, Kind], wanted: Kind) -> Expression:
-    """Read an expression over `fields` that gives a `wanted` value. Raises ExpressionError.
+def parse(
+    text: str, fields: Mapping[str, Kind], wanted: Kind, tables: Tables = MappingProxyType({})
+) -> Expression:
+    """Read an expression over `fields` that gives a `wanted` value; `tables` are asked while it is read. Raises
+    ExpressionError.
 
     >>> cheap = parse("price < 5 and not in_stock", {"price": "number", "in_stock": "flag"}, "flag")
     >>> cheap.evaluate({"price": np.array([3.0, 9.0]), "in_stock": np.array([False, False])}).tolist()
@@ -67,7 +72,7 @@ def parse(text: str, fields: Mapping[str, Kind], wanted: Kind) -> Expression:
         raise ExpressionError(f"{text!r} is no expression{where}: {reason}") from error
     if count > NODES_MAX:
         raise ExpressionError(f"an expression has at most {NODES_MAX} parts, this one {count}")
-    part = _Reader(fields).read(tree)
+    part = _Reader(fields, tables).read(tree)
     if part.kind != wanted:
         raise ExpressionError(f"{text!r} gives a {part.kind}, wanted is a {wanted}")
     names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in fields)
@@ -77,8 +82,8 @@ def parse(text: str, fields: Mapping[str, Kind], wanted: Kind) -> Expression:
 class _Reader:
     """From syntax to functions, checking types on the way."""
 
-    def __init__(self, fields: Mapping[str, Kind]) -> None:
-        self.fields = fields
+    def __init__(self, fields: Mapping[str, Kind], tables: Tables) -> None:
+        self.fields, self.tables = fields, tables
 
     def read(self, node: ast.expr) -> _Part:
         readers: dict[type[ast.expr], Callable[[Any], _Part]] = {
@@ -193,13 +198,28 @@ class _Reader:
         return _Part(first.kind, lambda values: np.where(test(values), first.evaluate(values), second.evaluate(values)))
 
     def _call(self, node: ast.Call) -> _Part:
+        if isinstance(node.func, ast.Name) and node.func.id in self.tables:
+            return self._looked_up(node, node.func.id)
         if not isinstance(node.func, ast.Name) or node.func.id != "contains" or len(node.args) != 2 or node.keywords:
-            raise ExpressionError(f"{ast.unparse(node)!r}: the only function is contains(text, part)")
+            others = "".join(f", {name}(field, share)" for name in self.tables)
+            raise ExpressionError(f"{ast.unparse(node)!r}: the only function{'s are' if others else ' is'} "
+                                  f"contains(text, part){others}")  # fmt: skip
         text, part = self._wanted(node.args[0], "text").evaluate, node.args[1]
         if not isinstance(part, ast.Constant) or not isinstance(part.value, str):
             raise ExpressionError(f"{ast.unparse(node)!r}: the part looked for is a text in quotes")
         wanted = part.value.casefold()
         return _Part("flag", lambda values: _each(text(values), lambda value: wanted in value.casefold()))
+
+    def _looked_up(self, node: ast.Call, name: str) -> _Part:
+        """A number of a table: a field's name and a literal between 0 and 1."""
+        field, share = node.args if len(node.args) == 2 and not node.keywords else (None, None)
+        if not isinstance(field, ast.Name) or self.fields.get(field.id) != "number":
+            raise ExpressionError(f"{ast.unparse(node)!r}: write {name}(field, share) with a field that is a number")
+        value = share.value if isinstance(share, ast.Constant) else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ExpressionError(f"{ast.unparse(node)!r}: the share is a number between 0 and 1, for example 0.8")
+        number = self.tables[name](field.id, float(value))
+        return _Part("number", lambda values: number)
 
 
 def _each(values: Any, test: Callable[[Any], bool]) -> Any:

@@ -15,6 +15,7 @@ from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.expression import Kind
 from stream.core.featurize import Float32
 from stream.core.links import NO_LINKS, REPEAT_UNKNOWN, Links, Weights
+from stream.core.satisfaction import demotion
 from stream.core.state import DAY_MS
 
 _GROW = 1_024  # rows added at a time
@@ -35,9 +36,12 @@ class ItemIndex:
     """Rows are never removed, only made not recommendable, so a row number stays valid for the index's life."""
 
     def __init__(
-        self, dim: int, policy: CountsPolicy, links: Links = NO_LINKS, learned: Mapping[str, Float32] = MappingProxyType({})
+        self, dim: int, policy: CountsPolicy, links: Links = NO_LINKS, learned: Mapping[str, Float32] = MappingProxyType({}),
+        satisfaction_weight: float = 0.0,
     ) -> None:
-        """`learned`: unit vectors (D,) of items seen in training, for those the catalog does not know."""
+        """`learned`: unit vectors (D,) of items seen in training, for those the catalog does not know.
+        `satisfaction_weight`: of `satisfaction.demotion`."""
+        self._satisfaction_weight = satisfaction_weight
         self.dim = dim
         self.policy = policy
         self.links = links
@@ -59,6 +63,8 @@ class ItemIndex:
         self._categories: dict[str, int] = {}
         self._counts: dict[int, dict[int, ItemCount]] = {}  # row → partition → totals
         self._rules: dict[int, tuple[npt.NDArray[np.int64], Float32]] = {}
+        self._opinions: dict[int, tuple[float, float]] = {}  # row → how many, and the sum of their satisfaction
+        self._demotion: Float32 | None = None  # (N,) factors; None: to be worked out
         self._epoch_ms = 0
         self._revision = 0  # of the items' own fields
         self._columns: dict[str, npt.NDArray[Any]] = {}
@@ -104,6 +110,38 @@ class ItemIndex:
     def category(self) -> npt.NDArray[np.int32]:
         """(N,) category codes, -1 where there is none."""
         return self._category[: len(self.ids)]
+
+    def set_satisfaction(self, item_id: str, n: float, total: float) -> None:
+        """Replace what is known of an item: `n` opinions summing to `total`."""
+        self._opinions[self.row(item_id)] = (n, total)
+        self._demotion = None
+
+    def satisfaction(self, row: int) -> tuple[float, float]:
+        """(opinions, sum) of a row; zeros where nobody said anything."""
+        return self._opinions.get(row, (0.0, 0.0))
+
+    @property
+    def demotion(self) -> Float32 | None:
+        """(N,) factors by which dissatisfaction lowers scores; None when it lowers none."""
+        if not self._satisfaction_weight or not self._opinions:
+            return None
+        if self._demotion is None or len(self._demotion) != len(self.ids):
+            known = np.zeros((2, len(self.ids)), dtype=np.float64)
+            for row, one in self._opinions.items():
+                known[:, row] = one
+            self._demotion = demotion(known[0], known[1], self._satisfaction_weight)
+        return self._demotion
+
+    def category_of(self, item_id: str) -> str:
+        """As the catalog says; empty where it says none."""
+        row = self.row_of.get(item_id)
+        item = None if row is None else self.items[row]
+        return item.category if item else ""
+
+    def sells(self, item_id: str) -> bool:
+        """Whether an item is in stock and not blocked, as `recommendable` has it."""
+        row = self.row_of.get(item_id)
+        return not self._listed or (row is not None and bool(self._sellable[row]))
 
     def rows(self, item_ids: list[str]) -> npt.NDArray[np.int64]:
         """Row numbers, -1 for unknown items."""

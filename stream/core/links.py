@@ -39,6 +39,7 @@ class Links(NamedTuple):
     repeat: Float32  # (M,) log of the share of an item's users who come back for it, smoothed
     follows: Weights  # what is touched after it
     together: Weights  # what the same users touch
+    gap_days: Float32 = np.zeros(0, np.float32)  # (M,) between two purchases of it by one user, smoothed; (0,): not known
 
 
 def no_weights(items: int) -> Weights:
@@ -56,7 +57,8 @@ def to_bytes(links: Links) -> bytes:
         f"{kind}_{name}": value.astype(np.float16) if name == "values" else value
         for kind in KINDS for name, value in getattr(links, kind)._asdict().items()
     }  # fmt: skip
-    np.savez_compressed(buffer, ids=np.array(links.ids, dtype=np.str_), repeat=links.repeat, **arrays)
+    np.savez_compressed(buffer, ids=np.array(links.ids, dtype=np.str_), repeat=links.repeat,
+                        gap_days=links.gap_days, **arrays)
     return buffer.getvalue()
 
 
@@ -79,4 +81,8 @@ def from_bytes(data: bytes) -> Links:
     repeat = arrays["repeat"].astype(np.float32)
     if repeat.shape != (len(ids),) or not np.isfinite(repeat).all():
         raise ValueError(f"item_links.npz has repeat rates of shape {repeat.shape} for {len(ids)} items")
-    return Links(ids, repeat, *kinds)
+    gap_days = arrays["gap_days"].astype(np.float32) if "gap_days" in arrays else np.zeros(0, np.float32)  # since 0.4.0
+    if gap_days.shape not in ((0,), (len(ids),)) or not (np.isfinite(gap_days).all() and (gap_days >= 0).all()):
+        raise ValueError(f"item_links.npz has gaps of shape {gap_days.shape} for {len(ids)} items, or negative ones")
+    follows, together = kinds
+    return Links(ids, repeat, follows, together, gap_days)

@@ -32,6 +32,9 @@ class Owed:
     def __len__(self) -> int:
         return len(self._ready) + len(self._waiting)
 
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._ready or key in self._waiting
+
     def keys(self) -> list[bytes]:
         """Everybody, those seen last at the end."""
         return [*self._waiting, *self._ready]

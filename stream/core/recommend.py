@@ -89,7 +89,8 @@ class Common(NamedTuple):
     def at(cls, index: ItemIndex, blend: Blend, now_ms: int) -> Common:
         weights = index.popularity(now_ms)  # (N, 3)
         whole = weights.sum(axis=0, dtype=np.float64)
-        return cls(weights / np.maximum(whole, 1e-9).astype(np.float32), blend.boosts_of(index.features(weights)))
+        boosts, demotion = blend.boosts_of(index.features(weights)), index.demotion
+        return cls(weights / np.maximum(whole, 1e-9).astype(np.float32), boosts if demotion is None else boosts * demotion)
 
 
 def user_features(state: UserState, now_ms: int) -> Float32:

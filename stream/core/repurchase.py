@@ -9,8 +9,8 @@ share of the user's orders towards the item's rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from math import exp, exp2, log, log1p
+from collections.abc import Callable, Iterable, Mapping
+from math import exp, exp2, isfinite, log, log1p
 
 import msgspec
 import numpy as np
@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.featurize import Float32
-from stream.core.state import DAY_MS, UserState
+from stream.core.links import REPEAT_UNKNOWN, Links
+from stream.core.state import DAY_MS, ItemStat, UserState
 
 FEATURES = (
     "log_orders", "log_item_silence", "log_order_days", "log_item_repeat", "logit_share", "log_beyond_gap",
@@ -31,11 +32,36 @@ COMPLEMENTS_MAX = 50
 
 
 class Repurchase(msgspec.Struct, frozen=True, kw_only=True):
-    """Parameters: weights of FEATURES, the constant, and the power of the days, which is above 0."""
+    """Parameters: weights of FEATURES, the constant, and the power of the days, which is above 0. `usual_days` lie between
+    two purchases of one item by one customer, on average over all."""
 
     weights: tuple[float, ...]
     constant: float
     shape: float
+    usual_days: float = 60.0
+
+    def named(self) -> dict[str, float]:
+        """As a manifest holds it."""
+        own = {"constant": self.constant, "shape": self.shape, "usual_days": self.usual_days}
+        return own | dict(zip(FEATURES, self.weights, strict=True))
+
+    @classmethod
+    def from_manifest(cls, values: Mapping[str, float]) -> Repurchase | None:
+        """Inverse of `named`; None where nothing was learned. Raises msgspec.ValidationError for what cannot be used.
+
+        >>> even = Repurchase(weights=(0.5,) * len(FEATURES), constant=0.0, shape=1.0)
+        >>> Repurchase.from_manifest(even.named()) == even, Repurchase.from_manifest({})
+        (True, None)
+        """
+        if not values:
+            return None
+        missing = [name for name in (*FEATURES, "constant", "shape", "usual_days") if name not in values]
+        if missing:
+            raise msgspec.ValidationError(f"repurchase has no {', '.join(missing)}")
+        if not (values["shape"] > 0 and values["usual_days"] > 0 and all(isfinite(one) for one in values.values())):
+            raise msgspec.ValidationError("repurchase has a number that is out of range")
+        weights = tuple(values[name] for name in FEATURES)
+        return cls(weights=weights, constant=values["constant"], shape=values["shape"], usual_days=values["usual_days"])
 
     def log_odds(self, features: Float32) -> npt.NDArray[np.float64]:
         """Log odds of a purchase within one day (P,), of pairs with features (P, F)."""
@@ -55,6 +81,24 @@ class Repurchase(msgspec.Struct, frozen=True, kw_only=True):
         return np.asarray(np.exp((log(p / (1 - p)) - self.log_odds(features)) / self.shape))
 
 
+def repeat_of(known_links: Links) -> Callable[[str], float]:
+    """The log share of an item's users who come back for it, of an item the links do not know the usual one. Shares of all
+    items rise as a history grows, so they are taken relative to their mean: what was learned earlier still holds."""
+    usual = float(known_links.repeat.mean()) if len(known_links.ids) else REPEAT_UNKNOWN
+    relative = (known_links.repeat - usual + REPEAT_UNKNOWN).tolist()
+    known = dict(zip(known_links.ids, relative, strict=True))
+    return lambda item_id: known.get(item_id, REPEAT_UNKNOWN)
+
+
+def own_gap_days(stat: ItemStat) -> float:
+    """The user's own average days between two orders of an item; 0 where none is known.
+
+    >>> own_gap_days(ItemStat(3, 3, 20 * DAY_MS, 20 * DAY_MS, 20 * DAY_MS)), own_gap_days(ItemStat(1, 1, 9, 9, 0))
+    (10.0, 0.0)
+    """
+    return stat.order_span_ms / DAY_MS / (stat.orders - 1) if stat.orders > 1 and stat.order_span_ms > 0 else 0.0
+
+
 def features(state: UserState, now_ms: int, repeat: Callable[[str], float]) -> tuple[list[str], Float32]:
     """Items the user bought before and what is known of each pair, (P, F) in the order of FEATURES.
 
@@ -71,7 +115,7 @@ def features(state: UserState, now_ms: int, repeat: Callable[[str], float]) -> t
         item_silence = max(0.0, now_ms - stat.last_order_ts_ms) / DAY_MS
         log_repeat, repeats = min(repeat(item_id), -1e-3), stat.orders - 1
         share = min((repeats + SHARE_ORDERS * exp(log_repeat)) / (max(orders - 1, repeats) + SHARE_ORDERS), 0.99)
-        own_gap = max(0.0, tenure - item_silence) / repeats if repeats else gap  # at most: counted from the first event
+        own_gap = own_gap_days(stat) or (max(0.0, tenure - item_silence) / repeats if repeats else gap)  # at most
         found[at] = (
             log(stat.orders), log1p(item_silence), log1p(orders), log_repeat, log(share / (1 - share)),
             log1p(silence / (gap + 1)), abs(log((item_silence + 1) / (own_gap + 1))),

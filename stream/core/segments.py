@@ -1,5 +1,8 @@
 """Segments by rules: which users are in, from their state and the time alone, so that a stream and a batch agree.
 
+What a rule says relative to everybody (`quantile(revenue, 0.8)`) and the clusters it names are constants of the release, see
+`stream.core.audience`; each discovered cluster is a rule too.
+
 A rule is a condition over FIELDS (`stream.core.expression`). Counts within windows come from the ring of recent touches, of
 which there are RING_TOUCHES_MAX: a user who does more within a window is counted up to there. Lifecycle stages and groups by
 recency, frequency and money are rules like any other; Hughes, "Strategic Database Marketing" (1994), for the latter.
@@ -9,11 +12,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from stream.core.audience import POPULATIONS, Audience, Cluster
 from stream.core.expression import Expression, ExpressionError, Kind, parse
 from stream.core.scenarios import basket
 from stream.core.state import DAY_MS, UserState
@@ -21,6 +26,7 @@ from stream.core.state import Kind as Did
 
 SEGMENTS_MAX = 200
 NEVER_DAYS = 36_500.0  # since something that has never happened
+CLUSTER_GROUP = "cluster/"  # before a discovered cluster's name: its segment
 WINDOWS_DAYS = (1, 7, 30)
 _COUNTED: Mapping[str, tuple[Did, ...]] = MappingProxyType({
     "views": (Did.VIEW, Did.CLICK), "carts": (Did.CART,), "orders": (Did.ORDER,), "touches": tuple(Did),
@@ -30,6 +36,7 @@ FIELDS: Mapping[str, Kind] = MappingProxyType({
     "events": "number", "orders": "number", "revenue": "number", "average_order": "number", "items": "number",
     "active_days": "number", "order_days": "number", "cart_items": "number", "days_since_first": "number",
     "days_since_seen": "number", "days_since_order": "number", "churn": "number", "alerted": "flag", "known": "flag",
+    "cluster": "text",
     **{f"{name}_{days}d": "number" for name in _COUNTED for days in WINDOWS_DAYS},
 })  # fmt: skip
 
@@ -37,20 +44,24 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9 _/.-]{0,63}$")]
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One segment as it is written. `tenant`: whose users it is about; everybody's without."""
+    """One segment as it is written: who is in `cluster`, if it names one, and is as `when` says. `tenant`: whose users it is
+    about; everybody's without."""
 
     name: Name
-    when: str
+    when: str = ""
+    cluster: str = ""
     description: str = ""
     tenant: str | None = None
 
 
 class RulesFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of rules. `lifecycle`, `rfm`: whether the built-in ones are wanted."""
+    """A file of rules. `lifecycle`, `rfm`, `fifths`, `clusters`: whether the built-in ones are wanted."""
 
     segments: Annotated[tuple[Rule, ...], msgspec.Meta(max_length=SEGMENTS_MAX)] = ()
     lifecycle: bool = True
     rfm: bool = False
+    fifths: bool = False
+    clusters: bool = True
 
 
 def _rules(group: str, *rules: tuple[str, str, str]) -> tuple[Rule, ...]:
@@ -74,6 +85,26 @@ RFM = _rules(
     ("at risk", "days_since_order > 90 and days_since_order < 36500 and orders >= 3", "bought often, not for three months"),
     ("lost", "days_since_order > 180 and days_since_order < 36500", "no order for half a year"),
 )
+_FIFTHS = (0.2, 0.4, 0.6, 0.8)
+
+
+def _fifth(field: str, fifth: int, *, less_is_better: bool = False) -> str:
+    """A condition: of the buyers, who is in a fifth by a field; the 5th is the best."""
+    low, high = (None, *_FIFTHS)[fifth - 1], (*_FIFTHS, None)[fifth - 1]
+    if less_is_better:
+        low, high = (None if high is None else 1 - high), (None if low is None else 1 - low)
+    over = [] if low is None else [f"{field} > buyers_quantile({field}, {low:g})"]
+    return " and ".join(["orders > 0", *over, *([] if high is None else [f"{field} <= buyers_quantile({field}, {high:g})"])])
+
+
+FIFTHS = _rules(
+    "fifths",
+    *((f"{name} {fifth}", _fifth(field, fifth, less_is_better=field == "days_since_order"),
+       f"of the buyers' fifths by {text} the {('worst', 'second', 'middle', 'fourth', 'best')[fifth - 1]}")
+      for name, field, text in (("recency", "days_since_order", "last order"), ("frequency", "orders", "orders"),
+                                ("money", "revenue", "revenue"))
+      for fifth in (1, 2, 3, 4, 5)),
+)  # fmt: skip
 
 
 class RulesError(ValueError):
@@ -81,52 +112,102 @@ class RulesError(ValueError):
 
 
 class Rules(NamedTuple):
-    """Rules that were understood, in their order. `version` stands for all of them."""
+    """Rules that were understood, in their order. `version` stands for all of them, and for the release if one is asked."""
 
     version: str
     rules: tuple[Rule, ...]
     conditions: tuple[Expression, ...]
     reads_churn: bool
+    reads_cluster: bool = False
+    relative: frozenset[str] = frozenset()  # names of rules that ask the release
+    unknown: frozenset[int] = frozenset()  # places of rules that ask what the release does not know: nobody is in
 
     def inside(self, tenant: str, values: Mapping[str, Any]) -> list[str]:
         """Names of the segments that a user with these values is in."""
         return [
-            rule.name for rule, condition in zip(self.rules, self.conditions, strict=True)
-            if (rule.tenant is None or rule.tenant == tenant) and bool(condition.evaluate(values))
+            rule.name for at, (rule, condition) in enumerate(zip(self.rules, self.conditions, strict=True))
+            if (rule.tenant is None or rule.tenant == tenant) and at not in self.unknown and bool(condition.evaluate(values))
         ]  # fmt: skip
 
     def read_by(self, name: str) -> list[str]:
-        """The fields that a segment's rule reads: what an entry is explained by."""
-        return next((sorted(condition.names) for rule, condition in zip(self.rules, self.conditions, strict=True)
-                     if rule.name == name), [])  # fmt: skip
+        """The fields that are numbers and that a segment's rule reads: what an entry is explained by."""
+        names = next((condition.names for rule, condition in zip(self.rules, self.conditions, strict=True)
+                      if rule.name == name), frozenset[str]())  # fmt: skip
+        return sorted(one for one in names if FIELDS[one] != "text")
 
 
 NO_RULES = Rules("", (), (), False)
 
 
-def compiled(file: RulesFile) -> Rules:
-    """Raises RulesError.
+def discovered(clusters: Sequence[Cluster]) -> tuple[Rule, ...]:
+    """The rules that discovered clusters are."""
+    return tuple(Rule(name=CLUSTER_GROUP + one.name, cluster=one.name,
+                      description=", ".join(one.terms)) for one in clusters)  # fmt: skip
+
+
+def compiled(file: RulesFile, audience: Audience | None = None, release: str = "") -> Rules:
+    """Raises RulesError. `audience`: of the release that is served; without one, rules that ask it hold nobody.
 
     >>> rules = compiled(RulesFile(segments=(Rule(name="big spenders", when="revenue > 500"),), lifecycle=False))
     >>> rules.inside("shop", {"revenue": 700.0})
     ['big spenders']
     """
-    rules = (*(LIFECYCLE if file.lifecycle else ()), *(RFM if file.rfm else ()), *file.segments)
-    conditions, names = [], set()
-    for rule in rules:
+    known = audience or Audience()
+    rules = (*(LIFECYCLE if file.lifecycle else ()), *(RFM if file.rfm else ()), *(FIFTHS if file.fifths else ()),
+             *(discovered(known.clusters) if file.clusters else ()), *file.segments)  # fmt: skip
+    conditions: list[Expression] = []
+    names: set[tuple[str, str | None]] = set()
+    relative: set[str] = set()
+    unknown: set[int] = set()
+    for at, rule in enumerate(rules):
         if (rule.name, rule.tenant) in names:
             raise RulesError(f"segment {rule.name!r}: there are two of this name; give one another name")
         names.add((rule.name, rule.tenant))
-        try:
-            conditions.append(parse(rule.when, FIELDS, "flag"))
-        except ExpressionError as error:
-            raise RulesError(f"segment {rule.name!r}: {error}") from error
-    version = hashlib.blake2b(msgspec.json.encode(rules), digest_size=6).hexdigest()
-    return Rules(version, rules, tuple(conditions), any("churn" in one.names for one in conditions))
+        asked: list[float] = []
+        conditions.append(_condition(rule, known, asked))
+        if asked or "cluster" in conditions[-1].names:
+            relative.add(rule.name)
+        if any(one != one for one in asked):  # NaN
+            unknown.add(at)
+    for rule in file.segments:
+        if rule.name.startswith(CLUSTER_GROUP):
+            raise RulesError(f"segment {rule.name!r}: names with {CLUSTER_GROUP!r} are of discovered clusters")
+    whole = msgspec.json.encode(rules) + (release.encode() if relative else b"")
+    return Rules(
+        hashlib.blake2b(whole, digest_size=6).hexdigest(), rules, tuple(conditions),
+        any("churn" in one.names for one in conditions), any("cluster" in one.names for one in conditions),
+        frozenset(relative), frozenset(unknown),
+    )  # fmt: skip
 
 
-def values_of(state: UserState, now_ms: int, churn: float) -> dict[str, float | bool]:
-    """FIELDS of one user at a time. `churn`: P(no return within the model's horizon), 0 without a model."""
+def _condition(rule: Rule, audience: Audience, asked: list[float]) -> Expression:
+    """What a rule says, as one expression; the quantiles it asked for go into `asked`."""
+
+    def look_up(population: str, field: str, share: float) -> float:
+        asked.append(audience.quantile(population, field, share))
+        return asked[-1]
+
+    if not rule.when and not rule.cluster:
+        raise RulesError(f"segment {rule.name!r}: it says neither `when` nor `cluster`")
+    tables = {name: partial(look_up, population) for name, population in POPULATIONS.items()}
+    try:
+        when = parse(rule.when, FIELDS, "flag", tables) if rule.when else None
+        if not rule.cluster:
+            assert when is not None
+            return when
+        inside = parse(f"cluster == {rule.cluster!r}", FIELDS, "flag")
+    except ExpressionError as error:
+        raise RulesError(f"segment {rule.name!r}: {error}") from error
+    if when is None:
+        return inside
+    told = when.evaluate
+    return Expression(f"{inside.text} and ({when.text})", "flag", inside.names | when.names,
+                      lambda values: bool(inside.evaluate(values)) and bool(told(values)))  # fmt: skip
+
+
+def values_of(state: UserState, now_ms: int, churn: float) -> dict[str, float | bool | str]:
+    """FIELDS of one user at a time. `churn`: P(no return within the model's horizon), 0 without a model. The cluster is
+    where the state was placed last."""
     counted = _counted(state, now_ms)
     ordered_ms = max((stat.last_order_ts_ms for stat in state.items.values()), default=0)
     return {
@@ -135,7 +216,8 @@ def values_of(state: UserState, now_ms: int, churn: float) -> dict[str, float | 
         "active_days": float(len(state.days)), "order_days": float(len(state.order_days)),
         "cart_items": float(len(basket(state))), "days_since_first": _days(state.first_ts_ms, now_ms),
         "days_since_seen": _days(state.last_ts_ms, now_ms), "days_since_order": _days(ordered_ms, now_ms), "churn": churn,
-        "alerted": state.alert.raised and not state.alert.silenced, "known": state.known, **counted,
+        "alerted": state.alert.raised and not state.alert.silenced, "known": state.known, "cluster": state.placed.cluster,
+        **counted,
     }  # fmt: skip
 
 
@@ -190,6 +272,12 @@ def move(state: UserState, inside: Sequence[str], now_ms: int) -> list[Change]:
     for change in changes:
         state.segments[change.segment] = (change.number, now_ms)
     return changes
+
+
+def kept(state: UserState, inside: Sequence[str], rules: Rules) -> list[str]:
+    """`inside`, and the memberships that only a release can judge, as they are: for a user whom none has judged yet."""
+    held = (name for name in members(state) if name in rules.relative or name.startswith(CLUSTER_GROUP))
+    return [*inside, *(name for name in held if name not in inside)]
 
 
 def members(state: UserState) -> list[str]:

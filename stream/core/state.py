@@ -7,6 +7,7 @@ history through the same fold, cannot see anything that serving does not.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Literal
 
 import msgspec
 
@@ -57,6 +58,7 @@ class ItemStat(msgspec.Struct, array_like=True, gc=False):
     orders: int = 0
     last_ts_ms: int = 0
     last_order_ts_ms: int = 0
+    order_span_ms: int = -1  # from the first order to the last; -1: none, or the first is older than this field
 
 
 def count_item(items: dict[str, ItemStat], touch: Touch) -> None:
@@ -68,6 +70,11 @@ def count_item(items: dict[str, ItemStat], touch: Touch) -> None:
     if touch.ts_ms > stat.last_ts_ms:
         stat.last_ts_ms = touch.ts_ms
     if touch.kind == Kind.ORDER:
+        if stat.orders == 0:
+            stat.order_span_ms = 0
+        elif stat.order_span_ms >= 0:
+            first_ms = min(touch.ts_ms, stat.last_order_ts_ms - stat.order_span_ms)
+            stat.order_span_ms = max(touch.ts_ms, stat.last_order_ts_ms) - first_ms
         stat.orders += 1
         stat.last_order_ts_ms = max(stat.last_order_ts_ms, touch.ts_ms)
     if len(items) > ITEM_STATS_MAX:
@@ -82,6 +89,37 @@ class Alert(msgspec.Struct, array_like=True, gc=False):
     raised_ts_ms: int = 0
     cleared_ts_ms: int = 0
     alert_event_id: str = ""  # last event folded when it was raised: part of the alert's id
+
+
+class Reminded(msgspec.Struct, array_like=True, gc=False):
+    """A reminder that was said, of an item or, where that is empty, of a category."""
+
+    item_id: str
+    category: str
+    bought_ts_ms: int  # the purchase after which it is due again
+    from_ts_ms: int  # when it was said
+    until_ts_ms: int  # the end of the time in which it is due
+    interval_days: float
+    probability: float
+    model_version: str
+    outcome: Literal["", "bought", "lapsed"] = ""  # empty while it is open
+
+
+class Reminders(msgspec.Struct, array_like=True):
+    """What was said is state, when the next is due is derived."""
+
+    due_ts_ms: int = 0  # the next reminder, or the end of one that is open; 0: never
+    past_ts_ms: int = 0  # what was due until then has been said or decided against
+    said: list[Reminded] = []  # open ones, and those of the last week
+    orders: int = 0  # of the user when `due_ts_ms` was set: only another order moves it; -1: it is stale
+
+
+class Placed(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The cluster that a release found for a history (`audience.history_mark`); kept so that it is not asked again."""
+
+    release: str = ""
+    mark: int = 0
+    cluster: str = ""  # its name; empty: none
 
 
 class UserState(msgspec.Struct, array_like=True):
@@ -113,6 +151,17 @@ class UserState(msgspec.Struct, array_like=True):
     claimed: dict[str, int] = {}  # on a known state: anonymous id → event time of the last claim sent for it
     known: bool = False  # an event named this id as userId: it is a person, never an anonymous history to be claimed
     segments: dict[str, tuple[int, int]] = {}  # segment → (number of changes, when the last was): inside while it is odd
+    reminders: Reminders = msgspec.field(default_factory=Reminders)
+    placed: Placed = Placed()
+
+    def next_due_ms(self) -> int:
+        """When silence alone brings about the next thing, an alert or a reminder; 0: never.
+
+        >>> UserState(due_ts_ms=7).next_due_ms(), UserState(due_ts_ms=7, reminders=Reminders(due_ts_ms=5)).next_due_ms()
+        (7, 5)
+        """
+        churn, other = self.due_ts_ms, self.reminders.due_ts_ms
+        return min(churn, other) if churn and other else churn or other
 
     def history(self) -> list[Touch]:
         """Own ring and linked rings in total order, at most RING_TOUCHES_MAX, oldest first."""

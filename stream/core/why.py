@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from schemas.outputs import Reason
 from stream.core.featurize import Float32, Sequence
 from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, Scores, excluded, explain, rank, shares_by_source
 from stream.core.state import UserState
+
+
+class Disliked(msgspec.Struct, frozen=True, kw_only=True):
+    """How people's dissatisfaction lowered an item: mean satisfaction, 0 to 1, of so many opinions; the factor of its score;
+    and the place that it would have without."""
+
+    satisfaction: float
+    opinions: int
+    factor: float
+    place_without: int | None
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +36,7 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     shares: dict[str, float]
     reasons: tuple[Reason, ...]
     removed_by: tuple[str, ...]
+    disliked: Disliked | None = None  # null where it changed nothing
 
 
 def why(
@@ -42,7 +54,19 @@ def why(
         item_id=index.ids[row], shown=row in shown, place=place, of_items=int(allowed.sum()), score=told.score,
         lift=round(float(total[row]) / whole * max(1, len(total)), 3), shares=shares_by_source(row, scores),
         reasons=told.reasons, removed_by=() if row in shown else _removed_by(row, index, rules, row in past, shown, place),
+        disliked=_disliked(row, total, allowed, index),
     )  # fmt: skip
+
+
+def _disliked(row: int, total: Float32, allowed: npt.NDArray[np.bool_], index: ItemIndex) -> Disliked | None:
+    factors = index.demotion
+    if factors is None or factors[row] >= 1.0:
+        return None
+    n, whole = index.satisfaction(row)
+    before = total / np.maximum(factors[: len(total)], np.float32(1e-9))
+    place = int((before[allowed] > before[row]).sum()) + 1 if allowed[row] else None
+    return Disliked(satisfaction=round(whole / n, 4), opinions=int(n), factor=round(float(factors[row]), 4),
+                    place_without=place)  # fmt: skip
 
 
 def _removed_by(

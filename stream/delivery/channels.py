@@ -31,11 +31,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
 
     delivery_id: str
     delivery: str
-    kind: str  # churn-alert or segment-change
+    kind: str  # churn-alert, segment-change or reminder
     tenant: str
     user_id: str
     at: datetime
-    details: dict[str, Any]  # the alert or change itself
+    details: dict[str, Any]  # the alert, change or reminder itself
 
 
 class TryAgain(RuntimeError):

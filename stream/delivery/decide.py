@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
-from schemas.outputs import ChurnAlert, Expected, SegmentChange
+from schemas.outputs import ChurnAlert, Expected, Reminder, SegmentChange
 from stream.core.featurize import mean_order
 from stream.delivery.rules import Delivery
 
-Said = ChurnAlert | SegmentChange
-Status = Literal["send", "held_out", "left_out", "capped", "suppressed", "deferred"]
+Said = ChurnAlert | SegmentChange | Reminder
+Status = Literal["send", "held_out", "left_out", "capped", "suppressed", "expired", "deferred"]
 
 
 class Verdict(NamedTuple):
@@ -31,6 +31,8 @@ def concerns(delivery: Delivery, said: Said) -> bool:
         return False
     if isinstance(said, ChurnAlert):
         return delivery.about == "churn" and said.state == "raised" and said.probability >= delivery.probability_min
+    if isinstance(said, Reminder):
+        return delivery.about == "reminder" and said.state == "due" and said.probability >= delivery.probability_min
     return delivery.about == "segment" and said.segment == delivery.segment and said.change == delivery.change
 
 
@@ -41,6 +43,8 @@ def decide(
     user = f"{said.tenant}/{said.user_id}"
     if suppressed:
         return Verdict("suppressed")
+    if isinstance(said, Reminder) and said.window_to <= now:
+        return Verdict("expired")
     last = last_sent.get((delivery.name, user))
     if last is not None and now - last < timedelta(days=delivery.cap_days):
         return Verdict("capped")

@@ -12,13 +12,13 @@ import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 import structlog
 
 from schemas.events import key, ms
-from schemas.outputs import ChurnAlert, DeliveryRecord, SegmentChange, output_id
+from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange, output_id
 from stream.delivery import channels
 from stream.delivery.channels import Message, Refused, TryAgain
 from stream.delivery.decide import Said, concerns, decide
@@ -74,7 +74,7 @@ class Deliverer:
             record = self._waiting.get(ident)
             if record is None or record.until is None or record.until > self.now():
                 continue
-            said: Said | None = record.alert or record.segment_change
+            said: Said | None = record.alert or record.segment_change or record.reminder
             delivery = self._by_name.get(record.delivery)
             del self._waiting[ident]
             if said is None or delivery is None:  # the file has no such delivery any more
@@ -87,14 +87,15 @@ class Deliverer:
         return min(60.0, max(0.0, (self._due[0][0] - self.now()).total_seconds())) if self._due else 60.0
 
     async def _handle(self, delivery: Delivery, said: Said, attempts: int, since: datetime) -> None:
-        ident = output_id("delivery", delivery.name, _id_of(said))
+        about_kind, about_id = _about(said)
+        ident = output_id("delivery", delivery.name, about_id)
         user = key(said.tenant, said.user_id)
         if ident in self._final or ident in self._waiting or self.erasures.covers(user, ms(said.as_of_ts)):
             return
         verdict = decide(delivery, said, self.now(), self._last, user.decode() in self._suppressed)
         blank = DeliveryRecord(
             delivery_id=ident, tenant=said.tenant, user_id=said.user_id, delivery=delivery.name, channel=delivery.channel,
-            about_kind=_kind_of(said), about_id=_id_of(said), status="sent", at=self.now(), attempts=attempts,
+            about_kind=about_kind, about_id=about_id, status="sent", at=self.now(), attempts=attempts,
             decided_at=since, propensity=verdict.propensity, expected=verdict.expected, reason=verdict.reason,
         )  # fmt: skip
         if verdict.status == "deferred":
@@ -136,10 +137,12 @@ class Deliverer:
             record, status="deferred", until=until, error=error, at=since,
             alert=said if isinstance(said, ChurnAlert) else None,
             segment_change=said if isinstance(said, SegmentChange) else None,
+            reminder=said if isinstance(said, Reminder) else None,
         )  # fmt: skip
 
     def _record_of(self, record: DeliveryRecord, status: Any, error: str) -> DeliveryRecord:
-        return msgspec.structs.replace(record, status=status, error=error, alert=None, segment_change=None, until=None)
+        return msgspec.structs.replace(record, status=status, error=error, alert=None, segment_change=None, reminder=None,
+                                       until=None)
 
     async def _log(self, record: DeliveryRecord) -> None:
         """Step 4."""
@@ -147,12 +150,17 @@ class Deliverer:
         self.note(record)
 
 
-def _id_of(said: Said) -> str:
-    return said.alert_id if isinstance(said, ChurnAlert) else said.change_id
-
-
-def _kind_of(said: Said) -> Any:
-    return "churn-alert" if isinstance(said, ChurnAlert) else "segment-change"
+def _about(said: Said) -> tuple[Any, str]:
+    """The kind and the id of what was said."""
+    match said:
+        case ChurnAlert():
+            return "churn-alert", said.alert_id
+        case SegmentChange():
+            return "segment-change", said.change_id
+        case Reminder():
+            return "reminder", said.reminder_id
+        case _:
+            assert_never(said)
 
 
 def _details(said: Said, record: DeliveryRecord) -> dict[str, Any]:

@@ -59,13 +59,14 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One stream of messages. `about`: churn (an alert raised) or segment (`change` of `segment`). `cap_days`: nobody twice
-    within so many days, by this delivery. `quiet`: between these times of `timezone` nothing goes out, it waits.
-    `holdout`: a share of users who would have got it and do not, for comparison. `gain`: only where it pays."""
+    """One stream of messages. `about`: churn (an alert raised), reminder (a purchase is due) or segment (`change` of
+    `segment`). `probability_min`: of the alert or reminder. `cap_days`: nobody twice within so many days, by this delivery.
+    `quiet`: between these times of `timezone` nothing goes out, it waits. `holdout`: a share of users who would have got it
+    and do not, for comparison. `gain`: only where it pays."""
 
     name: Name
     channel: str
-    about: Literal["churn", "segment"]
+    about: Literal["churn", "segment", "reminder"]
     segment: str | None = None
     change: Literal["entered", "left"] = "entered"
     probability_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0

@@ -35,8 +35,10 @@ ABOUT = {
     "decisions": About("user_id IN {ids:Array(String)}", "served_at"),
     "segment_changes": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "churn_alerts": About("user_id IN {ids:Array(String)}", "as_of_ts"),
+    "reminders": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "deliveries": About("user_id IN {ids:Array(String)}", "at"),
     "offer_decisions": About("user_id IN {ids:Array(String)}", "served_at"),
+    "opinions": About("user_id IN {ids:Array(String)}", "said_at"),
     "dead_letters": About(_LETTER, "first_seen"),
 }
 

@@ -1,1 +1,1 @@
-"""From records of eight topics to rows of nine ClickHouse tables: what a record becomes, and how a batch gets there."""
+"""From records of ten topics to rows of eleven ClickHouse tables: what a record becomes, and how a batch gets there."""

@@ -53,8 +53,11 @@ def row_functions(settings: Settings) -> dict[str, ToRows]:
         topics.RECOMMENDATIONS.name(prefix): rows.recommendation_rows,
         topics.DECISIONS.name(prefix): rows.decision_rows,
         topics.SEGMENT_CHANGES.name(prefix): rows.segment_change_rows,
+        topics.REMINDERS.name(prefix): rows.reminder_rows,
         topics.CHURN_ALERTS.name(prefix): rows.churn_alert_rows,
         topics.DELIVERIES.name(prefix): rows.delivery_rows,
+        topics.OPINIONS.name(prefix): rows.opinion_rows,
+        topics.SATISFACTION_ALERTS.name(prefix): rows.satisfaction_alert_rows,
         topics.DEAD_LETTERS.name(prefix): rows.dead_letter_rows,
         topics.ITEMS.name(prefix): rows.item_rows,
     }

@@ -15,7 +15,17 @@ import msgspec
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
 from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
-from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Expected, Offered, Recommendation, SegmentChange
+from schemas.opinions import Opinion, SatisfactionAlert
+from schemas.outputs import (
+    ChurnAlert,
+    Decision,
+    DeliveryRecord,
+    Expected,
+    Offered,
+    Recommendation,
+    Reminder,
+    SegmentChange,
+)
 from schemas.traceparent import trace_id
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
@@ -27,7 +37,10 @@ from stream.sink.tables import (
     EVENTS,
     ITEMS,
     OFFER_DECISIONS,
+    OPINIONS,
     RECOMMENDATIONS,
+    REMINDERS,
+    SATISFACTION_ALERTS,
     SEGMENT_CHANGES,
     Row,
     Table,
@@ -245,6 +258,15 @@ def _expected(value: Expected | None) -> tuple[float | None, float | None, float
     return value.value, value.cost, value.uplift, value.gain, value.model_version
 
 
+def _reminder(value: Reminder, record: Record) -> Rows:
+    as_of_ms, from_ms = ms(value.as_of_ts), ms(value.window_from)
+    return Rows(((REMINDERS, (
+        value.tenant, value.reminder_id, value.user_id, value.state, value.item_id, value.category,
+        ms(value.last_bought_ts), value.interval_days, from_ms, ms(value.window_to), value.probability,
+        list(value.reasons), as_of_ms, value.model_version, clamp_s(from_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+
+
 def _delivery(value: DeliveryRecord, record: Record) -> Rows:
     at_ms = ms(value.at)
     return Rows(((DELIVERIES, (
@@ -252,6 +274,26 @@ def _delivery(value: DeliveryRecord, record: Record) -> Rows:
         value.status, at_ms, value.attempts, value.error, clamp_s(at_ms),
         *_place(record), _ms_or_none(value.decided_at), value.propensity,
         *_expected(value.expected), value.reason)),), key(value.tenant, value.user_id), at_ms)
+
+
+def _opinion(value: Opinion, record: Record) -> Rows:
+    said_ms, about = ms(value.said_at), value.aspects
+    return Rows(((OPINIONS, (
+        value.tenant, value.opinion_id, value.user_id, value.event_id, value.source, value.lane, said_ms, value.item_id,
+        value.brand, value.language, value.satisfaction, value.stars, value.stars_read, value.p_satisfied,
+        [one.aspect for one in about], [", ".join(one.words) for one in about], [one.sentence for one in about],
+        [one.p_satisfied for one in about], value.telling, value.model_version, clamp_s(said_ms),
+        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), said_ms)
+
+
+def _satisfaction_alert(value: SatisfactionAlert, record: Record) -> Rows:
+    """Quotes are not stored: they are found by their ids in the opinions, and go with them when a user is erased."""
+    as_of_ms = ms(value.as_of_ts)
+    return Rows(((SATISFACTION_ALERTS, (
+        value.tenant, value.alert_id, value.about, value.name, value.state, value.number, ms(value.changed_at), as_of_ms,
+        value.before, value.after, value.opinions_before, value.opinions_after,
+        [one.opinion_id for one in value.evidence], value.opinions_per_false_alarm, clamp_s(as_of_ms),
+        record.partition, record.offset, record.timestamp)),))
 
 
 def _dead_letter(value: DeadLetter, record: Record) -> Rows:
@@ -287,6 +329,9 @@ recommendation_rows = _typed(Recommendation, _recommendation)
 decision_rows = _typed(Decision, _decision)
 segment_change_rows = _typed(SegmentChange, _segment_change)
 churn_alert_rows = _typed(ChurnAlert, _churn_alert)
+reminder_rows = _typed(Reminder, _reminder)
 delivery_rows = _typed(DeliveryRecord, _delivery)
+opinion_rows = _typed(Opinion, _opinion)
+satisfaction_alert_rows = _typed(SatisfactionAlert, _satisfaction_alert)
 dead_letter_rows = _typed(DeadLetter, _dead_letter)
 item_rows = _typed(Item, _item, tombstone=_item_removed)

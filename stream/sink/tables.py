@@ -76,6 +76,12 @@ CHURN_ALERTS = Table("churn_alerts", {
     "last_event_ts": _MS, "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
     **_KAFKA, **_TRACE, "features": "Array(Float32)",
 })
+REMINDERS = Table("reminders", {
+    "tenant": "String", "reminder_id": "String", "user_id": "String", "state": "String", "item_id": "String",
+    "category": "String", "last_bought_ts": _MS, "interval_days": "Float64", "window_from": _MS, "window_to": _MS,
+    "probability": "Float64", "reasons": "Array(String)", "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
+    **_KAFKA,
+})
 DELIVERIES = Table("deliveries", {
     "tenant": "String", "delivery_id": "String", "user_id": "String", "delivery": "String", "channel": "String",
     "about_kind": "String", "about_id": "String", "status": "String", "at": _MS, "attempts": "UInt32", "error": "String",
@@ -94,6 +100,21 @@ OFFER_DECISIONS = Table("offer_decisions", {
     "policy_version": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS, "partition_time": _S,
     **_KAFKA, **_TRACE,
 })
+OPINIONS = Table("opinions", {
+    "tenant": "String", "opinion_id": "String", "user_id": "String", "event_id": "String", "source": "String",
+    "lane": "String", "said_at": _MS, "item_id": "String", "brand": "String", "language": "String",
+    "satisfaction": "Nullable(Float64)", "stars": "Nullable(Float64)", "stars_read": "Nullable(Float64)",
+    "p_satisfied": "Nullable(Float64)", "aspects": "Array(String)", "aspect_words": "Array(String)",
+    "aspect_sentences": "Array(String)", "aspect_p_satisfied": "Array(Nullable(Float64))", "telling": "String",
+    "model_version": "String", "partition_time": _S,
+    **_KAFKA,
+})
+SATISFACTION_ALERTS = Table("satisfaction_alerts", {
+    "tenant": "String", "alert_id": "String", "about": "String", "name": "String", "state": "String", "number": "UInt32",
+    "changed_at": _MS, "as_of_ts": _MS, "before": "Float64", "after": "Float64", "opinions_before": "UInt32",
+    "opinions_after": "UInt32", "evidence_ids": "Array(String)", "opinions_per_false_alarm": "UInt32", "partition_time": _S,
+    **_KAFKA,
+})
 DEAD_LETTERS = Table("dead_letters", {
     "tenant": "String", "dead_letter_id": "String", "kind": "String", "failed_at": _MS, "paths": "Array(String)",
     "keywords": "Array(String)", "messages": "Array(String)", "payload": "String", "payload_bytes": "UInt64",
@@ -102,5 +123,5 @@ DEAD_LETTERS = Table("dead_letters", {
     **_KAFKA, **_TRACE,
 })
 
-TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, DELIVERIES,
-          OFFER_DECISIONS, DEAD_LETTERS)
+TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS,
+          DELIVERIES, OFFER_DECISIONS, OPINIONS, SATISFACTION_ALERTS, DEAD_LETTERS)

@@ -20,11 +20,14 @@ from stream.settings import Settings
 from tests.chaos import crashing
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
+    REPURCHASE,
     Stream,
+    assert_each_is_reminded_once,
     assert_states_are_true,
     caught_up,
     emissions,
     ended_by_kill,
+    orders_due_again,
     sink_lag,
     start_crashing,
 )
@@ -52,9 +55,11 @@ def test_personalize(settings: Settings, exported: Exported, registry: Path) -> 
     settings = bundles.with_registry(of_short_sessions(settings), registry)
     topic_admin.create(settings)
     bundles.put_vectors(settings)
-    releases.release(settings, bundles.publish(settings.registry, exported).model_version)
+    bundle = bundles.publish(settings.registry, exported, repurchase=REPURCHASE.named())
+    releases.release(settings, bundle.model_version)
     stream = Stream(seed=1)
     with Sender(settings) as sender:
+        sender.send(orders_due_again())
         for point, times in PERSONALIZE:
             sender.send(stream.take(CHUNK))
             ended_by_kill(start_crashing(settings, "personalize", point, times, settings.home), CRASH_S, f"{point}, {times}")
@@ -66,6 +71,7 @@ def test_personalize(settings: Settings, exported: Exported, registry: Path) -> 
             until(lambda: caught_up(settings), 30, "and what came after it")
     assert again_s < CONSUMING_AGAIN_S
     assert_states_are_true(settings)
+    assert_each_is_reminded_once(settings)
     sent = emissions(settings)
     assert len(sent) > CHUNK / 10
     assert sent.total() - len(sent) <= CHUNK * len(PERSONALIZE), "more was sent again than was read again"

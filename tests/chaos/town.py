@@ -13,17 +13,20 @@ from typing import Any, Self
 import msgspec
 
 from schemas import topics
-from schemas.outputs import Recommendation
+from schemas.events import Event
+from schemas.outputs import Recommendation, Reminder, output_id
 from stream.adapters.lag import Lag
 from stream.core import state as states
-from stream.core.state import UserState
+from stream.core.repurchase import FEATURES, Repurchase
+from stream.core.state import DAY_MS, UserState
 from stream.settings import Settings
 from tests.support.cluster import Sender, comparable, lag, oracle, read_all, start_worker, stored_states
 from tests.support.fakes import event
 
 USERS, ITEMS = 120, 40
 PORTION = 20  # events sent at once
-NOT_COMPARED = ("recommended_ts_ms", "due_ts_ms", "claimed")  # when something was said
+NOT_COMPARED = ("recommended_ts_ms", "due_ts_ms", "claimed", "reminders")  # when something was said
+REPURCHASE = Repurchase(weights=(0.0,) * len(FEATURES), constant=0.0, shape=1.0, usual_days=30.0)  # for everybody
 CONSUMING_AGAIN_S = 30.0  # after a crash
 
 
@@ -84,6 +87,23 @@ def different(found: UserState, true: UserState) -> dict[str, Any]:
         name: (sorted(parts(mine) - parts(theirs)), sorted(parts(theirs) - parts(mine)))
         for name, (mine, theirs) in both.items() if mine != theirs and name not in NOT_COMPARED
     }  # fmt: skip
+
+
+def orders_due_again() -> list[dict[str, Any]]:
+    """Of "tea", by some of the users, so long ago that the bundles of `REPURCHASE` call them due when the stream begins."""
+    ago_ms = round((REPURCHASE.usual_days - 6) * DAY_MS)
+    return [event(user=f"u{n}", ts_ms=time.time_ns() // 1_000_000 - ago_ms, lane="live", item="tea", id=f"tea{n}",
+                  name="Order Completed") for n in range(USERS // 4)]  # fmt: skip
+
+
+def assert_each_is_reminded_once(settings: Settings) -> None:
+    """Of every such order, under the id that it gives, however often it was sent."""
+    log = [msgspec.json.decode(record.value, type=Event) for record in read_all(settings, topics.EVENTS)]
+    wanted = {output_id("reminder", "t", one.user, "tea", "", str(one.ts_ms))
+              for one in log if one.message_id.startswith("tea")}  # fmt: skip
+    said = [msgspec.json.decode(record.value, type=Reminder) for record in read_all(settings, topics.REMINDERS)]
+    assert wanted and {one.reminder_id for one in said} == wanted
+    assert {(one.item_id, one.state) for one in said} == {("tea", "due")}
 
 
 def emissions(settings: Settings) -> Counter[str]:

@@ -14,16 +14,11 @@ from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.erasure import Erasure
 from schemas.events import Event
-from schemas.offers import OfferTotals, Open, PlacementTotals, Positions, UserOffers
 from schemas.outputs import (
     ChurnAlert,
     Decision,
     DeliveryRecord,
     Expected,
-    OfferBudget,
-    OfferCap,
-    OfferCost,
-    Offered,
     Reason,
     Recommendation,
     RecommendedItem,
@@ -31,8 +26,9 @@ from schemas.outputs import (
 )
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
 from stream.core import identity
+from stream.core.audience import Audience, Cluster
 from stream.core.counts import ItemCount
-from stream.core.state import Alert, ItemStat, Kind, Touch, UserState
+from stream.core.state import Alert, ItemStat, Kind, Placed, Touch, UserState
 from stream.partition import Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
@@ -72,7 +68,7 @@ STATE = UserState(
     seen_horizon_ms=5, first_ts_ms=1_795_602_600_000, last_ts_ms=1_795_602_600_125, last_event_id="m1", events=2, orders=1,
     revenue=19.0, days=[DAY], order_days=[DAY], alert=Alert(True, False, 3, 2, "m0"), recommended_ts_ms=4, due_ts_ms=6,
     linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
-    known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
+    known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)}, placed=Placed("v1", 77, "garden spade"),
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -92,14 +88,6 @@ FORMS: dict[str, Form] = {
         recommendation_id="r2", tenant="shop", user_id="u1", scenario="similar", candidates=7, as_of_event_id="m1",
         as_of_ts=AT, served_at=AT, model_version="v1", request={"filter": "price < 5"}, experiment="caps", arm="five",
         items=(RecommendedItem(item_id="sku-2", score=0.25, source="similar", reasons=(REASON,)),))),
-    "offer-decision.json": _json(Decision(
-        recommendation_id="offer-r3", tenant="shop", user_id="u1", scenario="offer", candidates=2, as_of_event_id="m1",
-        as_of_ts=AT, served_at=AT, model_version="ab", items=(), offer=Offered(
-            placement="home", offer_id="summer", propensity=0.75, candidates={"summer": 0.75, "plain": 0.25},
-            refused={"late": "over since 2026-11-01 00:00 UTC"}, holdout=False, rules_version="cd", policy_version="ab",
-            reward="click", window_ms=86_400_000, about=("*", "offer=summer", "tag=new"), groups=("buyer",),
-            cost=OfferCost(impression=0.01, click=0.2), budget=OfferBudget(impressions_per_day=100, money=9.5),
-            cap=OfferCap(count=3, hours=24.0)))),
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
         values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1")),
@@ -124,14 +112,10 @@ FORMS: dict[str, Form] = {
     "verdict.json": _json(Verdict(
         model_version="v1", against="v0", released=False, reason="worse", judged_at=AT, days_from=AT, days_to=AT, users=50,
         ahead={"ndcg@10": (-0.1, -0.2, -0.01)})),
-    "placement-totals.msgpack": _msgpack(PlacementTotals(
-        names=["*", "offer=summer"], gram=b"\2\0\0\0" + b"\1\0\0\0" * 3, moment=b"\1\0\0\0" * 2, outcomes=2, rewards=1,
-        left_out=3, offers={"summer": OfferTotals(2, 1, 1, 19_000_000, 220_000, 1, 1, 0, {DAY: (2, 220_000)})})),
-    "user-offers.msgpack": _msgpack(UserOffers(
-        open={"offer-r3": Open("home", "summer", 5, 86_400_000, "click", ("*", "offer=summer"), ("buyer",),
-                               (10_000, 200_000, 0), (3, 86_400_000), False, 3)},
-        early=[("offer-r4", 1, 6, 0)], seen={"summer": [6]}, seen_until_ms={"summer": 86_400_006})),
-    "positions.msgpack": _msgpack(Positions(offsets={"events": {0: 7}, "decisions": {0: 2}}, clocks_ms={0: 6})),
+    "audience.json": _json(Audience(
+        users=90, clusters=(Cluster(id="c3", name="garden spade", terms=("garden", "spade"), users=30, items=("sku-1",),
+                                    centroid=(0.6, 0.8)),),
+        quantiles={"buyers": {"revenue": (1.0, 2.5)}}, measured={"silhouette_3": 0.5})),
     "state.msgpack": Form(STATE, pack, unpack),
     "partition.msgpack": _msgpack(Meta(
         offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"],

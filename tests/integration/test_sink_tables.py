@@ -30,7 +30,9 @@ VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "coh
          "churn_alerts_served", "recommendation_hits", "recommendation_hit_rate", "alert_outcomes", "alert_precision",
          "accounting", "decisions_served", "decision_outcomes", "experiment_results", "segment_changes_served",
          "segment_intervals", "segment_sizes", "delivery_outcomes",
-         "delivery_trials", "delivery_campaigns", "delivery_gains")
+         "delivery_trials", "delivery_campaigns", "delivery_gains", "satisfaction_daily", "satisfaction_by_item",
+         "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served", "reminders_served",
+         "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision")
 FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 APPENDED_MS = 1_800_000_000_000
 
@@ -163,6 +165,16 @@ def delivery(ident: str, user: str, time: str, status: str) -> dict[str, Any]:
             "about_kind": "churn-alert", "about_id": "a1", "status": status, "at": f"2026-01-{time}:00Z"}
 
 
+def reminder(
+    ident: str, user: str, item: str, day: int, state: str = "due", category: str = "", until: int = 0
+) -> dict[str, Any]:
+    """Due from that day of January on, for ten days."""
+    return {"reminder_id": ident, "tenant": "shop", "user_id": user, "state": state, "item_id": item, "category": category,
+            "last_bought_ts": "2025-12-01T00:00:00Z", "interval_days": 30.0, "window_from": f"2026-01-{day:02}T00:00:00Z",
+            "window_to": f"2026-01-{day + 10:02}T00:00:00Z", "probability": 0.5, "reasons": ["r"],
+            "as_of_ts": f"2026-01-{until or day:02}T00:00:00Z", "model_version": "v1"}
+
+
 DECISIONS = [decision("x1", "u1", "a"), decision("x2", "u2", "a"), decision("x3", "u3", "b"), decision("x4", "u4", "b"),
              decision("x1", "u1", "b")]  # by another replica: not what was served first
 CHANGES = [change("u1", 1, "05T10:00"), change("u1", 2, "06T10:00"), change("u1", 3, "07T10:00"),
@@ -170,11 +182,14 @@ CHANGES = [change("u1", 1, "05T10:00"), change("u1", 2, "06T10:00"), change("u1"
 PAYS = {"propensity": 0.9, "expected": {"value": 10.0, "cost": 1.0, "uplift": 0.5, "gain": 4.0, "model_version": "m1"}}
 DELIVERIES = [delivery("y1", "u1", "05T00:00", "deferred"), delivery("y1", "u1", "05T08:00", "sent") | PAYS,
               delivery("y2", "u2", "05T08:00", "held_out") | PAYS, delivery("y3", "u3", "07T00:00", "capped")]  # fmt: skip
+REMINDERS = [reminder("n1", "r1", "tea", 5), reminder("n1", "r1", "tea", 5, "bought", until=10),
+             reminder("n2", "r2", "tea", 6), reminder("n2", "r2", "tea", 7),  # the second is a replay's
+             reminder("n3", "r1", "", 6, category="drinks"), reminder("n4", "r2", "cup", 20)]  # fmt: skip
 ITEMS = [{"item_id": "A", "tenant": "shop", "title": "old"}, {"item_id": "A", "tenant": "shop", "title": "new"}]
 IMPORTED = [event(f"online-retail:{n}", "01T00:00", "u1", "Imported", lane="import", tenant="other") for n in (1, 2)]
 ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS), *on(topics.CHURN_ALERTS, ALERTS),
        *on(topics.DEAD_LETTERS, LETTERS), *on(topics.ITEMS, ITEMS), *on(topics.DECISIONS, DECISIONS),
-       *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, DELIVERIES)]
+       *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, DELIVERIES), *on(topics.REMINDERS, REMINDERS)]
 SEEN, CLICK = "Product List Viewed", "Product Clicked"
 REACTIONS = [
     event(f"{ident}-{name}", f"05T10:0{minute}", user, name, properties={"recommendation_id": ident})
@@ -213,7 +228,8 @@ def test_the_sink_writes_the_columns_the_migrations_create(database: Database) -
     for table in TABLES:
         assert [name for t, name, _, default in found if t == table.name and not default] == list(table.columns)
     # their columns are those of the tables below them
-    served = ("recommendations_served", "churn_alerts_served", "decisions_served", "segment_changes_served")
+    served = ("recommendations_served", "churn_alerts_served", "decisions_served", "segment_changes_served",
+              "reminders_served")
     assert [(t, name) for t, name, comment, _ in found if not comment and t not in served] == []
 
 
@@ -321,6 +337,30 @@ def test_trials_are_what_training_learns_from(database: Database) -> None:
     assert trials.read(settings, "nobody") == {}
 
 
+def test_were_reminders_bought_in_time_and_would_the_average_interval_have_done_as_well(database: Database) -> None:
+    """Orders of tea: r1 on days 1, 10 and 28, r2 on day 1; of cola, of the same category: r3 on days 2 and 8. The average
+    interval of drinks is (9 + 18 + 6) / 3 = 11 days, windows are 10 days long: due from 6 days after each order on."""
+    bought = [("r1", "tea", 1), ("r1", "tea", 10), ("r1", "tea", 28), ("r2", "tea", 1), ("r3", "cola", 2), ("r3", "cola", 8)]
+    orders = [event(f"o{user}{item}{day}", f"{day:02}T12:00", user, ORDER, item) for user, item, day in bought]
+    catalog = [{"item_id": item, "tenant": "shop", "title": item, "category": "drinks"} for item in ("tea", "cola")]
+    database.store([*on(topics.EVENTS, orders), *on(topics.ITEMS, catalog), *on(topics.REMINDERS, REMINDERS)])
+    found = database.rows("SELECT reminder_id, window_from, bought_at, outcome FROM reminder_outcomes ORDER BY reminder_id")
+    assert found == [
+        ("n1", at(5, 0), at(10, 12), "bought"), ("n2", at(6, 0), None, "lapsed"),  # as it was said first
+        ("n3", at(6, 0), at(10, 12), "bought"), ("n4", at(20, 0), None, "pending")]  # fmt: skip
+    found = database.rows("SELECT user_id, item_id, category, interval_days, window_from, outcome FROM interval_due "
+                          "ORDER BY user_id, window_from")  # fmt: skip
+    assert found == [
+        ("r1", "tea", "drinks", 11.0, at(7, 12), "bought"),  # on the 10th
+        ("r1", "tea", "drinks", 11.0, at(16, 12), "lapsed"),  # bought again on the 28th, two days after the window
+        ("r2", "tea", "drinks", 11.0, at(7, 12), "lapsed"),
+        ("r3", "cola", "drinks", 11.0, at(14, 12), "lapsed"),  # the one from the 2nd was bought before its window began
+    ]
+    found = database.rows("SELECT method, model_version, said, judged, bought, precision, probability, pending "
+                          "FROM reminder_precision ORDER BY method")  # fmt: skip
+    assert found == [("average interval", "", 4, 4, 1, 0.25, None, 0), ("reminders", "v1", 4, 3, 2, 2 / 3, 0.5, 1)]
+
+
 def test_two_hundred_months_in_one_batch(database: Database) -> None:
     old = [event(f"m{n}", "01T00:00", "u", VIEW, "A") | {"timestamp": f"{2004 + n // 12}-{n % 12 + 1:02}-01T00:00:00Z"}
            for n in range(200)]
@@ -333,8 +373,9 @@ def test_a_replay_changes_nothing(database: Database) -> None:
     database.store(ALL)
     counts, content = database.counts(), database.everything()
     assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "decisions": 5,
-                      "segment_changes": 5, "churn_alerts": 5, "deliveries": 3, "dead_letters": 4}
-    assert all(value for name, value in content.items() if name != "experiment_results"), "nobody has seen an answer yet"
+                      "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3, "dead_letters": 4}
+    empty = {"experiment_results", "interval_due"}  # nobody has seen an answer yet, or bought anything twice
+    assert {name for name, value in content.items() if not value} == empty
     database.store(ALL)
     assert database.rows("SELECT count() FROM events") == [(12,)], "the server skips an insert it has seen"
     for start in range(0, len(ALL), 7):

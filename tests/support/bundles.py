@@ -18,6 +18,7 @@ from schemas.catalog import Item, ItemVector
 from schemas.release import Manifest, ModelRelease
 from stream.adapters import model_store
 from stream.adapters.onnx import sha256
+from stream.core.audience import Audience, to_bytes
 from stream.core.churn import EDGES_DAYS
 from stream.core.featurize import CHURN_FEATURES
 from stream.settings import Models, Settings
@@ -56,13 +57,20 @@ def exported() -> Exported:
     return Exported(model, export.files(model, net, [item.item_id for item in ITEMS]))
 
 
-def publish(
-    registry: str, made: Exported, *, seed: int = 0, space: str = SPACE, parent: str | None = None, **fields: Any
-) -> Manifest:
-    """A whole bundle; `seed` moves the item vectors, so that another seed is another model; `fields` of the manifest."""
+def files_of(made: Exported, seed: int = 0, audience: Audience | None = None) -> dict[str, bytes]:
+    """A bundle's files; `seed` moves the item vectors, so that another seed is another model."""
     residuals = np.load(io.BytesIO(made.files["item_residuals.npz"]), allow_pickle=False)
     noise = np.random.default_rng(seed).normal(size=residuals["vectors"].shape).astype(np.float32)
     files = made.files | {"item_residuals.npz": npz(ids=residuals["ids"], vectors=residuals["vectors"] + noise)}
+    return files if audience is None else files | {"audience.json": to_bytes(audience)}
+
+
+def publish(
+    registry: str, made: Exported, *, seed: int = 0, space: str = SPACE, parent: str | None = None,
+    audience: Audience | None = None, **fields: Any,
+) -> Manifest:  # fmt: skip
+    """A whole bundle, see `files_of`; `fields` of the manifest."""
+    files = files_of(made, seed, audience)
     manifest = msgspec.structs.replace(
         export.draft(made.model, space, parent, files, (0, 1)), **({"churn": CHURN} | fields)
     )

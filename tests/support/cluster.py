@@ -25,7 +25,7 @@ from schemas.topics import Topic
 from stream.adapters.lag import Lag
 from stream.core.counts import ItemCount
 from stream.core.fold import fold
-from stream.core.state import UserState
+from stream.core.state import Reminders, UserState
 from stream.core.state import encode as encode_state
 from stream.settings import Settings
 
@@ -231,7 +231,7 @@ def oracle(settings: Settings) -> dict[bytes, UserState]:
 
 def comparable(state: UserState) -> bytes:
     """A state without what depends on when something was said rather than on what happened."""
-    plain = msgspec.structs.replace(state, recommended_ts_ms=0, due_ts_ms=0, claimed={})
+    plain = msgspec.structs.replace(state, recommended_ts_ms=0, due_ts_ms=0, claimed={}, reminders=Reminders())
     return encode_state(plain)
 
 

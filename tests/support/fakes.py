@@ -12,6 +12,7 @@ import numpy as np
 from schemas.erasure import Erased
 from schemas.release import Manifest
 from schemas.topics import Topic
+from stream.core.audience import NO_AUDIENCE, Audience
 from stream.core.churn import EDGES_DAYS
 from stream.core.links import NO_LINKS
 from stream.outbox import OutRecord
@@ -113,13 +114,16 @@ async def run_inline(call: Callable[..., Any], *args: object) -> Any:
 class FakeModels:
     """Mean of the item vectors, and one hazard for everybody."""
 
-    def __init__(self, hazard_per_day: float = 0.0, dim: int = 4) -> None:
+    def __init__(
+        self, hazard_per_day: float = 0.0, dim: int = 4, audience: Audience = NO_AUDIENCE, version: str = "fake-1"
+    ) -> None:
         self.hazard_per_day = hazard_per_day
+        self.audience = audience
         self.links = NO_LINKS
         self.learned: dict[str, Any] = {}
         moment = datetime(2025, 1, 1, tzinfo=UTC)
         self.manifest = Manifest(
-            format_version=1, model_version="fake-1", parent=None, created_at=moment, feature_version=1, text_space="s",
+            format_version=1, model_version=version, parent=None, created_at=moment, feature_version=1, text_space="s",
             text_dim=dim, dim=dim, events_max=50, blend={}, counts={},
             churn={"horizon_days": 14.0, "raise_at": 0.8, "clear_at": 0.7}, data_from=moment, data_to=moment,
             metrics={}, files={},

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 
 from schemas.erasure import Erasure, subject
-from schemas.outputs import ChurnAlert, DeliveryRecord, SegmentChange
+from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from stream.delivery import channels, deliverer
 from stream.delivery.channels import Message, Refused, TryAgain, signature
 from stream.delivery.decide import lot, quiet_until
@@ -39,6 +39,14 @@ def alert(user: str = "u1", ident: str = "a1", **changed: Any) -> ChurnAlert:
 def change(user: str = "u1", segment: str = "full cart", what: str = "entered", number: int = 1) -> SegmentChange:
     return SegmentChange(change_id=f"{user}-{segment}-{number}", tenant="shop", user_id=user, segment=segment, change=what,  # type: ignore[arg-type]
                          number=number, values={}, as_of_event_id="m", as_of_ts=AT, rules_version="r", model_version="v")
+
+
+def due(user: str = "u1", ident: str = "n1", **changed: Any) -> Reminder:
+    made = Reminder(reminder_id=ident, tenant="shop", user_id=user, state="due", item_id="tea", category="drinks",
+                    last_bought_ts=AT - timedelta(days=23), interval_days=30.0, window_from=AT,
+                    window_to=AT + timedelta(days=14), probability=0.5, reasons=("bought 23 days before",), as_of_ts=AT,
+                    model_version="v")  # fmt: skip
+    return msgspec.structs.replace(made, **changed)
 
 
 class Bench:
@@ -68,6 +76,7 @@ class Bench:
 
 
 SAVE = Delivery(name="save", channel="crm", about="churn", probability_min=0.6)
+TEA = Delivery(name="again", channel="crm", about="reminder", probability_min=0.3)
 CART = Delivery(name="cart", channel="crm", about="segment", segment="full cart", cap_days=1.0)
 
 
@@ -100,6 +109,29 @@ async def test_caps_suppression_and_holdout() -> None:
     await held.made.take([alert(f"u{n}", f"a{n}") for n in range(200)])
     assert 70 < held.statuses().count("held_out") < 130 and len(held.sent) == held.statuses().count("sent")
     assert all((lot(half, f"shop/{one.user_id}") < 0.5) == (one.status == "held_out") for one in held.logged)
+
+
+async def test_reminders_go_out_once_capped_held_out_and_not_after_their_window() -> None:
+    bench = Bench(TEA)
+    await bench.made.take([due(), due(), due("u2", "n2", probability=0.2), due("u3", "n3", state="bought"), due(ident="n4"),
+                           due("u5", "n5", window_to=AT)])  # fmt: skip
+    assert [(one.kind, one.user_id, one.details["item_id"]) for one in bench.sent] == [("reminder", "u1", "tea")]
+    assert [(one.user_id, one.about_id, one.status) for one in bench.logged] == [
+        ("u1", "n1", "sent"), ("u1", "n4", "capped"), ("u5", "n5", "expired")]
+    nobody = Bench(msgspec.structs.replace(TEA, holdout=1.0))
+    await nobody.made.take([due()])
+    assert nobody.statuses() == ["held_out"] and nobody.sent == []
+
+
+async def test_a_reminder_that_waited_past_its_window_does_not_go_out() -> None:
+    bench = Bench(TEA)
+    bench.failures = [TryAgain("away")] * 3
+    await bench.made.take([due(window_to=AT + timedelta(minutes=2))])
+    assert bench.statuses() == ["deferred"] and bench.logged[0].reminder is not None
+    again = Bench(TEA, before=bench.logged)
+    again.now += AWAY_FOR
+    await again.made.take_due()
+    assert again.statuses() == ["deferred", "expired"] and again.sent == []
 
 
 async def test_quiet_hours_wait_and_survive_a_restart() -> None:

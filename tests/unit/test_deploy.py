@@ -37,7 +37,8 @@ def test_compose_config_is_valid() -> None:
 
 def test_every_long_running_service_restarts_and_runs_unprivileged() -> None:
     services = yaml.safe_load(COMPOSE.read_text())["services"]
-    for name in ("collector", "api", "catalog", "personalize", "sink", "erasure", "offers", "training", "dashboard"):
+    for name in ("collector", "api", "catalog", "personalize", "insights", "sink", "erasure", "offers", "training",
+                 "dashboard"):  # fmt: skip
         service = services[name]
         assert service["restart"] == "unless-stopped" and service["cap_drop"] == ["ALL"], name
     assert {"healthcheck"} <= services["kafka"].keys() & services["clickhouse"].keys() & services["collector"].keys()
@@ -163,7 +164,8 @@ def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -
             one["metadata"]["name"] for one in document["spec"].get("volumeClaimTemplates", ())}  # fmt: skip
         assert {one["name"] for one in container["volumeMounts"]} == mounted
         names += [one["name"] for one in container.get("env", ())]
-    assert seen == {"collector", "api", "dashboard", "personalize", "catalog", "sink", "erasure", "offers", "training"}
+    assert seen == {"collector", "api", "dashboard", "personalize", "insights", "catalog", "sink", "erasure", "offers",
+                    "training"}  # fmt: skip
     for name in names:
         path = name.removeprefix("CLICKWAKE_").lower().split("__")
         if not name.startswith("CLICKWAKE_"):

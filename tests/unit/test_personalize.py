@@ -291,7 +291,7 @@ async def test_a_raised_alert_carries_what_a_message_is_decided_by_and_learned_f
 async def test_after_a_rush_due_times_are_set_in_steps_and_nobody_is_alerted_before_theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stream.alerts.DUE_USERS_MAX", 2)
+    monkeypatch.setattr("stream.due.DUE_USERS_MAX", 2)
     bench = Bench(FakeModels(hazard_per_day=0.01))  # due at once
     await bench.feed(*(event(user=f"u{n}", ts_ms=T0_MS + n) for n in range(5)))
     raised: list[int] = []

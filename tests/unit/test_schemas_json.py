@@ -17,7 +17,17 @@ from schemas import export
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.events import Event, Product, Properties
-from schemas.outputs import ChurnAlert, Decision, DeliveryRecord, Reason, Recommendation, RecommendedItem, SegmentChange
+from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
+from schemas.outputs import (
+    ChurnAlert,
+    Decision,
+    DeliveryRecord,
+    Reason,
+    Recommendation,
+    RecommendedItem,
+    Reminder,
+    SegmentChange,
+)
 from schemas.release import ModelRelease
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -35,11 +45,23 @@ SAMPLES: dict[str, Any] = {
     "segment-change": SegmentChange(
         change_id="s", tenant="shop", user_id="u", segment="buyers", change="entered", number=1, values={"orders": 1.0},
         as_of_event_id="m", as_of_ts=AT, rules_version="r", model_version="v"),
+    "reminder": Reminder(
+        reminder_id="n", tenant="shop", user_id="u", state="due", item_id="i", category="", last_bought_ts=AT,
+        interval_days=30.0, window_from=AT, window_to=AT, probability=0.4, reasons=("r",), as_of_ts=AT, model_version="v"),
     "delivery": DeliveryRecord(
         delivery_id="d", tenant="shop", user_id="u", delivery="save", channel="crm", about_kind="churn-alert",
         about_id="a", status="sent", at=AT),
     "churn-alert": ChurnAlert(alert_id="a", tenant="shop", user_id="u", state="raised", probability=0.9, horizon_days=14,
                               interval=(0.8, 0.95), reasons=("silent",), last_event_ts=AT, as_of_ts=AT, model_version="v"),
+    "opinion": Opinion(
+        opinion_id="o1", tenant="shop", user_id="u1", event_id="m1", source="review", lane="live", said_at=AT,
+        item_id="sku-1", brand="Clay", language="en", satisfaction=0.25, stars=2.0, stars_read=1.75, p_satisfied=0.125,
+        aspects=(Aspect(aspect="quality", words=("handle",), sentence="The handle broke.", p_satisfied=0.0625),),
+        telling="The handle broke.", model_version="v1"),
+    "satisfaction-alert": SatisfactionAlert(
+        alert_id="a1", tenant="shop", about="brand", name="Clay", state="raised", number=1, changed_at=AT, as_of_ts=AT,
+        before=0.75, after=0.25, opinions_before=40, opinions_after=9, opinions_per_false_alarm=1000,
+        evidence=(Quote(opinion_id="o1", sentence="The handle broke.", satisfaction=0.25, said_at=AT),)),
     "dead-letter": DeadLetter(
         dead_letter_id="d", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT,
         failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="cut off"),)),

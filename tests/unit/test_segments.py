@@ -116,7 +116,7 @@ async def test_nothing_is_said_while_history_is_imported_and_a_changed_file_is_t
 
 
 @pytest.mark.parametrize(("text", "complaint"), [
-    ("segments: [{name: a}]", "missing required field `when`"),
+    ("segments: [{name: a}]", "segment 'a': it says neither `when` nor `cluster`"),
     ("segments: [{name: a, when: orders > 1, colour: red}]", "unknown field `colour`"),
     ("segments: [{name: a, when: evnets > 1}]", "segment 'a': there is no field 'evnets'"),
     ("segments: [{name: a, when: orders}]", "segment 'a': 'orders' gives a number, wanted is a flag"),

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from schemas.events import ms
+from stream.core.reminders import Policy
 from stream.core.repurchase import FEATURES
 from stream.core.state import DAY_MS
-from training import clustered, cross_sell, evaluate_repurchase, metrics, repurchase, snapshot
+from training import clustered, cross_sell, evaluate_repurchase, links, metrics, reminders, repurchase, snapshot
 from training.repurchase import HORIZONS_DAYS, Pairs
 from training.snapshot import EmptyHistory, History, Replay, interactions
 
@@ -80,6 +82,28 @@ def test_the_future_changes_no_feature(history: History) -> None:
     assert np.all(whole.until_days[np.isfinite(whole.until_days)] >= 0)
 
 
+def test_reminders_come_from_the_past_alone_and_are_bought_as_often_as_they_say(history: History) -> None:
+    """Through the worker's own desk: cutting the future off changes nothing of what was said before it."""
+    past, _ = interactions(history)
+    model, known = repurchase.learn(history.until(SPLIT_MS)), repurchase.links_until(past, list(history.items), SPLIT_MS)
+    assert model is not None and model.usual_days == links.order_gaps(past, SPLIT_MS).usual
+    assert known.gap_days[known.ids.index("milk")] == pytest.approx(1 / 0.06, abs=2.0)
+    models, cut_ms = reminders.OfRepurchase(model, known), SPLIT_MS + 50 * DAY_MS
+    whole = [one for one in reminders.served(history, SPLIT_MS, models, Policy()) if ms(one.as_of_ts) < cut_ms]
+    cut = [one for one in reminders.served(history.until(cut_ms), SPLIT_MS, models, Policy()) if ms(one.as_of_ts) < cut_ms]
+    assert {(one.reminder_id, one.state) for one in cut} <= {(one.reminder_id, one.state) for one in whole}
+    assert len(whole) - len(cut) <= 5  # what was due between the last event and the cut
+    due = [one for one in whole if one.state == "due"]
+    bought = {one.reminder_id for one in reminders.served(history, SPLIT_MS, models, Policy()) if one.state == "bought"}
+    assert min(ms(one.as_of_ts) for one in due) > SPLIT_MS and {one.item_id for one in due} == {"milk"}
+    said, hits = sum(one.probability for one in due) / len(due), sum(one.reminder_id in bought for one in due) / len(due)
+    assert said == pytest.approx(hits, abs=0.15)
+
+
+def test_a_short_history_teaches_no_rhythm(history: History) -> None:
+    assert repurchase.learn(history.until(START_MS + 80 * DAY_MS)) is None
+
+
 def test_nothing_bought_again_is_said() -> None:
     none = Pairs(np.zeros(3, dtype=np.int64), ["a"] * 3, np.zeros((3, len(FEATURES)), np.float32), np.full(3, np.inf), 0)
     with pytest.raises(ValueError, match="of 3 pairs of user and item 0 were bought again"):
@@ -103,6 +127,7 @@ def test_clustered_measures_are_the_plain_ones_where_every_user_counts_once() ->
 
 def test_the_evaluation_is_whole_and_finds_what_goes_together(history: History) -> None:
     found = evaluate_repurchase.evaluated(history, SPLIT_MS).comparison
+    assert found.ahead["item's average interval"]["reminders.precision"].low > 0
     ours, popular = found.models["clickwake"], found.models[cross_sell.POPULARITY]
     assert {f"{days:g}d.{one}" for days in HORIZONS_DAYS for one in ("auc", "ap", "precision@5", "brier", "ece")} < set(ours)
     assert ours["cross-sell.recall@10"].low > popular["cross-sell.recall@10"].high

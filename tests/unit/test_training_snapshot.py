@@ -121,7 +121,9 @@ def test_bundle_carries_policies_metrics_and_report(trained: Run) -> None:
     assert manifest == result.manifest
     assert (Blend.from_manifest(manifest.blend).shares != Blend.from_manifest({}).shares).any()
     assert manifest.metrics["clickwake_all_ndcg_at_10"] > 0.8
-    assert set(model_store.BUNDLE_FILES) | {"uplift.onnx", "report/index.html"} == manifest.files.keys()
+    wanted = {*model_store.BUNDLE_FILES, *model_store.BUNDLE_FILES_LATER, "uplift.onnx", "report/index.html"}
+    assert wanted == manifest.files.keys()
+    assert model_store.audience_of(settings.registry, manifest).users == 150
     page = (Path(settings.registry) / "bundles" / manifest.model_version / "report" / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 2 + len(groups(result.comparison)) and "http" not in page
     assert "Whom messages persuade" in page and manifest.uplift["save them"]["qini_low"] > 0

@@ -1,0 +1,86 @@
+"""What the README and docs/ tell people to type exists: commands, options, settings, files of rules."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+import stream.api.experiments
+import stream.delivery.rules
+import stream.segments
+from clickwake.cli import app
+from stream.settings import Settings
+from tests.support.guides import ROOT, SHELL, blocks, commands, guides, rule_files, words
+
+# What a YAML block is, by its first word, and what reads it. A new kind of file needs a line here.
+FILES: dict[str, Callable[[Path], Any]] = {
+    "segments": stream.segments.load, "lifecycle": stream.segments.load,
+    "channels": stream.delivery.rules.load, "deliveries": stream.delivery.rules.load,
+    "experiments": stream.api.experiments.load,
+}  # fmt: skip
+
+
+def spoken_of() -> list[tuple[str, list[str]]]:
+    """(where, words) of every call of clickwake, in blocks and between backticks."""
+    found = []
+    for path in guides():
+        calls = [(block.where, one) for block in blocks(path, *SHELL) for one in commands(block.text)]
+        prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        calls += [(str(path.relative_to(ROOT)), one) for one in re.findall(r"`(clickwake [a-z][^`\\]*)`", prose)]
+        found += [(where, words(call) or call.split()) for where, call in calls]
+    return [(where, call[1:]) for where, call in found if call[0].endswith("clickwake")]
+
+
+def test_every_command_and_option_exists() -> None:
+    root = typer.main.get_command(app)
+    calls = spoken_of()
+    assert len(calls) >= 80
+    for where, call in calls:
+        rest, command = list(call), root
+        while getattr(command, "commands", None) and rest and not rest[0].startswith("-"):
+            assert rest[0] in command.commands, f"{where}: clickwake {' '.join(call)}"  # type: ignore[attr-defined]
+            command = command.commands[rest.pop(0)]  # type: ignore[attr-defined]
+        options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word.partition("=")[0] for word in rest if re.match(r"--?[a-z]", word)}
+        assert used <= options | {"--help"}, f"{where}: clickwake {' '.join(call)}"
+
+
+def test_every_setting_exists() -> None:
+    """Also in deploy/: a name that is not there would stop a process from starting."""
+    kinds = {name: field.annotation for name, field in Settings.model_fields.items()}
+    known = {f"CLICKWAKE_{name}".upper() for name in kinds}
+    known |= {f"CLICKWAKE_{name}__{inner}".upper() for name, kind in kinds.items()
+              for inner in getattr(kind, "model_fields", ())}  # fmt: skip
+    named = {(str(path.relative_to(ROOT)), one) for path in guides()
+             for one in re.findall(r"CLICKWAKE_[A-Z0-9_]*[A-Z0-9]", path.read_text(encoding="utf-8"))}  # fmt: skip
+    assert len(named) > 30
+    others = ("CLICKWAKE_TEST_", "CLICKWAKE_CHAOS")  # the tests' own
+    assert {(where, one) for where, one in named if one not in known and not one.startswith(others)} == set()
+
+
+@pytest.mark.parametrize("path", guides(), ids=lambda path: path.stem)
+def test_every_file_of_rules_is_read(path: Path, tmp_path: Path) -> None:
+    for first, text, where in rule_files(path):
+        assert first in FILES, f"{where}: nothing is known to read {first!r}; FILES above is the place"
+        (tmp_path / "rules.yml").write_text(text)
+        FILES[first](tmp_path / "rules.yml")
+
+
+def test_every_page_has_its_place() -> None:
+    """A page nobody can find would be a warning of the build too; this says what to do."""
+    contents = (block for page in ("index", "guides", "explanations")
+                for block in blocks(ROOT / "docs" / f"{page}.md", "{toctree}"))  # fmt: skip
+    placed = {name for block in contents for name in re.findall(r"[\w/-]+", block.text)}
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages <= placed, "add a line for each to the contents of docs/guides.md or docs/explanations.md"
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """Those of docs/ are the build's business."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(links) > 10 and [link for link in links if not (ROOT / link).exists()] == []

@@ -1,0 +1,295 @@
+"""`python -m workers.insights`: what people think, from events to opinions, satisfaction by item and brand, and alerts. The
+protocol is numbered in `stream/insights.py`. One is enough; more share the partitions of reading (groups `<prefix>.insights`
+and `<prefix>.satisfaction`), and each reads the states anew when partitions come to it.
+
+SIGTERM: the batches under way are finished and committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections import Counter as Counts
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import uvloop
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
+from prometheus_client import Counter, Gauge, start_http_server
+
+from schemas import topics
+from schemas.catalog import Item
+from schemas.events import ms
+from schemas.opinions import Opinion
+from schemas.topics import Topic
+from stream.adapters import kafka_clients, producing
+from stream.adapters.erasures import Erasures
+from stream.adapters.files import write_whole
+from stream.adapters.global_reader import GlobalReader
+from stream.adapters.logs import configure
+from stream.adapters.opinion_reader import OpinionReader
+from stream.adapters.producing import Message
+from stream.core.changes import Policy
+from stream.core.satisfaction import Place
+from stream.insights import BATCH_RECORDS_MAX, Listener, Tracker, opinion
+from stream.outbox import cloud_event
+from stream.settings import Settings, load
+
+log = structlog.get_logger()
+SOURCE = "clickwake/insights"
+POLL_MS = 500
+COMMIT_EVERY_S = 1.0  # of events among which nobody said anything
+LOOKUP_MS = 5_000  # for an opinion that is quoted
+POLL_INTERVAL_MS_MAX = 24 * 3_600_000  # a backlog of long texts takes its time; heartbeats go on
+
+OUTCOMES = Counter("clickwake_opinions", "events that may be opinions, and opinions, by what became of them", ["outcome"])
+ALERTS = Counter("clickwake_satisfaction_alerts", "alerts about items and brands", ["about", "state"])
+MODEL = Gauge("clickwake_satisfaction_model_info", "1 for each satisfaction model in use", ["model_version"])
+
+_item, _opinion = msgspec.json.Decoder(Item), msgspec.json.Decoder(Opinion)
+
+
+class Assigned(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships no types
+    """Counts assignments, and prepares for each. aiokafka fetches meanwhile: whoever has records waits for `prepared`."""
+
+    def __init__(self, prepare: Callable[[], Awaitable[None]]) -> None:
+        self.generation, self._prepare = 0, prepare
+        self._done = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def prepared(self) -> int:
+        """The generation, once all is prepared for it; raises what preparing failed with, which aiokafka would only log."""
+        await self._done.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self.generation
+
+    async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        self.generation += 1
+        self._done.clear()
+
+    async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
+        try:
+            if assigned:
+                await self._prepare()
+        except Exception as error:
+            self._failure = error
+        self._done.set()
+
+
+class Worker:
+    """Both loops, until `stop` is set; raises what cannot be gone on with."""
+
+    def __init__(self, settings: Settings, on_ready: Callable[[], object]) -> None:
+        self.settings, self.stop, self._on_ready = settings, asyncio.Event(), on_ready
+        self.producer = producing.create_producer(settings)
+        self.erasures = Erasures(settings)
+        self.brands: dict[bytes, str] = {}
+        self.catalog = GlobalReader(settings, self._name(topics.ITEMS), self._on_items)
+        self.listener = Listener(settings.personalize.skew_max_ms, self.erasures,
+                                 lambda tenant, item: self.brands.get(f"{tenant}/{item}".encode(), ""))  # fmt: skip
+        policy = Policy(opinions_per_false_alarm=settings.insights.opinions_per_false_alarm)
+        self.tracker = Tracker(policy, self.erasures, self._look_up)
+        self.reader = OpinionReader(settings)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnx")  # inline calls would stall heartbeats
+        self._looked_at = 0.0
+
+    async def run(self) -> None:
+        await kafka_clients.wait_for_kafka(self.settings)
+        await self.producer.start()
+        try:
+            self.erasures.start()
+            self.catalog.start()
+            await asyncio.gather(self.erasures.ready(), self.catalog.ready())
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._hear())
+                group.create_task(self._track())
+        finally:
+            await self.catalog.stop()
+            await self.erasures.stop()
+            await self.producer.stop()
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _hear(self) -> None:
+        """Events to opinions."""
+        consumer = self._consumer("insights")
+        consumer.subscribe([self._name(topics.EVENTS)])
+        await consumer.start()
+        committed_at, unsaid = time.monotonic(), False
+        try:
+            while not self.stop.is_set():
+                self.erasures.check()
+                self.catalog.check()
+                await self._refresh()
+                fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
+                heard = [one for records in fetched.values() for one in self.listener.hear(records)]
+                unsaid = unsaid or bool(fetched)
+                if heard:
+                    said = [one.said for one in heard]
+                    reads = await asyncio.get_running_loop().run_in_executor(self._thread, self.reader.read, said)
+                    await self._send_opinions([opinion(*pair) for pair in zip(heard, reads, strict=True)])
+                _count(self.listener.outcomes)
+                if heard or (unsaid and time.monotonic() - committed_at > COMMIT_EVERY_S):
+                    await _commit(consumer)
+                    committed_at, unsaid = time.monotonic(), False
+        finally:
+            await consumer.stop()
+
+    async def _track(self) -> None:
+        """Opinions to states and alerts."""
+        consumer, assigned = self._consumer("satisfaction"), Assigned(self._read_states)
+        consumer.subscribe([self._name(topics.OPINIONS)], listener=assigned)
+        await consumer.start()
+        try:
+            while not self.stop.is_set():
+                fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
+                if not fetched:
+                    continue
+                generation = assigned.generation
+                if generation != await assigned.prepared():  # what was read is read again from the last commit
+                    continue
+                folded = await self.tracker.fold([one for records in fetched.values() for one in records])
+                await self._send(topics.SATISFACTION_ALERTS, [
+                    (key, msgspec.json.encode(one), cloud_event("satisfaction-alert", one.alert_id, key.decode(),
+                                                                ms(one.as_of_ts), SOURCE)) for key, one in folded.alerts])
+                if generation != assigned.generation:
+                    continue
+                await self._send(topics.SATISFACTION, [(key, value, []) for key, value in folded.states.items()])
+                self.tracker.keep(folded)
+                await _commit(consumer)
+                _count(self.tracker.outcomes)
+                for _, alert in folded.alerts:
+                    ALERTS.labels(alert.about, alert.state).inc()
+                    log.info("satisfaction changed", about=alert.about, name=alert.name, tenant=alert.tenant,
+                             state=alert.state, before=alert.before, after=alert.after)  # fmt: skip
+        finally:
+            await consumer.stop()
+
+    async def _read_states(self) -> None:
+        """Before anything is folded: all states as they were written last, perhaps by somebody else."""
+        self.tracker.states.clear()
+        reader = GlobalReader(self.settings, self._name(topics.SATISFACTION), self.tracker.load)
+        reader.start()
+        try:
+            await reader.ready()
+        finally:
+            await reader.stop()
+        log.info("insights worker ready", known=len(self.tracker.states), models=self.reader.versions)
+        self._on_ready()
+
+    async def _refresh(self) -> None:
+        """Newer models, now and then."""
+        now = time.monotonic()
+        if self._looked_at and now - self._looked_at < self.settings.insights.models_every_s:
+            return
+        self._looked_at = now
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.reader.refresh)
+        MODEL.clear()
+        for version in self.reader.versions:
+            MODEL.labels(version).set(1)
+
+    async def _look_up(self, places: Sequence[Place]) -> list[Opinion]:
+        """Opinions by where they are; those that retention took, or that are others' by now, are left out."""
+        name, found = self._name(topics.OPINIONS), []
+        consumer = AIOKafkaConsumer(**kafka_clients.aiokafka_arguments(self.settings), group_id=None,
+                                    enable_auto_commit=False, auto_offset_reset="earliest")  # fmt: skip
+        await consumer.start()
+        try:
+            for place in places:
+                tp = TopicPartition(name, place.partition)
+                consumer.assign([tp])
+                consumer.seek(tp, place.offset)
+                fetched = await consumer.getmany(tp, timeout_ms=LOOKUP_MS, max_records=1)
+                for record in fetched.get(tp, ()):
+                    if record.offset == place.offset:
+                        one = _opinion.decode(record.value)
+                        found += [one] if one.opinion_id == place.opinion_id else []
+        finally:
+            await consumer.stop()
+        return found
+
+    async def _send_opinions(self, said: Sequence[tuple[bytes, Opinion]]) -> None:
+        await self._send(topics.OPINIONS, [
+            (key, msgspec.json.encode(one), cloud_event("opinion", one.opinion_id, key.decode(), ms(one.said_at), SOURCE))
+            for key, one in said])  # fmt: skip
+
+    async def _send(self, topic: Topic, messages: Sequence[Message]) -> None:
+        if not messages:
+            return
+        name, split = self._name(topic), dict[int, list[Message]]()
+        partitions = len(await self.producer.partitions_for(name))
+        for message in messages:
+            split.setdefault(kafka_clients.partition_of(message[0] or b"", partitions), []).append(message)
+        await producing.send_batches(self.producer, name, split)
+
+    def _consumer(self, group: str) -> AIOKafkaConsumer:
+        session_ms = self.settings.kafka.session_timeout_ms
+        return AIOKafkaConsumer(
+            **kafka_clients.aiokafka_arguments(self.settings), group_id=f"{self.settings.kafka.topic_prefix}.{group}",
+            enable_auto_commit=False, auto_offset_reset="earliest", isolation_level="read_committed",
+            session_timeout_ms=session_ms, heartbeat_interval_ms=session_ms // 10, max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
+        )  # fmt: skip
+
+    def _on_items(self, records: list[Any]) -> None:
+        for record in records:
+            try:
+                item = None if record.value is None else _item.decode(record.value)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the catalog worker writes its dead letter
+                continue
+            if item is not None and item.brand:
+                self.brands[record.key] = item.brand
+            else:
+                self.brands.pop(record.key, None)
+
+    def _name(self, topic: Topic) -> str:
+        return topic.name(self.settings.kafka.topic_prefix)
+
+
+async def _commit(consumer: AIOKafkaConsumer) -> None:
+    try:
+        await consumer.commit()
+    except (KafkaError, IllegalStateError) as error:  # what was read again says the same; the next commit makes up for it
+        log.warning("not committed", why=repr(error))
+
+
+def _count(outcomes: Counts[str]) -> None:
+    for outcome, count in outcomes.items():
+        OUTCOMES.labels(outcome).inc(count)
+    outcomes.clear()
+
+
+async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
+    """Until SIGTERM or SIGINT."""
+    worker = Worker(settings, on_ready)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
+    await worker.run()
+    log.info("insights worker ended")
+
+
+def main() -> int:
+    """Exit code: 0 after a signal."""
+    settings = load()
+    configure(settings)
+    server, _ = start_http_server(settings.insights.metrics_port, addr=settings.metrics.host)
+    run_file: Path = settings.home / "run" / f"insights-{os.getpid()}.json"
+    ready = json.dumps({"pid": os.getpid(), "metrics_port": server.server_port}).encode()
+    try:
+        uvloop.run(run(settings, lambda: write_whole(run_file, ready)))
+    finally:
+        run_file.unlink(missing_ok=True)
+        server.shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
