@@ -75,9 +75,10 @@ CREATE OR REPLACE VIEW satisfaction_daily
     tickets UInt64 COMMENT 'support tickets beside'
 )
 AS SELECT tenant, toDate(said_at) AS day, item_id, brand,
-    countIf(satisfaction IS NOT NULL AND source != 'ticket') AS opinions,
-    avgIf(satisfaction, source != 'ticket') AS satisfaction, avg(stars) AS stars, countIf(source = 'ticket') AS tickets
-FROM (SELECT tenant, said_at, item_id, brand, satisfaction, source, stars FROM opinions FINAL)
+    countIf(said.satisfaction IS NOT NULL AND source != 'ticket') AS opinions,
+    avgIf(said.satisfaction, source != 'ticket') AS satisfaction, avg(said.stars) AS stars,
+    countIf(source = 'ticket') AS tickets
+FROM (SELECT tenant, said_at, item_id, brand, satisfaction, source, stars FROM opinions FINAL) AS said
 GROUP BY tenant, day, item_id, brand
 COMMENT 'Satisfaction by day, item and brand.';
 
@@ -116,12 +117,12 @@ CREATE OR REPLACE VIEW satisfaction_by_brand
     items UInt64 COMMENT 'items that were spoken of',
     tickets UInt64 COMMENT 'support tickets beside'
 )
-AS SELECT tenant, brand, countIf(satisfaction IS NOT NULL AND source != 'ticket') AS opinions,
-    avgIf(satisfaction, source != 'ticket') AS satisfaction,
-    countIf(satisfaction < 0.5 AND source != 'ticket')
-        / greatest(countIf(satisfaction IS NOT NULL AND source != 'ticket'), 1) AS unhappy,
+AS SELECT tenant, brand, countIf(said.satisfaction IS NOT NULL AND source != 'ticket') AS opinions,
+    avgIf(said.satisfaction, source != 'ticket') AS satisfaction,
+    countIf(said.satisfaction < 0.5 AND source != 'ticket')
+        / greatest(countIf(said.satisfaction IS NOT NULL AND source != 'ticket'), 1) AS unhappy,
     uniqExactIf(item_id, item_id != '') AS items, countIf(source = 'ticket') AS tickets
-FROM (SELECT tenant, brand, satisfaction, source, item_id FROM opinions FINAL WHERE brand != '')
+FROM (SELECT tenant, brand, satisfaction, source, item_id FROM opinions FINAL WHERE brand != '') AS said
 GROUP BY tenant, brand
 COMMENT 'Satisfaction by brand, of all times.';
 
