@@ -63,7 +63,8 @@ class SatisfactionAlert(msgspec.Struct, frozen=True, kw_only=True):
 
     `changed_at`: when the first opinion after the change was said. `before` and `after`: mean satisfaction, 0 to 1, of so
     many opinions. `number` counts the changes of this item or brand, and the id stands for it, so that a replay says the
-    same. `opinions_per_false_alarm`: how many there are at least between two false alarms about something that is stable.
+    same. `opinions_per_false_alarm`: how many there are on average, at least, until a false alarm about something
+    that is stable.
     """
 
     alert_id: str

@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS satisfaction_alerts
     opinions_before UInt32 COMMENT 'opinions behind before',
     opinions_after UInt32 COMMENT 'opinions behind after',
     evidence_ids Array(String) COMMENT 'opinions that are quoted: opinions.opinion_id',
-    opinions_per_false_alarm UInt32 COMMENT 'at least so many between two false alarms about something stable',
+    opinions_per_false_alarm UInt32 COMMENT 'so many on average, at least, until a false alarm about something stable',
     partition_time DateTime('UTC') COMMENT 'as_of_ts clamped to 2000..2100; only for partitioning',
     kafka_partition Int32 COMMENT 'partition of the satisfaction-alerts topic',
     kafka_offset Int64 COMMENT 'offset in that partition',
