@@ -26,17 +26,13 @@ PLACEHOLDER = r"\b(USER|ID|VERSION|OTHER|TENANT|PATH|NAME|DIR)\b"
 # pattern → why no test of this file runs it
 NOT_RUN = {
     r"^make ": "what CI itself runs",
-    r"^docker |^kubectl |^helm ": "needs a container engine",
     PLACEHOLDER: "stands for something of the reader's",
     r"clickwake up --detach +#": "the installation that all of this runs in is up already, by the tutorial",
     r"clickwake (train|demo)": "minutes; tests/integration/test_releases.py, tests/unit/test_training_*.py",
     r"clickwake evaluate": "minutes and a public data set; tests/unit/test_training_*.py, test_satisfaction_evaluation.py …",
-    r"clickwake bench": "minutes; tests/unit/test_bench_parts.py",
     r"clickwake (rollback|release|models watch)": "needs trained bundles; tests/integration/test_releases.py, test_watch.py",
     r"clickwake dead-letters (repair|replay)": "needs dead letters; tests/integration/test_dead_letters.py",
-    r"clickwake (down|rewind)$": "ends what the others run in; the tutorial's last step does",
     r"^jupyter ": "a page for people; tests/docs/test_notebooks.py runs the notebooks",
-    r"^python -m ": "runs until it is ended; `clickwake up` runs them",
 }
 
 
