@@ -33,7 +33,6 @@ NOT_RUN = {
     r"clickwake (rollback|release|models watch)": "needs trained bundles; tests/integration/test_releases.py, test_watch.py",
     r"clickwake dead-letters (repair|replay)": "needs dead letters; tests/integration/test_dead_letters.py",
     r"^docker |^pip ": "needs a container engine, or changes the installation",
-    r"clickwake segments clusters": "needs a trained bundle; tests/unit/test_clusters.py",
     r"^jupyter ": "a page for people; tests/docs/test_notebooks.py runs the notebooks",
 }
 
