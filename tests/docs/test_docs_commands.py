@@ -11,6 +11,7 @@ import pytest
 import typer.main
 
 import stream.api.experiments
+import stream.api.offers
 import stream.delivery.rules
 import stream.segments
 from clickwake.cli import app
@@ -21,7 +22,7 @@ from tests.support.guides import ROOT, SHELL, blocks, commands, guides, rule_fil
 FILES: dict[str, Callable[[Path], Any]] = {
     "segments": stream.segments.load, "lifecycle": stream.segments.load,
     "channels": stream.delivery.rules.load, "deliveries": stream.delivery.rules.load,
-    "experiments": stream.api.experiments.load,
+    "experiments": stream.api.experiments.load, "holdout": stream.api.offers.load, "placements": stream.api.offers.load,
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from stream.settings import ClickHouse
 from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides, rule_files
 
 HOME_FILES = {"segments": "segments.yml", "lifecycle": "segments.yml", "channels": "deliveries.yml",
-              "experiments": "experiments.yml"}  # fmt: skip
+              "experiments": "experiments.yml", "holdout": "offers.yml", "placements": "offers.yml"}  # fmt: skip
 AWAITED_S, BLOCK_S = 20.0, 120.0
 STRICT = 'set -eu\ncurl() { command curl --fail-with-body --silent --show-error "$@"; }'  # a 404 is a failure here
 PLACEHOLDER = r"\b(USER|ID|VERSION|OTHER|TENANT|PATH|NAME|DIR)\b"
@@ -26,17 +26,14 @@ PLACEHOLDER = r"\b(USER|ID|VERSION|OTHER|TENANT|PATH|NAME|DIR)\b"
 # pattern → why no test of this file runs it
 NOT_RUN = {
     r"^make ": "what CI itself runs",
-    r"^docker |^kubectl |^helm ": "needs a container engine",
     PLACEHOLDER: "stands for something of the reader's",
     r"clickwake up --detach +#": "the installation that all of this runs in is up already, by the tutorial",
     r"clickwake (train|demo)": "minutes; tests/integration/test_releases.py, tests/unit/test_training_*.py",
     r"clickwake evaluate": "minutes and a public data set; tests/unit/test_training_*.py, test_satisfaction_evaluation.py …",
-    r"clickwake bench": "minutes; tests/unit/test_bench_parts.py",
     r"clickwake (rollback|release|models watch)": "needs trained bundles; tests/integration/test_releases.py, test_watch.py",
     r"clickwake dead-letters (repair|replay)": "needs dead letters; tests/integration/test_dead_letters.py",
-    r"clickwake (down|rewind)$": "ends what the others run in; the tutorial's last step does",
+    r"^docker |^pip ": "needs a container engine, or changes the installation",
     r"^jupyter ": "a page for people; tests/docs/test_notebooks.py runs the notebooks",
-    r"^python -m ": "runs until it is ended; `clickwake up` runs them",
 }
 
 
