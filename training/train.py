@@ -148,6 +148,7 @@ def train(
                   persuades=persuasion.learn(trials or {}, settings.training.seed, say))
     say("looking for clusters of users")
     final = with_audience(final, history, texts, settings, opened(settings, parent))
+    say("; ".join(f"{one.name}: {one.users}" for one in final.bundle.audience.clusters) or "no clusters")
     again = repurchase.learn(history, settings.training.seed)
     manifest = described(final, mixture, comparison, again)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
@@ -166,7 +167,6 @@ def with_audience(
     """The same bundle with clusters of users and quantiles; `previous`: whose clusters' names are kept."""
     found = audience.discover(learned.bundle, learned.snapshot, history, texts, learned.churn.policy, previous,
                               settings.training.seed)  # fmt: skip
-    log.info("clusters of users", users=found.users, clusters={one.name: one.users for one in found.clusters})
     files = audience.with_file(learned.files, found)
     return replace(learned, files=files, bundle=export.open_files(learned.bundle.manifest, files))
 
