@@ -18,7 +18,8 @@ CREATE TABLE IF NOT EXISTS reminders
     partition_time DateTime('UTC') COMMENT 'window_from clamped to 2000..2100; only for partitioning',
     kafka_partition Int32 COMMENT 'partition of the reminders topic',
     kafka_offset Int64 COMMENT 'offset in that partition',
-    broker_time DateTime64(3, 'UTC') COMMENT 'when the broker appended the record'
+    broker_time DateTime64(3, 'UTC') COMMENT 'when the broker appended the record',
+    trace_id String COMMENT 'trace of the event that caused it; empty when it was not sampled, or silence did'
 )
 ENGINE = ReplacingMergeTree(broker_time)
 PARTITION BY toYYYYMM(partition_time)

@@ -264,7 +264,7 @@ def _reminder(value: Reminder, record: Record) -> Rows:
         value.tenant, value.reminder_id, value.user_id, value.state, value.item_id, value.category,
         ms(value.last_bought_ts), value.interval_days, from_ms, ms(value.window_to), value.probability,
         list(value.reasons), as_of_ms, value.model_version, clamp_s(from_ms),
-        record.partition, record.offset, record.timestamp)),), key(value.tenant, value.user_id), as_of_ms)
+        *_place(record))),), key(value.tenant, value.user_id), as_of_ms)
 
 
 def _delivery(value: DeliveryRecord, record: Record) -> Rows:

@@ -80,7 +80,7 @@ REMINDERS = Table("reminders", {
     "tenant": "String", "reminder_id": "String", "user_id": "String", "state": "String", "item_id": "String",
     "category": "String", "last_bought_ts": _MS, "interval_days": "Float64", "window_from": _MS, "window_to": _MS,
     "probability": "Float64", "reasons": "Array(String)", "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, **_TRACE,
 })
 DELIVERIES = Table("deliveries", {
     "tenant": "String", "delivery_id": "String", "user_id": "String", "delivery": "String", "channel": "String",
