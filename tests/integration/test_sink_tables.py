@@ -32,7 +32,8 @@ VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "coh
          "segment_intervals", "segment_sizes", "delivery_outcomes",
          "delivery_trials", "delivery_campaigns", "delivery_gains", "satisfaction_daily", "satisfaction_by_item",
          "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served", "reminders_served",
-         "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision")
+         "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision", "offer_decisions_served",
+         "offer_outcomes", "offer_exposure", "offer_results", "offer_effect", "offer_spend")
 FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 APPENDED_MS = 1_800_000_000_000
 
@@ -227,10 +228,8 @@ def test_the_sink_writes_the_columns_the_migrations_create(database: Database) -
     found = database.client.query(sql, parameters={"d": database.settings.database}).result_rows
     for table in TABLES:
         assert [name for t, name, _, default in found if t == table.name and not default] == list(table.columns)
-    # their columns are those of the tables below them
-    served = ("recommendations_served", "churn_alerts_served", "decisions_served", "segment_changes_served",
-              "reminders_served")
-    assert [(t, name) for t, name, comment, _ in found if not comment and t not in served] == []
+    # columns of views of what was served are those of the tables below them
+    assert [(t, name) for t, name, comment, _ in found if not comment and not t.endswith("_served")] == []
 
 
 def test_what_came_of_answers_and_of_arms(database: Database) -> None:
