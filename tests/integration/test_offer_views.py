@@ -50,7 +50,7 @@ def did(minute: int, ident: str, user: str, name: str, revenue: float | None = N
 
 def _record(topic: topics.Topic, minute: int, value: bytes) -> Any:
     return SimpleNamespace(topic=topic.name("clickwake"), partition=0, offset=minute, key=b"shop/k", value=value,
-                           timestamp=round((T0 + timedelta(minutes=minute)).timestamp() * 1000))  # fmt: skip
+                           timestamp=round((T0 + timedelta(minutes=minute)).timestamp() * 1000), headers=())  # fmt: skip
 
 
 SEEN, CLICKED, ORDERED = "Promotion Viewed", "Promotion Clicked", "Order Completed"

@@ -24,6 +24,7 @@ from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
 from stream.sink.tables import TABLES
 from stream.sink.writer import Writer
+from tests.golden.samples import FORMS
 from training import trials
 
 VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "cohort_retention", "recommendations_served",
@@ -78,6 +79,12 @@ def on(topic: topics.Topic, values: Sequence[dict[str, Any]], first_offset: int 
     return [SimpleNamespace(topic=topic.name("clickwake"), partition=0, offset=offset, timestamp=APPENDED_MS + offset,
                             key=b"shop/k", value=msgspec.json.encode(value), headers=())
             for offset, value in enumerate(values, first_offset)]  # fmt: skip
+
+
+def sample(form: str) -> dict[str, Any]:
+    """As of what else is written, for topics whose views have tests of their own."""
+    found: dict[str, Any] = msgspec.to_builtins(FORMS[f"{form}.json"].sample)
+    return found
 
 
 def event(ident: str, time: str, user: str, name: str, product: str | None = None, **more: Any) -> dict[str, Any]:
@@ -190,7 +197,9 @@ ITEMS = [{"item_id": "A", "tenant": "shop", "title": "old"}, {"item_id": "A", "t
 IMPORTED = [event(f"online-retail:{n}", "01T00:00", "u1", "Imported", lane="import", tenant="other") for n in (1, 2)]
 ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS), *on(topics.CHURN_ALERTS, ALERTS),
        *on(topics.DEAD_LETTERS, LETTERS), *on(topics.ITEMS, ITEMS), *on(topics.DECISIONS, DECISIONS),
-       *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, DELIVERIES), *on(topics.REMINDERS, REMINDERS)]
+       *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, DELIVERIES), *on(topics.REMINDERS, REMINDERS),
+       *on(topics.DECISIONS, [sample("offer-decision")], len(DECISIONS)), *on(topics.OPINIONS, [sample("opinion")]),
+       *on(topics.SATISFACTION_ALERTS, [sample("satisfaction-alert")])]
 SEEN, CLICK = "Product List Viewed", "Product Clicked"
 REACTIONS = [
     event(f"{ident}-{name}", f"05T10:0{minute}", user, name, properties={"recommendation_id": ident})
@@ -372,8 +381,10 @@ def test_a_replay_changes_nothing(database: Database) -> None:
     database.store(ALL)
     counts, content = database.counts(), database.everything()
     assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "decisions": 5,
-                      "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3, "dead_letters": 4}
-    empty = {"experiment_results", "interval_due"}  # nobody has seen an answer yet, or bought anything twice
+                      "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3, "offer_decisions": 1,
+                      "opinions": 1, "satisfaction_alerts": 1, "dead_letters": 4}
+    # nobody has seen an answer or an offer yet, or bought anything twice
+    empty = {"experiment_results", "interval_due", "offer_exposure", "offer_spend"}
     assert {name for name, value in content.items() if not value} == empty
     database.store(ALL)
     assert database.rows("SELECT count() FROM events") == [(12,)], "the server skips an insert it has seen"
