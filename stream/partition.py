@@ -57,6 +57,7 @@ class Meta(msgspec.Struct, array_like=True):
     live_since_ms: int = 0  # 0 until the first live event
     owed: list[bytes] = []  # users whose latest live event no recommendation has answered yet
     marks: dict[str, int] = {}  # input topic → append time of the last folded record, ms: is it still that record?
+    reminding_since_ms: int = 0  # what was due before it is no news; 0: written by a version without reminders
 
 
 _meta_decoder = msgspec.msgpack.Decoder(Meta)
@@ -106,7 +107,8 @@ class PartitionState:
         self.counts = counts
         self.published = {key: count.offset for key, count in counts.counts.items()}
         raw = store.get_many([META_KEY])[0]
-        self.meta = _meta_decoder.decode(raw) if raw else Meta()
+        self.meta = _meta_decoder.decode(raw) if raw else Meta(reminding_since_ms=1)
+        self.meta.reminding_since_ms = self.meta.reminding_since_ms or max(1, self.meta.clock_ms)
         self.dirty: dict[bytes, UserState] = {}
         self.erased: set[bytes] = set()  # deleted before what is dirty is written
         self.purging: set[bytes] = set()  # … and rewritten on disk, so that no byte of them is left
@@ -179,9 +181,9 @@ class PartitionState:
         """A new model moves the due times of these users; whoever was erased meanwhile has none."""
         self.load(keys)
         for key in keys:
-            state = self.read(key)
-            if state.events:
-                state.reminders.orders = -1
+            if self.read(key).events:
+                state = self.change(key)
+                state.reminders.look_anew(state.orders, self.meta.clock_ms)
                 self.unscheduled.setdefault(key, "model")
 
     def encoded_meta(self) -> bytes:

@@ -64,14 +64,13 @@ class ReminderDesk:
             if not part.meta.live_since_ms:  # history is imported: looked for when live begins
                 mine.due_ts_ms = state.last_ts_ms if state.orders else 0
                 continue
-            if cause == "model":  # what another model would have said before is no news
-                mine.past_ts_ms = max(mine.past_ts_ms, clock_ms)
             self._close(part, key, state, serving, clock_ms, outbox)
             self._set_due(part, state, serving.rhythms(_tenant(key)))
 
     def _set_due(self, part: PartitionState, state: UserState, rhythms: Rhythms | None) -> None:
         mine = state.reminders
-        mine.orders, mine.past_ts_ms = state.orders, max(mine.past_ts_ms, part.meta.live_since_ms)
+        mine.orders = state.orders
+        mine.past_ts_ms = max(mine.past_ts_ms, part.meta.live_since_ms, part.meta.reminding_since_ms)
         mine.due_ts_ms = reminders.next_due_ms(state, rhythms, self.policy)
 
     def _close(

@@ -113,6 +113,13 @@ class Reminders(msgspec.Struct, array_like=True):
     said: list[Reminded] = []  # open ones, and those of the last week
     orders: int = 0  # of the user when `due_ts_ms` was set: only another order moves it; -1: it is stale
 
+    def look_anew(self, orders: int, clock_ms: int) -> None:
+        """Another model moves what is due. What it would have said before now is no news, unless something that was due by
+        now is still to be said, or an order to be looked at."""
+        if self.orders == orders and not 0 < self.due_ts_ms <= clock_ms:
+            self.past_ts_ms = max(self.past_ts_ms, clock_ms)
+        self.orders = -1
+
 
 class Placed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The cluster that a release found for a history (`audience.history_mark`); kept so that it is not asked again."""

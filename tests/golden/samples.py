@@ -163,7 +163,7 @@ FORMS: dict[str, Form] = {
     "state.msgpack": Form(STATE, pack, unpack),
     "partition.msgpack": _msgpack(Meta(
         offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"],
-        marks={"clickwake.events.v1": 1_795_602_600_125})),
+        marks={"clickwake.events.v1": 1_795_602_600_125}, reminding_since_ms=5)),
     "erasure.json": _json(Erasure(
         erasure_id="e1", tenant="shop", requested_at=AT, suppress=True, user_id="u1", devices=("a1",), receipt="{}",
         signature="c2ln")),

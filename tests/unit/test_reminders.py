@@ -161,6 +161,33 @@ async def test_without_a_learned_rhythm_nothing_is_due_until_a_release_brings_on
     assert said(bench) == [("u", "i1", "due")]
 
 
+async def test_what_was_due_when_a_worker_ended_is_said_by_the_next_though_that_looks_at_everybody_anew() -> None:
+    bench = Bench(models())
+    await bench.feed(order(0), view(24))  # the clock is past the due time before anybody looked at the order
+    await bench.close()
+    assert said(bench) == [] and bench.store.values[b"t/u"]
+    again = Bench(models(), store=bench.store)
+    again.part.load_timers([(b"t/u", unpack(bench.store.values[b"t/u"]).next_due_ms())])
+    again.part.refresh([b"t/u"])
+    await again.close()
+    await again.personalizer.tick(again.part, caught_up=True)
+    assert said(again) == [("u", "i1", "due")]
+
+
+async def test_a_partition_of_a_version_without_reminders_says_nothing_of_the_time_before() -> None:
+    bench = Bench(models(None))
+    await fed(bench, order(0), order(25, "i5", user="v"), view(30))
+    bench.part.meta.reminding_since_ms = 0  # as such a version wrote it
+    for key in (b"t/u", b"t/v"):
+        bench.part.change(key).reminders = Reminders()
+    await bench.close()
+    again = Bench(models(), store=bench.store)
+    assert again.part.meta.reminding_since_ms == T0_MS + 30 * DAY_MS
+    again.offset = bench.offset
+    await fed(again, view(31, "u"), view(32, "v"), view(50))
+    assert said(again) == [("v", "i5", "due")], "of u it was due on the 23rd day"
+
+
 HISTORY = [order(day, item, user) for day, item, user in (
     (0, "a", "u1"), (1, "a", "u2"), (8, "b", "u1"), (22, "a", "u1"), (23.5, "c", "u3"), (30, "a", "u2"), (31, "b", "u1"),
     (55, "a", "u1"), (60, "c", "u3"), (61, "b", "u4"), (90, "b", "u1"), (130, "c", "u5"),
