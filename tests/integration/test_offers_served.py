@@ -151,8 +151,6 @@ def test_what_is_served_learns_the_truth_and_its_log_judges_policies(settings: S
         assert made["offer"]["offer_id"] == "blue" and made["propensity"] == 1.0
     worker = Worker(process, settings.home, "workers.offers")
     assert worker.metrics()["clickwake_offers_users"] == USERS + 1  # and nobody, whose decision may still come
-    _forgets_who_is_erased(settings)
-    worker.stop()
     assert published(settings) == recomputed(settings), "what was learned is the log recomputed, to the bit"
     decisions = {one.recommendation_id: one for record in read_all(settings, topics.DECISIONS)
                  if (one := msgspec.json.decode(record.value, type=Decision)).request.get("id", "").startswith("view")}
@@ -160,6 +158,8 @@ def test_what_is_served_learns_the_truth_and_its_log_judges_policies(settings: S
     _judge_the_log([one.offer for one in decisions.values() if one.offer and not one.offer.holdout],
                    [(one.user_id, one.request["id"]) for one in decisions.values() if one.offer and not one.offer.holdout])
     _in_sql(settings)
+    _forgets_who_is_erased(settings)  # last: the sink too takes nothing more of them
+    worker.stop()
 
 
 def _sends(events: Sender) -> bool:
