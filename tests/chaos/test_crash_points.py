@@ -16,6 +16,7 @@ import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
+from schemas.catalog import Item
 from stream.settings import Settings
 from tests.chaos import crashing
 from tests.chaos.town import (
@@ -54,7 +55,7 @@ def of_short_sessions(settings: Settings) -> Settings:
 def test_personalize(settings: Settings, exported: Exported, registry: Path) -> None:
     settings = bundles.with_registry(of_short_sessions(settings), registry)
     topic_admin.create(settings)
-    bundles.put_vectors(settings)
+    bundles.put_vectors(settings, [*bundles.ITEMS, Item(item_id="tea", tenant="t", title="tea")])
     bundle = bundles.publish(settings.registry, exported, repurchase=REPURCHASE.named())
     releases.release(settings, bundle.model_version)
     stream = Stream(seed=1)
