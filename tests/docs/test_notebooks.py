@@ -49,7 +49,8 @@ def shop(clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory) -> It
     functions = row_functions(Settings(home=home))
     for topic, values in written.items():
         records = [SimpleNamespace(topic=topic.name("clickwake"), partition=0, offset=offset, timestamp=APPENDED_MS + offset,
-                                   key=b"demo/k", value=msgspec.json.encode(value)) for offset, value in enumerate(values)]
+                                   key=b"demo/k", value=msgspec.json.encode(value), headers=())
+                   for offset, value in enumerate(values)]  # fmt: skip
         assert writer.write(freeze(records, functions)) == []
     writer.close()
     yield settings
