@@ -39,6 +39,20 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     degraded: str | None = None
 
 
+class Complements(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes with a user's basket, on `clickwake.complements.v1`, once `as_of_event_id` has put something into it.
+    `basket`: its items at `as_of_ts`, when this was said, oldest first. Reasons name items of it, no events."""
+
+    recommendation_id: str
+    tenant: str
+    user_id: str
+    basket: tuple[str, ...]
+    items: tuple[RecommendedItem, ...]
+    as_of_event_id: str
+    as_of_ts: Instant
+    model_version: str
+
+
 class OfferCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an offer costs the shop each time, in money of any currency."""
 

@@ -65,6 +65,7 @@ ITEM_COUNTS = Topic(entity="item-counts", key="partition/tenant/item", partition
                     compaction_lag_ms=HOUR_MS,
                     why="absolute totals a partition owner publishes; readers sum over partitions")
 RECOMMENDATIONS = Topic(entity="recommendations", key="tenant/user", by_user=True, why="outputs")
+COMPLEMENTS = Topic(entity="complements", key="tenant/user", by_user=True, why="outputs")
 DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                   why="answers of the read API, as served")
 SEGMENT_CHANGES = Topic(entity="segment-changes", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
@@ -89,8 +90,8 @@ MODELS = Topic(entity="models", key="current", cleanup="compact", why="the relea
 STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact", compaction_lag_ms=HOUR_MS,
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
 
-OUTPUTS = (RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS, DELIVERIES, OPINIONS,
+OUTPUTS = (RECOMMENDATIONS, COMPLEMENTS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS, DELIVERIES, OPINIONS,
            SATISFACTION_ALERTS, DEAD_LETTERS)
-TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES,
+TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, COMPLEMENTS, DECISIONS, SEGMENT_CHANGES,
           CHURN_ALERTS, REMINDERS, DELIVERIES, OFFERS, OPINIONS, SATISFACTION, SATISFACTION_ALERTS, DEAD_LETTERS,
           ERASURES, MODELS, STATE)

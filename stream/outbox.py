@@ -10,7 +10,7 @@ import msgspec
 from schemas import topics
 from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, repair_of
 from schemas.events import key as user_key
-from schemas.outputs import ChurnAlert, Recommendation, Reminder, SegmentChange, output_id
+from schemas.outputs import ChurnAlert, Complements, Recommendation, Reminder, SegmentChange, output_id
 from schemas.topics import Topic
 from stream.core import identity
 from stream.core.decode import Reject
@@ -64,6 +64,10 @@ class Outbox:
     def recommendation(self, value: Recommendation, ts_ms: int) -> None:
         headers = cloud_event("recommendation", value.recommendation_id, f"{value.tenant}/{value.user_id}", ts_ms)
         self.add(topics.RECOMMENDATIONS, user_key(value.tenant, value.user_id), msgspec.json.encode(value), headers)
+
+    def complements(self, value: Complements, ts_ms: int) -> None:
+        headers = cloud_event("complements", value.recommendation_id, f"{value.tenant}/{value.user_id}", ts_ms)
+        self.add(topics.COMPLEMENTS, user_key(value.tenant, value.user_id), msgspec.json.encode(value), headers)
 
     def segment_change(self, value: SegmentChange, ts_ms: int) -> None:
         headers = cloud_event("segment-change", value.change_id, f"{value.tenant}/{value.user_id}", ts_ms)

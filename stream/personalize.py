@@ -23,13 +23,13 @@ from stream.core.featurize import Float32, Sequence
 from stream.core.fold import Outcome
 from stream.core.recommend import Rules, rank
 from stream.core.reminders import Policy
-from stream.core.state import UserState
+from stream.core.state import Kind, UserState
 from stream.core.terms import CLAIM_KEY
 from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import NOBODY, PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
-from stream.recommending import degraded, score_users
+from stream.recommending import complements, degraded, score_users
 from stream.reminders import ReminderDesk
 from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
@@ -282,8 +282,11 @@ class Personalizer:
             part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published)
         for claim in identity.claims_of(state, event):
             outbox.claim(claim)
-        if event.lane == "live" and (let_go := part.owed.owe(key, state.recommended_ts_ms, part.meta.clock_ms)):
-            part.outcomes["recommendation_let_go"] += let_go
+        if event.lane == "live":
+            if added and added[0].kind == Kind.CART:  # an event's touches are of one kind
+                state.put_event_id = event.message_id
+            if let_go := part.owed.owe(key, state.recommended_ts_ms, part.meta.clock_ms):
+                part.outcomes["recommendation_let_go"] += let_go
         return True
 
     async def _recommend(
@@ -334,6 +337,11 @@ class Personalizer:
                 ),
                 state.last_ts_ms,
             )
+            if state.put_event_id:
+                found = complements(serving, tenant, user, state, self.rules)
+                if found:
+                    outbox.complements(found, state.last_ts_ms)
+                state.put_event_id = ""
         vectors = [one.vector for one in scored if one.vector is not None]
         return np.stack(vectors) if len(vectors) == len(scored) else None
 

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
-from schemas.outputs import RecommendedItem
+from schemas.outputs import Complements, RecommendedItem, output_id
+from stream.core import scenarios
 from stream.core.featurize import Float32, Sequence, batch, sequence
 from stream.core.index import ItemIndex
-from stream.core.recommend import Scores, explain, score
+from stream.core.recommend import Rules, Scores, explain, score
 from stream.core.state import UserState
+from stream.outbox import utc
 from stream.ports import Runner
 from stream.serving import Serving
 
@@ -51,6 +53,20 @@ async def score_users(serving: Serving, tenant: str, states: Seq[UserState], now
         Scored(state, known, None if weights is None else weights[at], None if vectors is None else vectors[at], scores)
         for at, (state, known, scores) in enumerate(zip(states, sequences, scored, strict=True))
     ]
+
+
+def complements(serving: Serving, tenant: str, user: str, state: UserState, rules: Rules) -> Complements | None:
+    """What goes with the basket that `state.put_event_id` put something into; None when nothing does, or it is empty again.
+    The id stands for that event, so that one event is not answered by two of a release, whenever the answer is due."""
+    basket = scenarios.basket(state)
+    items = scenarios.beside(basket, state, serving.index(tenant), rules) if basket else ()
+    if not items:
+        return None
+    return Complements(
+        recommendation_id=output_id("complements", tenant, state.put_event_id, serving.version), tenant=tenant, user_id=user,
+        basket=tuple(basket), items=items, as_of_event_id=state.put_event_id, as_of_ts=utc(state.last_ts_ms),
+        model_version=serving.version,
+    )  # fmt: skip
 
 
 def degraded(index: ItemIndex, serving: Serving, known: Sequence, explained: bool) -> str | None:

@@ -45,8 +45,9 @@ class Kafka(Section):
         return self
 
 
-Kept = Literal["events", "event_products", "recommendations", "decisions", "segment_changes", "churn_alerts",
-               "reminders", "deliveries", "offer_decisions", "opinions", "satisfaction_alerts", "dead_letters"]
+Kept = Literal["events", "event_products", "recommendations", "complements", "decisions", "segment_changes",
+               "churn_alerts", "reminders", "deliveries", "offer_decisions", "opinions", "satisfaction_alerts",
+               "dead_letters"]
 
 
 class ClickHouse(Section):

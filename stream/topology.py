@@ -1,7 +1,7 @@
 """The personalize worker's topology, in the order an event travels it.
 
     events, identity ─▶ batches of raw records ─▶ Fleet.handle ─▶ Personalizer.process (decode, fold, encode, decide)
-        ─▶ recommendations, churn-alerts, reminders, dead-letters, identity
+        ─▶ recommendations, complements, churn-alerts, reminders, dead-letters, identity
         ─▶ interval: item-counts, state changelog, RocksDB ─▶ ack
 
     item-vectors, item-counts, models ─▶ ServingState, erasures ─▶ Erased: read whole by every worker

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from schemas.outputs import Reason, RecommendedItem
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
-from stream.core.recommend import REASONS_MAX
+from stream.core.recommend import REASONS_MAX, Rules, rank
 from stream.core.state import Kind, UserState
 
 Scenario = Literal["for_you", "again", "similar", "complements", "popular", "trending"]
@@ -68,6 +68,18 @@ def complements(index: ItemIndex, rows: list[int]) -> Float32:
         np.add.at(found[at], after[inside], weights[inside])
     found[:, rows] = 0  # what is there already is no complement
     return found
+
+
+def beside(basket: list[str], state: UserState, index: ItemIndex, rules: Rules) -> tuple[RecommendedItem, ...]:
+    """What goes with a basket, by the rules about the user's past; nothing when nobody knows anything to go with it."""
+    given = [index.row_of[item_id] for item_id in basket if item_id in index.row_of]
+    by_given = complements(index, given)  # (S, N)
+    total = by_given.sum(axis=0)  # (N,)
+    if index.demotion is not None:
+        total = total * index.demotion[: len(total)]
+    if not total.any():
+        return ()
+    return told(rank(total, state, index, rules, total > 0), by_given, given, total, "complements", index)
 
 
 def popular(index: ItemIndex, now_ms: int) -> Float32:

@@ -160,6 +160,7 @@ class UserState(msgspec.Struct, array_like=True):
     segments: dict[str, tuple[int, int]] = {}  # segment → (number of changes, when the last was): inside while it is odd
     reminders: Reminders = msgspec.field(default_factory=Reminders)
     placed: Placed = Placed()
+    put_event_id: str = ""  # of the last live event that put something into the basket, until complements are looked for
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.

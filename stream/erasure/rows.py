@@ -32,6 +32,7 @@ ABOUT = {
     "events": About("user IN {ids:Array(String)}", "timestamp"),
     "event_products": About("user IN {ids:Array(String)}", "timestamp"),
     "recommendations": About("user_id IN {ids:Array(String)}", "as_of_ts"),
+    "complements": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "decisions": About("user_id IN {ids:Array(String)}", "served_at"),
     "segment_changes": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "churn_alerts": About("user_id IN {ids:Array(String)}", "as_of_ts"),

@@ -51,6 +51,7 @@ def row_functions(settings: Settings) -> dict[str, ToRows]:
     return {
         topics.EVENTS.name(prefix): rows.event_rows(settings.personalize.skew_max_ms),
         topics.RECOMMENDATIONS.name(prefix): rows.recommendation_rows,
+        topics.COMPLEMENTS.name(prefix): rows.complements_rows,
         topics.DECISIONS.name(prefix): rows.decision_rows,
         topics.SEGMENT_CHANGES.name(prefix): rows.segment_change_rows,
         topics.REMINDERS.name(prefix): rows.reminder_rows,

@@ -18,6 +18,7 @@ from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, P
 from schemas.opinions import Opinion, SatisfactionAlert
 from schemas.outputs import (
     ChurnAlert,
+    Complements,
     Decision,
     DeliveryRecord,
     Expected,
@@ -30,6 +31,7 @@ from schemas.traceparent import trace_id
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
+    COMPLEMENTS,
     DEAD_LETTERS,
     DECISIONS,
     DELIVERIES,
@@ -210,6 +212,16 @@ def _recommendation(value: Recommendation, record: Record) -> Rows:
         *_place(record))),), key(value.tenant, value.user_id), as_of_ms)
 
 
+def _complements(value: Complements, record: Record) -> Rows:
+    as_of_ms, items = ms(value.as_of_ts), value.items
+    return Rows(((COMPLEMENTS, (
+        value.tenant, value.recommendation_id, value.user_id, list(value.basket), [item.item_id for item in items],
+        [item.score for item in items], [item.source for item in items],
+        [msgspec.json.encode(item.reasons).decode() for item in items], value.as_of_event_id, as_of_ms,
+        value.model_version, clamp_s(as_of_ms),
+        *_place(record))),), key(value.tenant, value.user_id), as_of_ms)
+
+
 def _decision(value: Decision, record: Record) -> Rows:
     items, as_of, served_ms = value.items, value.as_of_ts, ms(value.served_at)
     if value.offer is not None:
@@ -326,6 +338,7 @@ def _item_removed(record: Record) -> Outcome:
 
 
 recommendation_rows = _typed(Recommendation, _recommendation)
+complements_rows = _typed(Complements, _complements)
 decision_rows = _typed(Decision, _decision)
 segment_change_rows = _typed(SegmentChange, _segment_change)
 churn_alert_rows = _typed(ChurnAlert, _churn_alert)

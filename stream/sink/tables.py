@@ -57,6 +57,12 @@ RECOMMENDATIONS = Table("recommendations", {
     "as_of_ts": _MS, "model_version": "String", "degraded": "String", "partition_time": _S,
     **_KAFKA, **_TRACE,
 })
+COMPLEMENTS = Table("complements", {
+    "tenant": "String", "recommendation_id": "String", "user_id": "String", "basket": "Array(String)",
+    "item_ids": "Array(String)", "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)",
+    "as_of_event_id": "String", "as_of_ts": _MS, "model_version": "String", "partition_time": _S,
+    **_KAFKA, **_TRACE,
+})
 DECISIONS = Table("decisions", {
     "tenant": "String", "recommendation_id": "String", "user_id": "String", "scenario": "String",
     "item_ids": "Array(String)", "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)",
@@ -123,5 +129,5 @@ DEAD_LETTERS = Table("dead_letters", {
     **_KAFKA, **_TRACE,
 })
 
-TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS,
-          DELIVERIES, OFFER_DECISIONS, OPINIONS, SATISFACTION_ALERTS, DEAD_LETTERS)
+TABLES = (EVENTS, EVENT_PRODUCTS, ITEMS, RECOMMENDATIONS, COMPLEMENTS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS,
+          REMINDERS, DELIVERIES, OFFER_DECISIONS, OPINIONS, SATISFACTION_ALERTS, DEAD_LETTERS)

@@ -25,7 +25,7 @@ from tests.support.fakes import event
 
 USERS, ITEMS = 120, 40
 PORTION = 20  # events sent at once
-NOT_COMPARED = ("recommended_ts_ms", "due_ts_ms", "claimed", "reminders")  # when something was said
+NOT_COMPARED = ("recommended_ts_ms", "due_ts_ms", "claimed", "reminders", "put_event_id")  # when something was said
 REPURCHASE = Repurchase(weights=(0.0,) * len(FEATURES), constant=0.0, shape=1.0, usual_days=30.0)  # for everybody
 CONSUMING_AGAIN_S = 30.0  # after a crash
 

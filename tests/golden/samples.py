@@ -18,6 +18,7 @@ from schemas.offers import OfferTotals, Open, PlacementTotals, Positions, UserOf
 from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import (
     ChurnAlert,
+    Complements,
     Decision,
     DeliveryRecord,
     Expected,
@@ -80,7 +81,7 @@ STATE = UserState(
     linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
     known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
     reminders=Reminders(10, 9, [Reminded("sku-1", "Kitchen", 1, 9, 12, 8.5, 0.5, "v1", "bought")], 1),
-    placed=Placed("v1", 77, "garden spade"),
+    placed=Placed("v1", 77, "garden spade"), put_event_id="m0",
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -92,6 +93,10 @@ FORMS: dict[str, Form] = {
     "recommendation.json": _json(Recommendation(
         recommendation_id="r1", tenant="shop", user_id="u1", as_of_event_id="m1", as_of_ts=AT, model_version="v1",
         items=(RecommendedItem(item_id="sku-2", score=0.25, source="links", reasons=(REASON,)),))),
+    "complements.json": _json(Complements(
+        recommendation_id="r3", tenant="shop", user_id="u1", basket=("sku-1",), as_of_event_id="m1", as_of_ts=AT,
+        items=(RecommendedItem(item_id="sku-2", score=0.25, source="complements",
+                               reasons=(Reason(event_id="", item_id="sku-1", share=1.0),)),), model_version="v1")),
     "churn-alert.json": _json(ChurnAlert(
         alert_id="c1", tenant="shop", user_id="u1", state="raised", probability=0.83, horizon_days=14, interval=(0.7, 0.9),
         reasons=("silent for 9 days",), last_event_ts=AT, as_of_ts=AT, model_version="v1", features=(0.5, 2.25),

@@ -34,7 +34,8 @@ VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "coh
          "delivery_trials", "delivery_campaigns", "delivery_gains", "satisfaction_daily", "satisfaction_by_item",
          "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served", "reminders_served",
          "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision", "offer_decisions_served",
-         "offer_outcomes", "offer_exposure", "offer_results", "offer_effect", "offer_spend")
+         "offer_outcomes", "offer_exposure", "offer_results", "offer_effect", "offer_spend", "complements_served",
+         "complement_outcomes")
 FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 APPENDED_MS = 1_800_000_000_000
 
@@ -183,6 +184,18 @@ def reminder(
             "as_of_ts": f"2026-01-{until or day:02}T00:00:00Z", "model_version": "v1"}
 
 
+def beside(ident: str, user: str, time: str, basket: list[str], *items: str) -> dict[str, Any]:
+    return recommendation(ident, user, time, *items) | {"basket": basket}
+
+
+COMPLEMENTS = [
+    beside("k1", "u1", "05T10:05", ["A"], "B", "C"),  # B is ordered at 10:07
+    beside("k2", "u3", "06T09:00", ["B"], "A"),  # nothing of it is taken
+    beside("k3", "u1", "12T11:01", ["B"], "A"),  # a day is not over
+    beside("k4", "u3", "05T12:00", ["A"], "C", "B"),  # B is added on the 6th at 9:00
+    beside("k5", "u3", "05T08:59", ["A"], "B"),  # ... which is a minute after this one's day
+    beside("k1", "u1", "05T10:05", ["A"], "A"),  # said again by a replay
+]
 DECISIONS = [decision("x1", "u1", "a"), decision("x2", "u2", "a"), decision("x3", "u3", "b"), decision("x4", "u4", "b"),
              decision("x1", "u1", "b")]  # by another replica: not what was served first
 CHANGES = [change("u1", 1, "05T10:00"), change("u1", 2, "06T10:00"), change("u1", 3, "07T10:00"),
@@ -199,7 +212,7 @@ ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS),
        *on(topics.DEAD_LETTERS, LETTERS), *on(topics.ITEMS, ITEMS), *on(topics.DECISIONS, DECISIONS),
        *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, DELIVERIES), *on(topics.REMINDERS, REMINDERS),
        *on(topics.DECISIONS, [sample("offer-decision")], len(DECISIONS)), *on(topics.OPINIONS, [sample("opinion")]),
-       *on(topics.SATISFACTION_ALERTS, [sample("satisfaction-alert")])]
+       *on(topics.SATISFACTION_ALERTS, [sample("satisfaction-alert")]), *on(topics.COMPLEMENTS, COMPLEMENTS)]
 SEEN, CLICK = "Product List Viewed", "Product Clicked"
 REACTIONS = [
     event(f"{ident}-{name}", f"05T10:0{minute}", user, name, properties={"recommendation_id": ident})
@@ -369,6 +382,16 @@ def test_were_reminders_bought_in_time_and_would_the_average_interval_have_done_
     assert found == [("average interval", "", 4, 4, 1, 0.25, None, 0), ("reminders", "v1", 4, 3, 2, 2 / 3, 0.5, 1)]
 
 
+def test_was_what_goes_with_a_basket_taken_within_a_day(database: Database) -> None:
+    database.store([*on(topics.COMPLEMENTS, COMPLEMENTS), *on(topics.EVENTS, EVENTS)])
+    found = database.rows("SELECT recommendation_id, basket, added_at, ordered_at, taken, outcome FROM complement_outcomes "
+                          "ORDER BY recommendation_id")  # fmt: skip
+    assert found == [
+        ("k1", ["A"], None, at(5, 10, 7), ["B"], "taken"), ("k2", ["B"], None, None, [], "left"),
+        ("k3", ["B"], None, None, [], "pending"), ("k4", ["A"], at(6, 9), None, ["B"], "taken"),
+        ("k5", ["A"], None, None, [], "left")]  # fmt: skip
+
+
 def test_two_hundred_months_in_one_batch(database: Database) -> None:
     old = [event(f"m{n}", "01T00:00", "u", VIEW, "A") | {"timestamp": f"{2004 + n // 12}-{n % 12 + 1:02}-01T00:00:00Z"}
            for n in range(200)]
@@ -380,9 +403,9 @@ def test_a_replay_changes_nothing(database: Database) -> None:
     """The same batch again (its token is known), then the same records in other batches (their tokens are not)."""
     database.store(ALL)
     counts, content = database.counts(), database.everything()
-    assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "decisions": 5,
-                      "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3, "offer_decisions": 1,
-                      "opinions": 1, "satisfaction_alerts": 1, "dead_letters": 4}
+    assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "complements": 6,
+                      "decisions": 5, "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3,
+                      "offer_decisions": 1, "opinions": 1, "satisfaction_alerts": 1, "dead_letters": 4}
     # nobody has seen an answer or an offer yet, or bought anything twice
     empty = {"experiment_results", "interval_due", "offer_exposure", "offer_spend"}
     assert {name for name, value in content.items() if not value} == empty

@@ -20,6 +20,7 @@ from schemas.events import Event, Product, Properties
 from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import (
     ChurnAlert,
+    Complements,
     Decision,
     DeliveryRecord,
     Reason,
@@ -39,6 +40,10 @@ SAMPLES: dict[str, Any] = {
         recommendation_id="r", tenant="shop", user_id="u", as_of_event_id="m", as_of_ts=AT, model_version="v",
         items=(RecommendedItem(item_id="i", score=1.0, source="rules",
                                reasons=(Reason(event_id="m", item_id="p", share=0.5),)),)),
+    "complements": Complements(
+        recommendation_id="r", tenant="shop", user_id="u", basket=("p",), as_of_event_id="m", as_of_ts=AT, model_version="v",
+        items=(RecommendedItem(item_id="i", score=1.0, source="complements",
+                               reasons=(Reason(event_id="", item_id="p", share=1.0),)),)),
     "decision": Decision(
         recommendation_id="r", tenant="shop", user_id="u", scenario="popular", items=(), candidates=3, as_of_event_id="",
         as_of_ts=None, served_at=AT, model_version="v", request={"n": "3"}),
