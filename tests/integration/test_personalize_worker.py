@@ -16,6 +16,7 @@ import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
+from schemas.outputs import Complements
 from stream.settings import Settings
 from tests.support.cluster import (
     Sender,
@@ -132,8 +133,11 @@ def test_a_clean_stop_in_the_middle_of_the_flow_has_nothing_read_or_said_twice(s
             for number in range(2_000):
                 now_ms = time.time_ns() // 1_000_000
                 ids = [f"m{number}-{n}" for n in range(20)]
-                sent.append(sender.send([event(user=f"u{n % 30}", item=f"i{n % 9}", id=ident, ts_ms=now_ms)
-                                         for n, ident in enumerate(ids)]))  # fmt: skip
+                sent.append(sender.send([
+                    event(user=f"u{n % 30}", item=f"i{(n + number) % 9}", id=ident, ts_ms=now_ms,
+                          name="Product Added" if (n + number) % 9 < 2 else "Product Viewed")
+                    for n, ident in enumerate(ids)
+                ]))  # fmt: skip
                 if over.wait(0.05):  # the client's pace
                     return
 
@@ -161,8 +165,12 @@ def test_a_clean_stop_in_the_middle_of_the_flow_has_nothing_read_or_said_twice(s
         client.join()
     assert not again, "after a clean stop nothing is read again"
     assert_equals_oracle(settings)
-    made = [msgspec.json.decode(one.value)["recommendation_id"] for one in read_all(settings, topics.RECOMMENDATIONS)]
-    assert made and len(made) == len(set(made)), "and nothing is said twice"
+    for topic in (topics.RECOMMENDATIONS, topics.COMPLEMENTS):
+        made = [msgspec.json.decode(one.value)["recommendation_id"] for one in read_all(settings, topic)]
+        assert made and len(made) == len(set(made)), "and nothing is said twice"
+    for one in read_all(settings, topics.COMPLEMENTS):
+        said = msgspec.json.decode(one.value, type=Complements)
+        assert set(said.basket) <= {"i0", "i1"} and not set(said.basket) & {item.item_id for item in said.items}
 
 
 def test_bad_records_are_dead_letters_and_neighbours_go_on(settings: Settings) -> None:
