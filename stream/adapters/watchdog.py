@@ -2,7 +2,8 @@
 
 It ends the process only if, for the whole of `stall_s`, the broker answered, a partition of ours had records waiting,
 its acknowledged offset did not move, and the worker was neither recovering, rebalancing nor paused. An outage of the
-broker is none of these: it must not become a loop of crashes.
+broker is none of these: it must not become a loop of crashes. Or if for as long the broker answered a client made anew but
+not this worker's own: after a restart of the broker aiokafka's was once seen to wait for the group's coordinator for ever.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from stream.adapters import kafka_clients
 from stream.adapters.faust_batches import TP
 from stream.adapters.faust_compat import App
 
@@ -31,12 +34,14 @@ EXIT_STALLED = 75  # EX_TEMPFAIL: start me again
 @dataclass(frozen=True)
 class Observation:
     """One look at the worker. `end_offsets` is None when the broker did not answer; `positions` are the next offsets
-    needed, for each partition owned; `busy` names what legitimately holds the worker up, or is empty."""
+    needed, for each partition owned; `busy` names what legitimately holds the worker up, or is empty; `deaf`: the broker
+    answers others."""
 
     at_s: float
     end_offsets: Mapping[TP, int] | None
     positions: Mapping[TP, int]
     busy: str = ""
+    deaf: bool = False
 
 
 class Watchdog:
@@ -53,9 +58,16 @@ class Watchdog:
     def __init__(self, stall_s: float = STALL_S) -> None:
         self._stall_s = stall_s
         self._since: dict[TP, tuple[int, float]] = {}
+        self._deaf_since_s: float | None = None
 
     def judge(self, seen: Observation) -> str | None:
         """Why the process should end, or None."""
+        if not seen.deaf:
+            self._deaf_since_s = None
+        elif self._deaf_since_s is None:
+            self._deaf_since_s = seen.at_s
+        elif seen.at_s - self._deaf_since_s >= self._stall_s:
+            return f"the consumer has had no answer for {seen.at_s - self._deaf_since_s:.0f} s"
         if seen.end_offsets is None or seen.busy:
             self._since = {}
             return None
@@ -89,9 +101,22 @@ async def observe(app: App, paused: Callable[[], str]) -> Observation:
             positions = await consumer.positions()
             ends = await consumer.end_offsets(positions)
     except (KafkaError, TimeoutError) as error:
-        log.info("watchdog: the broker does not answer (%r); waiting with it", error)
-        return Observation(time.monotonic(), None, {})
+        deaf = await _answers_others(app)
+        log.info("watchdog: the broker does not answer (%r)%s; waiting with it", error, " us, but others" if deaf else "")
+        return Observation(time.monotonic(), None, {}, deaf=deaf)
     return Observation(time.monotonic(), ends, positions)
+
+
+async def _answers_others(app: App) -> bool:
+    client = AIOKafkaClient(**kafka_clients.aiokafka_arguments(app.settings))
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await client.bootstrap()
+    except (KafkaError, OSError, TimeoutError):
+        return False
+    finally:
+        await client.close()
+    return True
 
 
 async def watch(app: App, *, stall_s: float = STALL_S, interval_s: float = INTERVAL_S,

@@ -44,3 +44,12 @@ def test_an_outage_a_pause_and_a_rebalance_start_the_time_again() -> None:
 def test_no_lag_and_lost_partitions_are_fine() -> None:
     assert not bites(at(0, replace(STUCK, positions={A: 10, B: 5})), at(500, replace(STUCK, positions={A: 10, B: 5})))
     assert not bites(at(0), at(500, replace(STUCK, positions={B: 5})))
+
+
+def test_a_consumer_that_alone_has_no_answer_is_given_as_long_and_an_outage_is_none() -> None:
+    dog = Watchdog(stall_s=60)
+    assert dog.judge(Observation(0, None, {}, deaf=True)) is None
+    assert dog.judge(Observation(50, None, {})) is None  # the broker is away for everybody: the time starts again
+    assert dog.judge(Observation(60, None, {}, deaf=True)) is None
+    assert dog.judge(Observation(119, None, {}, deaf=True)) is None
+    assert dog.judge(Observation(120, None, {}, deaf=True)) == "the consumer has had no answer for 60 s"
