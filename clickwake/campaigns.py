@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.adapters import clickhouse
+from clickwake.answering import rows
 from stream.settings import load as load_settings
 
 CAMPAIGNS = "SELECT * FROM delivery_campaigns ORDER BY tenant, delivery"
@@ -18,8 +17,7 @@ TENTHS = "SELECT * FROM delivery_gains ORDER BY tenant, delivery, gain_model, te
 
 def results(*, as_json: bool) -> int:
     """Every campaign whose first week is over, then its tenths by expected gain."""
-    with closing(clickhouse.open_client(load_settings().clickhouse)) as client:
-        campaigns, tenths = (_rows(client.query(sql)) for sql in (CAMPAIGNS, TENTHS))
+    campaigns, tenths = rows(CAMPAIGNS, TENTHS)
     if as_json:
         print(msgspec.json.encode({"campaigns": campaigns, "tenths": tenths}).decode())
         return 0
@@ -39,16 +37,12 @@ def results(*, as_json: bool) -> int:
     return 0
 
 
-def _rows(found: Any) -> list[dict[str, Any]]:
-    return [dict(zip(found.column_names, row, strict=True)) for row in found.result_rows]
-
-
 def _table(
-    rows: list[dict[str, Any]], plain: tuple[str, ...], measured: tuple[tuple[str, str, str | None, str | None], ...]
+    found: list[dict[str, Any]], plain: tuple[str, ...], measured: tuple[tuple[str, str, str | None, str | None], ...]
 ) -> Table:
     table = Table(*(name.replace("_", " ") for name in plain), *(title for title, *_ in measured), box=None,
                   header_style="dim")  # fmt: skip
-    for row in rows:
+    for row in found:
         values = (cell(*(row[name] for name in names if name is not None)) for _, *names in measured)
         table.add_row(*(str(row[name]) for name in plain), *values)
     return table

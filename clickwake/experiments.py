@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.adapters import clickhouse
+from clickwake.answering import refused, rows
 from stream.api.experiments import ExperimentsError, load
 from stream.settings import load as load_settings
 
@@ -23,11 +22,7 @@ def check(*, as_json: bool) -> int:
     try:
         found = load(path)
     except ExperimentsError as error:
-        if as_json:
-            print(msgspec.json.encode({"ok": False, "error": str(error)}).decode())
-        else:
-            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return refused(error, as_json=as_json)
     if as_json:
         print(msgspec.json.encode({"ok": True, "experiments": found}).decode())
         return 0
@@ -39,20 +34,18 @@ def check(*, as_json: bool) -> int:
 
 def results(*, as_json: bool) -> int:
     """Each arm of each experiment, and what may be said of it against the others."""
-    with closing(clickhouse.open_client(load_settings().clickhouse)) as client:
-        found = client.query(RESULTS)
-    rows: list[dict[str, Any]] = [dict(zip(found.column_names, row, strict=True)) for row in found.result_rows]
-    for row in rows:
-        row["clicks"], row["orders"] = (verdict(row, rows, what) for what in ("click", "order"))
+    (found,) = rows(RESULTS)
+    for row in found:
+        row["clicks"], row["orders"] = (verdict(row, found, what) for what in ("click", "order"))
     if as_json:
-        print(msgspec.json.encode(rows).decode())
+        print(msgspec.json.encode(found).decode())
         return 0
-    if not rows:
+    if not found:
         Console().print("nobody has seen an answer of an experiment yet; they are written in "
                         f"{load_settings().experiments_file}, see docs/experiments.md", highlight=False, soft_wrap=True)
         return 0
     table = Table("experiment", "arm", "users", "click rate", "", "order rate", "", box=None, header_style="dim")
-    for row in rows:
+    for row in found:
         rates = (f"{row[f'{what}_rate']:.2%} ({row[f'{what}_low']:.2%} to {row[f'{what}_high']:.2%})" for what in
                  ("click", "order"))  # fmt: skip
         clicks, orders = rates

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-from typing import Any
-
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.adapters import clickhouse
+from clickwake.answering import refused, rows
 from stream.api.offers import load
 from stream.core.offers import Offer, OfferRules, OffersError
 from stream.settings import load as load_settings
@@ -26,11 +23,7 @@ def check(*, as_json: bool) -> int:
     try:
         rules = load(path)
     except OffersError as error:
-        if as_json:
-            print(msgspec.json.encode({"ok": False, "error": str(error)}).decode())
-        else:
-            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        return 1
+        return refused(error, as_json=as_json)
     if as_json:
         found = {name: [one.id for one in place.offers] for name, place in rules.placements.items()}
         print(msgspec.json.encode({"ok": True, "version": rules.version, "holdout": rules.holdout,
@@ -63,8 +56,7 @@ def _limits(one: Offer) -> str:
 
 def results(*, as_json: bool) -> int:
     """Each offer at each placement, and whether offers help against the hold-out."""
-    with closing(clickhouse.open_client(load_settings().clickhouse)) as client:
-        offers, effects = (_rows(client.query(sql)) for sql in (RESULTS, EFFECT))
+    offers, effects = rows(RESULTS, EFFECT)
     for one in effects:
         one["verdict"] = verdict(one["effect_low"], one["effect_high"])
     if as_json:
@@ -88,10 +80,6 @@ def results(*, as_json: bool) -> int:
             f"of {one['held_out']:,} held out; {one['effect']:+.2%} ({one['effect_low']:+.2%} to "
             f"{one['effect_high']:+.2%}): {one['verdict']}", highlight=False, soft_wrap=True)  # fmt: skip
     return 0
-
-
-def _rows(found: Any) -> list[dict[str, Any]]:
-    return [dict(zip(found.column_names, row, strict=True)) for row in found.result_rows]
 
 
 def verdict(low: float, high: float) -> str:

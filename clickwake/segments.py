@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from stream.adapters import clickhouse, model_store
+from clickwake.answering import refused, rows
+from stream.adapters import model_store
 from stream.core.audience import NO_AUDIENCE, Audience
 from stream.core.segments import FIELDS, RulesError
 from stream.segments import load
@@ -34,12 +34,10 @@ def check(path: Path | None, *, as_json: bool) -> int:
     try:
         rules = load(path, known, release)
     except RulesError as error:
-        if as_json:
-            print(msgspec.json.encode({"ok": False, "error": str(error)}).decode())
-        else:
-            Console(stderr=True).print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+        code = refused(error, as_json=as_json)
+        if not as_json:
             Console(stderr=True).print(f"Fields are {', '.join(FIELDS)}.", style="dim", highlight=False)
-        return 1
+        return code
     names = {one.name for one in known.clusters}
     nobody = [rule.name for at, rule in enumerate(rules.rules)
               if at in rules.unknown or (rule.cluster and rule.cluster not in names)]  # fmt: skip
@@ -106,21 +104,19 @@ def members(segment: str, at: datetime | None, limit: int, *, as_json: bool) -> 
 
 
 def _show(sql: str, parameters: dict[str, Any], *, as_json: bool, empty: str) -> int:
-    with closing(clickhouse.open_client(load_settings().clickhouse)) as client:
-        found = client.query(sql, parameters=parameters)
-    rows = [dict(zip(found.column_names, row, strict=True)) for row in found.result_rows]
+    (found,) = rows(sql, parameters=parameters)
     if as_json:
-        print(msgspec.json.encode(rows).decode())
+        print(msgspec.json.encode(found).decode())
         return 0
-    if not rows:
+    if not found:
         Console().print(empty, highlight=False, soft_wrap=True)
         return 0
     table = Table(box=None, header_style="dim")
-    for name in found.column_names:
+    for name in found[0]:
         table.add_column(name.replace("_", " "))
-    for row in found.result_rows:
+    for row in found:
         table.add_row(*(f"{value:%Y-%m-%d %H:%M:%S}" if isinstance(value, datetime) else
                         ", ".join(f"{name} {number:g}" for name, number in value.items()) if isinstance(value, dict) else
-                        str(value) for value in row))  # fmt: skip
+                        str(value) for value in row.values()))  # fmt: skip
     Console().print(table)
     return 0

@@ -34,7 +34,7 @@ from schemas.topics import Topic
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.files import write_whole
-from stream.adapters.global_reader import GlobalReader
+from stream.adapters.global_reader import GlobalReader, read_whole
 from stream.adapters.logs import configure
 from stream.adapters.opinion_reader import OpinionReader
 from stream.adapters.producing import Message
@@ -177,12 +177,7 @@ class Worker:
     async def _read_states(self) -> None:
         """Before anything is folded: all states as they were written last, perhaps by somebody else."""
         self.tracker.states.clear()
-        reader = GlobalReader(self.settings, self._name(topics.SATISFACTION), self.tracker.load)
-        reader.start()
-        try:
-            await reader.ready()
-        finally:
-            await reader.stop()
+        await read_whole(self.settings, self._name(topics.SATISFACTION), self.tracker.load)
         log.info("insights worker ready", known=len(self.tracker.states), models=self.reader.versions)
         self._on_ready()
 

@@ -42,7 +42,7 @@ from schemas.topics import Topic
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.files import write_whole
-from stream.adapters.global_reader import GlobalReader
+from stream.adapters.global_reader import read_whole
 from stream.adapters.logs import configure
 from stream.core.decode import Ok, decode
 from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
@@ -115,12 +115,7 @@ class Worker:
         def note(records: Sequence[Any]) -> None:
             newest.update((record.key, record.value) for record in records)
 
-        reader = GlobalReader(self.settings, topics.OFFERS.name(self.settings.kafka.topic_prefix), note, committed=True)
-        reader.start()
-        try:
-            await reader.ready()
-        finally:
-            await reader.stop()
+        await read_whole(self.settings, topics.OFFERS.name(self.settings.kafka.topic_prefix), note, committed=True)
         for record_key, value in newest.items():
             if value is not None and record_key == POSITIONS_KEY:
                 self.positions = _positions.decode(value)

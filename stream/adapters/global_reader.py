@@ -33,6 +33,16 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+async def read_whole(settings: Settings, topic: str, on_records: OnRecords, *, committed: bool = False) -> None:
+    """Hand over everything that is on the topic now, once."""
+    reader = GlobalReader(settings, topic, on_records, committed=committed)
+    reader.start()
+    try:
+        await reader.ready()
+    finally:
+        await reader.stop()
+
+
 class GlobalReader:
     """Calls `on_records` with aiokafka `ConsumerRecord`s (key, value, offset, partition, timestamp), in offset order
     within a partition. The callback runs on the event loop and must be quick; what it raises ends the reader and is
