@@ -10,12 +10,12 @@ import msgspec
 from rich.console import Console
 
 from stream.adapters import clickhouse
-from stream.settings import load
+from stream.settings import ClickHouse
 
 
-def rows(*questions: str, parameters: Mapping[str, Any] | None = None) -> list[list[dict[str, Any]]]:
+def rows(server: ClickHouse, *questions: str, parameters: Mapping[str, Any] | None = None) -> list[list[dict[str, Any]]]:
     """The answer to each SQL question, over one connection: column → value, a row."""
-    with closing(clickhouse.open_client(load().clickhouse)) as client:
+    with closing(clickhouse.open_client(server)) as client:
         answers = [client.query(sql, parameters=dict(parameters or {})) for sql in questions]
     return [[dict(zip(one.column_names, row, strict=True)) for row in one.result_rows] for one in answers]
 

@@ -17,7 +17,7 @@ TENTHS = "SELECT * FROM delivery_gains ORDER BY tenant, delivery, gain_model, te
 
 def results(*, as_json: bool) -> int:
     """Every campaign whose first week is over, then its tenths by expected gain."""
-    campaigns, tenths = rows(CAMPAIGNS, TENTHS)
+    campaigns, tenths = rows(load_settings().clickhouse, CAMPAIGNS, TENTHS)
     if as_json:
         print(msgspec.json.encode({"campaigns": campaigns, "tenths": tenths}).decode())
         return 0

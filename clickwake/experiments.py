@@ -34,7 +34,7 @@ def check(*, as_json: bool) -> int:
 
 def results(*, as_json: bool) -> int:
     """Each arm of each experiment, and what may be said of it against the others."""
-    (found,) = rows(RESULTS)
+    (found,) = rows(load_settings().clickhouse, RESULTS)
     for row in found:
         row["clicks"], row["orders"] = (verdict(row, found, what) for what in ("click", "order"))
     if as_json:

@@ -56,7 +56,7 @@ def _limits(one: Offer) -> str:
 
 def results(*, as_json: bool) -> int:
     """Each offer at each placement, and whether offers help against the hold-out."""
-    offers, effects = rows(RESULTS, EFFECT)
+    offers, effects = rows(load_settings().clickhouse, RESULTS, EFFECT)
     for one in effects:
         one["verdict"] = verdict(one["effect_low"], one["effect_high"])
     if as_json:

@@ -104,7 +104,7 @@ def members(segment: str, at: datetime | None, limit: int, *, as_json: bool) -> 
 
 
 def _show(sql: str, parameters: dict[str, Any], *, as_json: bool, empty: str) -> int:
-    (found,) = rows(sql, parameters=parameters)
+    (found,) = rows(load_settings().clickhouse, sql, parameters=parameters)
     if as_json:
         print(msgspec.json.encode(found).decode())
         return 0
