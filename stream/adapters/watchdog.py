@@ -2,8 +2,9 @@
 
 It ends the process only if, for the whole of `stall_s`, the broker answered, a partition of ours had records waiting,
 its acknowledged offset did not move, and the worker was neither recovering, rebalancing nor paused. An outage of the
-broker is none of these: it must not become a loop of crashes. Or if for as long the broker answered a client made anew but
-not this worker's own: after a restart of the broker aiokafka's was once seen to wait for the group's coordinator for ever.
+broker is none of these: it must not become a loop of crashes. Or if for the whole of `deaf_s` the broker answered a client
+made anew but not this worker's own: after a restart of the broker aiokafka's was once seen to wait for the group's
+coordinator for ever.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ from aiokafka.errors import KafkaError
 
 from stream.adapters import kafka_clients
 from stream.adapters.faust_batches import TP
-from stream.adapters.faust_compat import App
+from stream.adapters.faust_compat import REQUEST_TIMEOUT_S, App
 
 log = logging.getLogger(__name__)
 
 STALL_S = 180.0  # longer than any interval, encoding or send that still succeeds
+DEAF_S = REQUEST_TIMEOUT_S + 10  # a request that was merely lost has been given up and sent again by then
 INTERVAL_S = 10.0
 ANSWER_TIMEOUT_S = 5.0
 EXIT_STALLED = 75  # EX_TEMPFAIL: start me again
@@ -55,8 +57,8 @@ class Watchdog:
     'events[0] has 6 records waiting and stayed at offset 4 for 60 s'
     """
 
-    def __init__(self, stall_s: float = STALL_S) -> None:
-        self._stall_s = stall_s
+    def __init__(self, stall_s: float = STALL_S, deaf_s: float = DEAF_S) -> None:
+        self._stall_s, self._deaf_s = stall_s, deaf_s
         self._since: dict[TP, tuple[int, float]] = {}
         self._deaf_since_s: float | None = None
 
@@ -66,7 +68,7 @@ class Watchdog:
             self._deaf_since_s = None
         elif self._deaf_since_s is None:
             self._deaf_since_s = seen.at_s
-        elif seen.at_s - self._deaf_since_s >= self._stall_s:
+        elif seen.at_s - self._deaf_since_s >= self._deaf_s:
             return f"the consumer has had no answer for {seen.at_s - self._deaf_since_s:.0f} s"
         if seen.end_offsets is None or seen.busy:
             self._since = {}

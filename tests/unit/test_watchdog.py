@@ -47,7 +47,7 @@ def test_no_lag_and_lost_partitions_are_fine() -> None:
 
 
 def test_a_consumer_that_alone_has_no_answer_is_given_as_long_and_an_outage_is_none() -> None:
-    dog = Watchdog(stall_s=60)
+    dog = Watchdog(stall_s=600, deaf_s=60)
     assert dog.judge(Observation(0, None, {}, deaf=True)) is None
     assert dog.judge(Observation(50, None, {})) is None  # the broker is away for everybody: the time starts again
     assert dog.judge(Observation(60, None, {}, deaf=True)) is None
