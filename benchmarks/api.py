@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import shutil
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ from benchmarks.bundle import train_once
 from benchmarks.latency import percentiles
 from benchmarks.observe import BenchFailed, Places
 from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
-from benchmarks.stage import Stage
+from benchmarks.stage import Stage, bench_folder
 from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.mess import Record
@@ -141,10 +140,8 @@ class Bench(Stage):
 
 def run(home: Path, options: Options, console: Console) -> dict[str, Any]:
     """Raises `BenchFailed`, `StartError`."""
-    described, folder = machine(), home / "bench" / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with console.status("simulating") as status:
+    described = machine()
+    with bench_folder(home) as folder, console.status("simulating") as status:
         end = datetime.now(UTC) - timedelta(hours=1)
         world = World(SEED, options.shoppers, WORLD_DAYS, end - timedelta(days=WORLD_DAYS), items=ITEMS, tenant=TENANT)
         history = list(world.history())

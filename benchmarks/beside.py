@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from benchmarks.observe import BenchFailed, Places, until_zero
 from benchmarks.open_loop import LEAD_S, Listener, send
 from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
 from benchmarks.rush import Moved, rush
-from benchmarks.stage import INPUTS, Stage
+from benchmarks.stage import INPUTS, Stage, bench_folder
 from clickwake.observe import owed
 from clickwake.process import StartError
 from clickwake.up import Local
@@ -128,11 +127,9 @@ class Bench(Stage):
 
 def run(home: Path, trouble: Trouble, options: Options, console: Console) -> dict[str, Any]:
     """Raises `BenchFailed`, `StartError`."""
-    described, folder = machine(), home / "bench" / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    described = machine()
     needed = round(options.rate * options.seconds)
-    with console.status("simulating") as status:
+    with bench_folder(home) as folder, console.status("simulating") as status:
         end = datetime.now(UTC) - timedelta(hours=1)
         shoppers = STRETCHES * needed // EVENTS_PER_SHOPPER + 1
         world = World(SEED, shoppers, WORLD_DAYS, end - timedelta(days=WORLD_DAYS), items=ITEMS, tenant=TENANT)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -37,7 +36,7 @@ from benchmarks.bundle import train_once
 from benchmarks.observe import BenchFailed, Places, cpu_seconds, expect, number, spent, stopped, until_zero
 from benchmarks.open_loop import OpenLoop
 from benchmarks.rush import Moved, Rush, backlog, rush
-from benchmarks.stage import Stage, Tell
+from benchmarks.stage import Stage, Tell, bench_folder
 from clickwake.kafka_jars import KAFKA_VERSION
 from clickwake.observe import metric
 from clickwake.process import StartError
@@ -72,10 +71,8 @@ class Options:
 
 def run(home: Path, options: Options, console: Console) -> dict[str, Any]:
     """The measurement, see the module. Raises `BenchFailed` for a wrong count or a step that does not end, `StartError`."""
-    described, folder = machine(), home / "bench" / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with console.status("simulating") as status:
+    described = machine()
+    with bench_folder(home) as folder, console.status("simulating") as status:
         end = datetime.now(UTC) - timedelta(hours=1)
         shoppers = (options.events + options.paced) // EVENTS_PER_SHOPPER
         world = World(SEED, shoppers, WORLD_DAYS, end - timedelta(days=WORLD_DAYS), items=ITEMS, tenant=TENANT)

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.observe import BenchFailed
+from benchmarks.stage import bench_folder
 from benchmarks.pipeline import SEED, machine, versions
 from clickwake import process
 from clickwake import topics as topic_admin
@@ -110,10 +111,9 @@ async def rebuild(settings: Settings, folder: Path) -> tuple[list[PartitionStore
 
 def run(home: Path, options: Options, console: Console) -> dict[str, Any]:
     """Raises `BenchFailed`, `StartError`."""
-    described, folder = machine(), home / "bench" / "rebuild"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with console.status("simulating") as status, Broker(folder, port=process.free_port()) as broker:
+    described = machine()
+    with (bench_folder(home, "rebuild") as folder, console.status("simulating") as status,
+          Broker(folder, port=process.free_port()) as broker):  # fmt: skip
         packed = states()
         settings = Settings.model_validate({"home": folder, "kafka": {"bootstrap_servers": broker.bootstrap_servers}})
         topic_admin.create(settings)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import sys
 import threading
 import time
@@ -34,7 +33,7 @@ from benchmarks.bundle import train_once
 from benchmarks.observe import BenchFailed, Places, expect, number
 from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
 from benchmarks.rush import Event, rush, stamped
-from benchmarks.stage import Stage, Tell
+from benchmarks.stage import Stage, Tell, bench_folder
 from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.world import World
@@ -176,10 +175,8 @@ def judged(samples: Samples, rate: float, sent: int, seconds: float) -> dict[str
 
 def run(home: Path, options: Options, console: Console) -> tuple[dict[str, Any], Samples]:
     """Raises `BenchFailed`, `StartError`."""
-    described, folder = machine(), home / "bench" / "run"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    with console.status("simulating") as status:
+    described = machine()
+    with bench_folder(home) as folder, console.status("simulating") as status:
         tell: Tell = status.update
         end = datetime.now(UTC) - timedelta(hours=1)
         world = World(SEED, SHOPPERS, WORLD_DAYS, end - timedelta(days=WORLD_DAYS), items=ITEMS, tenant=TENANT)

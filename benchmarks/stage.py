@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import fcntl
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from benchmarks.observe import Places, until_zero
+from benchmarks.observe import BenchFailed, Places, until_zero
 from clickwake.observe import metric, owed
 from clickwake.up import Local
 from producers.simulate.mess import Record
@@ -23,6 +27,22 @@ SEND_RECORDS_MAX = 10_000
 INPUTS = (topics.EVENTS, topics.IDENTITY)
 
 Tell = Callable[[str], None]
+
+
+@contextmanager
+def bench_folder(home: Path, name: str = "run") -> Iterator[Path]:
+    """`<home>/bench/<name>`, empty, ours alone. Raises `BenchFailed` while another benchmark of this home runs."""
+    bench = home / "bench"
+    bench.mkdir(parents=True, exist_ok=True)
+    with (bench / "lock").open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise BenchFailed(f"another benchmark runs in {bench}: wait for it, or set CLICKWAKE_HOME") from error
+        folder = bench / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        yield folder
 
 
 class Stage:

@@ -55,7 +55,7 @@ class Child:
 
 @dataclass
 class Supervisor:
-    """`on_change` is called from the keeper after each start and each end."""
+    """`on_change` is called from the keeper after each start and each end; when it cannot write, the log says so."""
 
     on_change: Callable[[], None] | None = None
     _children: dict[str, Child] = field(default_factory=dict)
@@ -144,7 +144,17 @@ class Supervisor:
         for child in list(self._children.values()):
             if child.due_at is not None and child.due_at <= now:
                 child.restarts += 1
-                self._start(child)
+                try:
+                    self._start(child)
+                except OSError as error:  # no room for its log, no memory for a process
+                    log.error("not started", process=child.spec.name, error=str(error), again_in_s=self._put_off(child))
+
+    def _put_off(self, child: Child) -> float:
+        """Seconds until it is started again: twice as long after each failure in a row."""
+        child.failures += 1
+        wait_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** (child.failures - 1))
+        child.due_at = time.monotonic() + wait_s
+        return wait_s
 
     def _start(self, child: Child) -> None:
         spec = child.spec
@@ -166,11 +176,10 @@ class Supervisor:
             return
         child.exit_code, child.pid, child.state = ended.returncode, None, "waiting to restart"
         lived_s = time.time() - child.started_at
-        child.failures = 1 if lived_s > HEALTHY_S else child.failures + 1
-        wait_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** (child.failures - 1))
-        child.due_at = time.monotonic() + wait_s
+        if lived_s > HEALTHY_S:
+            child.failures = 0
         log.warning("died", process=child.spec.name, exit_code=child.exit_code, lived_s=round(lived_s, 1),
-                    again_in_s=wait_s, log=str(child.spec.log))
+                    again_in_s=self._put_off(child), log=str(child.spec.log))
         self._changed()
 
     def _stop(self, child: Child) -> None:
@@ -197,5 +206,9 @@ class Supervisor:
         self._changed()
 
     def _changed(self) -> None:
-        if self.on_change:
+        if self.on_change is None:
+            return
+        try:
             self.on_change()
+        except OSError as error:  # a full disk must not end the keeper, with nobody left to restart the children
+            log.error("status not written", error=str(error), so="what is shown of these processes is out of date")

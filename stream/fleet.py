@@ -1,13 +1,15 @@
 """The partitions this worker owns: opened on assignment, closed before they are taken away, flushed by a timer.
 
 One lock a partition, which is fair, serialises its batches, ticks and interval closings; different partitions do not wait
-for each other's round trips to the broker.
+for each other's round trips to the broker. Small batches that come while one is being worked on are then worked on as one:
+on a busy machine a call of the encoder and a round trip for every three records would be late for all of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
@@ -19,7 +21,8 @@ from stream.personalize import Input, Personalizer
 
 log = structlog.get_logger()
 REFRESH_USERS_MAX = 500  # users of one sweep and tick
-BATCHES_MAX = 4  # begun at once: while one partition waits for the broker or for its interval to close, others go on
+BATCHES_MAX = 4  # held at once: while one partition waits for the broker or for its interval to close, others go on …
+TOGETHER_RECORDS_MAX = 500  # … or more, while they have no more records than this in all; so many are worked on as one
 COUNTS_BEHIND_S = 5.0  # how old the counts that ranking uses may become while many records wait
 
 
@@ -29,6 +32,15 @@ class Opened(NamedTuple):
     state: PartitionState
     close: Callable[[], None]
     user_keys: Callable[[], Iterable[bytes]]
+
+
+class Together(NamedTuple):
+    """Batches of one topic and partition that are worked on as one, in their order."""
+
+    topic: str
+    partition: int
+    batches: list[Any]
+    records: list[Any]
 
 
 class Sweep:
@@ -57,6 +69,8 @@ class Owned:
         self.partition = partition
         self.opening = opening
         self.lock = asyncio.Lock()
+        self.waiting: deque[Any] = deque()  # batches nobody works on yet
+        self.working: asyncio.Task[None] | None = None
         self.open_batches: list[Any] = []
         self.closed_at = 0.0  # monotonic s
         self.sweeps = {"model": Sweep(), "segments": Sweep()}
@@ -76,8 +90,8 @@ class Fleet:
         may_write: Callable[[], bool],
         flush_interval_ms: int,
         on_closed: Callable[[PartitionState, float], None] = lambda state, seconds: None,
-        on_batch: Callable[[Any, float], None] = lambda batch, seconds: None,
-        around: Callable[[Any], AbstractContextManager[None]] = lambda batch: nullcontext(),
+        on_batch: Callable[[Together, float], None] = lambda batch, seconds: None,
+        around: Callable[[Together], AbstractContextManager[None]] = lambda batch: nullcontext(),
     ) -> None:  # fmt: skip
         self.personalizer = personalizer
         self.opener = opener
@@ -89,8 +103,9 @@ class Fleet:
         self.on_batch = on_batch
         self.around = around
         self.owned: dict[int, Owned] = {}
-        self._room = asyncio.Semaphore(BATCHES_MAX)
-        self._working: set[asyncio.Task[None]] = set()
+        self._held_batches, self._held_records = 0, 0
+        self._room = asyncio.Event()  # for one batch more
+        self._room.set()
         self._failure: BaseException | None = None
         self._counts_taken_at = 0.0  # monotonic s
 
@@ -118,42 +133,60 @@ class Fleet:
         return f"recovering partitions {opening}" if opening else ""
 
     async def handle(self, batch: Any) -> None:
-        """Begin a batch: steps 1 to 5 at once, 6 and 7 when the interval closes. Returns when there is room for another;
-        raises what an earlier one failed with."""
-        await self._room.acquire()
+        """Take a batch: steps 1 to 5 when its turn comes, 6 and 7 when the interval closes. Returns when there is room for
+        another; raises what an earlier one failed with."""
+        await self._room.wait()
         if self._failure is not None:
             raise self._failure
         owned = self.owned.get(batch.partition)
         if owned is None:  # it will be read again by whoever owns the partition now
-            self._room.release()
             return
-        task = asyncio.create_task(self._process(owned, batch))
-        self._working.add(task)
-        task.add_done_callback(self._done)
+        owned.waiting.append(batch)
+        self._hold(1, len(batch.records))
+        if owned.working is None:
+            owned.working = asyncio.create_task(self._work(owned))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._working.discard(task)
-        self._room.release()
-        if not task.cancelled() and task.exception() is not None:
-            self._failure = self._failure or task.exception()
+    def _hold(self, batches: int, records: int) -> None:
+        self._held_batches += batches
+        self._held_records += records
+        if self._failure is not None or self._held_batches < BATCHES_MAX or self._held_records < TOGETHER_RECORDS_MAX:
+            self._room.set()
+        else:
+            self._room.clear()
 
-    async def _process(self, owned: Owned, batch: Any) -> None:
-        started = time.perf_counter()
-        async with owned.lock:  # before the opening is awaited: those that wait for it would not be woken in their order
-            opened = await owned.opening
-            if batch.stale or self.owned.get(owned.partition) is not owned or self._failure is not None:
-                return
-            try:
-                source = await self.source_of(batch.topic)
-                with self.around(batch):
-                    await self.personalizer.process(opened.state, source, batch.records, self._most_waiting(batch))
-            except Exception as error:  # noted before the next batch of this partition gets the lock
-                self._failure = self._failure or error
-                raise
-            owned.open_batches.append(batch)
-        self.on_batch(batch, time.perf_counter() - started)
+    async def _work(self, owned: Owned) -> None:
+        try:
+            while owned.waiting:
+                started = time.perf_counter()
+                async with owned.lock:
+                    opened = await owned.opening
+                    batches = _together(owned.waiting)
+                    try:
+                        await self._process(owned, opened, [batch for batch in batches if not batch.stale], started)
+                    finally:
+                        self._hold(-len(batches), -sum(len(batch.records) for batch in batches))
+        except Exception as error:  # raised by the timer and to whoever brings the next batch
+            self._failure = self._failure or error
+        finally:  # in the very step in which nothing waits any more; else it failed, or the partition went before it was open
+            owned.working = None
+            self._hold(-len(owned.waiting), -sum(len(batch.records) for batch in owned.waiting))
+            owned.waiting.clear()
 
-    def _most_waiting(self, batch: Any = None) -> int:
+    async def _process(self, owned: Owned, opened: Opened, batches: list[Any], started: float) -> None:
+        if not batches or self.owned.get(owned.partition) is not owned or self._failure is not None:
+            return
+        one = Together(batches[0].topic, owned.partition, batches, [record for batch in batches for record in batch.records])
+        try:
+            source = await self.source_of(one.topic)
+            with self.around(one):
+                await self.personalizer.process(opened.state, source, one.records, self._most_waiting(one))
+        except Exception as error:  # noted before anybody else gets the lock of this partition
+            self._failure = self._failure or error
+            raise
+        owned.open_batches += batches
+        self.on_batch(one, time.perf_counter() - started)
+
+    def _most_waiting(self, batch: Together | None = None) -> int:
         """Records that wait in the partition that is furthest behind, not counting those of `batch`: all partitions of a
         worker share one processor, so those that have caught up make room for the others."""
         most = 0
@@ -235,6 +268,18 @@ class Fleet:
         owned.open_batches.clear()
         if state.outcomes:
             self.on_closed(state, time.perf_counter() - started)
+
+
+def _together(waiting: deque[Any]) -> list[Any]:
+    """Takes the first, and those after it that are of the same topic and small enough to be worked on with it."""
+    batches = [waiting.popleft()]
+    records = len(batches[0].records)
+    while waiting and waiting[0].topic == batches[0].topic:
+        records += len(waiting[0].records)
+        if records > TOGETHER_RECORDS_MAX:
+            break
+        batches.append(waiting.popleft())
+    return batches
 
 
 def rebuild_due(entries: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:

@@ -24,6 +24,7 @@ from clickwake import topics as topic_admin
 from clickwake.dashboard import accounts, frame, models_page
 from clickwake.dashboard.words import CHINESE
 from schemas import topics
+from schemas.opinions import Opinion, Quote, SatisfactionAlert
 from schemas.outputs import Decision, OfferBudget, OfferCost, Offered
 from stream.settings import Settings
 from tests.support import bundles
@@ -64,11 +65,13 @@ def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings
         for module in ("workers.personalize", "workers.sink", "workers.api", "clickwake.dashboard"):
             stack.enter_context(running(settings, module, **env))
         decide(settings)
+        say(settings)
         sent = produce_events(settings, [*events, *reactions(now_ms), (b"t/u1", json.dumps(spoilt).encode())])
         url = f"http://127.0.0.1:{ports['DASHBOARD']}"
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "folded")
         with_sink = f"{settings.kafka.topic_prefix}.sink"
-        until(lambda: _stored(settings) >= sent - 1, 60, f"{with_sink} stored all")
+        until(lambda: _stored(settings, "events") >= sent - 1, 60, f"{with_sink} stored all")
+        until(lambda: _stored(settings, "opinions") == 10 and _stored(settings, "satisfaction_alerts"), 60, "opinions stored")
         for address in (url, f"http://127.0.0.1:{ports['API']}/health/ready"):
             until(lambda address=address: _answers(address), 60, f"{address} answers")
         yield settings, url
@@ -99,19 +102,38 @@ def reactions(now_ms: int) -> list[dict[str, Any]]:
                   properties={"recommendation_id": f"offer-{n}"}) for n, name in named]  # fmt: skip
 
 
+def say(settings: Settings) -> None:
+    """Ten opinions of an item of the brand Clay, the last five of them bad, and the alert about it."""
+    now = datetime.now(UTC)
+    opinions = [Opinion(
+        opinion_id=f"o{n}", tenant="t", user_id=f"u{n}", event_id=f"said {n}", source="review", lane="live",
+        said_at=now - timedelta(days=10 - n), item_id="i1", brand="Clay", language="en", satisfaction=1.0 if n < 5 else 0.25,
+        stars=5.0 if n < 5 else 2.0, stars_read=None, p_satisfied=None, aspects=(), telling=f"word {n}", model_version="",
+    ) for n in range(10)]  # fmt: skip
+    alert = SatisfactionAlert(
+        alert_id="a1", tenant="t", about="brand", name="Clay", state="raised", number=1, changed_at=opinions[5].said_at,
+        as_of_ts=now, before=1.0, after=0.25, opinions_before=5, opinions_after=5, opinions_per_false_alarm=1000,
+        evidence=(Quote(opinion_id="o9", sentence="The handle broke.", satisfaction=0.25, said_at=now),))
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
+    for topic, records in ((topics.OPINIONS, opinions), (topics.SATISFACTION_ALERTS, [alert])):
+        for record in records:
+            producer.send(topic.name(settings.kafka.topic_prefix), key=b"t/Clay", value=msgspec.json.encode(record)).get(30)
+    producer.close()
+
+
 def _answers(url: str) -> bool:
     return _status(url) == 200
 
 
-def _stored(settings: Settings) -> int:
+def _stored(settings: Settings, table: str) -> int:
     from contextlib import closing
 
     from stream.adapters import clickhouse
 
     with closing(clickhouse.open_client(settings.clickhouse)) as client:
-        if not client.query(f"EXISTS TABLE {settings.clickhouse.database}.events").first_row[0]:
+        if not client.query(f"EXISTS TABLE {settings.clickhouse.database}.{table}").first_row[0]:
             return 0
-        return int(client.query("SELECT count() FROM events FINAL").first_row[0])
+        return int(client.query(f"SELECT count() FROM {table} FINAL").first_row[0])
 
 
 def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page) -> None:
@@ -140,6 +162,12 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page)
     expect(page.get_by_role("row", name=re.compile("offer 1.*50%"))).to_be_visible()  # 4 of 8 impressions
     expect(page.locator("canvas")).to_have_count(3)
     shot(page, "dashboard-promotions")
+    page.get_by_role("link", name="Satisfaction").click()
+    expect(page.locator('[data-alert="fell"]')).to_contain_text("Clay fell: 1.00 → 0.25")
+    expect(page.get_by_text("“The handle broke.”")).to_be_visible()
+    expect(page.get_by_role("row", name=re.compile("Clay.*10"))).to_be_visible()
+    expect(page.locator("canvas")).to_have_count(1)
+    shot(page, "dashboard-satisfaction")
     page.get_by_role("link", name="Models").click()
     expect(page.locator('[data-drift="event"]')).to_contain_text("PSI")
     expect(page.locator("canvas")).to_have_count(2)

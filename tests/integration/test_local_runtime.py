@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +195,26 @@ def test_backoff_grows(supervisor: Supervisor, tmp_path: Path) -> None:
     eventually(lambda: supervisor.child("dying").restarts >= 2)
     assert time.monotonic() - started > 1.4  # 0.5 s and 1 s
     assert supervisor.child("dying").failures >= 2
+
+
+def test_a_full_disk_does_not_end_the_keeper(tmp_path: Path) -> None:
+    full = True
+
+    def note() -> None:
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    kept = Supervisor(on_change=note)
+    logs = tmp_path / "logs"
+    kept.start(Spec("dying", ("false",), logs / "dying.log"))
+    shutil.rmtree(logs)
+    logs.write_bytes(b"")  # no folder: its log cannot be opened, so the next start fails
+    eventually(lambda: kept.child("dying").failures >= 2)
+    logs.unlink()
+    full = False
+    restarts = kept.child("dying").restarts
+    eventually(lambda: kept.child("dying").restarts > restarts and (logs / "dying.log").exists())
+    kept.stop_all()
 
 
 # --- clickwake up -----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from schemas import topics
-from stream.fleet import BATCHES_MAX, Fleet, Opened
+from stream.fleet import BATCHES_MAX, TOGETHER_RECORDS_MAX, Fleet, Opened
 from stream.personalize import Input
 from stream.settings import Personalize
 
@@ -37,6 +37,7 @@ class FakePersonalizer:
         self.segments = SimpleNamespace(look=lambda: None)
         self.go = asyncio.Event()
         self.folded: list[str] = []
+        self.calls: list[list[str]] = []
         self.closed: list[int] = []
         self.lost = -1  # the partition that is lost while it is written
 
@@ -45,6 +46,7 @@ class FakePersonalizer:
             raise ConnectionError("the broker is away")
         if "wait" in records:
             await self.go.wait()
+        self.calls.append(records)
         self.folded += records
 
     async def close_interval(self, part: Any, waiting: int = 0) -> bool:
@@ -85,9 +87,9 @@ async def test_a_partition_that_waits_holds_up_only_itself(fleet: Fleet) -> None
     await until(lambda: fake.folded == ["other", "wait", "after"])
 
 
-async def test_no_more_batches_are_begun_than_there_is_room_for(fleet: Fleet) -> None:
+async def test_no_more_batches_are_held_than_there_is_room_for(fleet: Fleet) -> None:
     for _ in range(BATCHES_MAX):
-        await fleet.handle(Batch(0, "wait"))
+        await fleet.handle(Batch(0, *["wait"] * TOGETHER_RECORDS_MAX))
     more = asyncio.create_task(fleet.handle(Batch(1, "other")))
     await asyncio.sleep(0)
     assert not more.done()
@@ -96,10 +98,60 @@ async def test_no_more_batches_are_begun_than_there_is_room_for(fleet: Fleet) ->
     await more
 
 
+async def test_small_batches_that_came_meanwhile_are_worked_on_as_one_up_to_a_limit(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    await fleet.handle(Batch(0, "wait"))
+    await until(lambda: fleet.owned[0].lock.locked())
+    small = [Batch(0, f"small {n}") for n in range(3)]
+    identity, large = Batch(0, "identity"), Batch(0, *["large"] * TOGETHER_RECORDS_MAX)
+    identity.topic = "identity"
+    for batch in (*small, identity, Batch(0, "last"), large):
+        await fleet.handle(batch)
+    fake.go.set()
+    await until(lambda: len(fake.calls) == 5)
+    assert [call[0] for call in fake.calls] == ["wait", "small 0", "identity", "last", "large"]
+    assert [len(call) for call in fake.calls] == [1, 3, 1, 1, TOGETHER_RECORDS_MAX]
+    await fleet.revoked({0})
+    assert all(batch.acked == 1 for batch in (*small, identity, large))
+
+
+async def test_a_stale_batch_among_others_is_left_out(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    await fleet.handle(Batch(0, "wait"))
+    await until(lambda: fleet.owned[0].lock.locked())
+    stale, fresh = Batch(0, "stale"), Batch(0, "fresh")
+    for batch in (stale, fresh):
+        await fleet.handle(batch)
+    stale.stale = True
+    fake.go.set()
+    await until(lambda: len(fake.calls) == 2)
+    assert fake.folded == ["wait", "fresh"]
+    await fleet.revoked({0})
+    assert (stale.acked, fresh.acked) == (0, 1)
+
+
+async def test_what_waited_for_a_partition_that_went_away_before_it_was_open_leaves_room(fleet: Fleet) -> None:
+    async def never(partition: int) -> Opened:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    fleet.opener = never
+    await fleet.assigned({0, 1, 2})
+    for _ in range(BATCHES_MAX):
+        await fleet.handle(Batch(2, *["lost"] * TOGETHER_RECORDS_MAX))
+    await fleet.revoked({2})
+    async with asyncio.timeout(5):
+        await fleet.handle(Batch(0, "kept"))
+    fake: Any = fleet.personalizer
+    await until(lambda: fake.folded == ["kept"])
+
+
 async def test_after_a_failure_nothing_is_written_or_acknowledged_and_the_timer_says_why(fleet: Fleet) -> None:
     fake: Any = fleet.personalizer
     good, bad, behind = Batch(0, "good"), Batch(0, "fail"), Batch(0, "behind")
-    for batch in (good, bad, behind):
+    await fleet.handle(good)
+    await until(lambda: fake.folded == ["good"])
+    for batch in (bad, behind):
         await fleet.handle(batch)
     with pytest.raises(ConnectionError):
         await fleet.run_timer()
@@ -113,8 +165,8 @@ async def test_batches_still_waiting_when_the_partition_is_taken_away_are_left_t
     fake: Any = fleet.personalizer
     first, second = Batch(0, "wait"), Batch(0, "after")
     await fleet.handle(first)
-    await fleet.handle(second)
     await until(lambda: fleet.owned[0].lock.locked())
+    await fleet.handle(second)
     leaving = asyncio.create_task(fleet.revoked({0}))
     await until(lambda: 0 not in fleet.owned)
     fake.go.set()
