@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.observe import BenchFailed
-from benchmarks.stage import bench_folder
 from benchmarks.pipeline import SEED, machine, versions
+from benchmarks.stage import bench_folder
 from clickwake import process
 from clickwake import topics as topic_admin
 from clickwake.local_kafka import Broker

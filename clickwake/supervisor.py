@@ -152,7 +152,7 @@ class Supervisor:
     def _put_off(self, child: Child) -> float:
         """Seconds until it is started again: twice as long after each failure in a row."""
         child.failures += 1
-        wait_s = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** (child.failures - 1))
+        wait_s: float = min(BACKOFF_S_MAX, BACKOFF_S_FIRST * 2 ** (child.failures - 1))
         child.due_at = time.monotonic() + wait_s
         return wait_s
 

@@ -167,7 +167,7 @@ class Fleet:
                         self._hold(-len(batches), -sum(len(batch.records) for batch in batches))
         except Exception as error:  # raised by the timer and to whoever brings the next batch
             self._failure = self._failure or error
-        finally:  # in the very step in which nothing waits any more; else it failed, or the partition went before it was open
+        finally:  # in the very step in which nothing waits any more; else it failed, or its partition went away unopened
             owned.working = None
             self._hold(-len(owned.waiting), -sum(len(batch.records) for batch in owned.waiting))
             owned.waiting.clear()

@@ -71,7 +71,7 @@ def dashboard(settings: Settings, exported: Exported) -> Iterator[tuple[Settings
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "folded")
         with_sink = f"{settings.kafka.topic_prefix}.sink"
         until(lambda: _stored(settings, "events") >= sent - 1, 60, f"{with_sink} stored all")
-        until(lambda: _stored(settings, "opinions") == 10 and _stored(settings, "satisfaction_alerts"), 60, "opinions stored")
+        until(lambda: _stored(settings, "opinions") + _stored(settings, "satisfaction_alerts") == 11, 60, "opinions stored")
         for address in (url, f"http://127.0.0.1:{ports['API']}/health/ready"):
             until(lambda address=address: _answers(address), 60, f"{address} answers")
         yield settings, url
@@ -107,8 +107,9 @@ def say(settings: Settings) -> None:
     now = datetime.now(UTC)
     opinions = [Opinion(
         opinion_id=f"o{n}", tenant="t", user_id=f"u{n}", event_id=f"said {n}", source="review", lane="live",
-        said_at=now - timedelta(days=10 - n), item_id="i1", brand="Clay", language="en", satisfaction=1.0 if n < 5 else 0.25,
-        stars=5.0 if n < 5 else 2.0, stars_read=None, p_satisfied=None, aspects=(), telling=f"word {n}", model_version="",
+        said_at=now - timedelta(days=10 - n), item_id="i1", brand="Clay", language="en",
+        satisfaction=1.0 if n < 5 else 0.25, stars=5.0 if n < 5 else 2.0, stars_read=None, p_satisfied=None, aspects=(),
+        telling=f"word {n}", model_version="",
     ) for n in range(10)]  # fmt: skip
     alert = SatisfactionAlert(
         alert_id="a1", tenant="t", about="brand", name="Clay", state="raised", number=1, changed_at=opinions[5].said_at,
@@ -133,7 +134,7 @@ def _stored(settings: Settings, table: str) -> int:
     with closing(clickhouse.open_client(settings.clickhouse)) as client:
         if not client.query(f"EXISTS TABLE {settings.clickhouse.database}.{table}").first_row[0]:
             return 0
-        return int(client.query(f"SELECT count() FROM {table} FINAL").first_row[0])
+        return int(client.query("SELECT count() FROM {table:Identifier} FINAL", {"table": table}).first_row[0])
 
 
 def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page) -> None:
