@@ -202,6 +202,12 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
     def heartbeat_age_ms(self) -> float:
         return (boot_time() - self._thread.heartbeat_at) * 1000
 
+    @property
+    def thread_loop(self) -> asyncio.AbstractEventLoop:
+        """Of the thread that runs aiokafka's consumer."""
+        loop: asyncio.AbstractEventLoop = self._thread.thread_loop
+        return loop
+
     async def positions(self) -> dict[TP, int]:
         """The next offset each owned partition needs: acknowledged here, else committed, else its beginning."""
         acknowledged = self.ledger.acknowledged()

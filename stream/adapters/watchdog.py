@@ -20,7 +20,7 @@ from typing import NoReturn
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from stream.adapters import kafka_clients
+from stream.adapters import kafka_clients, stuck
 from stream.adapters.faust_batches import TP
 from stream.adapters.faust_compat import REQUEST_TIMEOUT_S, App
 
@@ -131,7 +131,8 @@ async def watch(app: App, *, stall_s: float = STALL_S, interval_s: float = INTER
     while True:
         reason = dog.judge(await observe(app, paused))
         if reason is not None:
-            log.critical("watchdog: %s while the broker answers; ending the process so that it starts afresh", reason)
+            log.critical("watchdog: %s while the broker answers; ending the process so that it starts afresh. Its consumer "
+                         "waits in:\n%s", reason, "\n".join(stuck.waits(app.consumer.thread_loop)))
             logging.shutdown()
             os._exit(EXIT_STALLED)
         await asyncio.sleep(interval_s)  # the pace of the watch itself
