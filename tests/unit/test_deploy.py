@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -141,6 +142,38 @@ def test_dashboards_and_alert_rules_ask_for_metrics_that_exist() -> None:
     assert all({"summary", "description"} <= rule["annotations"].keys() and rule["labels"]["severity"] for rule in alerts)
 
 
+def test_prometheus_takes_its_configuration_and_the_alerts_are_raised_when_they_should() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    folder = ROOT / "deploy" / "prometheus"
+    for asked in (("check", "config", "prometheus.yml"), ("test", "rules", "rules.test.yml")):
+        said = subprocess.run([promtool, *asked], cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+        assert said.returncode == 0, said.stdout + said.stderr
+
+
+def test_every_alert_rule_has_a_case_in_which_it_is_raised() -> None:
+    folder = ROOT / "deploy" / "prometheus"
+    rules, cases = (yaml.safe_load((folder / name).read_text()) for name in ("rules.yml", "rules.test.yml"))
+    alerts = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
+    raised = {one["alertname"] for case in cases["tests"] for one in case["alert_rule_test"] if one["exp_alerts"]}
+    quiet = {one["alertname"] for case in cases["tests"] for one in case["alert_rule_test"] if not one["exp_alerts"]}
+    assert raised == quiet == alerts
+
+
+def test_kustomize_builds_what_is_applied() -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is not installed")
+    asked = [kubectl, "kustomize", ROOT / "deploy" / "kubernetes"]
+    built = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
+    documents = list(yaml.safe_load_all(built))
+    images = {container["image"] for one in documents if one["kind"] in ("Deployment", "StatefulSet", "Job")
+              for container in one["spec"]["template"]["spec"]["containers"]}  # fmt: skip
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert images == {f"clickwake/workers:{version}", f"clickwake/training:{version}"}
+
+
 def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -> None:
     """No cluster was at hand: what can be held against the code is."""
     folder = ROOT / "deploy" / "kubernetes"
@@ -165,7 +198,7 @@ def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -
         assert {one["name"] for one in container["volumeMounts"]} == mounted
         names += [one["name"] for one in container.get("env", ())]
     assert seen == {"collector", "api", "dashboard", "personalize", "insights", "catalog", "sink", "erasure", "offers",
-                    "training"}  # fmt: skip
+                    "delivery", "training"}  # fmt: skip
     for name in names:
         path = name.removeprefix("CLICKWAKE_").lower().split("__")
         if not name.startswith("CLICKWAKE_"):
