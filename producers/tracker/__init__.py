@@ -10,5 +10,5 @@ FILE = Path(__file__).with_name("clickwake.js")
 
 @lru_cache(maxsize=1)
 def source() -> bytes:
-    """The tracker as it is served."""
-    return FILE.read_bytes()
+    """The tracker as it is served: without its indentation, which no string in it goes over."""
+    return b"\n".join(line.strip() for line in FILE.read_bytes().splitlines())

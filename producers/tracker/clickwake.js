@@ -54,8 +54,9 @@
   }
   function refused() { var c = options.consent; return !!c && c.analytics === false && c.personalization === false; }
 
-  function put(type, fields) {
-    if (refused()) return null;
+  function put(type, fields, more, always) { // more: {context, timestamp}, as Segment's last argument
+    if (refused() && !always) return null;
+    more = more || {};
     var event = {
       messageId: "b-" + id(), type: type, anonymousId: anonymousId(), originalTimestamp: new Date().toISOString(),
       context: {
@@ -66,7 +67,8 @@
     };
     var user = read("userId");
     if (user) event.userId = user;
-    if (options.consent) event.context.consent = options.consent;
+    Object.assign(event.context, more.context, options.consent && {consent: options.consent});
+    if (more.timestamp) event.originalTimestamp = new Date(more.timestamp).toISOString();
     for (var name in fields) if (fields[name] !== undefined) event[name] = fields[name];
     queue.push(event);
     if (queue.length > KEPT_MAX) queue.splice(0, queue.length - KEPT_MAX);
@@ -121,28 +123,41 @@
     load: function (writeKey, more) {
       options.writeKey = writeKey;
       for (var name in more || {}) options[name] = more[name];
+      options.consent = options.consent || parse(read("consent"), null);
       adopt();
       soon(0);
       return api;
     },
-    track: function (event, properties) { return put("track", {event: event, properties: properties || {}}); },
-    page: function (name, properties) {
-      return put("page", {name: name, properties: Object.assign({url: location.href, path: location.pathname}, properties)});
+    track: function (event, properties, more) { return put("track", {event: event, properties: properties || {}}, more); },
+    page: function (category, name, properties, more) { // category and name may be left out, the category first
+      if (typeof name !== "string") { more = properties; properties = name; name = category; category = undefined; }
+      if (typeof name === "object") { more = properties; properties = name; name = undefined; }
+      var all = Object.assign({url: location.href, path: location.pathname}, category && {category: category}, properties);
+      return put("page", {name: name, properties: all}, more);
     },
-    identify: function (userId, traits) {
+    identify: function (userId, traits, more) { // of nobody new: identify(traits)
       if (refused()) return null;
-      write("userId", String(userId));
-      return put("identify", {userId: String(userId), traits: traits || {}});
+      if (typeof userId === "object") { more = traits; traits = userId; userId = undefined; }
+      if (userId !== undefined) write("userId", userId = String(userId));
+      return put("identify", {userId: userId, traits: traits || {}}, more);
     },
-    group: function (groupId, traits) { return put("group", {groupId: groupId, traits: traits || {}}); },
+    group: function (groupId, traits, more) { return put("group", {groupId: groupId, traits: traits || {}}, more); },
     alias: function (userId, previousId) {
       var before = previousId || read("userId") || anonymousId();
       write("userId", String(userId));
       return put("alias", {userId: String(userId), previousId: before});
     },
-    consent: function (given) { // {analytics, personalization, ads}; who refuses both is neither counted nor known
+    consent: function (given) { // {analytics, personalization, ads}, kept; who refuses the first two is neither counted nor known
+      var known = read("anonymousId") || read("userId"), before = JSON.stringify(parse(read("consent"), null));
       options.consent = given;
-      if (refused()) api.reset();
+      write("consent", JSON.stringify(given));
+      if (before === JSON.stringify(given) || !known) return;
+      put("track", {event: "Segment Consent Preference Updated", properties: {}}, null, true); // what is known of them goes by it
+      if (!refused()) return;
+      var last = queue.slice(-1);
+      api.reset();
+      queue = last;
+      keep();
     },
     reset: function () { // somebody else uses this browser now, or nobody is to be known
       queue = [];

@@ -143,7 +143,41 @@ def test_who_refuses_is_neither_counted_nor_known(collector: Collector, page: Pa
         clickwake.track("Unseen");
         await clickwake.flush();
     }""")
-    assert collector.names() == ["Early", "Seen"]
-    assert collector.events()[1]["context"]["consent"] == {"analytics": True, "personalization": False}
+    said = "Segment Consent Preference Updated"
+    assert collector.names() == ["Early", said, "Seen", said]
+    assert collector.events()[2]["context"]["consent"] == {"analytics": True, "personalization": False}
+    last = collector.events()[3]  # by it the collector and the workers know whose profile to clear
+    assert last["context"]["consent"] == {"analytics": False, "personalization": False} and last["anonymousId"] == before
     assert page.evaluate("localStorage.getItem('clickwake.anonymousId')") is None
-    assert page.evaluate("clickwake.anonymousId()") != before, "a later visit is somebody else's"
+    page.goto(collector.url)  # it is remembered
+    page.evaluate("async () => { clickwake.page(); clickwake.identify('u1'); await clickwake.flush(); }")
+    assert len(collector.names()) == 4
+    page.evaluate("""async () => {
+        clickwake.consent({analytics: true, personalization: true});
+        clickwake.track("Again");
+        await clickwake.flush();
+    }""")
+    again = collector.events()[4:]
+    assert [one["event"] for one in again] == ["Again"] and again[0]["anonymousId"] != before, "a later visit is somebody else's"
+
+
+def test_arguments_may_be_left_out_as_in_segments_calls(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("""async () => {
+        clickwake.identify({plan: "free"});
+        clickwake.identify("u1");
+        clickwake.identify({plan: "pro"});
+        clickwake.page();
+        clickwake.page("Home");
+        clickwake.page("Shop", "Garden", {shelf: 2});
+        clickwake.page({shelf: 3});
+        clickwake.track("Viewed", {a: 1}, {context: {campaign: {name: "spring"}}, timestamp: "2026-01-02T03:04:05Z"});
+        await clickwake.flush();
+    }""")
+    _, free, known, pro, bare, home, garden, shelf, viewed = collector.events()
+    assert "userId" not in free and free["traits"] == {"plan": "free"}
+    assert (known["userId"], known["traits"]) == ("u1", {}) and (pro["userId"], pro["traits"]) == ("u1", {"plan": "pro"})
+    assert "name" not in bare and home["name"] == "Home"
+    assert (garden["name"], garden["properties"]["category"], garden["properties"]["shelf"]) == ("Garden", "Shop", 2)
+    assert "name" not in shelf and shelf["properties"]["shelf"] == 3 and shelf["properties"]["path"] == "/"
+    assert viewed["context"]["campaign"] == {"name": "spring"} and viewed["originalTimestamp"] == "2026-01-02T03:04:05.000Z"

@@ -204,3 +204,17 @@ def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -
         if not name.startswith("CLICKWAKE_"):
             continue
         assert path[0] in sections and (len(path) == 1 or path[1] in sections[path[0]].model_fields), name
+
+
+def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """docker compose passes what .env leaves empty."""
+    before = Settings()
+    for name in ("COLLECTOR__ADMIN_KEYS", "TRACING__RATIO", "TRACING__ENDPOINT", "API__READ_KEYS"):
+        monkeypatch.setenv(f"CLICKWAKE_{name}", "")
+    assert Settings() == before
+
+
+def test_the_example_of_secrets_names_what_compose_asks_for() -> None:
+    asked = set(re.findall(r"\$\{([A-Z_]+)", COMPOSE.read_text()))
+    named = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.M))
+    assert asked == named
