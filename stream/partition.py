@@ -45,6 +45,7 @@ R = TypeVar("R", bound=HasOffset)
 META_KEY = b"#meta"  # no user key starts with '#': the tenant is never empty
 DUE_PREFIX = b"#due/"
 _DUE_BYTES = 8
+VOID_TIMERS_MAX = 1_000  # beside as many as there are timers that count
 NOBODY = UserState()  # to compare with
 Cause = Literal["live", "import", "model"]  # why a due time is stale; the strongest cause wins, live first
 
@@ -116,6 +117,8 @@ class PartitionState:
         self._cached_max = cached_max
         self._stored_due: dict[bytes, int] = {}
         self._timers: list[tuple[int, bytes]] = []
+        self._armed: dict[bytes, int] = {}  # when, 0 for not at all, for users whose timer was set or went off since opening
+        self._timers_kept = 0  # when void ones were let go last
         self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
         self.unsorted: dict[bytes, None] = {}  # users whose segments may be out of date, in the order in which they are due
         self.unplaced: dict[bytes, None] = {}  # users whose cluster is out of date and comes with no recommendation
@@ -132,6 +135,7 @@ class PartitionState:
         self._stored_due = dict(entries)
         self._timers = [(due, key) for key, due in entries]
         heapq.heapify(self._timers)
+        self._timers_kept = len(self._timers)
 
     def load(self, keys: list[bytes]) -> None:
         """Bring states into the cache with one read of the store."""
@@ -207,14 +211,25 @@ class PartitionState:
 
     def set_timer(self, key: bytes) -> None:
         """Set a user's timer to what their state says is due next; older entries for the user become void."""
-        if due_ms := self.read(key).next_due_ms():  # an equal entry may have been taken out while the user was unscheduled
+        due_ms = self.read(key).next_due_ms()
+        if self._armed.get(key) == due_ms:
+            return
+        self._armed[key] = due_ms
+        if due_ms:
             heapq.heappush(self._timers, (due_ms, key))
+        if len(self._timers) > 2 * self._timers_kept + VOID_TIMERS_MAX:
+            self._timers = [entry for entry in self._timers if self._armed.get(entry[1], entry[0]) == entry[0]]
+            heapq.heapify(self._timers)
+            self._timers_kept = len(self._timers)
 
     def pop_due(self, clock_ms: int, limit: int) -> list[bytes]:
         """Keys of users whose timer has come, at most `limit`; void entries are skipped."""
         due: list[bytes] = []
         while self._timers and self._timers[0][0] <= clock_ms and len(due) < limit:
             at, key = heapq.heappop(self._timers)
+            if self._armed.get(key, at) != at:
+                continue
+            self._armed[key] = 0
             if self.read(key).next_due_ms() == at:
                 due.append(key)
         return due
@@ -253,6 +268,10 @@ class PartitionState:
         return why
 
     def mark_folded(self, topic: str, topic_id: str, offset: int, append_ms: int) -> None:
+        """The state stands for all records up to this one; for more already where it is read again after a rewind."""
+        known = self.meta.offsets.get(topic)
+        if known is not None and known[0] == topic_id and known[1] >= offset:
+            return
         self.meta.offsets[topic] = (topic_id, offset)
         self.meta.marks[topic] = append_ms
 

@@ -261,8 +261,9 @@ class Training(Section):
 class Settings(BaseSettings):
     """`home` holds everything a local installation writes: broker, engine, state, models, logs."""
 
-    model_config = SettingsConfigDict(env_prefix="CLICKWAKE_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid",
-                                      frozen=True)  # fmt: skip
+    model_config = SettingsConfigDict(
+        env_prefix="CLICKWAKE_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True
+    )
 
     home: Path = Path(".clickwake")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -87,6 +87,8 @@ class Broker:
         producer = self._producer
         if producer is None:
             raise Unavailable(self._reason)
+        if not records:  # of users who are to be forgotten: an answer like any other
+            return
         started = time.monotonic()
         futures: list[asyncio.Future[Any]] = []
         try:

@@ -208,6 +208,10 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
         loop: asyncio.AbstractEventLoop = self._thread.thread_loop
         return loop
 
+    @property
+    def owned(self) -> frozenset[TP]:
+        return frozenset(self._owned)
+
     async def positions(self) -> dict[TP, int]:
         """The next offset each owned partition needs: acknowledged here, else committed, else its beginning."""
         acknowledged = self.ledger.acknowledged()

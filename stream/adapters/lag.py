@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -50,6 +51,12 @@ class Lag:
         """Where a group goes on in a partition, 0 where it has committed nothing."""
         found = self.admin.list_group_offsets(group)[group].get(TopicPartition(topic, partition))
         return 0 if found is None else int(found.offset)
+
+    def answers(self, group: str, partitions: Iterable[tuple[str, int]]) -> bool:
+        """Whether the broker says now where these partitions end and where the group is. Raises `KafkaError`."""
+        self.admin.list_partition_offsets({TopicPartition(*tp): OffsetSpec.LATEST for tp in partitions})
+        self.admin.list_group_offsets(group)
+        return True
 
     def rewind(self, group: str, *wanted: Topic) -> int:
         """Let a group that nobody is in begin again at the beginning of these topics; returns of how many partitions. Raises

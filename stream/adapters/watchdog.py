@@ -3,8 +3,8 @@
 It ends the process only if, for the whole of `stall_s`, the broker answered, a partition of ours had records waiting,
 its acknowledged offset did not move, and the worker was neither recovering, rebalancing nor paused. An outage of the
 broker is none of these: it must not become a loop of crashes. Or if for the whole of `deaf_s` the broker answered a client
-made anew but not this worker's own: after a restart of the broker aiokafka's was once seen to wait for the group's
-coordinator for ever.
+made anew the very same questions but not this worker's own: after a restart of the broker aiokafka's was once seen to wait
+for the group's coordinator for ever. A rebalance that does not end while the broker answers is given `stall_s`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from aiokafka.client import AIOKafkaClient
+import kafka.errors
 from aiokafka.errors import KafkaError
 
-from stream.adapters import kafka_clients, stuck
+from stream.adapters import stuck
 from stream.adapters.faust_batches import TP
 from stream.adapters.faust_compat import REQUEST_TIMEOUT_S, App
+from stream.adapters.lag import Lag
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class Watchdog:
             self._deaf_since_s = None
         elif self._deaf_since_s is None:
             self._deaf_since_s = seen.at_s
-        elif seen.at_s - self._deaf_since_s >= self._deaf_s:
+        elif seen.at_s - self._deaf_since_s >= (self._stall_s if seen.busy else self._deaf_s):
             return f"the consumer has had no answer for {seen.at_s - self._deaf_since_s:.0f} s"
         if seen.end_offsets is None or seen.busy:
             self._since = {}
@@ -93,8 +94,8 @@ async def observe(app: App, paused: Callable[[], str]) -> Observation:
     consumer = app.consumer
     busy = paused()
     if app.rebalancing:
-        busy = "rebalancing"
-    elif not consumer.assigned_ready.is_set():
+        return Observation(time.monotonic(), None, {}, "rebalancing", deaf=await _answers_others(app))
+    if not consumer.assigned_ready.is_set():
         busy = "recovering"
     if busy:
         return Observation(time.monotonic(), None, {}, busy)
@@ -110,15 +111,18 @@ async def observe(app: App, paused: Callable[[], str]) -> Observation:
 
 
 async def _answers_others(app: App) -> bool:
-    client = AIOKafkaClient(**kafka_clients.aiokafka_arguments(app.settings))
+    """Whether a client made anew is told what this worker's asks for."""
+    group, partitions = app.conf.id, app.consumer.owned
+
+    def ask() -> bool:
+        with Lag(app.settings) as client:
+            return client.answers(group, partitions)
+
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            await client.bootstrap()
-    except (KafkaError, OSError, TimeoutError):
+            return await asyncio.to_thread(ask)
+    except (kafka.errors.KafkaError, OSError, TimeoutError):
         return False
-    finally:
-        await client.close()
-    return True
 
 
 async def watch(app: App, *, stall_s: float = STALL_S, interval_s: float = INTERVAL_S,

@@ -44,6 +44,10 @@ def decode(raw: bytes | None, append_ms: int, skew_max_ms: int) -> Decoded:
 
     >>> decode(b"{", 0, 0).messages[0].keyword
     'json'
+    >>> event = b'{"messageId":"m","type":"track","tenant":"t","userId":"u","timestamp":"2026-01-02T03:04:05Z","other":"%s"}'
+    >>> now_ms = 1_800_000_000_000
+    >>> type(decode(event % b"x", now_ms, 0)).__name__, type(decode(event % bytes([255]), now_ms, 0)).__name__
+    ('Ok', 'Reject')
     """
     if raw is None:
         return Drop("tombstone")
@@ -52,6 +56,7 @@ def decode(raw: bytes | None, append_ms: int, skew_max_ms: int) -> Decoded:
         return Reject("too_large", (Message(path="", keyword="maxBytes", message=text),))
     try:
         event = _decoder.decode(raw)
+        raw.decode()  # what the schema does not name was passed over unread, but goes to ClickHouse
     except msgspec.ValidationError as error:
         return Reject("undecodable", (message_of(error),))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

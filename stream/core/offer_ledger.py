@@ -8,6 +8,7 @@ a function of the logs alone; parts are counts; and sums of counts are the same 
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -248,4 +249,4 @@ def revenue_micros(properties: Properties) -> int:
     total = properties.revenue
     if total is None:
         total = sum(line.price * (1 if line.quantity is None else line.quantity) for line in lines)
-    return round(min(max(total, 0.0), REVENUE_MAX) * MICROS)
+    return 0 if math.isnan(total) else round(min(max(total, 0.0), REVENUE_MAX) * MICROS)

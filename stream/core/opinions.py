@@ -60,6 +60,8 @@ def said(name: str | None, properties: bytes) -> Said | None:
     Said(source='survey', text='Quick!', stars=5.0, item_id='mug', brand='')
     >>> said("Product Viewed", b"{}") is said("Product Reviewed", b'{"rating": "many"}') is None
     True
+    >>> said("Survey Answered", b'{"score": 1' + b"0" * 400 + b"}") is None  # no number that counts
+    True
     """
     form = FORMS.get(name or "")
     if form is None:
@@ -84,7 +86,12 @@ def _text(found: dict[str, Any], name: str) -> str:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer of some four hundred digits
+        return None
 
 
 def _stars(found: dict[str, Any], name: str, lowest: float, highest: float) -> float | None:
@@ -92,7 +99,7 @@ def _stars(found: dict[str, Any], name: str, lowest: float, highest: float) -> f
     value, most = _number(found.get(name)), _number(found.get(f"{name}_max")) or highest
     if value is None or not lowest <= value <= most or most <= lowest:
         return None
-    return 1.0 + (STARS_MAX - 1.0) * (value - lowest) / (most - lowest)
+    return 1.0 + (STARS_MAX - 1.0) * ((value - lowest) / (most - lowest))
 
 
 def satisfaction(stars: float | None, stars_read: float | None, p_satisfied: float | None) -> float | None:

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.events import Product, Properties
 from schemas.offers import MICROS, OfferTotals, PlacementTotals
 from schemas.outputs import OfferCap, OfferCost, Offered
 from stream.core.bandit import EXPLORE, BayesianLinear, choose
-from stream.core.offer_ledger import BITS, CLICKED, EARLY_MS, ORDERED, SEEN, Learned, Ledger
+from stream.core.offer_ledger import BITS, CLICKED, EARLY_MS, ORDERED, REVENUE_MAX, SEEN, Learned, Ledger, revenue_micros
 from stream.core.offer_policy import expand, policy
 from stream.core.state import DAY_MS
 
@@ -242,3 +243,13 @@ def test_propensities_sum_to_one_and_are_what_is_chosen(clicks: list[tuple[int, 
     assert chances.sum() == pytest.approx(1) and chances.min() >= EXPLORE / 3 - 1e-12
     chosen = np.bincount([choose(chances, f"{seed}/{n}").chosen for n in range(4_000)], minlength=3) / 4_000
     assert np.abs(chosen - chances).max() < 0.04  # five standard errors
+
+
+def test_what_an_order_brought_is_a_number_whatever_was_said_of_it() -> None:
+    def of(*lines: tuple[float, float]) -> int:
+        return revenue_micros(Properties(products=tuple(
+            Product(product_id="a", price=price, quantity=quantity) for price, quantity in lines)))  # fmt: skip
+
+    assert revenue_micros(Properties(revenue=9.5)) == of((4.75, 2.0)) == 9_500_000
+    assert of((1e308, 1e308), (-1e308, 1e308)) == 0  # infinity less infinity
+    assert of((-1.0, 1.0)) == 0 and of((1e308, 1e308)) == REVENUE_MAX * MICROS

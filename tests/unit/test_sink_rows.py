@@ -150,3 +150,11 @@ def test_a_letter_depends_on_the_record_only() -> None:
     (OperationalError("connection refused"), "retry"), (DatabaseError("x", code=60), "schema"), (RuntimeError(), "retry")])
 def test_only_errors_that_lie_in_a_row_reject_it(error: Exception, expected: str) -> None:
     assert clickhouse.verdict(error) == expected
+
+
+def test_bytes_that_nobody_reads_are_looked_at_before_rows_are_made_of_them() -> None:
+    whole = msgspec.json.encode(event(traits={"name": "Zoë"}, other="Zoë"))
+    assert isinstance(rows.event_rows(0)(record(whole)), Rows)
+    for part in (b'"name":"', b'"other":"'):
+        spoilt = whole.replace(part, part + b"\xff")
+        assert rows.event_rows(0)(record(spoilt)) == Skip("undecodable"), "personalize has written its dead letter"

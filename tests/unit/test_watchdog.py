@@ -46,6 +46,16 @@ def test_no_lag_and_lost_partitions_are_fine() -> None:
     assert not bites(at(0), at(500, replace(STUCK, positions={B: 5})))
 
 
+def test_a_rebalance_that_does_not_end_while_others_are_answered_is_given_longer() -> None:
+    dog = Watchdog(stall_s=600, deaf_s=60)
+    for at_s in range(0, 600, 10):
+        assert dog.judge(Observation(at_s, None, {}, "rebalancing", deaf=True)) is None
+    assert dog.judge(Observation(600, None, {}, "rebalancing", deaf=True)) == "the consumer has had no answer for 600 s"
+    dog = Watchdog(stall_s=600, deaf_s=60)
+    away = [Observation(at_s, None, {}, "rebalancing") for at_s in range(0, 6_000, 10)]  # the broker answers nobody
+    assert not any(dog.judge(one) for one in away)
+
+
 def test_a_consumer_that_alone_has_no_answer_is_given_as_long_and_an_outage_is_none() -> None:
     dog = Watchdog(stall_s=600, deaf_s=60)
     assert dog.judge(Observation(0, None, {}, deaf=True)) is None
