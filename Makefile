@@ -23,7 +23,7 @@ test: check
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet docs build/site
 
-# every crash point, 200 kills of each worker, 20 joins and leaves, ClickHouse ill for 30 minutes: some two hours and a half;
+# every crash point, 200 kills of each worker, 20 joins and leaves, ClickHouse ill for 30 minutes: some 80 minutes on two cores;
 # `make test` has a short form
 chaos: $(VENV)/.dev
 	CLICKWAKE_CHAOS=full $(BIN)/pytest tests/chaos tests/faults/test_sick_clickhouse.py -s

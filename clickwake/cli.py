@@ -155,7 +155,7 @@ def key(
     tenant: Annotated[str, typer.Argument(help="whose events it lets in")],
     as_json: Annotated[bool, typer.Option("--json", help="print the key and what settings hold of it as JSON")] = False,
 ) -> None:
-    """Make a write key. It is shown once; settings hold its hash only."""
+    """Make a key to write, read or administer with. It is shown once; settings hold its hash only."""
     from producers import commands
 
     commands.key(tenant, as_json)

@@ -71,13 +71,13 @@ def catalog(path: Path, *, tenant: str, as_json: bool) -> None:
 
 
 def key(tenant: str, as_json: bool) -> None:
-    """Make a write key and print it, once, with what settings are to hold."""
+    """Make a key and print it, once, with what settings are to hold."""
     from stream.http import keys
 
     made, held = keys.new()
     if as_json:
         return _print_json({"tenant": tenant, "write_key": made, "settings": held})
     setting = msgspec.json.encode({tenant: [held]}).decode()
-    sys.stdout.write(f"write key of {tenant}, shown once:  {made}\n"
+    sys.stdout.write(f"key of {tenant}, shown once:  {made}\n"
                      f"for the collector's settings:    CLICKWAKE_COLLECTOR__WRITE_KEYS='{setting}'\n")  # fmt: skip
     return None

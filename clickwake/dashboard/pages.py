@@ -153,19 +153,28 @@ async def user(page: Page, ident: str) -> None:
     ui.button(t("Forget this user…"), on_click=sure.open).props("outline color=negative").classes("mt-6")
 
 
+def _read_api(page: Page) -> httpx.AsyncClient:
+    """Asks in the tenant's name. Raises `NoKey`."""
+    own = page.settings.api
+    key = plain_key(own.read_keys, page.tenant, "read")
+    url = page.settings.dashboard.api_url or f"http://{own.host}:{own.port}"
+    return httpx.AsyncClient(base_url=url, auth=(key, ""), trust_env=False)
+
+
 async def _known(page: Page, ident: str) -> None:
     """What the read API says of the user."""
-    t, own = page.t, page.settings.api
+    t = page.t
     try:
-        key = plain_key(own.read_keys, page.tenant, "read")
+        client = _read_api(page)
     except NoKey as error:
         page.problem("The read API does not answer", str(error))
         return
-    url = page.settings.dashboard.api_url or f"http://{own.host}:{own.port}"
-    async with httpx.AsyncClient(base_url=url, auth=(key, ""), trust_env=False) as api:
+    async with client as api:
         found, answer = await asyncio.gather(
             api.get(f"/v1/users/{quote(ident, safe='')}"),
             api.get(f"/v1/recommendations/{quote(ident, safe='')}", params={"fields": "title"}))
+        last = next((one["item_id"] for one in found.json()["history"] if one["item_id"]), "") if found.is_success else ""
+        near = await api.get(f"/v1/items/{quote(last, safe='')}/neighbors", params={"fields": "title"}) if last else None
     if found.status_code != 200:
         ui.label(t("Nothing is known of this user.") if found.status_code == 404 else found.text)
         return
@@ -185,13 +194,45 @@ async def _known(page: Page, ident: str) -> None:
             shown = [one for one in churning["curve"] if one[0] <= 180]
             ui.echart(charts.curve(t("Chance of still being away, by days of silence"), shown,
                                    min(180.0, churning["silent_days"]))).classes("chart")  # fmt: skip
-    items = answer.json()["items"] if answer.status_code == 200 else []
-    rows = [
+    columns = {"item": "item", "title": "title", "score": "score", "source": "source", "why": "because of"}
+    page.table(_items(answer), columns, "What is recommended now")
+    with ui.row().classes("items-center"):
+        asked = ui.input(t("Why, or why not: an item's id")).classes("w-80")
+        told = ui.column()
+    asked.on("keydown.enter", lambda: page.guarded(lambda: _why(page, ident, asked.value, told)))
+    if near is not None:
+        page.table(_items(near), {"item": "item", "title": "title", "score": "score"},
+                   "Nearest by vectors to what was looked at last")  # fmt: skip
+
+
+def _items(answer: httpx.Response) -> queries.Rows:
+    return [
         {"item": one["item_id"], "title": (one["item"] or {}).get("title") or "", "score": one["score"],
-         "source": one["source"], "why": ", ".join(reason["item_id"] for reason in one["reasons"])} for one in items
+         "source": one["source"], "why": ", ".join(reason["item_id"] for reason in one["reasons"])}
+        for one in (answer.json()["items"] if answer.is_success else [])
     ]  # fmt: skip
-    page.table(rows, {"item": "item", "title": "title", "score": "score", "source": "source", "why": "because of"},
-               "What is recommended now")  # fmt: skip
+
+
+async def _why(page: Page, ident: str, item: str, told: ui.column) -> None:
+    """Place, parts of the score, and what removed the item, below the question."""
+    if not item:
+        return
+    async with _read_api(page) as api:
+        answer = await api.get(f"/v1/why/{quote(ident, safe='')}/{quote(item, safe='')}")
+    told.clear()
+    with told.props('role="status"'):
+        if not answer.is_success:
+            ui.label(answer.json()["error"]["message"])
+            return
+        why, t = answer.json(), page.t
+        among = f"{t('place')} {why['place']} {t('of')} {why['of_items']}" if why["place"] else ""
+        ui.label(f"{item}: {among or t('not among those to choose from')}").classes("font-bold")
+        for removed in why["removed_by"]:
+            ui.label(removed)
+        parts = sorted(why["shares"].items(), key=lambda part: -part[1])
+        ui.label(", ".join(f"{name} {share:.0%}" for name, share in parts if share >= 0.005))
+        if why["reasons"]:
+            ui.label(f"{t('because of')}: {', '.join(reason['item_id'] for reason in why['reasons'])}")
 
 
 async def _forget(page: Page, ident: str, dialog: ui.dialog) -> None:
@@ -218,6 +259,7 @@ def routes(settings: Settings, sessions: Sessions) -> None:
         @ui.page(path, title=f"Clickwake · {NAV[path]}", response_timeout=30)
         async def shown(request: Request, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
             page = Page(settings, sessions, request.state.visitor, path, lang, tenant)
+            ui.page_title(f"Clickwake · {page.t(NAV[path])}")
             page.frame()
             await page.guarded(lambda: fill(page))
 
