@@ -4,7 +4,8 @@
         client.track("u1", "Product Viewed", {"product_id": "85123A"})
 
 A call only puts the event into a queue. It is sent until the collector has acknowledged it, always under the same messageId,
-so it counts once. `flush` waits for that; `close`, and the end of a `with` block, too.
+so it counts once. `flush` waits for that; `close`, and the end of a `with` block, too, ten seconds at most: what is left then
+is `client.unsent`, and the block raises `Unsent`, so that it can be kept and sent later.
 """
 
 from __future__ import annotations
@@ -43,6 +44,14 @@ class _Waiting(NamedTuple):
 
 class QueueFull(RuntimeError):
     """The collector has not taken anything for so long that QUEUE_MAX events wait; this one was not taken."""
+
+
+class Unsent(RuntimeError):
+    """The collector was away when the client ended. `events` were not acknowledged; each has its id to be sent again under."""
+
+    def __init__(self, events: list[dict[str, Any]], host: str) -> None:
+        super().__init__(f"{len(events)} events were not acknowledged by {host}: is the collector up?")
+        self.events = events
 
 
 class Client:
@@ -85,21 +94,31 @@ class Client:
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue and not self._sending, timeout_s)
 
+    @property
+    def unsent(self) -> list[dict[str, Any]]:
+        """Events that wait, oldest first."""
+        with self._changed:
+            return [one.event for one in self._queue]
+
     def close(self, timeout_s: float = 10.0) -> bool:
-        """Flush and end; False when something was left after `timeout_s`."""
-        done = self.flush(timeout_s)
+        """Flush and end; False when something was left after `timeout_s`: `unsent`."""
+        self.flush(timeout_s)
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join(TIMEOUT_S)
         self._http.close()
-        return done
+        return not self.unsent
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not self.close():
+            left = Unsent(self.unsent, str(self._http.base_url))
+            if kind is None:
+                raise left
+            log.error("not sent", why=str(left), events=left.events)
 
     def _put(self, kind: str, **fields: Any) -> str:
         now = datetime.now(UTC).isoformat()

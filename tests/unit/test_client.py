@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from producers import client as module
-from producers.client import Client, QueueFull
+from producers.client import Client, QueueFull, Unsent
 
 
 class FakeCollector(httpx.BaseTransport):
@@ -72,6 +72,18 @@ def test_a_full_queue_is_said_and_closing_gives_up_in_time() -> None:
     with pytest.raises(QueueFull, match="is the collector up"):
         for _ in range(1_000):
             client.track("u1", "x")
-    assert not client.close(timeout_s=0.05)
+    assert not client.close(timeout_s=0.05) and [one["event"] for one in client.unsent] == ["x", "x"]
     with pytest.raises(RuntimeError, match="closed"):
         client.track("u1", "x")
+
+
+def test_what_is_left_at_the_end_of_a_block_is_raised_with_its_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "flush", lambda self, timeout_s=None: False)  # the ten seconds are over
+    collector = FakeCollector(*[httpx.ConnectError("away")] * 1_000)
+    with (pytest.raises(Unsent, match="1 events were not acknowledged") as raised,
+          Client("key", "http://collector", transport=collector) as client):  # fmt: skip
+        ident = client.track("u1", "x")
+    assert [one["messageId"] for one in raised.value.events] == [ident]
+    with pytest.raises(ZeroDivisionError), Client("key", "http://collector", transport=collector) as client:
+        client.track("u1", "x")
+        raise ZeroDivisionError
