@@ -4,8 +4,8 @@
         client.track("u1", "Product Viewed", {"product_id": "85123A"})
 
 A call only puts the event into a queue. It is sent until the collector has acknowledged it, always under the same messageId,
-so it counts once. `flush` waits for that; `close`, and the end of a `with` block, too, ten seconds at most: what is left then
-is `client.unsent`, and the block raises `Unsent`, so that it can be kept and sent later.
+so it counts once. `flush` waits for that; `close`, and the end of a `with` block, too, ten seconds at most: what is left
+then is `client.unsent`, and the block raises `Unsent`, so that it can be kept and sent later.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class QueueFull(RuntimeError):
 
 
 class Unsent(RuntimeError):
-    """The collector was away when the client ended. `events` were not acknowledged; each has its id to be sent again under."""
+    """The collector was away when the client ended. `events` were not acknowledged; each has its id, to be sent again."""
 
     def __init__(self, events: list[dict[str, Any]], host: str) -> None:
         super().__init__(f"{len(events)} events were not acknowledged by {host}: is the collector up?")
