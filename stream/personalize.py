@@ -29,7 +29,7 @@ from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import NOBODY, PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
-from stream.recommending import complements, degraded, score_users
+from stream.recommending import degraded, score_users, with_basket
 from stream.reminders import ReminderDesk
 from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
@@ -338,7 +338,7 @@ class Personalizer:
                 state.last_ts_ms,
             )
             if state.put_event_id:
-                found = complements(serving, tenant, user, state, self.rules)
+                found = with_basket(serving, tenant, user, state, self.rules)
                 if found:
                     outbox.complements(found, state.last_ts_ms)
                 state.put_event_id = ""

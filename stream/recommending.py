@@ -55,7 +55,7 @@ async def score_users(serving: Serving, tenant: str, states: Seq[UserState], now
     ]
 
 
-def complements(serving: Serving, tenant: str, user: str, state: UserState, rules: Rules) -> Complements | None:
+def with_basket(serving: Serving, tenant: str, user: str, state: UserState, rules: Rules) -> Complements | None:
     """What goes with the basket that `state.put_event_id` put something into; None when nothing does, or it is empty again.
     The id stands for that event, so that one event is not answered by two of a release, whenever the answer is due."""
     basket = scenarios.basket(state)

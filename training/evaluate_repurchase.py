@@ -1,9 +1,9 @@
 """How well it foresees that a user buys an item again, and what completes a basket.
 
 At the split every known user is asked about every item they bought before: bought again within 30, 60 or 90 days? Ours is
-fitted on the same questions at earlier times whose answers were known by the split, and reads the replayed state alone.
-Users are drawn with replacement, with all their pairs. Sub-task `cross-sell`: see `cross_sell`; `reminders`, through the
-worker's own desk: see `reminders`.
+what training makes of the history before the split (`repurchase.learn`, `links.fit`), as a bundle would hold it, and reads
+the replayed state alone. Users are drawn with replacement, with all their pairs. Sub-tasks `cross-sell…`: see `cross_sell`;
+`reminders…`, through the worker's own desk: see `reminders`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from stream.core.repurchase import FEATURES
+from stream.core.repurchase import FEATURES, Repurchase
 from stream.core.state import DAY_MS
 from training import baselines, cross_sell, links, reminders, report, repurchase
 from training.clustered import by_user, clustered
@@ -21,7 +21,7 @@ from training.comparison import Comparison, Measures, merged
 from training.evaluations import Evaluated, Request, iso
 from training.metrics import FloatArray
 from training.panel.method import Past
-from training.repurchase import HORIZONS_DAYS, SHORT_DAYS, Pairs, Values
+from training.repurchase import HORIZONS_DAYS, Pairs, Values
 from training.snapshot import EmptyHistory, History, Replay, from_dataset, interactions
 
 SERVED = "clickwake"
@@ -43,47 +43,33 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
         raise EmptyHistory(f"{history.name} holds {iso(history.from_ms)} to {iso(history.to_ms)}: "
                            f"{max(HORIZONS_DAYS):g} days are needed before the split and after it")
     past, number = interactions(history)
-    item_ids = list(history.items)
-    replay = Replay(history)
-    pairs: list[Pairs] = []
-    # what was known of the longest horizon, and newer questions of the shortest
-    for at_ms in (earlier_ms, int(split_ms - min(HORIZONS_DAYS) * DAY_MS), split_ms):
-        say(f"asking at {iso(at_ms)}")
-        replay.advance(at_ms)
-        following = repurchase.next_orders(past, number, item_ids, at_ms)
-        rates = repurchase.links_until(past, item_ids, at_ms)
-        pairs.append(repurchase.ask(replay.snapshot.states, number, following, rates, at_ms))
-    early, late, test = pairs
-    if not len(test.x):
-        raise EmptyHistory(f"{history.name}: nobody bought an item before {iso(split_ms)}; name another split")
-    usual_days = links.order_gaps(past, split_ms).usual
-    model = repurchase.fit(
-        [(early, (*SHORT_DAYS, *HORIZONS_DAYS)), (late, (*SHORT_DAYS, *HORIZONS_DAYS[:1]))], usual_days, seed)
-    models: dict[str, Measures] = {}
-    ahead: dict[str, Measures] = {}
-    said: dict[float, tuple[FloatArray, FloatArray]] = {}
-    rules = interval_rules(past, item_ids, test)
-    for days in HORIZONS_DAYS:
-        y = test.bought(days)
-        say(f"{len(y)} pairs of {len(np.unique(test.users))} users, {y.mean():.1%} bought again within {days:g} days")
-        p = model.p_within(test.x, days)
-        said[days] = (p, y)
-        found = {SERVED: p, **learned_before(early, test, days, seed), **rules}
-        part, difference = clustered(found, y, test.users, SERVED, scores={*rules})
-        models = merged(models, {name: {f"{days:g}d.{one}": v for one, v in of.items()} for name, of in part.items()})
-        ahead = merged(ahead, {name: {f"{days:g}d.{one}": v for one, v in of.items()} for name, of in difference.items()})
+    before, item_ids = history.until(split_ms), list(history.items)
+    known, _ = interactions(before)  # of the same user numbers; columns are those of `before`
+    replaying = Replay(before)
+    say(f"learning from what came before {iso(split_ms)}")
+    early = repurchase.ask_at(replaying, known, number, earlier_ms)  # all its answers are known by the split
+    model, linked = repurchase.learn(replaying, known, number, seed), links.fit(known, list(before.items), before.to_ms + 1)
+    if model is None:
+        raise EmptyHistory(f"{history.name}: nobody bought an item again before {iso(split_ms)}; name another split")
+    replaying.advance(split_ms)
+    following = repurchase.next_orders(past, number, item_ids, split_ms)
+    test = repurchase.ask(replaying.snapshot.states, number, following, linked, split_ms)
+    models, ahead, said = bought_again(model, early, test, interval_rules(past, item_ids, test), seed, say)
     say("completing baskets")
-    tenant = history.events[0].tenant
-    hits, users = cross_sell.recall(past, item_ids, replay.snapshot.counts.counts, tenant, split_ms,
-                                    int(split_ms + CROSS_SELL_DAYS * DAY_MS), seed)
-    part, difference = by_user(hits, users, SERVED, "cross-sell.recall@10")
+    asked = cross_sell.evaluated(before, past, item_ids, number, replaying.snapshot, linked, split_ms,
+                                 int(split_ms + CROSS_SELL_DAYS * DAY_MS), seed)  # fmt: skip
+    for task, (values, users) in asked.items():
+        for measure in cross_sell.MEASURES:
+            of_each = {name: of[measure] for name, of in values.items()}
+            part, difference = by_user(of_each, users, SERVED, f"{task}.{measure}")
+            models, ahead = merged(models, part), merged(ahead, difference)
     say("saying reminders as a worker would")
-    known = repurchase.links_until(past, item_ids, split_ms)
-    told, told_ahead = reminders.evaluated(history, past, number, split_ms, model, known, SERVED)
+    told, told_ahead = reminders.evaluated(history, past, number, split_ms, model, linked, SERVED)
+    baskets = {f"{task} baskets": float(len(users)) for task, (_, users) in asked.items()}
     comparison = Comparison(
         task="repurchase", dataset=history.name, split=iso(split_ms), n=len(test.x), served=SERVED,
-        models=merged(models, part, told), ahead=merged(ahead, difference, told_ahead),
-        settings={"users": float(len(np.unique(test.users))), "baskets": float(len(users)), "seed": float(seed),
+        models=merged(models, told), ahead=merged(ahead, told_ahead),
+        settings={"users": float(len(np.unique(test.users))), **baskets, "seed": float(seed),
                   "power_of_days": model.shape, **dict(zip(FEATURES, model.weights, strict=True))},
     )  # fmt: skip
     figures: dict[str, report.Draw] = {
@@ -93,6 +79,25 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
         for days, one in said.items()
     }
     return Evaluated(comparison, figures)
+
+
+def bought_again(
+    model: Repurchase, early: Pairs, test: Pairs, rules: dict[str, Values], seed: int, say: Callable[[str], None]
+) -> tuple[dict[str, Measures], dict[str, Measures], dict[float, tuple[FloatArray, FloatArray]]]:
+    """(models, ahead, horizon → what ours said and what came) of the pairs at the split."""
+    models: dict[str, Measures] = {}
+    ahead: dict[str, Measures] = {}
+    said: dict[float, tuple[FloatArray, FloatArray]] = {}
+    for days in HORIZONS_DAYS:
+        y = test.bought(days)
+        say(f"{len(y)} pairs of {len(np.unique(test.users))} users, {y.mean():.1%} bought again within {days:g} days")
+        p = model.p_within(test.x, days)
+        said[days] = (p, y)
+        found = {SERVED: p, **learned_before(early, test, days, seed), **rules}
+        part, difference = clustered(found, y, test.users, SERVED, scores={*rules})
+        models = merged(models, {name: {f"{days:g}d.{one}": v for one, v in of.items()} for name, of in part.items()})
+        ahead = merged(ahead, {name: {f"{days:g}d.{one}": v for one, v in of.items()} for name, of in difference.items()})
+    return models, ahead, said
 
 
 def interval_rules(past: Past, item_ids: list[str], test: Pairs) -> dict[str, Values]:

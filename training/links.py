@@ -3,6 +3,8 @@
 follows: ridge regression of the next moment on the history before it, the user's own repeats included (SLIT of Choi et al.,
 "Session-aware Linear Item-Item Models", WWW 2021, eq. 10), rows weighted by age and by 1/√(targets).
 together: EASE (Steck, "Embarrassingly Shallow Autoencoders", WWW 2019, eq. 8) on decayed past.
+beside: what is in one order with it (`_beside`) and what the same users touch, equal parts. On Online Retail's orders of May
+2011, half of each given, with live rules as served: NDCG@10 .319; together with the rules .306, the rules alone .287.
 Online Retail, one validation split, items new to the customer, NDCG@10: EASE .110, EASE on decayed touches .124, follows
 .125; all items: EASE .248, follows .327, personal frequency .325.
 """
@@ -25,6 +27,10 @@ LINKS_PER_ITEM = 100  # the strongest; with all of them nothing was gained (Onli
 MOMENT_HALF_LIFE_DAYS = 60.0  # of a moment in the regression
 FOLLOWS_RIDGE = 200.0
 TOGETHER_RIDGE = 80.0
+ORDER_HALF_LIFE_DAYS = 60.0  # of an order in what completes a basket
+ORDER_RIDGE = 20.0
+CHANCE_PRIOR = 0.5  # orders that an item is thought to be in without another
+CHANCE_POPULARITY = 0.2  # power of the other's popularity that the chance is divided by
 HISTORY_MAX = 400  # last touches of a user before a moment that are looked at
 GAP_PRIOR = 3.0  # an item's average gap is drawn towards everybody's as by so many gaps
 GAP_UNKNOWN_DAYS = 60.0  # where nobody bought anything twice
@@ -45,9 +51,12 @@ def fit(past: Past, item_ids: list[str], now_ms: int) -> Links:
     if not len(users):
         return NO_LINKS
     n = len(chosen)
+    together = _together(users, ts_ms, items, n, now_ms)
+    ordered = kept & (past.kinds == Kind.ORDER)
+    beside = _beside(past.users[ordered], past.ts_ms[ordered], place[past.items[ordered]], n, now_ms)
     return Links(
         [item_ids[at] for at in chosen], repeat_rates(users, items, n),
-        _strongest(_follows(users, ts_ms, items, n, now_ms)), _strongest(_together(users, ts_ms, items, n, now_ms)),
+        _strongest(_follows(users, ts_ms, items, n, now_ms)), _strongest(together), _strongest(beside + _shares(together)),
         average_gaps(order_gaps(past, now_ms), len(item_ids))[chosen],
     )  # fmt: skip
 
@@ -114,6 +123,34 @@ def _follows(
     return np.asarray(linalg.solve(gram, (weighted.T @ after).toarray(), assume_a="pos"), dtype=np.float32)
 
 
+def orders(users: Ints, ts_ms: Ints, items: Ints, n: int) -> tuple[sparse.csr_matrix, Ints]:
+    """What a user ordered at one time: the items of each order, 1 or none (O, N), and its time (O,)."""
+    times, row = np.unique(np.stack([users, ts_ms]), axis=1, return_inverse=True)
+    found = sparse.csr_matrix((np.ones(len(items)), (row.ravel(), items)), shape=(times.shape[1], n))
+    found.data = np.minimum(found.data, 1.0)
+    return found, times[1]
+
+
+def _beside(users: Ints, ts_ms: Ints, items: Ints, n: int, now_ms: int) -> Float32:
+    """(N, N): two answers to what else is in an order, added up; the lines of the orders, (E,) each. The chance that it is,
+    divided by a power of its popularity, which says most of one item; and EASE over orders, which says most of several. A
+    line of an order of s counts 1/√(s − 1), so that a wholesaler's hundreds do not drown what belongs together.
+    """
+    if not len(items):
+        return np.zeros((n, n), dtype=np.float32)
+    x, at_ms = orders(users, ts_ms, items, n)
+    sizes = np.asarray(x.sum(axis=1)).ravel()
+    weight = np.exp2(-(now_ms - at_ms) / DAY_MS / ORDER_HALF_LIFE_DAYS) / np.sqrt(np.maximum(sizes - 1, 1))
+    gram = (x.T @ (sparse.diags(weight) @ x)).toarray()  # (N, N)
+    of_item = np.diag(gram).copy()  # (N,)
+    chance = gram / (of_item[:, None] + CHANCE_PRIOR) / (of_item[None, :] + 1) ** CHANCE_POPULARITY
+    inverse = _inverse(gram, ORDER_RIDGE)
+    ease = -inverse / np.diag(inverse)[None, :]
+    for one in (chance, ease):
+        np.fill_diagonal(one, 0.0)
+    return np.asarray(_shares(chance) + _shares(ease), dtype=np.float32)
+
+
 def _moments(
     users: Ints, ts_ms: Ints, items: Ints, n: int
 ) -> tuple[sparse.csr_matrix, sparse.csr_matrix, Ints]:
@@ -151,7 +188,15 @@ def _inverse(gram: Doubles, ridge: float) -> Doubles:
     return np.asarray(linalg.inv(gram, assume_a="pos"))
 
 
-def _strongest(weights: Float32) -> Weights:
+def _shares(weights: Doubles | Float32) -> Doubles:
+    """The LINKS_PER_ITEM largest weights of each row as shares that add up to 1; a row of nothing stays one."""
+    kept = np.maximum(weights, 0.0, dtype=np.float64)
+    if len(kept) > LINKS_PER_ITEM:
+        kept[kept < np.partition(kept, -LINKS_PER_ITEM, axis=1)[:, -LINKS_PER_ITEM, None]] = 0.0
+    return np.asarray(kept / np.maximum(kept.sum(axis=1, keepdims=True), 1e-12))
+
+
+def _strongest(weights: Doubles | Float32) -> Weights:
     """The LINKS_PER_ITEM largest weights of each row; below 0 none."""
     width = min(len(weights), LINKS_PER_ITEM)
     columns = np.argsort(-weights, axis=1, kind="stable")[:, :width]

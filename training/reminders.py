@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,10 +17,7 @@ import numpy as np
 from schemas import topics
 from schemas.events import key, ms
 from schemas.outputs import Reminder
-from schemas.release import FORMAT_VERSION, Manifest
-from stream.core.audience import NO_AUDIENCE
 from stream.core.counts import CountsPolicy, PartitionCounts
-from stream.core.featurize import FEATURE_VERSION
 from stream.core.fold import Outcome, fold
 from stream.core.links import Links
 from stream.core.reminders import INTERVAL_DAYS_MAX, INTERVAL_DAYS_MIN, WEEK_MS, Policy
@@ -38,6 +34,7 @@ from training.links import average_gaps, order_gaps
 from training.metrics import interval
 from training.panel.method import Past
 from training.snapshot import History
+from training.without_encoder import WithoutEncoder
 
 MANY_FROM = 0.1  # on Online Retail about as many as the strongest rule says
 LOYAL_ORDERS = 3  # of an item, then a simple rule trusts the user's own interval
@@ -52,39 +49,12 @@ class Said(NamedTuple):
     until_ms: int
 
 
-class OfRepurchase:
-    """The part of a bundle that reminders need; a `stream.ports.Models` that is asked for nothing else."""
-
-    def __init__(self, model: Repurchase, links: Links) -> None:
-        at = datetime.fromtimestamp(0, UTC)
-        self.manifest = Manifest(
-            format_version=FORMAT_VERSION, model_version="judged", parent=None, created_at=at,
-            feature_version=FEATURE_VERSION, text_space="", text_dim=1, dim=1, events_max=1, blend={}, counts={}, churn={},
-            data_from=at, data_to=at, metrics={}, files={}, repurchase=model.named(),
-        )  # fmt: skip
-        self.links = links
-        self.learned: Mapping[str, Any] = {}
-        self.audience = NO_AUDIENCE
-
-    def adapt(self, text_vectors: Any, item_ids: list[str]) -> Any:
-        return np.zeros((len(item_ids), self.manifest.dim), dtype=np.float32)
-
-    def encode(self, arrays: Mapping[str, Any]) -> Any:
-        raise AssertionError("reminders ask no encoder")
-
-    def survival(self, features: Any) -> Any:
-        raise AssertionError("reminders ask no churn model")
-
-    def effects(self, features: Any) -> Any:
-        raise AssertionError("reminders ask for no effects")
-
-
-def served(history: History, split_ms: int, models: OfRepurchase, policy: Policy) -> list[Reminder]:
+def served(history: History, split_ms: int, models: WithoutEncoder, policy: Policy) -> list[Reminder]:
     """Every reminder a worker says after the split, outcomes too."""
     return asyncio.run(_served(history, split_ms, models, policy))
 
 
-async def _served(history: History, split_ms: int, models: OfRepurchase, policy: Policy) -> list[Reminder]:
+async def _served(history: History, split_ms: int, models: WithoutEncoder, policy: Policy) -> list[Reminder]:
     serving = Serving(models)
     serving.put_items([(item, np.zeros(models.manifest.text_dim, dtype=np.float32)) for item in history.items.values()])
     desk, outbox = DueDesk(ReminderDesk(policy)), Outbox()
@@ -212,7 +182,7 @@ def evaluated(
 ) -> tuple[dict[str, Measures], dict[str, Measures]]:
     """(models, ahead) of reminders whose window is over by the history's end: `reminders` as the settings are, and under
     `reminders.many` with a lower threshold, as simple rules say more."""
-    purchases, models = Purchases(history, past, number), OfRepurchase(model, links)
+    purchases, models = Purchases(history, past, number), WithoutEncoder(model, links)
     gap_days = average_gaps(order_gaps(past, split_ms), len(purchases.item_ids), prior=0.0).astype(np.float64)
     parts = []
     for group, policy in (("reminders", Policy()), ("reminders.many", Policy(probability_min=MANY_FROM))):

@@ -18,7 +18,7 @@ from stream.core.repurchase import FEATURES, Repurchase, features, repeat_of
 from stream.core.state import DAY_MS, Kind, UserState
 from training import baselines, links
 from training.panel.method import Past
-from training.snapshot import History, Replay, interactions
+from training.snapshot import Replay
 
 HORIZONS_DAYS = (30.0, 60.0, 90.0)
 SHORT_DAYS = (7.0, 14.0)  # learned from beside them: a reminder is about days, not months
@@ -51,7 +51,8 @@ def links_until(past: Past, item_ids: list[str], until_ms: int) -> Links:
     users, _, items = np.unique(np.stack([past.users[before], past.ts_ms[before], past.items[before]]), axis=1)
     n = len(item_ids)
     gaps = links.average_gaps(links.order_gaps(past, until_ms), n)
-    return Links(item_ids, links.repeat_rates(users, items, n), no_weights(n), no_weights(n), gaps)
+    none = no_weights(n)
+    return Links(item_ids, links.repeat_rates(users, items, n), none, none, none, gaps)
 
 
 def next_orders(past: Past, number: Mapping[str, int], item_ids: list[str], from_ms: int) -> dict[tuple[int, str], int]:
@@ -60,6 +61,15 @@ def next_orders(past: Past, number: Mapping[str, int], item_ids: list[str], from
     order = np.argsort(-past.ts_ms[some], kind="stable")  # the earliest is written last
     columns = (one[some][order].tolist() for one in (past.users, past.items, past.ts_ms))
     return {(user, item_ids[item]): ts_ms for user, item, ts_ms in zip(*columns, strict=True)}
+
+
+def ask_at(replaying: Replay, past: Past, number: Mapping[str, int], at_ms: int) -> Pairs:
+    """Every known user's pairs at a time the replay has not passed, with the answers that `past` holds and the items' rates
+    as of then."""
+    replaying.advance(at_ms)
+    item_ids = list(replaying.history.items)
+    following, rates = next_orders(past, number, item_ids, at_ms), links_until(past, item_ids, at_ms)
+    return ask(replaying.snapshot.states, number, following, rates, at_ms)
 
 
 def ask(
@@ -112,20 +122,18 @@ def fit(
     return Repurchase(weights=tuple(weights[:-1].tolist()), constant=constant, shape=shape, usual_days=usual_days)
 
 
-def learn(history: History, seed: int = 0) -> Repurchase | None:
-    """From a whole history, asked at times whose answers it knows: as long before its end as its longest horizon, if it is
-    three times as long, and as its shortest. None where that teaches nothing."""
+def learn(replaying: Replay, past: Past, number: Mapping[str, int], seed: int = 0) -> Repurchase | None:
+    """From a whole history that is being replayed, asked on the way at times whose answers it knows: as long before its end
+    as its longest horizon, if it is three times as long, and as its shortest. None where that teaches nothing.
+
+    `past` and `number` are the history's interactions. Leaves the replay at the last time it was asked."""
+    history = replaying.history
     known = [days for days in HORIZONS_DAYS if history.to_ms - history.from_ms >= 3 * days * DAY_MS]
     if not known:
         return None
-    past, number = interactions(history)
-    item_ids = list(history.items)
-    replay, asked = Replay(history), []
+    asked = []
     for longest in sorted({known[-1], known[0]}, reverse=True):
-        at_ms = int(history.to_ms - longest * DAY_MS)
-        replay.advance(at_ms)
-        following, rates = next_orders(past, number, item_ids, at_ms), links_until(past, item_ids, at_ms)
-        pairs = ask(replay.snapshot.states, number, following, rates, at_ms)
+        pairs = ask_at(replaying, past, number, int(history.to_ms - longest * DAY_MS))
         asked.append((pairs, (*SHORT_DAYS, *(days for days in known if days <= longest))))
     try:
         return fit(asked, links.order_gaps(past, history.to_ms + 1).usual, seed)

@@ -8,6 +8,7 @@ last event, and how long the user then stayed away, or at least stayed away unti
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,7 @@ from schemas.events import ORDER_REFUNDED, Event
 from stream.core import identity
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.featurize import CHURN_FEATURES, Float32, Sequence, churn_features, sequence
-from stream.core.fold import Outcome, fold, touches
+from stream.core.fold import Outcome, fold, order_began, touches
 from stream.core.state import DAY_MS, Kind, UserState
 from stream.settings import Settings
 from training.panel.method import Past
@@ -118,8 +119,12 @@ class Replay:
             _observe(self.snapshot, self._open, events[self._at], self._at)
             self._at += 1
 
-    def finish(self, end_ms: int) -> Snapshot:
-        """Close the moments, censor the visits that are still open at `end_ms`; nothing can be folded after this."""
+    def finish(self, end_ms: int | None = None) -> Snapshot:
+        """Fold what is left, close the moments, censor the visits that are still open at `end_ms` (default: the last event);
+        nothing can be folded after this."""
+        self.advance(math.inf)
+        if end_ms is None:
+            end_ms = self.history.to_ms if self.history.events else 0
         snapshot = self.snapshot
         for user, moment in self._open.items():
             _close(snapshot, user, moment)
@@ -137,9 +142,7 @@ class Replay:
 
 def replay(history: History, policy: CountsPolicy | None = None, end_ms: int | None = None) -> Snapshot:
     """Fold a history; visits still open are censored at `end_ms` (default: the last event)."""
-    whole = Replay(history, policy)
-    whole.advance(math.inf)
-    return whole.finish(end_ms if end_ms is not None else (history.to_ms if history.events else 0))
+    return Replay(history, policy).finish(end_ms)
 
 
 @dataclass
@@ -220,15 +223,18 @@ def moments_of(events: Iterable[Event]) -> list[tuple[int, str, tuple[str, ...]]
 
 
 def interactions(history: History, until_ms: float = math.inf) -> tuple[Past, dict[str, int]]:
-    """The touches that show interest before `until_ms`, item columns in the history's order, and each user's number."""
+    """The touches that show interest before `until_ms`, item columns in the history's order, and each user's number. Lines
+    of an order are at one time, as the fold has them."""
     column = {item: at for at, item in enumerate(history.items)}
     number: dict[str, int] = {}
+    began: defaultdict[str, dict[int, int]] = defaultdict(dict)
     rows = [
         (number.setdefault(event.user, len(number)), column[touch.item_id], touch.ts_ms, touch.kind)
         for event in history.events if event.ts_ms < until_ms
-        for touch in touches(event, event.ts_ms) if touch.kind in INTEREST
+        for touch in touches(event, order_began(began[event.user], event, event.ts_ms)) if touch.kind in INTEREST
     ]  # fmt: skip
-    users, items, ts_ms, kinds = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    table = np.array(rows, dtype=np.int64).reshape(-1, 4)
+    users, items, ts_ms, kinds = table[np.argsort(table[:, 2], kind="stable")].T
     return Past(users, items, ts_ms, kinds, len(column)), number
 
 

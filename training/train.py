@@ -41,7 +41,7 @@ from training.churn import ChurnFit
 from training.comparison import Comparison
 from training.fit import Curve
 from training.persuasion import Persuasion
-from training.snapshot import EmptyHistory, History, Moment, Snapshot, interactions, replay, visit_arrays
+from training.snapshot import EmptyHistory, History, Moment, Replay, Snapshot, interactions, replay, visit_arrays
 from training.texts import Texts, encode
 from training.trials import Trials
 from training.user_encoder import Config, Recommender
@@ -65,6 +65,7 @@ class Learned:
     files: dict[str, bytes]
     bundle: Bundle
     snapshot: Snapshot
+    again: Repurchase | None = None  # when items are bought again; None: not learned
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def learn(
 ) -> Learned:  # fmt: skip
     """Replay a history, train all models on it and export them; nothing is published. `persuades`: what was learned of
     deliveries goes along. Raises `EmptyHistory`."""
-    snapshot = replay(history, policy)
+    replaying, (past, number) = Replay(history, policy), interactions(history)
+    again = repurchase.learn(replaying, past, number, settings.training.seed)
+    snapshot = replaying.finish()
     if not snapshot.visits:
         raise EmptyHistory(f"{history.name}: all {len(history.events)} events lie at one time; a longer history is needed")
     own, item_ids = settings.training, list(history.items)
@@ -93,11 +96,11 @@ def learn(
         checkpoints=settings.training_dir,
     )  # fmt: skip
     hazard = churn.fit(snapshot.visits, seed=own.seed, end_ms=history.to_ms, horizon_days=own.churn_horizon_days)
-    linked = links.fit(interactions(history)[0], item_ids, history.to_ms + 1)
+    linked = links.fit(past, item_ids, history.to_ms + 1)
     files = export.files(model, hazard.net, item_ids, linked) | persuades.files()
     manifest = export.draft(model, texts.space, parent, files, (history.from_ms, history.to_ms))
     manifest = msgspec.structs.replace(manifest, uplift=persuades.figures(), metrics=persuades.metrics())
-    return Learned(model, curve, hazard, files, export.open_files(manifest, files), snapshot)
+    return Learned(model, curve, hazard, files, export.open_files(manifest, files), snapshot, again)
 
 
 def fit_blend(
@@ -149,8 +152,7 @@ def train(
     say("looking for clusters of users")
     final = with_audience(final, history, texts, settings, opened(settings, parent))
     say("; ".join(f"{one.name}: {one.users}" for one in final.bundle.audience.clusters) or "no clusters")
-    again = repurchase.learn(history, settings.training.seed)
-    manifest = described(final, mixture, comparison, again)
+    manifest = described(final, mixture, comparison)
     golden = export.golden(final.bundle, visit_arrays(final.snapshot.visits)[0])
     page = report.page(manifest, first.curve, comparison, final.churn)
     manifest, digest = export.publish(
@@ -184,16 +186,14 @@ def opened(settings: Settings, version: str | None) -> Bundle | None:
         return None
 
 
-def described(
-    learned: Learned, mixture: Blend, comparison: Comparison, again: Repurchase | None = None
-) -> Manifest:
+def described(learned: Learned, mixture: Blend, comparison: Comparison) -> Manifest:
     """The manifest with policies and metrics; its files are named when it is published."""
     metrics = held_out.as_metrics(comparison) | learned.churn.metrics | churn.calibration_metrics(learned.churn)
     metrics |= learned.bundle.manifest.metrics
     policy = learned.snapshot.counts.policy
     return msgspec.structs.replace(
         learned.bundle.manifest, blend=mixture.named(), counts=_floats(policy), churn=_floats(learned.churn.policy),
-        metrics=metrics, repurchase=again.named() if again else {},
+        metrics=metrics, repurchase=learned.again.named() if learned.again else {},
     )  # fmt: skip
 
 

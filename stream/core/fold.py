@@ -31,6 +31,8 @@ KIND_OF_NAME = {
     names.PRODUCT_SHARED: Kind.SHARE,
 }
 
+ORDER_SPREAD_MS_MAX = DAY_MS  # between the lines of one order; an id that comes again later is another order's, or no id
+
 
 class Outcome(Enum):
     """What became of an event; every input has exactly one."""
@@ -74,22 +76,58 @@ def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) ->
         return Outcome.DUPLICATE, []
     if ts_ms <= state.seen_horizon_ms or (event.lane == "live" and clock_ms - ts_ms > lateness_max_ms):
         return Outcome.LATE, []
-    _remember(state, hashed, ts_ms)
-    added = touches(event, ts_ms)
+    state.seen[hashed] = ts_ms
+    added = touches(event, order_began(state.seen, event, ts_ms))
+    _bound_seen(state)
     for touch in added:
-        if not state.ring or ts_ms > state.ring[-1].ts_ms:  # nearly always: no search
+        again = touch.kind == Kind.ORDER and _ordered_then(state, touch)
+        if not state.ring or touch.ts_ms > state.ring[-1].ts_ms:  # nearly always: no search
             state.ring.append(touch)
         else:
             insort(state.ring, touch, key=Touch.order)
-        count_item(state.items, touch)
+        count_item(state.items, touch, again)
     if len(state.ring) > RING_TOUCHES_MAX:
         del state.ring[: len(state.ring) - RING_TOUCHES_MAX]
     _advance(state, event, ts_ms, added)
     return Outcome.FOLDED, added
 
 
-def _remember(state: UserState, hashed: int, ts_ms: int) -> None:
-    state.seen[hashed] = ts_ms
+def order_began(known: dict[int, int], event: Event, ts_ms: int) -> int:
+    """When the order began that an event completes, or is one line of: the time of the first of its lines that came, so that
+    all its lines are of one instant. `known` maps hash → ts_ms and is told of an order that is new; any other event, and an
+    order without an id, is of its own time.
+
+    >>> from datetime import UTC, datetime
+    >>> line = Event(message_id="m", type="track", timestamp=datetime.now(UTC), tenant="t", event=names.ORDER_COMPLETED,
+    ...              properties=names.Properties(order_id="o"))
+    >>> known = {}
+    >>> [order_began(known, line, ts_ms) for ts_ms in (1_000, 4_000, 3 * DAY_MS)], list(known.values()) == [3 * DAY_MS]
+    ([1000, 1000, 259200000], True)
+    """
+    order_id = event.properties.order_id
+    if event.event != names.ORDER_COMPLETED or not order_id:
+        return ts_ms
+    mark = id_hash(f"order\0{order_id}")  # unlike any event id
+    began_ms = known.get(mark)
+    if began_ms is None or abs(ts_ms - began_ms) > ORDER_SPREAD_MS_MAX:
+        began_ms = known[mark] = ts_ms
+    return began_ms
+
+
+def _ordered_then(state: UserState, touch: Touch) -> bool:
+    """Whether the ring knows of an order of the same item at the same instant: another line of one order."""
+    if touch.item_id not in state.items:
+        return False
+    ring = state.ring
+    at = bisect_left(ring, touch.ts_ms, key=lambda one: one.ts_ms)
+    while at < len(ring) and ring[at].ts_ms == touch.ts_ms:
+        if ring[at].item_id == touch.item_id and ring[at].kind == Kind.ORDER:
+            return True
+        at += 1
+    return False
+
+
+def _bound_seen(state: UserState) -> None:
     while len(state.seen) > SEEN_IDS_MAX:
         oldest = min(state.seen.values())
         if oldest == max(state.seen.values()):

@@ -1,4 +1,5 @@
-"""Learned item-to-item weights: what follows an item and what goes together with it, as sparse rows of a bundle.
+"""Learned item-to-item weights: what follows an item, what goes together with it and what completes a basket with it, as
+sparse rows of a bundle.
 
 Learned offline (training/links.py), asked live: the weights of a user's items are added up, so every score splits exactly
 by the event that caused it. Item numbers here are the bundle's; `ItemIndex` translates them into its rows.
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from stream.core.featurize import Float32
 
-KINDS = ("follows", "together")
+KINDS = ("follows", "together", "beside")
 REPEAT_UNKNOWN = -1.5  # log rate of an item the links do not know: about a fifth of buyers come back for one
 
 
@@ -39,6 +40,7 @@ class Links(NamedTuple):
     repeat: Float32  # (M,) log of the share of an item's users who come back for it, smoothed
     follows: Weights  # what is touched after it
     together: Weights  # what the same users touch
+    beside: Weights  # what is in one order with it; before 0.5.0 as `together`
     gap_days: Float32 = np.zeros(0, np.float32)  # (M,) between two purchases of it by one user, smoothed; (0,): not known
 
 
@@ -47,7 +49,7 @@ def no_weights(items: int) -> Weights:
     return Weights(np.zeros((items, 0), np.int32), np.zeros((items, 0), np.float32))
 
 
-NO_LINKS = Links([], np.zeros(0, np.float32), no_weights(0), no_weights(0))
+NO_LINKS = Links([], np.zeros(0, np.float32), no_weights(0), no_weights(0), no_weights(0))
 
 
 def to_bytes(links: Links) -> bytes:
@@ -72,7 +74,8 @@ def from_bytes(data: bytes) -> Links:
     ids = [str(one) for one in arrays["ids"]]
     kinds = []
     for kind in KINDS:
-        columns, values = arrays[f"{kind}_columns"].astype(np.int32), arrays[f"{kind}_values"].astype(np.float32)
+        name = kind if kind != "beside" or "beside_columns" in arrays else "together"  # before 0.5.0
+        columns, values = arrays[f"{name}_columns"].astype(np.int32), arrays[f"{name}_values"].astype(np.float32)
         if columns.shape != values.shape or columns.ndim != 2 or len(columns) != len(ids):
             raise ValueError(f"item_links.npz: {kind!r} has {columns.shape} and {values.shape} for {len(ids)} items")
         if columns.size and not (columns.min() >= 0 and columns.max() < len(ids) and np.isfinite(values).all()):
@@ -84,5 +87,5 @@ def from_bytes(data: bytes) -> Links:
     gap_days = arrays["gap_days"].astype(np.float32) if "gap_days" in arrays else np.zeros(0, np.float32)  # since 0.4.0
     if gap_days.shape not in ((0,), (len(ids),)) or not (np.isfinite(gap_days).all() and (gap_days >= 0).all()):
         raise ValueError(f"item_links.npz has gaps of shape {gap_days.shape} for {len(ids)} items, or negative ones")
-    follows, together = kinds
-    return Links(ids, repeat, follows, together, gap_days)
+    follows, together, beside = kinds
+    return Links(ids, repeat, follows, together, beside, gap_days)

@@ -1,4 +1,4 @@
-"""When a user will buy an item again that they bought before, and what goes with the basket at hand.
+"""When a user will buy an item again that they bought before.
 
 The time to the next purchase of an item, as of now, is log-logistic: the odds of having bought it within d days are
 exp(x·w) d^s, x what is known of user and item now (Bennett, "Log-logistic regression models for survival data", Applied
@@ -9,14 +9,13 @@ share of the user's orders towards the item's rate.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from math import exp, exp2, isfinite, log, log1p
+from collections.abc import Callable, Mapping
+from math import exp, isfinite, log, log1p
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.featurize import Float32
 from stream.core.links import REPEAT_UNKNOWN, Links
 from stream.core.state import DAY_MS, ItemStat, UserState
@@ -27,8 +26,6 @@ FEATURES = (
 )  # fmt: skip
 SHARE_ORDERS = 4.0  # the item's rate weighs in a pair's share as much as so many orders of the user
 GAP_UNKNOWN_DAYS = 30.0  # between the orders of a user with one
-LIFT = 0.15  # power of an item's popularity that its rules are divided by: 0 is the chance that it follows, 1 the lift
-COMPLEMENTS_MAX = 50
 
 
 class Repurchase(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,36 +118,3 @@ def features(state: UserState, now_ms: int, repeat: Callable[[str], float]) -> t
             log1p(silence / (gap + 1)), abs(log((item_silence + 1) / (own_gap + 1))),
         )  # fmt: skip
     return [item_id for item_id, _ in items], found
-
-
-def complements(
-    basket: Iterable[str], count_of: Callable[[str], ItemCount | None], now_ms: int, policy: CountsPolicy,
-    top_n: int = COMPLEMENTS_MAX, lift: float = LIFT,
-) -> list[tuple[str, float]]:  # fmt: skip
-    """What goes with a basket by the live counts: for each of its items the chance that another follows it, added up and
-    divided by a power of that one's lasting popularity; best first, without what is in the basket. Ties go to the lower id.
-
-    >>> counts = {"tea": ItemCount(successors={"cup": 3.0, "bag": 1.0}), "cup": ItemCount(lasting=2.0)}
-    >>> [item for item, _ in complements(["tea"], counts.get, 0, CountsPolicy())]
-    ['cup', 'bag']
-    """
-    inside = list(dict.fromkeys(basket))
-    scores: dict[str, float] = {}
-    for item_id in inside:
-        count = count_of(item_id)
-        if count is None or not count.successors:
-            continue
-        whole = sum(count.successors.values())
-        for other, weight in count.successors.items():
-            scores[other] = scores.get(other, 0.0) + weight / whole
-    for other in inside:
-        scores.pop(other, None)
-    for other in scores:
-        scores[other] /= (1.0 + _lasting(count_of(other), now_ms, policy)) ** lift
-    return sorted(scores.items(), key=lambda one: (-one[1], one[0]))[:top_n]
-
-
-def _lasting(count: ItemCount | None, now_ms: int, policy: CountsPolicy) -> float:
-    if count is None:
-        return 0.0
-    return count.lasting * float(exp2(-max(0, now_ms - count.ts_ms) / (policy.lasting_half_life_days * DAY_MS)))

@@ -16,6 +16,7 @@ from stream.core.recommend import REASONS_MAX, Rules, rank
 from stream.core.state import Kind, UserState
 
 Scenario = Literal["for_you", "again", "similar", "complements", "popular", "trending"]
+LEARNED = 0.75  # of what goes with an item; NDCG@10 on Online Retail's orders of May 2011: .319, half .309, .9 .320
 PERSONAL: tuple[Scenario, ...] = ("for_you", "again")  # scored by the whole mixture, for the user
 
 Bool = npt.NDArray[np.bool_]
@@ -58,14 +59,17 @@ def similar(index: ItemIndex, rows: list[int]) -> Float32:
 
 
 def complements(index: ItemIndex, rows: list[int]) -> Float32:
-    """(S, N): what is taken together with each given item, by learned links and by live sequence rules, half and half."""
+    """(S, N): what is taken together with each given item, a distribution for each of which anything is known: LEARNED by
+    links, the rest by live sequence rules, which know what is new; all by the one where the other says nothing."""
     found = np.zeros((len(rows), len(index)), dtype=np.float32)
     for at, row in enumerate(rows):
-        linked, values, _ = index.linked(index.links.together, np.array([row]), np.ones(1, dtype=np.float32))
-        np.add.at(found[at], linked, values / max(float(values.sum()), 1e-9))
+        linked, values, _ = index.linked(index.links.beside, np.array([row]), np.ones(1, dtype=np.float32))
         after, weights = index.successors(row)
         inside = after < found.shape[1]
-        np.add.at(found[at], after[inside], weights[inside])
+        whole = float(values.sum())
+        learned = 0.0 if whole <= 0 else LEARNED if len(after) else 1.0
+        np.add.at(found[at], linked, values * np.float32(learned / max(whole, 1e-9)))
+        np.add.at(found[at], after[inside], weights[inside] * np.float32(1 - learned))
     found[:, rows] = 0  # what is there already is no complement
     return found
 

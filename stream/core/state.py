@@ -61,15 +61,16 @@ class ItemStat(msgspec.Struct, array_like=True, gc=False):
     order_span_ms: int = -1  # from the first order to the last; -1: none, or the first is older than this field
 
 
-def count_item(items: dict[str, ItemStat], touch: Touch) -> None:
-    """Count a touch in a user's dealings; beyond ITEM_STATS_MAX the item touched longest ago is let go."""
+def count_item(items: dict[str, ItemStat], touch: Touch, again: bool = False) -> None:
+    """Count a touch in a user's dealings; beyond ITEM_STATS_MAX the item touched longest ago is let go. Orders of an instant
+    are lines of one; `again`: that there was such a line is known."""
     stat = items.get(touch.item_id)
     if stat is None:
         stat = items[touch.item_id] = ItemStat()
     stat.touches += 1
     if touch.ts_ms > stat.last_ts_ms:
         stat.last_ts_ms = touch.ts_ms
-    if touch.kind == Kind.ORDER:
+    if touch.kind == Kind.ORDER and not again and not (stat.orders and stat.last_order_ts_ms == touch.ts_ms):
         if stat.orders == 0:
             stat.order_span_ms = 0
         elif stat.order_span_ms >= 0:
@@ -134,7 +135,8 @@ class UserState(msgspec.Struct, array_like=True):
 
     `seen` maps event-id hash → ts. When it outgrows its bound, the oldest whole group of equal times is evicted and
     `seen_horizon_ms` rises to that time: an event at or before the horizon cannot be told from a duplicate any more and
-    counts as late. Evicting whole groups keeps long baskets of one timestamp exact.
+    counts as late. Evicting whole groups keeps long baskets of one timestamp exact. Orders' ids are kept there too, see
+    `fold.order_began`.
     """
 
     version: int = STATE_VERSION

@@ -11,7 +11,7 @@ from stream.core.decode import Drop, Ok, Reject, decode
 from stream.core.fold import Outcome, fold
 from stream.core.state import RING_TOUCHES_MAX, SEEN_IDS_MAX, UserState, encode
 from stream.core.state import decode as decode_state
-from tests.support.fakes import T0_MS, event
+from tests.support.fakes import DAY_MS, T0_MS, event
 
 NAMES = ["Product Viewed", "Product Added", "Order Completed", "Something Else"]
 
@@ -39,7 +39,10 @@ def test_order_does_not_matter_within_the_remembered_ids(events: list[Event], ra
     shuffled = list(events)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     first, second = folded(events), folded(shuffled)
-    assert first.ring == second.ring and first.items == second.items and first.seen == second.seen
+    assert first.ring == second.ring and first.seen == second.seen
+    assert {item: stat.touches for item, stat in first.items.items()} == {i: s.touches for i, s in second.items.items()}
+    if len(events) <= RING_TOUCHES_MAX:  # whether a line is of a known order of one instant is asked of the ring
+        assert first.items == second.items
     assert (first.events, first.days, first.last_event_id) == (second.events, second.days, second.last_event_id)
 
 
@@ -73,6 +76,62 @@ def test_a_basket_of_one_timestamp_longer_than_the_remembered_ids_is_exact() -> 
 def test_what_is_stored_comes_back_equal(events: list[Event]) -> None:
     state = folded(events)
     assert decode_state(encode(state)) == state
+
+
+HOUR_MS = 3_600_000
+orders = st.lists(  # the n-th order begins n days after the first: its lines, each an item and how much later it is sent
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5 * HOUR_MS)), min_size=1, max_size=4), max_size=6)
+
+
+def lines(orders: list[list[tuple[str, int]]], *, named: bool, apart: bool) -> list[Event]:
+    """One event a line of each order; `named`: with its id, `apart`: each line at a time of its own."""
+    found = []
+    for order, some in enumerate(orders):
+        for line, (item, later_ms) in enumerate(some):
+            one = event(ts_ms=T0_MS + order * DAY_MS + apart * later_ms, item=item, name="Order Completed",
+                        id=f"m{order}-{line}", lane="import")  # fmt: skip
+            if named:
+                one["properties"]["order_id"] = f"o{order}"
+            found.append(msgspec.convert(one, Event))
+    return found
+
+
+@given(orders, st.sampled_from([(True, True), (True, False), (False, False)]), st.randoms(use_true_random=False))
+def test_lines_of_an_order_are_one_order_of_each_item_in_whatever_order_they_come(
+    orders: list[list[tuple[str, int]]], form: tuple[bool, bool], random: object
+) -> None:
+    named, apart = form
+    events = lines(orders, named=named, apart=apart)
+    random.shuffle(events)  # type: ignore[attr-defined]
+    for item, stat in folded(events).items.items():
+        days = [day for day, some in enumerate(orders) if any(item == one for one, _ in some)]
+        assert stat.orders == len(days) and stat.touches == sum(one == item for some in orders for one, _ in some)
+        span_days = (stat.order_span_ms - 5 * HOUR_MS) / DAY_MS, (stat.order_span_ms + 5 * HOUR_MS) / DAY_MS
+        assert span_days[0] <= days[-1] - days[0] <= span_days[1]
+        assert apart or stat.order_span_ms == (days[-1] - days[0]) * DAY_MS
+
+
+@given(orders)
+def test_an_order_sent_whole_counts_as_one_sent_line_by_line(orders: list[list[tuple[str, int]]]) -> None:
+    whole = []
+    for order, some in enumerate(orders):
+        one = event(ts_ms=T0_MS + order * DAY_MS, name="Order Completed", id=f"m{order}", lane="import")
+        one["properties"] = {"order_id": f"o{order}", "products": [{"product_id": item} for item, _ in some]}
+        whole.append(msgspec.convert(one, Event))
+    assert folded(whole).items == folded(lines(orders, named=True, apart=False)).items
+
+
+def test_an_order_said_again_is_no_other_order_but_an_id_used_again_days_later_is() -> None:
+    def order(hours: float, ident: str, order_id: str = "o") -> Event:
+        one = event(ts_ms=T0_MS + round(hours * HOUR_MS), item="a", name="Order Completed", id=ident, lane="import")
+        one["properties"]["order_id"] = order_id
+        return msgspec.convert(one, Event)
+
+    reloaded = folded([order(0, "m1"), order(3, "m2")]).items["a"]
+    assert (reloaded.orders, reloaded.order_span_ms, reloaded.last_order_ts_ms) == (1, 0, T0_MS)
+    again = folded([order(0, "m1"), order(72, "m2"), order(73, "m3")]).items["a"]
+    assert (again.orders, again.order_span_ms) == (2, 72 * HOUR_MS)
+    assert folded([order(0, "m1"), order(3, "m2", "p")]).items["a"].orders == 2
 
 
 @given(st.binary(max_size=400))

@@ -23,7 +23,7 @@ N = 8
 LINKS = Links(
     [f"i{n}" for n in range(N)], np.linspace(-3, -1, N, dtype=np.float32),
     Weights(np.roll(np.arange(N), -1).astype(np.int32)[:, None], np.ones((N, 1), np.float32)),  # i0 → i1 → i2 …
-    links.no_weights(N),
+    links.no_weights(N), links.no_weights(N),
 )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def golden(**more: Any) -> dict[str, Any]:
 
 
 WEIGHTS = links.Weights(np.array([[5]], np.int32), np.ones((1, 1), np.float32))  # names a sixth item
-LINKED = (np.zeros(1, np.float32), WEIGHTS, WEIGHTS)
+LINKED = (np.zeros(1, np.float32), WEIGHTS, WEIGHTS, WEIGHTS)
 
 
 def build(**change: Any) -> tuple[dict[str, bytes], Manifest]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
+from math import log1p
 from typing import Any
 
 import msgspec
@@ -77,6 +78,18 @@ async def test_a_reminder_is_said_when_its_window_begins_and_closed_by_the_purch
     assert unpack(bench.store.values[b"t/u"]).next_due_ms() == 0, "of one purchase nobody is reminded twice"
 
 
+async def test_lines_of_an_invoice_are_one_purchase_and_no_interval() -> None:
+    """The same item twice on each of two invoices, a line an event: one interval of 20 days, as if each were one event."""
+    one, other = Bench(models()), Bench(models())
+    for bench, lines in ((one, (0, 1)), (other, (0,))):
+        bought = [order(day + number / 1000, number=number, properties={"product_id": "i1", "order_id": f"o{day}"})
+                  for day in (0, 20) for number in lines]  # fmt: skip
+        await fed(bench, *bought, view(37.9), view(38.1))
+    (due,) = one.outputs.values("reminders")
+    assert due["interval_days"] == 25.0 and due["reasons"][1] == "by 1 of their own intervals and the item's average"
+    assert due == other.outputs.values("reminders")[0]
+
+
 async def test_silence_of_everybody_says_it_by_the_wall_clock_and_a_worker_that_starts_anew_too() -> None:
     bench = Bench(models())
     await fed(bench, order(0))
@@ -105,14 +118,14 @@ async def test_imports_and_repairs_say_nothing_by_themselves() -> None:
 
 
 async def test_nobody_is_told_more_than_the_setting_says_the_likeliest_first() -> None:
-    often = msgspec.structs.replace(SURE, weights=tuple(float(name == "log_orders") for name in FEATURES))
-    bench = Bench(models(often), reminders_week_max=2)
-    lines = {"a": 1, "b": 1, "c": 2, "d": 3}
-    baskets = [order(0, item, number=number) for item, several in lines.items() for number in range(several)]
+    lately = msgspec.structs.replace(SURE, constant=100 * log1p(22.8),
+                                     weights=tuple(-100.0 * (name == "log_item_silence") for name in FEATURES))  # fmt: skip
+    bench = Bench(models(lately), reminders_week_max=2)
+    baskets = [order(at / 10, item) for at, item in enumerate("abcd")]
     await fed(bench, *baskets, view(30), view(45))
     due = [item for _, item, state in said(bench) if state == "due"]
     assert due == ["d", "c"]
-    none = Bench(models(often), reminders_week_max=0)
+    none = Bench(models(lately), reminders_week_max=0)
     await fed(none, *baskets, view(30))
     assert said(none) == []
     sure = Bench(models(), reminders_probability_min=0.94)
@@ -249,7 +262,7 @@ async def test_no_batch_shows_in_what_is_said(events: list[dict[str, Any]], batc
     assert over == closed, "something came of each whose window is over"
 
 
-orders_at = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 200)), min_size=1, max_size=20)
+orders_at = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 200)), min_size=1, max_size=20, unique=True)
 
 
 @given(orders_at, st.randoms(use_true_random=False))

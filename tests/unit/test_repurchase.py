@@ -1,4 +1,4 @@
-"""Buying again and completing a basket: laws of the run-time part."""
+"""Buying again: laws of the run-time part."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.counts import CountsPolicy, ItemCount
-from stream.core.repurchase import FEATURES, Repurchase, complements, features
+from stream.core.repurchase import FEATURES, Repurchase, features
 from stream.core.state import DAY_MS, ItemStat, UserState
 
 NOW_MS = 400 * DAY_MS
@@ -54,17 +53,3 @@ def test_a_share_is_that_of_the_item_until_the_user_has_a_history() -> None:
     assert once[0] < once[1]
     assert abs(often[0] - often[1]) < abs(once[0] - once[1])
     assert min(often) > max(once)
-
-
-def test_complements_are_what_follows_not_what_everybody_buys() -> None:
-    counts = {
-        "tea": ItemCount(successors={"cup": 4.0, "bag": 4.0, "milk": 1.0}, ts_ms=NOW_MS),
-        "milk": ItemCount(successors={"cup": 1.0, "tea": 1.0}, ts_ms=NOW_MS),
-        "bag": ItemCount(lasting=5_000.0, ts_ms=NOW_MS), "cup": ItemCount(lasting=10.0, ts_ms=NOW_MS),
-    }  # fmt: skip
-    policy = CountsPolicy()
-    assert [item for item, _ in complements(["tea", "milk"], counts.get, NOW_MS, policy)] == ["cup", "bag"]
-    once, twice = (complements(some, counts.get, NOW_MS, policy) for some in (["tea", "milk"], ["tea", "milk", "tea"]))
-    assert once == twice
-    assert complements([], counts.get, NOW_MS, policy) == complements(["nobody knows it"], counts.get, NOW_MS, policy) == []
-    assert len(complements(["tea"], counts.get, NOW_MS, policy, top_n=1)) == 1
