@@ -83,7 +83,7 @@ class Outbox:
         headers = cloud_event("reminder", ident, f"{value.tenant}/{value.user_id}", ts_ms)
         self.add(topics.REMINDERS, user_key(value.tenant, value.user_id), msgspec.json.encode(value), headers)
 
-    def ads_stated(self, key: bytes, said: Stated) -> None:
+    def ads_refusal(self, key: bytes, said: Stated) -> None:
         """Whether a user refuses advertising from now on."""
         tenant, user = key.decode().split("/", 1)
         value = AdsRefusal(tenant=tenant, user_id=user, stated_at=utc(said.ts_ms), assumed=not said.own)

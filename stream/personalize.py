@@ -206,8 +206,8 @@ class Personalizer:
                 if decoded.event is not None:
                     key = user_key(decoded.event.tenant, decoded.event.user)
                     if self.partition_of(key) == part.partition:
-                        late = self.erasures.covers(key, decoded.event.ts_ms)
-                        ads = NOTHING_STATED if late else fold.ads_stated(decoded.event)
+                        erased = self.erasures.covers(key, decoded.event.ts_ms)
+                        ads = NOTHING_STATED if erased else fold.ads_stated(decoded.event)
                         events.append(_Decoded(record.offset, key, None, 0, ads))
         part.load([one.key for one in events])
         return events
@@ -280,7 +280,7 @@ class Personalizer:
         if said != before:
             part.unsorted[key] = None
         if said.refused != before.refused:
-            outbox.ads_stated(key, said)
+            outbox.ads_refusal(key, said)
 
     def _forget(self, part: PartitionState, message: identity.Forget, outbox: Outbox) -> None:
         """What one device knows of an erased user goes. A device that only they used is theirs, so all of it goes."""

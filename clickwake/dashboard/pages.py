@@ -174,7 +174,7 @@ async def _known(page: Page, ident: str) -> None:
              ("events", known["events"]),
              ("orders", known["orders"]), ("spent", known["revenue"]), ("active days", known["active_days"]),
              ("in now", ", ".join(known["segments"]) or "–")]  # fmt: skip
-    if said := known["ads"]:
+    if said := known.get("ads"):
         facts.append(("advertising", t("refused" if said["refused"] else "allowed")))
     if churning := known["churn"]:
         facts += [("silent for", round(churning["silent_days"], 1)), ("gone with probability", churning["p_no_return"])]

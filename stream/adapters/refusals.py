@@ -1,4 +1,7 @@
-"""Who refuses advertising: the topic of refusals, read whole by who sends any."""
+"""Who refuses advertising: the topic of refusals, read whole by who sends any.
+
+The changelog of the states says it too, but at some kilobytes a user, and only after what an event causes has been said.
+"""
 
 from __future__ import annotations
 
