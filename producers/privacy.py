@@ -109,4 +109,4 @@ def truncated(ip: Any) -> str | None:
 
 
 def _allowed(default: ConsentDefault) -> dict[str, bool]:
-    return {"analytics": default.analytics, "personalization": default.personalization, "ads": default.ads}
+    return {"analytics": default.analytics, "personalization": default.personalization, "ads": default.ads, "assumed": True}

@@ -52,11 +52,13 @@ class Properties(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consent(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user allowed; `None` means the tenant's default."""
+    """What the user allowed; `None` means the tenant's default. `assumed`: the event said nothing, the collector has put the
+    default in: no word of the user's."""
 
     analytics: bool | None = None
     personalization: bool | None = None
     ads: bool | None = None
+    assumed: bool = False
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

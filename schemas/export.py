@@ -12,7 +12,16 @@ from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter
 from schemas.events import Event
 from schemas.opinions import Opinion, SatisfactionAlert
-from schemas.outputs import ChurnAlert, Complements, Decision, DeliveryRecord, Recommendation, Reminder, SegmentChange
+from schemas.outputs import (
+    AdsRefusal,
+    ChurnAlert,
+    Complements,
+    Decision,
+    DeliveryRecord,
+    Recommendation,
+    Reminder,
+    SegmentChange,
+)
 from schemas.release import ModelRelease
 
 FOLDER = Path(__file__).parent / "json"
@@ -21,8 +30,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 # File name → struct. Outputs name theirs in the CloudEvents header ce_dataschema.
 EXPORTED: dict[str, Any] = {
     "event": Event, "item": Item, "recommendation": Recommendation, "complements": Complements, "decision": Decision,
-    "segment-change": SegmentChange, "churn-alert": ChurnAlert, "reminder": Reminder, "delivery": DeliveryRecord,
-    "opinion": Opinion, "satisfaction-alert": SatisfactionAlert, "dead-letter": DeadLetter, "model-release": ModelRelease,
+    "segment-change": SegmentChange, "churn-alert": ChurnAlert, "reminder": Reminder, "ads-refusal": AdsRefusal,
+    "delivery": DeliveryRecord, "opinion": Opinion, "satisfaction-alert": SatisfactionAlert, "dead-letter": DeadLetter,
+    "model-release": ModelRelease,
 }
 
 

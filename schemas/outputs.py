@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from schemas.events import Instant
+from schemas.opinions import SatisfactionAlert
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,6 +181,16 @@ class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
 
 
+class AdsRefusal(msgspec.Struct, frozen=True, kw_only=True):
+    """A user refuses advertising since `stated_at`, on `clickwake.ads-refusals.v1`; a tombstone once they allow it or are
+    erased. `assumed`: they said nothing, it is the tenant's default."""
+
+    tenant: str
+    user_id: str
+    stated_at: Instant
+    assumed: bool = False
+
+
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """What a message is foreseen to bring: `gain` = `uplift` × `value` − `cost`. `value`: of this user's return; `uplift`:
     P(back within 7 days) if it is sent minus if not. Without a model that knows of the delivery, both are null."""
@@ -192,16 +203,17 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a message about a user, on `clickwake.deliveries.v1`; the last record of a `delivery_id` counts. The
-    alert, change or reminder itself is kept while it still waits (deferred until `until`). `about_id`: its id.
-    `decided_at`: when it was decided by lot whether it goes out, with the chance `propensity`; `reason`: why, in words."""
+    """What became of a message, on `clickwake.deliveries.v1`; the last record of a `delivery_id` counts. The alert, change
+    or reminder itself is kept while it still waits (deferred until `until`). `about_id`: its id. `decided_at`: when it was
+    decided by lot whether it goes out, with the chance `propensity`; `reason`: why, in words. `thing`: the item or brand,
+    `item/sku-1`, that a message to the shop's own people is about; then `user_id` is empty."""
 
     delivery_id: str
     tenant: str
     user_id: str
     delivery: str
     channel: str
-    about_kind: Literal["churn-alert", "segment-change", "reminder"]
+    about_kind: Literal["churn-alert", "segment-change", "reminder", "satisfaction-alert"]
     about_id: str
     status: Literal["sent", "held_out", "left_out", "capped", "suppressed", "expired", "deferred", "failed"]
     at: Instant
@@ -215,6 +227,13 @@ class DeliveryRecord(msgspec.Struct, frozen=True, kw_only=True):
     expected: Expected | None = None
     reason: str = ""
     reminder: Reminder | None = None
+    thing: str = ""
+    satisfaction_alert: SatisfactionAlert | None = None
+
+    @property
+    def subject(self) -> str:
+        """Whom or what it is about."""
+        return f"{self.tenant}/{self.user_id or self.thing}"
 
 
 def output_id(kind: str, *parts: str) -> str:

@@ -71,6 +71,8 @@ DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention
 SEGMENT_CHANGES = Topic(entity="segment-changes", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 REMINDERS = Topic(entity="reminders", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
+ADS_REFUSALS = Topic(entity="ads-refusals", key="tenant/user", by_user=True, cleanup="compact",
+                     why="who refuses advertising, read whole by who sends it; a tombstone where that is over")
 DELIVERIES = Topic(entity="deliveries", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                    why="what went to whom, and what waits: caps are known from it")
 OFFERS = Topic(entity="offers", key="tenant/user, or #placement/tenant/placement, or #positions", cleanup="compact",
@@ -93,5 +95,5 @@ STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, clean
 OUTPUTS = (RECOMMENDATIONS, COMPLEMENTS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERTS, REMINDERS, DELIVERIES, OPINIONS,
            SATISFACTION_ALERTS, DEAD_LETTERS)
 TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, COMPLEMENTS, DECISIONS, SEGMENT_CHANGES,
-          CHURN_ALERTS, REMINDERS, DELIVERIES, OFFERS, OPINIONS, SATISFACTION, SATISFACTION_ALERTS, DEAD_LETTERS,
-          ERASURES, MODELS, STATE)
+          CHURN_ALERTS, REMINDERS, ADS_REFUSALS, DELIVERIES, OFFERS, OPINIONS, SATISFACTION, SATISFACTION_ALERTS,
+          DEAD_LETTERS, ERASURES, MODELS, STATE)

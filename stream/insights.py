@@ -39,7 +39,7 @@ BATCH_RECORDS_MAX = 500  # of one commit: a state remembers the ids of twice as 
 QUOTES_MAX = 5
 QUOTED_MAX = 12  # opinions looked up for them: some are gone, erased or without words
 
-_event, _texts = msgspec.json.Decoder(Event), msgspec.json.Decoder(EventTexts)
+_texts = msgspec.json.Decoder(EventTexts)
 _opinion = msgspec.json.Decoder(Opinion)
 _subject = msgspec.msgpack.Decoder(Subject)
 
@@ -93,8 +93,8 @@ class Listener:
         decoded = decode(raw, record.timestamp, self._skew_max_ms)
         if isinstance(decoded, Ok):
             event = decoded.event
-        elif isinstance(decoded, Drop) and decoded.reason == "no_consent":
-            event = _event.decode(raw)  # no profile is made here: consent to analytics decides
+        elif isinstance(decoded, Drop) and decoded.event is not None:
+            event = decoded.event  # no profile is made here: consent to analytics decides
         else:
             return None, "rejected"
         consent = event.context.consent

@@ -10,10 +10,11 @@ import msgspec
 from schemas import topics
 from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, repair_of
 from schemas.events import key as user_key
-from schemas.outputs import ChurnAlert, Complements, Recommendation, Reminder, SegmentChange, output_id
+from schemas.outputs import AdsRefusal, ChurnAlert, Complements, Recommendation, Reminder, SegmentChange, output_id
 from schemas.topics import Topic
 from stream.core import identity
 from stream.core.decode import Reject
+from stream.core.state import Stated
 
 Headers = list[tuple[str, bytes]]
 CLOUDEVENTS_SOURCE = "clickwake/personalize"
@@ -81,6 +82,17 @@ class Outbox:
         ident = f"{value.reminder_id}-{value.state}"  # an event of its own for each state
         headers = cloud_event("reminder", ident, f"{value.tenant}/{value.user_id}", ts_ms)
         self.add(topics.REMINDERS, user_key(value.tenant, value.user_id), msgspec.json.encode(value), headers)
+
+    def ads_refusal(self, key: bytes, said: Stated) -> None:
+        """Whether a user refuses advertising from now on."""
+        tenant, user = key.decode().split("/", 1)
+        value = AdsRefusal(tenant=tenant, user_id=user, stated_at=utc(said.ts_ms), assumed=not said.own)
+        headers = cloud_event("ads-refusal", output_id("ads-refusal", tenant, user, str(said.ts_ms)), f"{tenant}/{user}",
+                              said.ts_ms)  # fmt: skip
+        if said.refused:
+            self.add(topics.ADS_REFUSALS, key, msgspec.json.encode(value), headers)
+        else:
+            self.add(topics.ADS_REFUSALS, key, None)
 
     def claim(self, value: identity.Claim) -> None:
         self.add(topics.IDENTITY, user_key(value.tenant, value.anonymous), identity.encode(value))

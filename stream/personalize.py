@@ -23,11 +23,11 @@ from stream.core.featurize import Float32, Sequence
 from stream.core.fold import Outcome
 from stream.core.recommend import Rules, rank
 from stream.core.reminders import Policy
-from stream.core.state import Kind, UserState
+from stream.core.state import NOTHING_STATED, Kind, Stated, UserState
 from stream.core.terms import CLAIM_KEY
 from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
-from stream.partition import NOBODY, PartitionState
+from stream.partition import PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
 from stream.recommending import degraded, score_users, with_basket
 from stream.reminders import ReminderDesk
@@ -62,6 +62,7 @@ class _Decoded(NamedTuple):
     key: bytes
     event: Event | None  # None: the user withdraws consent to a profile
     ts_ms: int
+    ads: Stated = NOTHING_STATED  # what that event said of advertising
 
 
 class Superseded(RuntimeError):
@@ -101,8 +102,7 @@ class Personalizer:
         stragglers: dict[bytes, Event] = {}
         for one in self._decode(part, source, records, outbox):
             if one.event is None:
-                if part.read(one.key) != NOBODY:
-                    self._erase(part, one.key, outbox)
+                self._withdraw(part, one, outbox)
                 continue
             if one.event.lane == "live":
                 self.due.advance(part, one.ts_ms)
@@ -119,8 +119,9 @@ class Personalizer:
         part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
     async def send(self, outbox: Outbox) -> None:
-        """Step 5: to the broker by the contract's partitioner, awaited."""
-        for topic, records in outbox.records.values():
+        """Step 5: to the broker by the contract's partitioner, awaited. Refusals first: whoever reads another of these
+        records, and then asks the broker how far the refusals go, knows of them."""
+        for topic, records in sorted(outbox.records.values(), key=lambda one: one[0] is not topics.ADS_REFUSALS):
             by_partition: dict[int, list[OutRecord]] = {}
             for record in records:
                 by_partition.setdefault(self.partition_of(record.key), []).append(record)
@@ -202,8 +203,12 @@ class Personalizer:
             else:
                 assert isinstance(decoded, Drop)
                 part.outcomes[f"dropped:{decoded.reason}"] += 1
-                if decoded.user and self.partition_of(decoded.user) == part.partition:
-                    events.append(_Decoded(record.offset, decoded.user, None, 0))
+                if decoded.event is not None:
+                    key = user_key(decoded.event.tenant, decoded.event.user)
+                    if self.partition_of(key) == part.partition:
+                        erased = self.erasures.covers(key, decoded.event.ts_ms)
+                        ads = NOTHING_STATED if erased else fold.ads_stated(decoded.event)
+                        events.append(_Decoded(record.offset, key, None, 0, ads))
         part.load([one.key for one in events])
         return events
 
@@ -224,9 +229,10 @@ class Personalizer:
                 self._claim(part, message, outbox)
             elif isinstance(message, identity.Answer):
                 key = user_key(message.tenant, message.user)
-                known_ms = message.ring[-1].ts_ms if message.ring else 0
-                if not self.erasures.covers(key, known_ms) and identity.link(part.read(key), message):
+                before = part.read(key).ads
+                if not self.erasures.covers(key, message.known_ms) and identity.link(part.read(key), message):
                     part.change(key)
+                    self._heed(part, key, before, outbox)
             elif isinstance(message, identity.Erase):
                 await self.erasures.caught_up()  # from here on nothing of the user is folded again
                 key = user_key(message.tenant, message.user)
@@ -247,35 +253,63 @@ class Personalizer:
         for answer in identity.answers(part.read(key), claim.tenant, claim.anonymous):
             outbox.answer(answer)
 
-    def _erase(self, part: PartitionState, key: bytes, outbox: Outbox) -> None:
-        """Forget a user, and have the states that may name them told."""
+    def _erase(self, part: PartitionState, key: bytes, outbox: Outbox, *, ads_stay: bool = False) -> None:
+        """Forget a user, but for what they said of advertising if that stays; the states that may name them are told."""
         tenant, user = key.decode().split("/", 1)
+        ads = part.read(key).ads
         for other in identity.others(part.read(key)):
-            outbox.forget(identity.Forget(tenant, holder=other, other=user))
+            outbox.forget(identity.Forget(tenant, holder=other, other=user, ads_stay=ads_stay))
         part.erase(key)
+        if ads_stay and ads != NOTHING_STATED:
+            part.change(key).ads = ads
+        self._heed(part, key, ads, outbox)
+
+    def _withdraw(self, part: PartitionState, one: _Decoded, outbox: Outbox) -> None:
+        """No profile any more. What was said of advertising is none and stays: who refused it must not get it again."""
+        state = part.read(one.key)
+        before, state.ads = state.ads, max(state.ads, one.ads)
+        if state != UserState(ads=state.ads):
+            self._erase(part, one.key, outbox, ads_stay=True)
+        elif state.ads != before:
+            part.change(one.key)
+        self._heed(part, one.key, before, outbox)
+
+    def _heed(self, part: PartitionState, key: bytes, before: Stated, outbox: Outbox) -> None:
+        """Once something was said of advertising: it is written, rules about it are asked, and who sends it is told."""
+        said = part.read(key).ads
+        if said != before:
+            part.unsorted[key] = None
+        if said.refused != before.refused:
+            outbox.ads_refusal(key, said)
 
     def _forget(self, part: PartitionState, message: identity.Forget, outbox: Outbox) -> None:
         """What one device knows of an erased user goes. A device that only they used is theirs, so all of it goes."""
         key = user_key(message.tenant, message.holder)
         state = part.read(key)
-        if not identity.forget(state, message.other):
+        before = state.ads
+        if not identity.forget(state, message.other, ads_stay=message.ads_stay):
             return
+        self._heed(part, key, before, outbox)
         if state.claims or state.known:
             part.change(key)
             for answer in identity.answers(state, message.tenant, message.holder):
                 outbox.answer(answer)
         else:
-            self._erase(part, key, outbox)
+            self._erase(part, key, outbox, ads_stay=message.ads_stay)
         part.purging.add(key)
 
     def _fold(self, part: PartitionState, serving: Serving, one: _Decoded, event: Event, outbox: Outbox) -> bool:
         """Step 3 for one event; whether it changed anything."""
         key = one.key
         state = part.read(key)
+        before = state.ads
         outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
         part.outcomes[outcome.value] += 1
+        if state.ads != before:
+            part.change(key)
+            self._heed(part, key, before, outbox)
         if outcome is not Outcome.FOLDED:
-            return False
+            return state.ads != before
         part.touched(key, state, event.lane)
         for touch in added:
             serving.index(event.tenant).notice(touch.item_id)

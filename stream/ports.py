@@ -80,6 +80,16 @@ class Erasures(Protocol):
         ...
 
 
+class Refusals(Protocol):
+    """Who refuses advertising, as the topic of refusals says."""
+
+    def refuses(self, user_key: bytes) -> bool: ...
+
+    async def caught_up(self) -> None:
+        """Return once everything that is on the topic now is known here."""
+        ...
+
+
 class Store(Protocol):
     """One partition's state on local disk."""
 

@@ -1,6 +1,6 @@
-"""`python -m workers.delivery`: alerts and segment changes to webhooks, mail and files, as `<home>/deliveries.yml` says. One
-is enough: two would not know of each other's messages, and caps would hold for each alone. The protocol is numbered in
-`stream/delivery/deliverer.py`. Without a file it waits for one.
+"""`python -m workers.delivery`: alerts, reminders and segment changes to webhooks, mail and files, as the file
+`<home>/deliveries.yml` says. One is enough: two would not know of each other's messages, and caps would hold for each alone.
+The protocol is numbered in `stream/delivery/deliverer.py`. Without a file it waits for one.
 
 SIGTERM: the message under way is finished and logged.
 """
@@ -20,17 +20,19 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from schemas import topics
-from schemas.events import key, ms
+from schemas.events import ms
+from schemas.opinions import SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader
 from stream.adapters.logs import configure
 from stream.adapters.producing import Message
+from stream.adapters.refusals import AdsRefusals
 from stream.delivery import channels
-from stream.delivery.decide import Said
 from stream.delivery.deliverer import Deliverer
 from stream.delivery.rules import Channel, DeliveryError, load
+from stream.delivery.said import Said
 from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.settings import load as load_settings
@@ -41,7 +43,7 @@ SOURCE = "clickwake/delivery"
 FILE_POLL_S = 5.0
 
 _alert, _change = msgspec.json.Decoder(ChurnAlert), msgspec.json.Decoder(SegmentChange)
-_reminder = msgspec.json.Decoder(Reminder)
+_reminder, _satisfaction = msgspec.json.Decoder(Reminder), msgspec.json.Decoder(SatisfactionAlert)
 _record = msgspec.json.Decoder(DeliveryRecord)
 
 
@@ -54,7 +56,7 @@ class Worker:
         self.log_topic = topics.DELIVERIES.name(prefix)
         self.inputs: dict[str, msgspec.json.Decoder[Any]] = {
             topics.CHURN_ALERTS.name(prefix): _alert, topics.SEGMENT_CHANGES.name(prefix): _change,
-            topics.REMINDERS.name(prefix): _reminder,
+            topics.REMINDERS.name(prefix): _reminder, topics.SATISFACTION_ALERTS.name(prefix): _satisfaction,
         }  # fmt: skip
         self.producer = producing.create_producer(settings)
         self.tracing = tracing.start(settings, "delivery")
@@ -70,8 +72,8 @@ class Worker:
         file = load(path)
         log.info("deliveries taken", file=str(path), deliveries=[one.name for one in file.deliveries])
         await kafka_clients.wait_for_kafka(self.settings)
-        erasures = Erasures(self.settings)
-        deliverer = Deliverer(file, erasures, self._write, lambda: datetime.now(UTC), self._deliver)
+        erasures, refusals = Erasures(self.settings), AdsRefusals(self.settings)
+        deliverer = Deliverer(file, erasures, refusals, self._write, lambda: datetime.now(UTC), self._deliver)
         history = GlobalReader(self.settings, self.log_topic, lambda records: _note(deliverer, records))
         consumer = AIOKafkaConsumer(
             *self.inputs, **kafka_clients.aiokafka_arguments(self.settings), enable_auto_commit=False,
@@ -80,19 +82,20 @@ class Worker:
         )  # fmt: skip
         await self.producer.start()
         try:
-            erasures.start()
-            history.start()
-            await asyncio.gather(erasures.ready(), history.ready())
+            for reader in (erasures, refusals, history):
+                reader.start()
+            await asyncio.gather(erasures.ready(), refusals.ready(), history.ready())
             await history.stop()  # from here on the log is its own
             await consumer.start()
             log.info("delivery worker ready")
             while not self.stop.is_set():
                 erasures.check()
+                refusals.check()
                 await self._turn(consumer, deliverer)
         finally:
             await consumer.stop()
-            await history.stop()
-            await erasures.stop()
+            for reader in (history, refusals, erasures):
+                await reader.stop()
             await self.producer.stop()
 
     async def _turn(self, consumer: AIOKafkaConsumer, deliverer: Deliverer) -> None:
@@ -122,15 +125,15 @@ class Worker:
     async def _write(self, records: list[DeliveryRecord]) -> None:
         by_partition: dict[int, list[Message]] = {}
         for one in records:
-            user = key(one.tenant, one.user_id)
-            headers = cloud_event("delivery", one.delivery_id, user.decode(), ms(one.at), SOURCE)
-            partition = kafka_clients.partition_of(user, self.settings.kafka.partitions)
-            by_partition.setdefault(partition, []).append((user, msgspec.json.encode(one), headers))
+            subject = one.subject.encode()
+            headers = cloud_event("delivery", one.delivery_id, one.subject, ms(one.at), SOURCE)
+            partition = kafka_clients.partition_of(subject, self.settings.kafka.partitions)
+            by_partition.setdefault(partition, []).append((subject, msgspec.json.encode(one), headers))
         with self.tracing.outgoing(self.log_topic, by_partition) as messages:
             await producing.send_batches(self.producer, self.log_topic, messages)
 
     async def _deliver(self, channel: Channel, message: channels.Message) -> None:
-        with self.tracing.call(f"deliver {type(channel).__name__.lower()}", key(message.tenant, message.user_id)):
+        with self.tracing.call(f"deliver {type(channel).__name__.lower()}", message.subject.encode()):
             await channels.send(channel, message)
 
     async def _stopped(self, seconds: float) -> bool:

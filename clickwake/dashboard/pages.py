@@ -179,9 +179,12 @@ async def _known(page: Page, ident: str) -> None:
         ui.label(t("Nothing is known of this user.") if found.status_code == 404 else found.text)
         return
     known = found.json()
-    facts = [("Known since", known["first_seen"][:19]), ("last seen", known["last_seen"][:19]), ("events", known["events"]),
+    facts = [("Known since", (known["first_seen"] or "–")[:19]), ("last seen", (known["last_seen"] or "–")[:19]),
+             ("events", known["events"]),
              ("orders", known["orders"]), ("spent", known["revenue"]), ("active days", known["active_days"]),
              ("in now", ", ".join(known["segments"]) or "–")]  # fmt: skip
+    if said := known.get("ads"):
+        facts.append(("advertising", t("refused" if said["refused"] else "allowed")))
     if churning := known["churn"]:
         facts += [("silent for", round(churning["silent_days"], 1)), ("gone with probability", churning["p_no_return"])]
     with ui.row().classes("w-full no-wrap max-md:flex-wrap"):

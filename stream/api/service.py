@@ -30,7 +30,7 @@ from stream.core.featurize import Float32, churn_features
 from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, excluded, rank
 from stream.core.scenarios import PERSONAL, Bool
-from stream.core.state import DAY_MS, Kind, UserState
+from stream.core.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
 from stream.core.why import Why, why
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
@@ -99,12 +99,21 @@ class ChurnNow(msgspec.Struct, frozen=True, kw_only=True):
     curve: tuple[tuple[float, float], ...]
 
 
+class Advertising(msgspec.Struct, frozen=True, kw_only=True):
+    """What was said last of advertising. `assumed`: not by the user, it is the tenant's default."""
+
+    refused: bool
+    stated_at: Instant
+    assumed: bool
+
+
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a user. `churn` is null without a model."""
+    """What is known of a user. `churn` is null without a model, `ads` where nothing was ever said of advertising, both times
+    where no event is known: of who refuses a profile, `ads` alone is."""
 
     user_id: str
-    first_seen: Instant
-    last_seen: Instant
+    first_seen: Instant | None
+    last_seen: Instant | None
     events: int
     orders: int
     revenue: float
@@ -116,6 +125,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     churn: ChurnNow | None
     model_version: str
     stale_ms: int
+    ads: Advertising | None
 
 
 class _Chosen(NamedTuple):
@@ -149,8 +159,7 @@ class Service:
             index = serving.index(tenant)
             chosen = self._about_items(index, state, asked, self._now_ms(tenant, user, state))
         items = chosen.items
-        known = state != NOBODY
-        as_of = utc(state.last_ts_ms) if known else None
+        as_of = utc(state.last_ts_ms) if state.last_event_id else None
         ident = output_id(
             "decision", tenant, user, ask.scenario, state.last_event_id, serving.version, chosen.degraded or "", arm.name,
             msgspec.json.encode((ask.as_asked(), [(one.item_id, one.source) for one in items])).decode(),
@@ -219,12 +228,13 @@ class Service:
                  value=touch.value) for touch in reversed(state.history())
         )  # fmt: skip
         return User(
-            user_id=user, first_seen=utc(state.first_ts_ms), last_seen=utc(state.last_ts_ms), events=state.events,
+            user_id=user, first_seen=utc(state.first_ts_ms) if state.events else None,
+            last_seen=utc(state.last_ts_ms) if state.events else None, events=state.events,
             orders=state.orders, revenue=round(state.revenue, 2), active_days=len(state.days),
             cart=tuple(scenarios.basket(state)), segments=tuple(segments.members(state)),
             anonymous_ids=tuple(sorted(state.linked)), history=history,
-            churn=await self._churn(serving, state, self._now_ms(tenant, user, state)), model_version=serving.version,
-            stale_ms=self.replica.behind_ms(),
+            churn=await self._churn(serving, state, self._now_ms(tenant, user, state)) if state.events else None,
+            model_version=serving.version, stale_ms=self.replica.behind_ms(), ads=_advertising(state.ads),
         )  # fmt: skip
 
     def person(self, tenant: str, user: str) -> tuple[UserState, int]:
@@ -337,6 +347,12 @@ class Service:
 
     def _now(self) -> datetime:
         return utc(self.clock.now_ms())
+
+
+def _advertising(said: Stated) -> Advertising | None:
+    if said == NOTHING_STATED:
+        return None
+    return Advertising(refused=said.refused, stated_at=utc(said.ts_ms), assumed=not said.own)
 
 
 def _with_arm(ask: Ask, arm: Arm) -> Ask:

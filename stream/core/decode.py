@@ -7,7 +7,7 @@ import re
 import msgspec
 
 from schemas.dead_letter import Kind, Message
-from schemas.events import EVENT_BYTES_MAX, Event, key
+from schemas.events import EVENT_BYTES_MAX, Event
 
 OLDEST_MS = 946_684_800_000  # 2000-01-01: earlier is a broken clock, and ClickHouse's partitions start there
 TENANT_SEPARATOR = "/"
@@ -27,10 +27,10 @@ class Reject(msgspec.Struct, frozen=True):
 
 
 class Drop(msgspec.Struct, frozen=True):
-    """Left out on purpose and only counted. `user`: key of the user whose consent the event withdraws."""
+    """Left out on purpose and only counted. `event`: by which a user withdraws consent to a profile."""
 
     reason: str
-    user: bytes = b""
+    event: Event | None = None
 
 
 Decoded = Ok | Reject | Drop
@@ -82,7 +82,7 @@ def _check(event: Event, append_ms: int, skew_max_ms: int) -> Decoded:
         return reject("timestamp", "maximum", f"{event.timestamp.isoformat()} is {ahead_s} s ahead of the broker's clock")
     consent = event.context.consent
     if consent is not None and consent.personalization is False:
-        return Drop("no_consent", key(event.tenant, event.user))
+        return Drop("no_consent", event)
     return Ok(event, ts_ms)
 
 

@@ -11,9 +11,11 @@ from schemas.events import Event
 from stream.core.state import (
     DAY_MS,
     DAYS_MAX,
+    NOTHING_STATED,
     RING_TOUCHES_MAX,
     SEEN_IDS_MAX,
     Kind,
+    Stated,
     Touch,
     UserState,
     count_item,
@@ -64,13 +66,24 @@ def touches(event: Event, ts_ms: int) -> list[Touch]:
     return [Touch(ts_ms, event.message_id, properties.product_id, kind, value)]
 
 
+def ads_stated(event: Event) -> Stated:
+    """What an event says about advertising."""
+    consent = event.context.consent
+    if consent is None or consent.ads is None:
+        return NOTHING_STATED
+    return Stated(not consent.assumed, event.ts_ms, not consent.ads)
+
+
 def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) -> tuple[Outcome, list[Touch]]:
     """Fold `event` into `state` in place; return what became of it and the touches it added.
 
     `clock_ms` is the partition's clock; a live event older than it by more than `lateness_max_ms` is late. Import and
-    repair are never late against the clock, but an event from before the remembered ids is: it may have been folded.
+    repair are never late against the clock, but an event from before the remembered ids is: it may have been folded. What an
+    event says about advertising counts in any case: of statements the greatest stands, so none can count twice or too late.
     """
     ts_ms = event.ts_ms
+    if event.context.consent is not None:
+        state.ads = max(state.ads, ads_stated(event))
     hashed = id_hash(event.message_id)
     if hashed in state.seen:
         return Outcome.DUPLICATE, []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.events import Event, Lane
-from stream.core.state import Touch, UserState, count_item
+from stream.core.state import NOTHING_STATED, Stated, Touch, UserState, count_item
 
 CLAIM_INTERVAL_MS = 30 * 60_000  # an event with both ids renews the claim at most this often
 CLAIMS_MAX = 16  # users of one shared device remembered; more is a kiosk, whose history belongs to nobody
@@ -28,12 +28,19 @@ class Claim(msgspec.Struct, frozen=True, tag="claim", array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
-    """The anonymous history that belongs to `user`, oldest first. Keyed by the user."""
+    """The anonymous history that belongs to `user`, oldest first, and what was said there of advertising. Keyed by the
+    user."""
 
     tenant: str
     anonymous: str
     user: str
     ring: tuple[Touch, ...]
+    ads: Stated = NOTHING_STATED
+
+    @property
+    def known_ms(self) -> int:
+        """The newest of what it tells, ms; 0 where it tells nothing."""
+        return self.ring[-1].ts_ms if self.ring else self.ads.ts_ms
 
 
 def claims_of(state: UserState, event: Event) -> list[Claim]:
@@ -61,11 +68,13 @@ class Erase(msgspec.Struct, frozen=True, tag="erase", array_like=True):
 
 
 class Forget(msgspec.Struct, frozen=True, tag="forget", array_like=True):
-    """`other` is erased: the state of `holder` lets go of what it knows of it. Keyed by the holder."""
+    """`other` is erased: the state of `holder` lets go of what it knows of it. Keyed by the holder. `ads_stay`: `other` only
+    withdrew consent to a profile, so what was said of advertising stays."""
 
     tenant: str
     holder: str
     other: str
+    ads_stay: bool = False
 
 
 Message = Claim | Answer | Erase | Forget
@@ -86,7 +95,8 @@ def note_claim(state: UserState, claim: Claim) -> bool:
 
 
 def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
-    """What each claiming user is owed now.
+    """What each claiming user is owed now. Of what was said of advertising the newest is known, and it goes to whom its time
+    belongs.
 
     >>> ring = [Touch(ts, f"m{ts}", "i", 1, 0.0) for ts in (1, 5, 9)]
     >>> [(a.user, [t.ts_ms for t in a.ring]) for a in answers(UserState(ring=ring, claims=[(5, "u"), (9, "v")]), "t", "x")]
@@ -96,7 +106,8 @@ def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
     after = -1
     for ts_ms, user in state.claims:
         ring = tuple(touch for touch in state.ring if after < touch.ts_ms <= ts_ms)
-        result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring))
+        ads = state.ads if after < state.ads.ts_ms <= ts_ms else NOTHING_STATED
+        result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring, ads=ads))
         after = ts_ms
     return result
 
@@ -106,9 +117,10 @@ def others(state: UserState) -> list[str]:
     return sorted({*state.claimed, *state.linked, *(user for _, user in state.claims)})
 
 
-def forget(state: UserState, other: str) -> bool:
+def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
     """Let go of an erased id; False when there is nothing of it. On an anonymous state the part of the ring that was the
-    other's goes too, and what is counted an item is counted anew from what is left.
+    other's goes too, what they said of advertising unless `ads_stay`, and what is counted an item is counted anew from what
+    is left.
 
     >>> ring = [Touch(ts, f"m{ts}", f"i{ts}", 1, 0.0) for ts in (1, 5, 9)]
     >>> state = UserState(ring=ring, claims=[(5, "u"), (9, "v")])
@@ -122,6 +134,8 @@ def forget(state: UserState, other: str) -> bool:
     for ts_ms, user in state.claims:
         if user == other:
             state.ring = [touch for touch in state.ring if not after < touch.ts_ms <= ts_ms]
+            if after < state.ads.ts_ms <= ts_ms and not ads_stay:
+                state.ads = NOTHING_STATED
             state.claims = [claim for claim in state.claims if claim[1] != other]
             state.items = {}
             for touch in state.ring:
@@ -133,8 +147,8 @@ def forget(state: UserState, other: str) -> bool:
 
 def link(state: UserState, answer: Answer) -> bool:
     """Put an answer into the known user's state; False when it changes nothing."""
-    ring = list(answer.ring)
-    if state.linked.get(answer.anonymous) == ring:
+    ring, ads = list(answer.ring), max(state.ads, answer.ads)
+    if state.linked.get(answer.anonymous) == ring and state.ads == ads:
         return False
-    state.linked[answer.anonymous] = ring
+    state.linked[answer.anonymous], state.ads = ring, ads
     return True

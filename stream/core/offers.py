@@ -17,7 +17,7 @@ from schemas.outputs import OfferBudget, OfferCap, OfferCost
 from stream.core.confidence import Rate, rate
 from stream.core.expression import Expression, ExpressionError, parse
 from stream.core.segments import FIELDS
-from stream.core.state import DAY_MS
+from stream.core.state import ADS_REFUSED, DAY_MS
 
 OFFERS_MAX = 200
 FEATURES_MAX = 512  # of one placement: its matrix is published whole, 1 MB at most
@@ -71,7 +71,8 @@ class Offer(_Part, frozen=True, kw_only=True, rename={"since": "from"}):
 
 class Placement(_Part, frozen=True, kw_only=True):
     """`control`: the offer that held-out users see; nothing without. `reward`: what is learned from, within `window_hours`
-    of the decision. `groups`: conditions on users, by which offers are told apart. `tenant`: whose; everybody's without."""
+    of the decision. `groups`: conditions on users, by which offers are told apart. `tenant`: whose; everybody's without.
+    `purpose`: who refuses advertising sees the control, or nothing, unless it is a `service`."""
 
     name: Name
     control: Name | None = None
@@ -80,6 +81,7 @@ class Placement(_Part, frozen=True, kw_only=True):
     groups: Annotated[dict[Name, str], msgspec.Meta(max_length=8)] = msgspec.field(default_factory=lambda: dict(GROUPS))
     guardrail: Guardrail | None = None
     tenant: str | None = None
+    purpose: Literal["ads", "service"] = "ads"
 
 
 class OffersFile(_Part, frozen=True, kw_only=True):
@@ -205,7 +207,9 @@ def refusal(
     where: Compiled, offer: Offer, values: Mapping[str, Any], segments: Sequence[str], standing: Standing
 ) -> str | None:
     """Why an offer may not be shown to this user now; None when it may."""
-    condition, now_ms = where.conditions.get(offer.id), standing.now_ms
+    condition, now_ms, placement = where.conditions.get(offer.id), standing.now_ms, where.placement
+    if values["ads_refused"] and placement.purpose == "ads" and offer.id != placement.control:
+        return ADS_REFUSED
     if offer.since is not None and now_ms < ms(offer.since):
         return f"not before {_moment(offer.since)}"
     if offer.until is not None and now_ms >= ms(offer.until):
@@ -216,7 +220,7 @@ def refusal(
         return f"in none of {', '.join(offer.segments)}"
     return (budget_spent(offer, standing.spent.get(offer.id, OfferTotals()), now_ms)
             or _capped(offer, standing.seen.get(offer.id, ()), now_ms)
-            or guardrail(where.placement, offer.id, standing.totals))  # fmt: skip
+            or guardrail(placement, offer.id, standing.totals))  # fmt: skip
 
 
 def _moment(at: datetime) -> str:

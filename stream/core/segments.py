@@ -36,7 +36,7 @@ FIELDS: Mapping[str, Kind] = MappingProxyType({
     "events": "number", "orders": "number", "revenue": "number", "average_order": "number", "items": "number",
     "active_days": "number", "order_days": "number", "cart_items": "number", "days_since_first": "number",
     "days_since_seen": "number", "days_since_order": "number", "churn": "number", "alerted": "flag", "known": "flag",
-    "cluster": "text",
+    "ads_refused": "flag", "cluster": "text",
     **{f"{name}_{days}d": "number" for name in _COUNTED for days in WINDOWS_DAYS},
 })  # fmt: skip
 
@@ -217,7 +217,7 @@ def values_of(state: UserState, now_ms: int, churn: float) -> dict[str, float | 
         "cart_items": float(len(basket(state))), "days_since_first": _days(state.first_ts_ms, now_ms),
         "days_since_seen": _days(state.last_ts_ms, now_ms), "days_since_order": _days(ordered_ms, now_ms), "churn": churn,
         "alerted": state.alert.raised and not state.alert.silenced, "known": state.known, "cluster": state.placed.cluster,
-        **counted,
+        "ads_refused": state.ads.refused, **counted,
     }  # fmt: skip
 
 

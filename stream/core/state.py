@@ -122,6 +122,23 @@ class Reminders(msgspec.Struct, array_like=True):
         self.orders = -1
 
 
+class Stated(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
+    """What was said last about one purpose of consent. Of two statements the greater counts, so their order of arrival does
+    not: the user's own word before what the tenant assumes (`own`), the later before the earlier, at the same time refusal.
+
+    >>> max(Stated(True, 5, True), Stated(True, 9, False), Stated(False, 11, True)).refused
+    False
+    """
+
+    own: bool = False
+    ts_ms: int = 0  # 0: nothing was said, which is no refusal
+    refused: bool = False
+
+
+NOTHING_STATED = Stated()
+ADS_REFUSED = "refused: ads consent"  # the reason that logs give
+
+
 class Placed(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """The cluster that a release found for a history (`audience.history_mark`); kept so that it is not asked again."""
 
@@ -163,6 +180,7 @@ class UserState(msgspec.Struct, array_like=True):
     reminders: Reminders = msgspec.field(default_factory=Reminders)
     placed: Placed = Placed()
     put_event_id: str = ""  # of the last live event that put something into the basket, until complements are looked for
+    ads: Stated = NOTHING_STATED  # whether advertising may be shown or sent
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.

@@ -1,1 +1,1 @@
-"""Alerts and segment changes to people's tools: which of them go out, when, to whom, and what came of it."""
+"""Alerts, reminders and segment changes to people's tools: which of them go out, when, to whom, and what came of it."""

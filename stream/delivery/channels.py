@@ -21,21 +21,28 @@ import msgspec
 
 from stream.adapters.files import append_line
 from stream.delivery.rules import Channel, Csv, Email, Webhook
+from stream.delivery.said import AboutKind
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 COLUMNS = ("delivery_id", "at", "tenant", "user_id", "kind", "details")
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True):
-    """What goes out. `delivery_id` is derived, so whoever gets it twice can tell."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What goes out. `delivery_id` is derived, so whoever gets it twice can tell. `thing`: the item or brand, `brand/Clay`,
+    that a message to the shop's own people is about; then `user_id` is empty."""
 
     delivery_id: str
     delivery: str
-    kind: str  # churn-alert, segment-change or reminder
+    kind: AboutKind
     tenant: str
     user_id: str
     at: datetime
     details: dict[str, Any]  # the alert, change or reminder itself
+    thing: str = ""
+
+    @property
+    def subject(self) -> str:
+        return f"{self.tenant}/{self.user_id or self.thing}"
 
 
 class TryAgain(RuntimeError):
@@ -86,11 +93,10 @@ async def _post(channel: Webhook, message: Message) -> None:
 def _mail(channel: Email, message: Message) -> None:
     mail = EmailMessage()
     mail["From"], mail["To"] = channel.sender, channel.to
-    mail["Subject"] = f"{message.delivery}: {message.user_id}"
+    mail["Subject"] = f"{message.delivery}: {message.user_id or message.thing}"
     mail["Message-ID"] = f"<{message.delivery_id}@clickwake>"
-    lines = [f"{name}: {value}" for name, value in message.details.items()]
-    head = f"{message.kind} of {message.tenant}/{message.user_id} at {message.at:%Y-%m-%d %H:%M} UTC"
-    mail.set_content("\n".join([head, "", *lines]))
+    head = f"{message.kind} of {message.subject} at {message.at:%Y-%m-%d %H:%M} UTC"
+    mail.set_content("\n".join([head, "", *(_told(name, value) for name, value in message.details.items())]))
     try:
         with smtplib.SMTP(channel.host, channel.port, timeout=20) as server:
             if channel.tls:
@@ -102,6 +108,19 @@ def _mail(channel: Email, message: Message) -> None:
         raise Refused(f"{channel.host} refuses {channel.to}: {error}") from error
     except (OSError, smtplib.SMTPException) as error:
         raise TryAgain(f"{channel.host}:{channel.port} does not take mail: {error!r}") from error
+
+
+def _told(name: str, value: Any) -> str:
+    """A detail in words: a quote, or another of several things with parts, on a line of its own.
+
+    >>> print(_told("evidence", [{"sentence": "It broke.", "satisfaction": 0.25}]))
+    evidence:
+      - sentence: It broke.; satisfaction: 0.25
+    """
+    if isinstance(value, list | tuple) and value and all(isinstance(one, dict) for one in value):
+        lines = ("; ".join(f"{part}: {said}" for part, said in one.items()) for one in value)
+        return "\n".join([f"{name}:", *(f"  - {line}" for line in lines)])
+    return f"{name}: {value}"
 
 
 def _write(channel: Csv, message: Message) -> None:

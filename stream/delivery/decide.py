@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
-from schemas.outputs import ChurnAlert, Expected, Reminder, SegmentChange
+from schemas.opinions import SatisfactionAlert
+from schemas.outputs import ChurnAlert, Expected, Reminder
 from stream.core.featurize import mean_order
 from stream.delivery.rules import Delivery
+from stream.delivery.said import Said, subject_of
 
-Said = ChurnAlert | SegmentChange | Reminder
 Status = Literal["send", "held_out", "left_out", "capped", "suppressed", "expired", "deferred"]
 
 
@@ -33,22 +34,26 @@ def concerns(delivery: Delivery, said: Said) -> bool:
         return delivery.about == "churn" and said.state == "raised" and said.probability >= delivery.probability_min
     if isinstance(said, Reminder):
         return delivery.about == "reminder" and said.state == "due" and said.probability >= delivery.probability_min
+    if isinstance(said, SatisfactionAlert):
+        return (delivery.about == "satisfaction" and said.state == "raised" and delivery.of in (None, said.about)
+                and said.before - said.after >= delivery.fall_min)  # fmt: skip
     return delivery.about == "segment" and said.segment == delivery.segment and said.change == delivery.change
 
 
 def decide(
-    delivery: Delivery, said: Said, now: datetime, last_sent: Mapping[tuple[str, str], datetime], suppressed: bool
+    delivery: Delivery, said: Said, now: datetime, last_sent: Mapping[tuple[str, str], datetime], suppressed: str
 ) -> Verdict:
-    """`last_sent`: (delivery, tenant/user) → when it last went out, or would have gone to somebody held out."""
-    user = f"{said.tenant}/{said.user_id}"
+    """`last_sent`: (delivery, tenant/user or tenant/thing) → when it last went out, or would have gone to somebody held out.
+    `suppressed`: why nothing of this delivery may go to the user; empty when it may."""
+    subject = subject_of(said)
     if suppressed:
-        return Verdict("suppressed")
+        return Verdict("suppressed", reason=suppressed)
     if isinstance(said, Reminder) and said.window_to <= now:
         return Verdict("expired")
-    last = last_sent.get((delivery.name, user))
+    last = last_sent.get((delivery.name, subject))
     if last is not None and now - last < timedelta(days=delivery.cap_days):
         return Verdict("capped")
-    drawn, foreseen = lot(delivery, user), expected(delivery, said)
+    drawn, foreseen = lot(delivery, subject), expected(delivery, said)
     chance, why = _chance(delivery, foreseen)
     if drawn < delivery.holdout:
         return Verdict("held_out", None, chance, foreseen, "held out for comparison")

@@ -1,9 +1,9 @@
 """The loop: what is said on the topics goes to channels, and what became of it back onto a topic.
 
-1 take records; 2 decide for each delivery that concerns them; 3 send, several tries; 4 log what became of it, acknowledged
-by the broker; 5 commit. A crash between 3 and 4 sends again under the same id, by which a receiver can tell. What waits
-(quiet hours, a channel that is away) is logged whole, so that a worker that starts anew finds it; who got what when is known
-from the log too.
+1 take records, and read who refuses advertising up to the present; 2 decide for each delivery that concerns them; 3 send,
+several tries; 4 log what became of it, acknowledged by the broker; 5 commit. A crash between 3 and 4 sends again under the
+same id, by which a receiver can tell. What waits (quiet hours, a channel that is away) is logged whole, so that a worker
+that starts anew finds it; who got what when is known from the log too.
 """
 
 from __future__ import annotations
@@ -12,18 +12,20 @@ import asyncio
 import heapq
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import Any, assert_never
+from typing import Any
 
 import msgspec
 import structlog
 
 from schemas.events import key, ms
-from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange, output_id
+from schemas.outputs import DeliveryRecord, output_id
+from stream.core.state import ADS_REFUSED
 from stream.delivery import channels
 from stream.delivery.channels import Message, Refused, TryAgain
-from stream.delivery.decide import Said, concerns, decide
+from stream.delivery.decide import concerns, decide
 from stream.delivery.rules import Channel, Delivery, DeliveryFile
-from stream.ports import Erasures
+from stream.delivery.said import KINDS, Said, details, id_of, put_off, thing_of, user_of, waiting
+from stream.ports import Erasures, Refusals
 
 log = structlog.get_logger()
 TRIES = 3
@@ -38,9 +40,10 @@ Log = Callable[[list[DeliveryRecord]], Awaitable[None]]
 class Deliverer:
     """`now` is the wall clock; `write` logs records and returns once the broker has them."""
 
-    def __init__(self, file: DeliveryFile, erasures: Erasures, write: Log, now: Callable[[], datetime],
+    def __init__(self, file: DeliveryFile, erasures: Erasures, refusals: Refusals, write: Log, now: Callable[[], datetime],
                  send: Send = channels.send) -> None:  # fmt: skip
-        self.file, self.erasures, self.write, self.now, self.send = file, erasures, write, now, send
+        self.file, self.erasures, self.refusals = file, erasures, refusals
+        self.write, self.now, self.send = write, now, send
         self._by_name = {one.name: one for one in file.deliveries}
         self._suppressed = frozenset(file.suppress)
         self._last: dict[tuple[str, str], datetime] = {}
@@ -57,25 +60,27 @@ class Deliverer:
         self._waiting.pop(record.delivery_id, None)
         self._final.add(record.delivery_id)
         if record.status in ("sent", "held_out"):
-            place = (record.delivery, f"{record.tenant}/{record.user_id}")
+            place = (record.delivery, record.subject)
             self._last[place] = max(record.at, self._last.get(place, record.at))
 
     async def take(self, several: Iterable[Said]) -> None:
         """Steps 2 to 4."""
-        for said in several:
-            for delivery in self.file.deliveries:
-                if concerns(delivery, said):
-                    await self._handle(delivery, said, attempts=0, since=self.now())
+        wanted = [(delivery, said) for said in several for delivery in self.file.deliveries if concerns(delivery, said)]
+        if wanted:
+            await self.refusals.caught_up()  # a refusal is on its topic before anything that was said after it
+        for delivery, said in wanted:
+            await self._handle(delivery, said, attempts=0, since=self.now())
 
     async def take_due(self) -> None:
         """What has waited long enough."""
+        if self._due and self._due[0][0] <= self.now():
+            await self.refusals.caught_up()
         while self._due and self._due[0][0] <= self.now():
             _, ident = heapq.heappop(self._due)
             record = self._waiting.get(ident)
             if record is None or record.until is None or record.until > self.now():
                 continue
-            said: Said | None = record.alert or record.segment_change or record.reminder
-            delivery = self._by_name.get(record.delivery)
+            said, delivery = waiting(record), self._by_name.get(record.delivery)
             del self._waiting[ident]
             if said is None or delivery is None:  # the file has no such delivery any more
                 await self._log(self._record_of(record, "failed", error="there is no such delivery any more"))
@@ -87,16 +92,16 @@ class Deliverer:
         return min(60.0, max(0.0, (self._due[0][0] - self.now()).total_seconds())) if self._due else 60.0
 
     async def _handle(self, delivery: Delivery, said: Said, attempts: int, since: datetime) -> None:
-        about_kind, about_id = _about(said)
+        about_kind, about_id, user = KINDS[type(said)].name, id_of(said), user_of(said)
         ident = output_id("delivery", delivery.name, about_id)
-        user = key(said.tenant, said.user_id)
-        if ident in self._final or ident in self._waiting or self.erasures.covers(user, ms(said.as_of_ts)):
+        if ident in self._final or ident in self._waiting or self._erased(said):
             return
-        verdict = decide(delivery, said, self.now(), self._last, user.decode() in self._suppressed)
+        verdict = decide(delivery, said, self.now(), self._last, self._suppressed_by(delivery, said.tenant, user))
         blank = DeliveryRecord(
-            delivery_id=ident, tenant=said.tenant, user_id=said.user_id, delivery=delivery.name, channel=delivery.channel,
+            delivery_id=ident, tenant=said.tenant, user_id=user, delivery=delivery.name, channel=delivery.channel,
             about_kind=about_kind, about_id=about_id, status="sent", at=self.now(), attempts=attempts,
             decided_at=since, propensity=verdict.propensity, expected=verdict.expected, reason=verdict.reason,
+            thing=thing_of(said),
         )  # fmt: skip
         if verdict.status == "deferred":
             await self._log(self._put_off(blank, said, verdict.until, "quiet hours", since))
@@ -105,11 +110,23 @@ class Deliverer:
         else:
             await self._log(await self._sent(blank, said, since))
 
+    def _erased(self, said: Said) -> bool:
+        user = user_of(said)
+        return bool(user) and self.erasures.covers(key(said.tenant, user), ms(said.as_of_ts))
+
+    def _suppressed_by(self, delivery: Delivery, tenant: str, user: str) -> str:
+        """Why nothing of a delivery may go to a user; empty when it may, as to the shop's own people."""
+        if not user:
+            return ""
+        if f"{tenant}/{user}" in self._suppressed:
+            return "in the file's `suppress`"
+        return ADS_REFUSED if delivery.purpose == "ads" and self.refusals.refuses(key(tenant, user)) else ""
+
     async def _sent(self, record: DeliveryRecord, said: Said, since: datetime) -> DeliveryRecord:
         """Step 3."""
         message = Message(delivery_id=record.delivery_id, delivery=record.delivery, kind=record.about_kind,
-                          tenant=said.tenant, user_id=said.user_id, at=self.now(),
-                          details=_details(said, record))  # fmt: skip
+                          tenant=said.tenant, user_id=record.user_id, at=self.now(), details=details(said, record),
+                          thing=record.thing)  # fmt: skip
         channel, error, attempts = self.file.channels[record.channel], "", record.attempts
         for tried in range(TRIES):
             attempts += 1
@@ -133,39 +150,13 @@ class Deliverer:
     def _put_off(
         self, record: DeliveryRecord, said: Said, until: datetime | None, error: str, since: datetime
     ) -> DeliveryRecord:
-        return msgspec.structs.replace(
-            record, status="deferred", until=until, error=error, at=since,
-            alert=said if isinstance(said, ChurnAlert) else None,
-            segment_change=said if isinstance(said, SegmentChange) else None,
-            reminder=said if isinstance(said, Reminder) else None,
-        )  # fmt: skip
+        return put_off(msgspec.structs.replace(record, status="deferred", until=until, error=error, at=since), said)
 
     def _record_of(self, record: DeliveryRecord, status: Any, error: str) -> DeliveryRecord:
-        return msgspec.structs.replace(record, status=status, error=error, alert=None, segment_change=None, reminder=None,
-                                       until=None)
+        held: dict[str, Any] = dict.fromkeys(kind.kept for kind in KINDS.values())
+        return msgspec.structs.replace(record, status=status, error=error, until=None, **held)
 
     async def _log(self, record: DeliveryRecord) -> None:
         """Step 4."""
         await self.write([record])
         self.note(record)
-
-
-def _about(said: Said) -> tuple[Any, str]:
-    """The kind and the id of what was said."""
-    match said:
-        case ChurnAlert():
-            return "churn-alert", said.alert_id
-        case SegmentChange():
-            return "segment-change", said.change_id
-        case Reminder():
-            return "reminder", said.reminder_id
-        case _:
-            assert_never(said)
-
-
-def _details(said: Said, record: DeliveryRecord) -> dict[str, Any]:
-    """What is said, without what only models read; with what it is expected to bring."""
-    details = {name: value for name, value in msgspec.to_builtins(said).items() if name not in ("features", "effects")}
-    if record.expected is not None and record.expected.gain is not None:
-        details["expected_gain"] = round(record.expected.gain, 4)
-    return details

@@ -60,13 +60,18 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stream of messages. `about`: churn (an alert raised), reminder (a purchase is due) or segment (`change` of
-    `segment`). `probability_min`: of the alert or reminder. `cap_days`: nobody twice within so many days, by this delivery.
-    `quiet`: between these times of `timezone` nothing goes out, it waits. `holdout`: a share of users who would have got it
-    and do not, for comparison. `gain`: only where it pays."""
+    `segment`); to the shop's own people satisfaction (an item or a brand, as `of` says, has fallen, by `fall_min` at least).
+    `purpose`: only a service goes to users who refuse advertising. `probability_min`: of the alert or reminder. `cap_days`:
+    nobody, and of no item or brand, twice within so many days, by this delivery. `quiet`: between these times of `timezone`
+    nothing goes out, it waits. `holdout`: a share of users who would have got it and do not, for comparison. `gain`: only
+    where it pays."""
 
     name: Name
     channel: str
-    about: Literal["churn", "segment", "reminder"]
+    about: Literal["churn", "segment", "reminder", "satisfaction"]
+    purpose: Literal["ads", "service"] = "ads"
+    of: Literal["item", "brand"] | None = None
+    fall_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     segment: str | None = None
     change: Literal["entered", "left"] = "entered"
     probability_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -104,13 +109,23 @@ def load(path: Path) -> DeliveryFile:
         if one.channel not in found.channels:
             raise DeliveryError(f"{path}: delivery {one.name!r} names channel {one.channel!r}; there are "
                                 f"{', '.join(sorted(found.channels)) or 'none'}")  # fmt: skip
-        if (one.about == "segment") != (one.segment is not None):
-            raise DeliveryError(f"{path}: delivery {one.name!r}: `segment` goes with `about: segment`, and only with it")
-        if one.gain is not None and (one.about != "churn" or not 0 < one.holdout <= 1 - one.gain.explore):
-            raise DeliveryError(f"{path}: delivery {one.name!r}: `gain` goes with `about: churn` and a `holdout` above 0, "
-                                "by which it is learned whom the message persuades; with `explore` at most 1")  # fmt: skip
-        try:
-            _ = one.zone
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise DeliveryError(f"{path}: delivery {one.name!r}: no time zone {one.timezone!r}") from error
+        _check(f"{path}: delivery {one.name!r}", one)
     return found
+
+
+def _check(where: str, one: Delivery) -> None:
+    """What goes with what. Raises DeliveryError."""
+    if (one.about == "segment") != (one.segment is not None):
+        raise DeliveryError(f"{where}: `segment` goes with `about: segment`, and only with it")
+    if one.gain is not None and (one.about != "churn" or not 0 < one.holdout <= 1 - one.gain.explore):
+        raise DeliveryError(f"{where}: `gain` goes with `about: churn` and a `holdout` above 0, by which it is learned whom "
+                            "the message persuades; with `explore` at most 1")  # fmt: skip
+    if one.about == "satisfaction" and (one.holdout or one.probability_min):
+        raise DeliveryError(f"{where}: it tells the shop's own people of items and brands: `holdout` and `probability_min` "
+                            "are about users; leave them out")  # fmt: skip
+    if one.about != "satisfaction" and (one.of is not None or one.fall_min):
+        raise DeliveryError(f"{where}: `of` and `fall_min` go with `about: satisfaction`, and only with it")
+    try:
+        _ = one.zone
+    except (ZoneInfoNotFoundError, ValueError) as error:
+        raise DeliveryError(f"{where}: no time zone {one.timezone!r}") from error

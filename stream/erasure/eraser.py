@@ -44,7 +44,7 @@ T = TypeVar("T")
 SAY_EVERY_S = 10.0  # which step is waited for, and for whom
 POLL_S = 0.5
 STORED = (topics.EVENTS, *topics.OUTPUTS)
-COPIES = (*STORED, topics.IDENTITY, topics.STATE, topics.OFFERS)
+COPIES = (*STORED, topics.IDENTITY, topics.STATE, topics.OFFERS, topics.ADS_REFUSALS)
 
 
 def until(topic: Topic, at: datetime) -> datetime:

@@ -89,7 +89,7 @@ class Complaint(msgspec.Struct, frozen=True):
 Outcome = Rows | Skip | Complaint
 ToRows = Callable[[Record], Outcome]
 
-_event_decoder, _texts_decoder = msgspec.json.Decoder(Event), msgspec.json.Decoder(EventTexts)
+_texts_decoder = msgspec.json.Decoder(EventTexts)
 
 
 def _place(record: Record) -> tuple[int, int, int, str]:
@@ -119,8 +119,8 @@ def event_rows(skew_max_ms: int) -> ToRows:
             event, ts_ms = decoded.event, decoded.ts_ms
         elif isinstance(decoded, Reject):
             return Skip(decoded.kind)  # personalize writes its dead letter
-        elif isinstance(decoded, Drop) and decoded.reason == "no_consent" and raw is not None:
-            event = _event_decoder.decode(raw)  # no profile without consent to personalization, but the statistics
+        elif isinstance(decoded, Drop) and decoded.event is not None:
+            event = decoded.event  # no profile without consent to personalization, but the statistics
             ts_ms = event.ts_ms
         else:
             return Skip(decoded.reason)
@@ -285,7 +285,8 @@ def _delivery(value: DeliveryRecord, record: Record) -> Rows:
         value.tenant, value.delivery_id, value.user_id, value.delivery, value.channel, value.about_kind, value.about_id,
         value.status, at_ms, value.attempts, value.error, clamp_s(at_ms),
         *_place(record), _ms_or_none(value.decided_at), value.propensity,
-        *_expected(value.expected), value.reason)),), key(value.tenant, value.user_id), at_ms)
+        *_expected(value.expected), value.reason, value.thing)),),
+        key(value.tenant, value.user_id) if value.user_id else b"", at_ms)
 
 
 def _opinion(value: Opinion, record: Record) -> Rows:

@@ -94,7 +94,7 @@ DELIVERIES = Table("deliveries", {
     "partition_time": _S,
     **_KAFKA, **_TRACE, "decided_at": _MS_OR_NULL, "propensity": "Nullable(Float64)", "expected_value": "Nullable(Float64)",
     "expected_cost": "Nullable(Float64)", "expected_uplift": "Nullable(Float64)", "expected_gain": "Nullable(Float64)",
-    "gain_model": "String", "reason": "String",
+    "gain_model": "String", "reason": "String", "thing": "String",
 })
 OFFER_DECISIONS = Table("offer_decisions", {
     "tenant": "String", "recommendation_id": "String", "user_id": "String", "placement": "String", "offer_id": "String",

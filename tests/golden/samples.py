@@ -17,6 +17,7 @@ from schemas.events import Event
 from schemas.offers import OfferTotals, Open, PlacementTotals, Positions, UserOffers
 from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import (
+    AdsRefusal,
     ChurnAlert,
     Complements,
     Decision,
@@ -38,7 +39,7 @@ from stream.core.audience import Audience, Cluster
 from stream.core.changes import Run
 from stream.core.counts import ItemCount
 from stream.core.satisfaction import Place, Subject
-from stream.core.state import Alert, ItemStat, Kind, Placed, Reminded, Reminders, Touch, UserState
+from stream.core.state import Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
 from stream.partition import Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
@@ -81,7 +82,7 @@ STATE = UserState(
     linked={"a1": [Touch(1_795_602_500_000, "m-1", "sku-2", Kind.CLICK, 0.0)]}, claims=[(8, "u1")], claimed={"a1": 8},
     known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
     reminders=Reminders(10, 9, [Reminded("sku-1", "Kitchen", 1, 9, 12, 8.5, 0.5, "v1", "bought")], 1),
-    placed=Placed("v1", 77, "garden spade"), put_event_id="m0",
+    placed=Placed("v1", 77, "garden spade"), put_event_id="m0", ads=Stated(True, 1_795_602_600_000, True),
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -120,6 +121,13 @@ FORMS: dict[str, Form] = {
         reminder_id="n1", tenant="shop", user_id="u1", state="due", item_id="sku-1", category="Kitchen", last_bought_ts=AT,
         interval_days=30.5, window_from=AT, window_to=AT, probability=0.4, reasons=("bought 23.0 days before",), as_of_ts=AT,
         model_version="v1")),
+    "ads-refusal.json": _json(AdsRefusal(tenant="shop", user_id="u1", stated_at=AT)),
+    "staff-delivery.json": _json(DeliveryRecord(
+        delivery_id="d2", tenant="shop", user_id="", delivery="buyers", channel="team", about_kind="satisfaction-alert",
+        about_id="a1", status="deferred", at=AT, until=AT, error="quiet hours", thing="brand/Clay",
+        satisfaction_alert=SatisfactionAlert(
+            alert_id="a1", tenant="shop", about="brand", name="Clay", state="raised", number=1, changed_at=AT, as_of_ts=AT,
+            before=0.75, after=0.25, opinions_before=40, opinions_after=9, evidence=(), opinions_per_false_alarm=1000))),
     "delivery.json": _json(DeliveryRecord(
         delivery_id="d1", tenant="shop", user_id="u1", delivery="save", channel="crm", about_kind="churn-alert",
         about_id="c1", status="deferred", at=AT, attempts=3, until=AT, error="away", alert=ChurnAlert(
@@ -173,8 +181,8 @@ FORMS: dict[str, Form] = {
         erasure_id="e1", tenant="shop", requested_at=AT, suppress=True, user_id="u1", devices=("a1",), receipt="{}",
         signature="c2ln")),
     "claim.msgpack": _identity(identity.Claim("shop", "a1", "u1", 8, "import")),
-    "answer.msgpack": _identity(identity.Answer("shop", "a1", "u1", tuple(STATE.ring))),
+    "answer.msgpack": _identity(identity.Answer("shop", "a1", "u1", tuple(STATE.ring), STATE.ads)),
     "erase.msgpack": _identity(identity.Erase("shop", "u1")),
-    "forget.msgpack": _identity(identity.Forget("shop", holder="a1", other="u1")),
+    "forget.msgpack": _identity(identity.Forget("shop", holder="a1", other="u1", ads_stay=True)),
     "item-count.msgpack": _msgpack(ItemCount(2.5, 7, {"sku-2": 1.0}, 7, 41, 1.5, 3.5)),
 }  # fmt: skip

@@ -1,38 +1,55 @@
-"""The delivery worker on a real broker: an alert reaches its webhook once, also after a restart, and the log says so."""
+"""The delivery worker on a real broker: an alert reaches its webhook once, also after a restart or a kill, and the log says
+so; the shop's own people are told of what fell the same way; who refuses advertising gets none."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from clickhouse_connect.driver.client import Client
 
 from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.events import key
+from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord
 from stream.adapters import clickhouse
 from stream.settings import Settings
-from tests.support.cluster import Sender, read_all, running, until
+from tests.support.cluster import Sender, Tail, read_all, running, until
+from tests.support.fakes import event
 
+T = TypeVar("T")
 GROUP_SETTLES_S = 60
 
 
+class Hook:
+    """What arrived, and where; `then` is done with the number of messages before the newest one is answered."""
+
+    def __init__(self) -> None:
+        self.got: list[dict[str, Any]] = []
+        self.url = ""
+        self.then: Callable[[int], None] = lambda number: None
+
+
 @pytest.fixture
-def hook() -> Iterator[tuple[list[dict[str, object]], str]]:
-    """What arrived, and where."""
-    got: list[dict[str, object]] = []
+def hook() -> Iterator[Hook]:
+    made = Hook()
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            made.got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            made.then(len(made.got))
             self.send_response(204)
             self.end_headers()
 
@@ -41,7 +58,8 @@ def hook() -> Iterator[tuple[list[dict[str, object]], str]]:
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield got, f"http://127.0.0.1:{server.server_address[1]}/"
+    made.url = f"http://127.0.0.1:{server.server_address[1]}/"
+    yield made
     server.shutdown()
     server.server_close()
 
@@ -49,12 +67,27 @@ def hook() -> Iterator[tuple[list[dict[str, object]], str]]:
 def alert(user: str, **more: Any) -> tuple[bytes, bytes]:
     now = datetime.now(UTC)
     made = ChurnAlert(alert_id=f"alert-{user}", tenant="t", user_id=user, state="raised", probability=0.8, horizon_days=14,
-                      interval=(0.7, 0.9), reasons=("silent",), last_event_ts=now, as_of_ts=now, model_version="v", **more)
-    return key("t", user), msgspec.json.encode(made)
+                      interval=(0.7, 0.9), reasons=("silent",), last_event_ts=now, as_of_ts=now, model_version="v")
+    return key("t", user), msgspec.json.encode(msgspec.structs.replace(made, **more))
 
 
-def test_an_alert_reaches_its_webhook_once(settings: Settings, hook: tuple[list[dict[str, object]], str]) -> None:
-    got, url = hook
+def fell(number: int, **more: Any) -> tuple[bytes, bytes]:
+    now = datetime.now(UTC)
+    made = SatisfactionAlert(
+        alert_id=f"fell-{number}", tenant="t", about="brand", name=f"brand {number}", state="raised", number=1,
+        changed_at=now, as_of_ts=now, before=0.8, after=0.3, opinions_before=40, opinions_after=9,
+        opinions_per_false_alarm=1000,
+        evidence=(Quote(opinion_id="o", sentence="It broke.", satisfaction=0.0, said_at=now),))  # fmt: skip
+    made = msgspec.structs.replace(made, **more)
+    return f"t/brand/{made.name}".encode(), msgspec.json.encode(made)
+
+
+def refusing(user: str) -> dict[str, Any]:
+    return event(user=user, item="i1", ts_ms=time.time_ns() // 1_000_000, context={"consent": {"ads": False}})
+
+
+def test_an_alert_reaches_its_webhook_once(settings: Settings, hook: Hook) -> None:
+    got, url = hook.got, hook.url
     topic_admin.create(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     secret = {"HOOK_SECRET": "whsec"}
@@ -82,10 +115,82 @@ def test_an_alert_reaches_its_webhook_once(settings: Settings, hook: tuple[list[
     assert time.time() - records[0].at.timestamp() < 300
 
 
+def test_killed_in_the_middle_the_shops_people_are_told_once_and_who_refuses_advertising_is_not(
+    settings: Settings, hook: Hook
+) -> None:
+    topic_admin.create(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.deliveries_file.write_text(
+        f"channels: {{crm: {{type: webhook, url: '{hook.url}', secret_env: HOOK_SECRET}}}}\n"
+        "deliveries:\n  - {name: quality, channel: crm, about: satisfaction, of: brand}\n"
+        "  - {name: save them, channel: crm, about: churn}\n"
+        "  - {name: bills, channel: crm, about: churn, purpose: service}\n")
+    secret = {"HOOK_SECRET": "whsec"}
+    with (running(settings, "workers.personalize"), Sender(settings) as events,
+          Sender(settings, topics.CHURN_ALERTS) as alerts):  # fmt: skip
+        events.send([refusing("no")])
+        with Sender(settings, topics.SATISFACTION_ALERTS) as falls:
+            falls.send([*map(fell, range(6)), fell(0, alert_id="again"), fell(7, state="cleared"), fell(8, about="item")])
+        with running(settings, "workers.delivery", **secret) as worker:
+
+            def kill(number: int) -> None:
+                if number == 4:  # it was sent, and is not in the log
+                    os.kill(worker.process.pid, signal.SIGKILL)
+
+            hook.then = kill
+            until(lambda: worker.process.poll() is not None, GROUP_SETTLES_S, "killed with the fourth under way")
+            worker.stopped = True
+        with running(settings, "workers.delivery", **secret), running(settings, "workers.sink"):
+            until(lambda: len(_logged(settings)) == 7, GROUP_SETTLES_S, "the rest goes out, and is logged")
+            assert [one.key for one in read_all(settings, topics.ADS_REFUSALS)] == [b"t/no"]
+            alerts.send([alert("no"), alert("yes")])
+            until(lambda: len(_logged(settings)) == 11, 20, "who refuses is known through the personalize worker")
+            with Tail(settings, topics.ADS_REFUSALS) as refusals:
+                until(lambda: len(refusals.poll()) == 1, 20, "the first refusal")
+                began = time.monotonic()
+                events.send([refusing("yes")])
+                until(lambda: len(refusals.poll()) == 2, 20, "the second refusal")
+                print(f"a refusal is on its topic {time.monotonic() - began:.3f} s after the event was sent")
+            alerts.send([alert("yes", alert_id="next")])
+            until(lambda: len(_logged(settings)) == 13, 20, "the next is judged by it")
+            named = {f"brand/brand {number}" for number in range(6)}
+            until(lambda: _things(settings) == named, 60, "the table names the things")
+            until(lambda: _sent(settings) == 3, 20, "what is about a thing is about no user")
+    arrived = Counter(one["delivery_id"] for one in hook.got)
+    assert sorted(arrived.values()) == [1] * 8 + [2], "one was under way: it came again, under the same id"
+    told = {(one.user_id or one.thing, one.delivery, one.about_id): (one.status, one.reason)
+            for one in _logged(settings).values()}  # fmt: skip
+    assert [status for (_, name, _), (status, _) in told.items() if name == "quality"].count("sent") == 6
+    assert told["brand/brand 0", "quality", "again"] == ("capped", "")
+    refused, sent = ("suppressed", "refused: ads consent"), ("sent", "")
+    assert {key: what for key, what in told.items() if key[1] != "quality"} == {
+        ("no", "save them", "alert-no"): refused, ("no", "bills", "alert-no"): sent, ("yes", "save them", "alert-yes"): sent,
+        ("yes", "bills", "alert-yes"): sent, ("yes", "save them", "next"): refused, ("yes", "bills", "next"): ("capped", "")}
+
+
+def _logged(settings: Settings) -> dict[str, DeliveryRecord]:
+    """What became of each; the log has each once."""
+    records = [msgspec.json.decode(one.value, type=DeliveryRecord) for one in read_all(settings, topics.DELIVERIES)]
+    found = {one.delivery_id: one for one in records}
+    assert len(found) == len(records)
+    return found
+
+
+def _things(settings: Settings) -> set[str] | None:
+    return _asked(settings, lambda client: {row[0] for row in client.query(
+        "SELECT thing FROM deliveries FINAL WHERE thing != '' AND user_id = '' AND status = 'sent'").result_rows})
+
+
 def _sent(settings: Settings) -> int | None:
+    return _asked(settings, lambda client: int(client.query(
+        "SELECT sum(users) FROM delivery_outcomes WHERE status = 'sent'").first_row[0]))
+
+
+def _asked(settings: Settings, ask: Callable[[Client], T]) -> T | None:
+    """None while the sink has not made the tables yet."""
     try:
         with closing(clickhouse.open_client(settings.clickhouse)) as client:
-            return int(client.query("SELECT sum(users) FROM delivery_outcomes WHERE status = 'sent'").first_row[0])
+            return ask(client)
     except clickhouse.ClickHouseError as error:
         if "UNKNOWN" in str(error):
             return None

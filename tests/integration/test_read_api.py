@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -72,8 +73,9 @@ def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> Non
             until(lambda: client.get("/v1/users/new").status_code == 200, 10, "a first event is known")
             print(f"known {time.monotonic() - began:.2f} s after it was sent")
             assert client.get("/v1/recommendations/new").json()["as_of_event_id"] == "n1"
+            _advertising_is_refused(shop, client, tmp_path / "api" / "offers.yml")
             logged = until(lambda: read_all(shop, topics.DECISIONS), 20, "decisions are logged")
-    decisions = [msgspec.json.decode(record.value, type=Decision) for record in logged]
+    decisions = _answers(logged)
     assert len({one.recommendation_id for one in decisions}) == len(decisions), "each answer is logged once"
     assert {dict(record.headers)["ce_type"] for record in logged} == {b"clickwake.decision.v1"}
     assert {one.arm for one in decisions if one.experiment == "which first"} == {"one", "two"}
@@ -84,11 +86,41 @@ def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> Non
     clicked = [one | {"messageId": "c" + one["messageId"], "event": "Product Clicked"} for one in shown[:3]]
     produce_events(shop, [*shown, *clicked])
     with running(shop, "workers.sink"):
-        until(lambda: _stored(shop) == len(read_all(shop, topics.DECISIONS)), 60, "decisions are stored")
+        until(lambda: _stored(shop) == len(_answers(read_all(shop, topics.DECISIONS))), 60, "decisions are stored")
         people = len({one.user_id for one in decisions if one.experiment})
         until(lambda: _people(shop)[0] == people, 60, "who saw an arm is counted once")
     _, clicks, low, rate, high = _people(shop)
     assert clicks == len({one["userId"] for one in clicked}) and 0 <= low <= rate <= high <= 1
+
+
+def _answers(logged: list[Any]) -> list[Decision]:
+    """Those that are about items; an offer asked for twice in a minute is one decision."""
+    return [one for record in logged if (one := msgspec.json.decode(record.value, type=Decision)).offer is None]
+
+
+def _advertising_is_refused(settings: Settings, client: httpx.Client, file: Path) -> None:
+    """By one who is known, and by one who refuses to be."""
+    file.write_text("{placements: [{name: home, control: plain}, {name: bare}], offers: [{id: plain, placements: [home]}, "
+                    "{id: summer, placements: [home, bare]}]}")  # fmt: skip
+
+    def offered(user: str, placement: str = "home") -> dict[str, Any]:
+        return client.get(f"/v1/offers/{user}", params={"placement": placement}).json()
+
+    until(lambda: offered("new").get("candidates", {}).keys() == {"plain", "summer"}, 10, "the file of offers is taken")
+    assert client.get("/v1/users/new").json()["ads"] is None
+    began, at_ms = time.monotonic(), now_ms()
+    produce_events(settings, [
+        event(user="new", item="i5", id="n2", ts_ms=at_ms, context={"consent": {"ads": False}}),
+        event(user="unknown", id="n3", ts_ms=at_ms, context={"consent": {"ads": False, "personalization": False}})])
+    for user in ("new", "unknown"):
+        until(lambda user=user: offered(user)["refused"] == {"summer": "refused: ads consent"}, 10, "it is obeyed")  # type: ignore[misc]
+    print(f"refusal of advertising obeyed {time.monotonic() - began:.2f} s after the event was sent")
+    for user, events in (("new", 2), ("unknown", 0)):
+        assert offered(user)["offer"]["offer_id"] == "plain" and offered(user, "bare")["offer"] is None
+        known = client.get(f"/v1/users/{user}").json()
+        assert known["ads"] | {"stated_at": ""} == {"refused": True, "assumed": False, "stated_at": ""}
+        assert known["events"] == events and (known["first_seen"] is None) == (events == 0)
+        assert (client.get(f"/v1/recommendations/{user}").json()["as_of_ts"] is None) == (events == 0)
 
 
 def _people(settings: Settings) -> tuple[float, ...]:

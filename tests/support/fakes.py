@@ -99,6 +99,19 @@ class FakeErasures(Erased):
         return
 
 
+class FakeRefusals:
+    """Who refuses advertising, by key. `coming` is on the topic, but read only once somebody asks how far it goes."""
+
+    def __init__(self, *keys: bytes) -> None:
+        self.keys, self.coming = set(keys), set[bytes]()
+
+    def refuses(self, user_key: bytes) -> bool:
+        return user_key in self.keys
+
+    async def caught_up(self) -> None:
+        self.keys |= self.coming
+
+
 class FakeClock:
     def __init__(self, now_ms: int = T0_MS) -> None:
         self.at_ms = now_ms

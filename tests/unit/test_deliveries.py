@@ -7,7 +7,7 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from email import message_from_string
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,13 +17,14 @@ import msgspec
 import pytest
 
 from schemas.erasure import Erasure, subject
+from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from stream.delivery import channels, deliverer
 from stream.delivery.channels import Message, Refused, TryAgain, signature
 from stream.delivery.decide import lot, quiet_until
 from stream.delivery.deliverer import AWAY_FOR, GIVEN_UP_AFTER, Deliverer
 from stream.delivery.rules import Csv, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
-from tests.support.fakes import FakeErasures
+from tests.support.fakes import FakeErasures, FakeRefusals
 
 AT = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 VARIABLE = "HOOK_SECRET"
@@ -49,17 +50,26 @@ def due(user: str = "u1", ident: str = "n1", **changed: Any) -> Reminder:
     return msgspec.structs.replace(made, **changed)
 
 
+def fell(name: str = "Clay", ident: str = "s1", **changed: Any) -> SatisfactionAlert:
+    made = SatisfactionAlert(
+        alert_id=ident, tenant="shop", about="brand", name=name, state="raised", number=1, changed_at=AT, as_of_ts=AT,
+        before=0.8, after=0.3, opinions_before=40, opinions_after=9, opinions_per_false_alarm=1000,
+        evidence=(Quote(opinion_id="o1", sentence="The handle broke.", satisfaction=0.0, said_at=AT),))  # fmt: skip
+    return msgspec.structs.replace(made, **changed)
+
+
 class Bench:
     """A deliverer with a clock of its own and a channel that keeps what it gets."""
 
     def __init__(self, *deliveries: Delivery, suppress: tuple[str, ...] = (), before: list[DeliveryRecord] | None = None,
-                 erasures: FakeErasures | None = None) -> None:
+                 erasures: FakeErasures | None = None, refusals: FakeRefusals | None = None) -> None:  # fmt: skip
         self.now = AT
         self.sent: list[Message] = []
         self.logged: list[DeliveryRecord] = before or []
         self.failures: list[Exception] = []
         file = DeliveryFile(channels={"crm": HOOK}, deliveries=deliveries, suppress=suppress)
-        self.made = Deliverer(file, erasures or FakeErasures(), self.write, lambda: self.now, self.send)
+        self.made = Deliverer(file, erasures or FakeErasures(), refusals or FakeRefusals(), self.write, lambda: self.now,
+                              self.send)  # fmt: skip
         for record in self.logged:
             self.made.note(record)
 
@@ -77,6 +87,7 @@ class Bench:
 
 SAVE = Delivery(name="save", channel="crm", about="churn", probability_min=0.6)
 TEA = Delivery(name="again", channel="crm", about="reminder", probability_min=0.3)
+FALLS = Delivery(name="quality", channel="crm", about="satisfaction", of="brand", fall_min=0.2, cap_days=3.0)
 CART = Delivery(name="cart", channel="crm", about="segment", segment="full cart", cap_days=1.0)
 
 
@@ -170,6 +181,52 @@ async def test_a_channel_that_is_away_is_tried_again_and_given_up_after_a_day() 
     assert bench.statuses()[-1] == "failed"
 
 
+async def test_the_shops_own_people_are_told_of_what_fell_once_and_of_nothing_twice_in_the_cap() -> None:
+    bench = Bench(FALLS, SAVE, suppress=("shop/", "shop/brand/Clay"), refusals=FakeRefusals(b"shop/", b"shop/brand/Clay"))
+    said = [fell(), fell(), fell("mug", "s2", about="item"), fell("Oak", "s3", after=0.7), fell(ident="s4", state="cleared"),
+            fell(ident="s5", number=3), fell("Oak", "s6"), fell("Clay", "s7", tenant="other")]  # fmt: skip
+    await bench.made.take(said)
+    assert [(one.thing, one.user_id, one.status) for one in bench.logged] == [
+        ("brand/Clay", "", "sent"), ("brand/Clay", "", "capped"), ("brand/Oak", "", "sent"), ("brand/Clay", "", "sent")]
+    first = bench.sent[0]
+    assert (first.kind, first.thing, first.user_id) == ("satisfaction-alert", "brand/Clay", "")
+    assert first.details["evidence"][0]["sentence"] == "The handle broke."
+    assert bench.logged[0].propensity == 1.0 and bench.logged[0].satisfaction_alert is None
+    again = Bench(FALLS, before=bench.logged)
+    await again.made.take([*said, fell(ident="s8")])
+    assert [one.status for one in again.logged[4:]] == ["capped"] and not again.sent, "known from the log"
+    again.now += timedelta(days=3, seconds=1)
+    await again.made.take([fell(ident="s9")])
+    assert again.statuses()[-1] == "sent"
+
+
+async def test_alerts_about_things_wait_like_others_and_survive_a_restart() -> None:
+    quiet = msgspec.structs.replace(FALLS, quiet=(time(11), time(13)))
+    bench = Bench(quiet)
+    await bench.made.take([fell()])
+    (kept,) = bench.logged
+    assert (kept.status, kept.satisfaction_alert, kept.subject) == ("deferred", fell(), "shop/brand/Clay")
+    later = Bench(quiet, before=[msgspec.json.decode(msgspec.json.encode(kept), type=DeliveryRecord)])
+    await later.made.take([fell()])
+    assert later.sent == [], "it waits already"
+    later.now += timedelta(hours=1)
+    later.failures = [TryAgain("away")] * 3
+    await later.made.take_due()
+    later.now += AWAY_FOR
+    await later.made.take_due()
+    assert later.statuses() == ["deferred", "deferred", "sent"] and later.sent[0].details["name"] == "Clay"
+    assert later.logged[-1].satisfaction_alert is None
+
+
+async def test_what_is_on_the_topic_of_refusals_is_read_before_anything_is_sent() -> None:
+    refusals = FakeRefusals()
+    refusals.coming = {b"shop/u1"}
+    bench = Bench(SAVE, refusals=refusals)
+    await bench.made.take([alert(), alert("u2", "a2")])
+    assert [(one.user_id, one.status, one.reason) for one in bench.logged] == [
+        ("u1", "suppressed", "refused: ads consent"), ("u2", "sent", "")]  # fmt: skip
+
+
 async def test_nothing_goes_out_about_who_was_erased() -> None:
     erasures = FakeErasures()
     erasures.note(subject(b"shop/u1"), Erasure(erasure_id="e", tenant="shop", requested_at=AT, suppress=True))
@@ -185,6 +242,8 @@ async def test_nothing_goes_out_about_who_was_erased() -> None:
     ("channels: {f: {type: fax}}", "Invalid value 'fax'"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, cap_days: 90}]", "<= 30"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, gain: {value: 9}}]", "hold"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, of: brand}]", "`fall_min` go"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: satisfaction, holdout: 1}]", "users"),
 ])
 def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "deliveries.yml"
@@ -251,6 +310,16 @@ async def test_files_are_safe_for_spreadsheets(tmp_path: Path) -> None:
     assert tuple(head) == channels.COLUMNS and first == second and first[3] == "'=u1"
 
 
+def about_a_brand() -> Message:
+    details = {"name": "Clay", "evidence": [{"sentence": "The handle broke.", "satisfaction": 0.0}, {"sentence": "Bad."}]}
+    return msgspec.structs.replace(MESSAGE, user_id="", kind="satisfaction-alert", thing="brand/Clay", details=details)
+
+
+def test_messages_about_users_are_what_they_were() -> None:
+    assert "thing" not in json.loads(msgspec.json.encode(MESSAGE))
+    assert json.loads(msgspec.json.encode(about_a_brand()))["thing"] == "brand/Clay"
+
+
 class Smtp(socketserver.StreamRequestHandler):
     """As much of SMTP as smtplib needs."""
 
@@ -278,7 +347,11 @@ async def test_mail_goes_to_the_team() -> None:
         channel = Email(host="127.0.0.1", port=server.server_address[1], to="crm@shop.example", sender="c@shop.example",
                         tls=False)  # fmt: skip
         await channels.send(channel, MESSAGE)
+        await channels.send(channel, about_a_brand())
         server.shutdown()
+    staff = message_from_string(handler.mails[1])
+    assert staff["Subject"] == "save: brand/Clay" and "shop/brand/Clay" in staff.get_payload()
+    assert "evidence:\n  - sentence: The handle broke.; satisfaction: 0.0\n" in staff.get_payload().replace("\r", "")
     mail = message_from_string(handler.mails[0])
     assert mail["To"] == "crm@shop.example" and mail["Message-ID"] == "<d1@clickwake>"
     assert "probability: 0.8" in mail.get_payload()

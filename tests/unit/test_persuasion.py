@@ -25,7 +25,7 @@ from stream.delivery.deliverer import Deliverer
 from stream.delivery.rules import Csv, Delivery, DeliveryFile, Gain
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.fakes import FakeErasures
+from tests.support.fakes import FakeErasures, FakeRefusals
 from training import persuasion
 from training.metrics import bootstrap
 from training.persuasion import RESPONSE
@@ -78,7 +78,7 @@ async def delivered(delivery: Delivery, alerts: list[ChurnAlert]) -> list[Delive
         assert "features" not in message.details and "effects" not in message.details
 
     file = DeliveryFile(channels={"files": Csv(folder="unused")}, deliveries=(delivery,))
-    await Deliverer(file, FakeErasures(), write, lambda: AT, send).take(alerts)
+    await Deliverer(file, FakeErasures(), FakeRefusals(), write, lambda: AT, send).take(alerts)
     return logged
 
 

@@ -19,6 +19,7 @@ from schemas.dead_letter import DeadLetter, Failure, Message, Source
 from schemas.events import Event, Product, Properties
 from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import (
+    AdsRefusal,
     ChurnAlert,
     Complements,
     Decision,
@@ -53,6 +54,7 @@ SAMPLES: dict[str, Any] = {
     "reminder": Reminder(
         reminder_id="n", tenant="shop", user_id="u", state="due", item_id="i", category="", last_bought_ts=AT,
         interval_days=30.0, window_from=AT, window_to=AT, probability=0.4, reasons=("r",), as_of_ts=AT, model_version="v"),
+    "ads-refusal": AdsRefusal(tenant="shop", user_id="u", stated_at=AT, assumed=True),
     "delivery": DeliveryRecord(
         delivery_id="d", tenant="shop", user_id="u", delivery="save", channel="crm", about_kind="churn-alert",
         about_id="a", status="sent", at=AT),
