@@ -813,6 +813,17 @@ def experiments(
 
 
 @app.command()
+def deliveries(
+    check: Annotated[bool, typer.Option("--check", help="only whether the file can be used")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+) -> None:
+    """What became of messages to webhooks, mail and files, by delivery and status."""
+    from clickwake import deliveries as command
+
+    raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))
+
+
+@app.command()
 def campaigns(as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False) -> None:
     """What each delivery is worth: returns and money gained beside those held out, by expected gain, with intervals."""
     from clickwake import campaigns as command

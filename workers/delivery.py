@@ -73,7 +73,8 @@ class Worker:
         log.info("deliveries taken", file=str(path), deliveries=[one.name for one in file.deliveries])
         await kafka_clients.wait_for_kafka(self.settings)
         erasures, refusals = Erasures(self.settings), AdsRefusals(self.settings)
-        deliverer = Deliverer(file, erasures, refusals, self._write, lambda: datetime.now(UTC), self._deliver)
+        deliverer = Deliverer(file, erasures, refusals, self._write, lambda: datetime.now(UTC), self._deliver,
+                               self.stop)  # fmt: skip
         history = GlobalReader(self.settings, self.log_topic, lambda records: _note(deliverer, records))
         consumer = AIOKafkaConsumer(
             *self.inputs, **kafka_clients.aiokafka_arguments(self.settings), enable_auto_commit=False,
@@ -105,7 +106,8 @@ class Worker:
         fetched = await consumer.getmany(timeout_ms=wait_ms, max_records=200)
         for tp, records in fetched.items():
             with self.tracing.batch(self.group, records):
-                await deliverer.take(self._decoded(tp.topic, records))
+                if not await deliverer.take(self._decoded(tp.topic, records)):
+                    return
         if fetched:
             try:
                 await consumer.commit()
@@ -118,7 +120,7 @@ class Worker:
             try:
                 if record.value is not None:
                     found.append(self.inputs[topic].decode(record.value))
-            except msgspec.DecodeError as error:  # the sink writes its dead letter
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the sink writes its dead letter
                 log.error("not understood", topic=topic, partition=record.partition, offset=record.offset, why=str(error))
         return found
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import csv
-import hashlib
-import hmac
 import io
 import os
 import smtplib
@@ -18,12 +15,14 @@ from typing import Any
 
 import httpx
 import msgspec
+import standardwebhooks
 
 from stream.adapters.files import append_line
 from stream.delivery.rules import Channel, Csv, Email, Webhook
 from stream.delivery.said import AboutKind
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
+SECRET_PREFIX = "whsec_"  # noqa: S105  # of a secret, not one
 COLUMNS = ("delivery_id", "at", "tenant", "user_id", "kind", "details")
 
 
@@ -53,16 +52,6 @@ class Refused(RuntimeError):
     """It will never be taken as it is."""
 
 
-def signature(secret: bytes, ident: str, timestamp: int, body: bytes) -> str:
-    """`webhook-signature` of Standard Webhooks 1.0: HMAC-SHA256 of `id.timestamp.body`, base64, after the version.
-
-    >>> signature(b"key", "msg_1", 7, b"{}")
-    'v1,UcjtNNKi6osFXxTKDIEbADH0yePbVKgj+tYxGWklV3w='
-    """
-    made = hmac.new(secret, f"{ident}.{timestamp}.".encode() + body, hashlib.sha256).digest()
-    return f"v1,{base64.b64encode(made).decode()}"
-
-
 async def send(channel: Channel, message: Message) -> None:
     """Raises TryAgain, Refused."""
     if isinstance(channel, Webhook):
@@ -74,10 +63,11 @@ async def send(channel: Channel, message: Message) -> None:
 
 
 async def _post(channel: Webhook, message: Message) -> None:
-    body, timestamp = msgspec.json.encode(message), int(message.at.timestamp())
+    body = msgspec.json.encode(message).decode()
     headers = {
-        "Content-Type": "application/json", "webhook-id": message.delivery_id, "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(_secret(channel.secret_env).encode(), message.delivery_id, timestamp, body),
+        "Content-Type": "application/json", "webhook-id": message.delivery_id,
+        "webhook-timestamp": str(int(message.at.timestamp())),
+        "webhook-signature": _signer(channel.secret_env).sign(message.delivery_id, message.at, body),
     }  # fmt: skip
     try:
         async with httpx.AsyncClient(timeout=channel.timeout_s, follow_redirects=False) as client:
@@ -93,7 +83,7 @@ async def _post(channel: Webhook, message: Message) -> None:
 def _mail(channel: Email, message: Message) -> None:
     mail = EmailMessage()
     mail["From"], mail["To"] = channel.sender, channel.to
-    mail["Subject"] = f"{message.delivery}: {message.user_id or message.thing}"
+    mail["Subject"] = f"{message.delivery}: {_one_line(message.user_id or message.thing)}"
     mail["Message-ID"] = f"<{message.delivery_id}@clickwake>"
     head = f"{message.kind} of {message.subject} at {message.at:%Y-%m-%d %H:%M} UTC"
     mail.set_content("\n".join([head, "", *(_told(name, value) for name, value in message.details.items())]))
@@ -108,6 +98,15 @@ def _mail(channel: Email, message: Message) -> None:
         raise Refused(f"{channel.host} refuses {channel.to}: {error}") from error
     except (OSError, smtplib.SMTPException) as error:
         raise TryAgain(f"{channel.host}:{channel.port} does not take mail: {error!r}") from error
+
+
+def _one_line(text: str) -> str:
+    """Ids are what clients make them, and a header has one line.
+
+    >>> _one_line("u1\\nBcc: everybody")
+    'u1 Bcc: everybody'
+    """
+    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def _told(name: str, value: Any) -> str:
@@ -145,3 +144,12 @@ def _secret(name: str) -> str:
     if not value:
         raise TryAgain(f"the environment has no {name}: set it and start the delivery worker again")
     return value
+
+
+def _signer(name: str) -> standardwebhooks.Webhook:
+    """For a secret as Standard Webhooks writes it, `whsec_` and base64; anything else is taken as it stands."""
+    value = _secret(name)
+    try:
+        return standardwebhooks.Webhook(value if value.startswith(SECRET_PREFIX) else value.encode())
+    except ValueError as error:
+        raise TryAgain(f"{name} is not base64 after {SECRET_PREFIX}: {error}; mend it and start again") from error

@@ -3,13 +3,16 @@
 1 take records, and read who refuses advertising up to the present; 2 decide for each delivery that concerns them; 3 send,
 several tries; 4 log what became of it, acknowledged by the broker; 5 commit. A crash between 3 and 4 sends again under the
 same id, by which a receiver can tell. What waits (quiet hours, a channel that is away) is logged whole, so that a worker
-that starts anew finds it; who got what when is known from the log too.
+that starts anew finds it; who got what when is known from the log too. A channel that did not take several in a row is not
+asked again for some minutes: what is for it waits, and others go on.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -31,23 +34,30 @@ log = structlog.get_logger()
 TRIES = 3
 BACKOFF_FIRST_S = 0.5
 AWAY_FOR = timedelta(minutes=5)  # after TRIES: then the message waits, and others go on
+AWAY_AFTER = 3  # messages in a row that a channel did not take: one alone may be the message's fault
 GIVEN_UP_AFTER = timedelta(days=1)
+KNOWN_FOR = timedelta(days=30)  # as long as the log is kept, and the longest cap
 
 Send = Callable[[Channel, Message], Awaitable[None]]
 Log = Callable[[list[DeliveryRecord]], Awaitable[None]]
 
 
 class Deliverer:
-    """`now` is the wall clock; `write` logs records and returns once the broker has them."""
+    """`now` is the wall clock; `write` logs records and returns once the broker has them. Once `stopping` is set nothing new
+    is begun."""
 
     def __init__(self, file: DeliveryFile, erasures: Erasures, refusals: Refusals, write: Log, now: Callable[[], datetime],
-                 send: Send = channels.send) -> None:  # fmt: skip
+                 send: Send = channels.send, stopping: asyncio.Event | None = None) -> None:  # fmt: skip
         self.file, self.erasures, self.refusals = file, erasures, refusals
         self.write, self.now, self.send = write, now, send
+        self.stopping = stopping or asyncio.Event()
         self._by_name = {one.name: one for one in file.deliveries}
         self._suppressed = frozenset(file.suppress)
         self._last: dict[tuple[str, str], datetime] = {}
         self._final: set[str] = set()
+        self._known: deque[tuple[datetime, str, tuple[str, str]]] = deque()  # what `_final` and `_last` hold, oldest first
+        self._missed: dict[str, int] = {}  # channel → messages in a row that it did not take
+        self._away: dict[str, tuple[datetime, str]] = {}  # channel → until when it is not asked, and why
         self._waiting: dict[str, DeliveryRecord] = {}
         self._due: list[tuple[datetime, str]] = []
 
@@ -58,28 +68,42 @@ class Deliverer:
             heapq.heappush(self._due, (record.until, record.delivery_id))
             return
         self._waiting.pop(record.delivery_id, None)
+        place = (record.delivery, record.subject)
         self._final.add(record.delivery_id)
+        self._known.append((record.at, record.delivery_id, place))
         if record.status in ("sent", "held_out"):
-            place = (record.delivery, record.subject)
             self._last[place] = max(record.at, self._last.get(place, record.at))
+        while self._known and self._known[0][0] < record.at - KNOWN_FOR:
+            at, ident, place = self._known.popleft()
+            self._final.discard(ident)
+            if self._last.get(place) == at:
+                del self._last[place]
 
-    async def take(self, several: Iterable[Said]) -> None:
-        """Steps 2 to 4."""
+    async def take(self, several: Iterable[Said]) -> bool:
+        """Steps 2 to 4. False when it was stopped before all were handled: then nothing is to be committed, and those that
+        were are known from the log."""
         wanted = [(delivery, said) for said in several for delivery in self.file.deliveries if concerns(delivery, said)]
         if wanted:
             await self.refusals.caught_up()  # a refusal is on its topic before anything that was said after it
         for delivery, said in wanted:
+            if self.stopping.is_set():
+                return False
             await self._handle(delivery, said, attempts=0, since=self.now())
+        return True
 
     async def take_due(self) -> None:
-        """What has waited long enough."""
-        if self._due and self._due[0][0] <= self.now():
-            await self.refusals.caught_up()
-        while self._due and self._due[0][0] <= self.now():
+        """What has waited long enough by now: what comes due meanwhile has its turn after what is new."""
+        now, due = self.now(), dict[str, DeliveryRecord]()
+        while self._due and self._due[0][0] <= now:
             _, ident = heapq.heappop(self._due)
             record = self._waiting.get(ident)
-            if record is None or record.until is None or record.until > self.now():
-                continue
+            if record is not None and record.until is not None and record.until <= now:
+                due[ident] = record
+        if due:
+            await self.refusals.caught_up()
+        for ident, record in sorted(due.items(), key=lambda one: one[1].attempts):  # a channel may dislike those it was sent
+            if self.stopping.is_set():
+                return  # they are known from the log
             said, delivery = waiting(record), self._by_name.get(record.delivery)
             del self._waiting[ident]
             if said is None or delivery is None:  # the file has no such delivery any more
@@ -127,25 +151,44 @@ class Deliverer:
         message = Message(delivery_id=record.delivery_id, delivery=record.delivery, kind=record.about_kind,
                           tenant=said.tenant, user_id=record.user_id, at=self.now(), details=details(said, record),
                           thing=record.thing)  # fmt: skip
-        channel, error, attempts = self.file.channels[record.channel], "", record.attempts
+        channel, attempts = self.file.channels[record.channel], record.attempts
+        away_until, error = self._away.get(record.channel, (self.now(), ""))
+        if self.now() < away_until:
+            return self._late(record, said, away_until, error, since)
         for tried in range(TRIES):
             attempts += 1
             try:
                 await self.send(channel, message)
+                self._missed.pop(record.channel, None)
                 return msgspec.structs.replace(record, status="sent", at=self.now(), attempts=attempts)
             except Refused as refused:
                 log.error("message refused", delivery=record.delivery, channel=record.channel, why=str(refused))
                 return msgspec.structs.replace(record, status="failed", attempts=attempts, error=str(refused))
             except TryAgain as again:
                 error = str(again)
+                if self.stopping.is_set():
+                    return self._late(msgspec.structs.replace(record, attempts=attempts), said, self.now(), error, since)
                 if tried < TRIES - 1:
-                    await asyncio.sleep(BACKOFF_FIRST_S * 2**tried)
+                    await self._pause(BACKOFF_FIRST_S * 2**tried)
+            except Exception as broken:  # a message that cannot be made must not keep others from going out
+                log.exception("message not made", delivery=record.delivery, channel=record.channel, about=record.about_id)
+                return msgspec.structs.replace(record, status="failed", attempts=attempts, error=repr(broken))
         log.warning("channel away", delivery=record.delivery, channel=record.channel, why=error, attempts=attempts,
                     next=f"again in {AWAY_FOR}")  # fmt: skip
-        late = msgspec.structs.replace(record, attempts=attempts)
+        self._missed[record.channel] = self._missed.get(record.channel, 0) + 1
+        if self._missed[record.channel] >= AWAY_AFTER:
+            self._away[record.channel] = (self.now() + AWAY_FOR, error)
+        return self._late(msgspec.structs.replace(record, attempts=attempts), said, self.now() + AWAY_FOR, error, since)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+
+    def _late(self, record: DeliveryRecord, said: Said, until: datetime, error: str, since: datetime) -> DeliveryRecord:
+        """It waits for its channel, or has done so for long enough."""
         if self.now() - since > GIVEN_UP_AFTER:
-            return msgspec.structs.replace(late, status="failed", error=error)
-        return self._put_off(late, said, self.now() + AWAY_FOR, error, since)
+            return msgspec.structs.replace(record, status="failed", error=error)
+        return self._put_off(record, said, until, error, since)
 
     def _put_off(
         self, record: DeliveryRecord, said: Said, until: datetime | None, error: str, since: datetime

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
+import hmac
 import json
 import socketserver
 import threading
@@ -15,12 +18,13 @@ from typing import Any
 
 import msgspec
 import pytest
+import standardwebhooks
 
 from schemas.erasure import Erasure, subject
 from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from stream.delivery import channels, deliverer
-from stream.delivery.channels import Message, Refused, TryAgain, signature
+from stream.delivery.channels import Message, Refused, TryAgain
 from stream.delivery.decide import lot, quiet_until
 from stream.delivery.deliverer import AWAY_FOR, GIVEN_UP_AFTER, Deliverer
 from stream.delivery.rules import Csv, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
@@ -181,6 +185,65 @@ async def test_a_channel_that_is_away_is_tried_again_and_given_up_after_a_day() 
     assert bench.statuses()[-1] == "failed"
 
 
+async def test_a_channel_that_takes_nothing_is_left_alone_for_some_minutes_and_others_go_on() -> None:
+    bench = Bench(SAVE)
+    bench.failures = [TryAgain("away")] * 9
+    await bench.made.take([alert(f"u{n}", f"a{n}") for n in range(200)])
+    assert bench.statuses() == ["deferred"] * 200 and not bench.failures, "three were tried"
+    assert [one.attempts for one in bench.logged][:4] == [3, 3, 3, 0]
+    bench.now += AWAY_FOR
+    await bench.made.take_due()
+    assert bench.statuses()[200:] == ["sent"] * 200
+    assert [one.attempts for one in bench.logged[200:]] == [1] * 197 + [4] * 3, "those that were never tried come first"
+
+
+async def test_what_comes_due_meanwhile_has_its_turn_after_what_is_new() -> None:
+    bench = Bench(SAVE)
+    bench.failures = [TryAgain("away")] * 9
+    await bench.made.take([alert(f"u{n}", f"a{n}") for n in range(5)])
+    bench.now += AWAY_FOR
+
+    async def slow(channel: object, message: Message) -> None:
+        bench.now += AWAY_FOR  # each message takes so long that the first is due again
+        raise TryAgain("away")
+
+    bench.made.send = slow
+    await bench.made.take_due()
+    assert len(bench.logged) == 10, "each of the five once"
+
+
+async def test_stopping_begins_nothing_new_and_says_that_not_all_was_handled() -> None:
+    bench = Bench(SAVE)
+
+    async def last(channel: object, message: Message) -> None:
+        bench.made.stopping.set()
+        raise TryAgain("away")
+
+    bench.made.send = last
+    assert not await bench.made.take([alert(f"u{n}", f"a{n}") for n in range(5)])
+    assert bench.statuses() == ["deferred"] and bench.logged[0].attempts == 1
+    again = Bench(SAVE, before=bench.logged)
+    again.now += timedelta(seconds=1)
+    await again.made.take_due()
+    assert await again.made.take([alert(f"u{n}", f"a{n}") for n in range(5)])
+    assert [one.user_id for one in again.sent] == ["u0", "u1", "u2", "u3", "u4"]
+
+
+async def test_a_message_that_cannot_be_made_fails_alone() -> None:
+    bench = Bench(SAVE)
+    bench.failures = [ValueError("a header has one line")]
+    await bench.made.take([alert("u1", "a1"), alert("u2", "a2")])
+    assert bench.statuses() == ["failed", "sent"] and "one line" in bench.logged[0].error
+
+
+async def test_what_is_older_than_the_log_is_forgotten() -> None:
+    bench = Bench(SAVE)
+    for day in range(100):
+        bench.now = AT + timedelta(days=day)
+        await bench.made.take([alert(f"u{day}", f"a{day}")])
+    assert len(bench.made._final) == len(bench.made._known) == len(bench.made._last) == 31
+
+
 async def test_the_shops_own_people_are_told_of_what_fell_once_and_of_nothing_twice_in_the_cap() -> None:
     bench = Bench(FALLS, SAVE, suppress=("shop/", "shop/brand/Clay"), refusals=FakeRefusals(b"shop/", b"shop/brand/Clay"))
     said = [fell(), fell(), fell("mug", "s2", about="item"), fell("Oak", "s3", after=0.7), fell(ident="s4", state="cleared"),
@@ -291,14 +354,32 @@ async def test_webhooks_are_signed_and_say_whether_to_come_again(
     monkeypatch.setenv("HOOK_SECRET", "whsec")
     await channels.send(channel, MESSAGE)
     ((headers, body),) = handler.got
-    signed = signature(b"whsec", headers["webhook-id"], int(headers["webhook-timestamp"]), body)
-    assert headers["webhook-signature"] == signed and json.loads(body)["details"] == {"probability": 0.8}
+    made = hmac.new(b"whsec", f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body, hashlib.sha256)
+    assert headers["webhook-signature"] == f"v1,{base64.b64encode(made.digest()).decode()}"
+    assert json.loads(body)["details"] == {"probability": 0.8}
     for status, error in ((503, TryAgain), (410, Refused)):
         handler.status = status
         with pytest.raises(error, match=str(status)):
             await channels.send(channel, MESSAGE)
     with pytest.raises(TryAgain, match="does not answer"):
         await channels.send(Webhook(url="http://127.0.0.1:1/", secret_env=VARIABLE), MESSAGE)
+
+
+async def test_a_receiver_verifies_a_webhook_with_the_secret_in_its_own_form(
+    hook: tuple[type[Hook], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler, url = hook
+    secret = "whsec_" + base64.b64encode(b"known to two alone").decode()
+    monkeypatch.setenv("HOOK_SECRET", secret)
+    message = msgspec.structs.replace(MESSAGE, at=datetime.now(UTC), user_id="Zoë")
+    await channels.send(Webhook(url=url, secret_env=VARIABLE), message)
+    ((headers, body),) = handler.got
+    assert standardwebhooks.Webhook(secret).verify(body, dict(headers))["user_id"] == "Zoë"
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(secret).verify(body.replace(b"Zo", b"Zu"), dict(headers))
+    monkeypatch.setenv("HOOK_SECRET", "whsec_no base64 é")
+    with pytest.raises(TryAgain, match="not base64"):
+        await channels.send(Webhook(url=url, secret_env=VARIABLE), message)
 
 
 async def test_files_are_safe_for_spreadsheets(tmp_path: Path) -> None:
