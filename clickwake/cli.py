@@ -459,7 +459,7 @@ def evaluate_repurchase(
     as_json: AsJson = False,
     report: ReportDir = None,
 ) -> None:
-    """Which items are bought again within 30, 60 and 90 days, and which item completes a basket."""
+    """Which items are bought again within 30, 60 and 90 days, what completes a basket, whether reminders are right."""
     from training import evaluations
 
     evaluations.main("repurchase", dataset, path, split, as_json, report)
