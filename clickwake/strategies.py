@@ -19,7 +19,7 @@ from stream.api.offers import load
 from stream.core.offers import NO_OFFERS, Offer, OfferRules, OffersError, Placement
 from stream.core.pooling import Estimate
 from stream.core.strategies import NONE, Asked, Model, learn
-from stream.core.strategy_comparison import Arm, Compared, Seed, compare
+from stream.core.strategy_comparison import Arm, Compared, Seed, compare, within
 from stream.settings import load as load_settings
 
 OFFER, DELIVERY, HELD_OUT = "offer/", "delivery/", "held out/"
@@ -61,7 +61,8 @@ def run_predict(tenant: str, user: str, item: str, *, as_json: bool) -> int:
     except (ClickHouseMissing, ValueError) as error:
         return refused(error, as_json=as_json)
     if as_json:
-        one = {name: msgspec.to_builtins(model.posterior.seen(model.x(asked, name))) for name in model.levels.strategies}
+        one = {name: msgspec.to_builtins(within(model.posterior.seen(model.x(asked, name))))
+               for name in model.levels.strategies}  # fmt: skip
         print(msgspec.json.encode({"tenant": tenant, "user": user, "item": item, "groups": known.users.get(user, ()),
                                    "category": known.items.get(item, ""), "user_leaning": model.leanings.user(user),
                                    "item_leaning": model.leanings.item(item), **msgspec.to_builtins(found),

@@ -74,7 +74,7 @@ def compare(model: Model, asked: Asked, least: float = LEAST) -> Compared:
 
 def _arm(name: str, model: Model, best: str, found: Estimate, behind: Estimate) -> Arm:
     own = model.carried[name]
-    return Arm(strategy=name, satisfaction=_within(found), opinions=own.opinions, effective=own.effective,
+    return Arm(strategy=name, satisfaction=within(found), opinions=own.opinions, effective=own.effective,
                per_day=own.per_day, behind=behind, verdict="worse" if behind.high < 0 else "no decision",
                by_lot=compared_by_lot(own, model.carried[best]))  # fmt: skip
 
@@ -109,6 +109,6 @@ def opinions_needed(noise: float, difference: float) -> int:
     return ceil(2 * (z * noise / difference) ** 2)
 
 
-def _within(one: Estimate) -> Estimate:
+def within(one: Estimate) -> Estimate:
     """A mean of satisfactions lies between 0 and 1."""
     return Estimate(*(min(1.0, max(0.0, end)) for end in (one.value, one.low, one.high)))

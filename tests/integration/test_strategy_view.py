@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -22,10 +23,11 @@ from stream.adapters.opinion_reader import Read
 from stream.adapters.strategies import read
 from stream.core.strategies import NONE, learn
 from stream.insights import Listener, opinion
-from stream.settings import ClickHouse
+from stream.settings import ClickHouse, Settings
 from tests.integration.test_sink_tables import Database, event, on
 from tests.unit.test_insights import NOW_MS, Part
-from training.evaluate_strategies import simulated
+from training.evaluate_strategies import run, simulated
+from training.evaluations import Request
 
 ORDER, CLICK = "Order Completed", "Product Clicked"
 
@@ -150,6 +152,11 @@ def test_a_simulated_shop_is_joined_as_in_the_evaluation_and_the_commands_answer
     assert one["user_leaning"] == pytest.approx(learn(known.rows).leanings.user(user))
     assert all(0 <= arm["satisfaction"]["low"] <= arm["satisfaction"]["value"] <= arm["satisfaction"]["high"] <= 1
                for arm in one["arms"])  # fmt: skip
+    request = Request(Settings(clickhouse=database.settings), "clickhouse", Path("demo"), None, lambda text: None)
+    judged = run(request).comparison
+    assert 20 < judged.n < len(known.rows) and judged.models["clickwake"]["rmse"].value < 0.5
+    assert not any(measure.startswith("effects") for measure in judged.models["clickwake"])
+
     assert command.run_compare("demo", "nobody", [], None, 0.05, None, as_json=False) == 1
     assert "nobody is in the segment" in capsys.readouterr().err
     assert command.run_compare("empty", None, [], None, 0.05, None, as_json=True) == 1

@@ -74,15 +74,15 @@ def test_decisions_and_truth_are_written_beside_the_events(tmp_path: Path) -> No
 
 
 def test_what_pleases_newer_and_displeases_regular_buyers_is_found() -> None:
-    world = World(seed=7, shoppers=250, days=100, items=100, strategies=True)
+    world = World(seed=7, shoppers=450, days=120, items=100, strategies=True)
     said = simulated(world)
     under = Counter(one.row.strategy for one in said)
     assert set(under) == {NONE, *(f"offer/checkout/{one.offer_id}" for one in PLANTED)}
     assert all(one.row.decided_ms <= one.row.said_ms for one in said)
-    found = judge(said, world.start + timedelta(days=70), world.truth(), 7)
+    found = judge(said, world.start + timedelta(days=84), world.truth(), 7)
     ours, planted = found.effects["clickwake"], found.planted
     assert planted.shape == (6,) and (planted[0] > 0 > planted[3]) and planted[1] < 0 < planted[4]
-    assert ours[1, 0] < 0 and ours[3, 2] < 0, ours  # the large ones: express for newer, vouchers for regular buyers
+    assert ours[1, 2] < 0 and ours[3, 2] < 0, ours  # the large ones: express for newer, vouchers for regular buyers
     assert ours[0, 0] > ours[3, 2], "the same voucher pleases some more than others"
     assert ((ours[:, 1] <= planted) & (planted <= ours[:, 2])).sum() >= 5
 
@@ -91,7 +91,7 @@ def test_the_evaluation_prints_one_object(capsys: pytest.CaptureFixture[str], tm
     options = {"worlds": 1.0, "shoppers": 80.0, "days": 60.0, "seed": 3.0}
     evaluations.main("strategies", "simulated", Path("demo"), None, True, tmp_path, options)
     found = json.loads(capsys.readouterr().out)
-    assert found["served"] == "clickwake" and found["n"] > 20
+    assert found["served"] == "clickwake" and found["n"] > 10
     wanted = {"rmse", "rmse_expected", "coverage", "effects.mae", "effects.found", "effects.wrong"}
     assert wanted <= found["models"]["clickwake"].keys()
     assert {"user + item, shrunk", "gradient boosting, same features", "means by buyer"} <= found["models"].keys()
