@@ -180,6 +180,7 @@ def simulate(
     until: Annotated[str | None, typer.Option(help="send nothing from this ISO time or `now` on")] = None,
     catalog: Annotated[bool, typer.Option(help="send the catalog first")] = True,
     follow: Annotated[bool, typer.Option("--follow", help="shoppers look at their recommendations (live lane)")] = False,
+    strategies: Annotated[bool, typer.Option("--strategies", help="orders come under offers that please or not")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the report as JSON")] = False,
 ) -> None:
     """Put a simulated shop's events on Kafka or into a file, with the planted truth beside them."""
@@ -187,7 +188,8 @@ def simulate(
 
     command.simulate(command.options(
         shoppers=shoppers, days=days, seed=seed, to=to, speed=speed, lane=lane, truth=truth, mess=mess, items=items,
-        tenant=tenant, start=start, begin=begin, until=until, catalog=catalog, recommendations=follow), as_json=as_json)
+        tenant=tenant, start=start, begin=begin, until=until, catalog=catalog, recommendations=follow,
+        strategies=strategies), as_json=as_json)
 
 
 @app.command()
@@ -518,6 +520,27 @@ def evaluate_clusters(
     evaluations.main("clusters", dataset, path or Path(), None, as_json, report, options)
 
 
+@evaluate.command("strategies")
+def evaluate_strategies(
+    dataset: Annotated[str, typer.Argument(help="simulated, or clickhouse: what the sink stored")] = "simulated",
+    worlds: Annotated[int, typer.Option(min=1, help="simulated shops, of seeds that follow each other")] = 6,
+    shoppers: Annotated[int, typer.Option(min=50, help="of each")] = 800,
+    days: Annotated[int, typer.Option(min=20, help="of each")] = 150,
+    seed: Annotated[int, typer.Option(min=0, help="of the first")] = 7,
+    tenant: Annotated[str, typer.Option(help="whose opinions in ClickHouse")] = "demo",
+    split: Annotated[datetime | None, typer.Option(help="of clickhouse: learn before it; default: the newest 30%")] = None,
+    as_json: AsJson = False,
+    report: ReportDir = None,
+) -> None:
+    """Satisfaction by user, item and strategy after a time split, and whether planted effects of strategies are found."""
+    from training import evaluations
+
+    if dataset not in ("simulated", "clickhouse"):
+        raise typer.BadParameter(f"{dataset!r} has no strategies with opinions; it is simulated or clickhouse")
+    options = {"worlds": float(worlds), "shoppers": float(shoppers), "days": float(days), "seed": float(seed)}
+    evaluations.main("strategies", dataset, Path(tenant), split, as_json, report, options)
+
+
 @evaluate.command("explanations")
 def evaluate_explanations(
     source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
@@ -840,6 +863,40 @@ def offers(
     from clickwake import offers as command
 
     raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))
+
+
+strategies = typer.Typer(help="How satisfied users will be under each offer or message, and which ones to try.",
+                         no_args_is_help=True)  # fmt: skip
+app.add_typer(strategies, name="strategies")
+
+
+@strategies.command("compare")
+def strategies_compare(
+    segment: Annotated[str | None, typer.Option(help="users who are in it now; default: all who spoke")] = None,
+    item: Annotated[list[str] | None, typer.Option(help="of these items only; may be repeated")] = None,
+    category: Annotated[str | None, typer.Option(help="of items in this first level of the catalog's categories")] = None,
+    least: Annotated[float, typer.Option(min=0.005, max=1, help="smallest difference worth telling apart, 0 to 1")] = 0.05,
+    tenant: Annotated[str, typer.Option(help="whose users")] = "demo",
+    picture: Annotated[Path | None, typer.Option(help="draw the intervals into this file, .svg or .png")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
+) -> None:
+    """Expected satisfaction under each strategy with intervals, what may be said, and an experiment to begin with."""
+    from clickwake import strategies as command
+
+    raise typer.Exit(command.run_compare(tenant, segment, item or [], category, least, picture, as_json=as_json))
+
+
+@strategies.command("predict")
+def strategies_predict(
+    user: Annotated[str, typer.Argument(help="as events name them")],
+    item: Annotated[str, typer.Argument(help="as the catalog names it")],
+    tenant: Annotated[str, typer.Option(help="whose user")] = "demo",
+    as_json: Annotated[bool, typer.Option("--json", help="print the prediction as JSON")] = False,
+) -> None:
+    """Expected satisfaction of one user with one item under each strategy."""
+    from clickwake import strategies as command
+
+    raise typer.Exit(command.run_predict(tenant, user, item, as_json=as_json))
 
 
 models = typer.Typer(help="The registry of bundles: list them, and keys that say which of them workers take.")

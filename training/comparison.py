@@ -18,9 +18,9 @@ from training.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, bootstrap, 
 
 Measures = dict[str, Interval]  # measure → value
 Statistic = Callable[[FloatArray, FloatArray], float]  # (predictions (U,), truth (U,)) → a measure of the whole sample
-NEUTRAL = ("tail_shown@10", "tail_wanted")  # described, not better or worse
+NEUTRAL = ("tail_shown@10", "tail_wanted", "coverage")  # described, not better or worse
 NEUTRAL_TASKS = ("exposure-",)
-LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss")
+LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss", "rmse", "rmse_expected", "wrong")
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,8 @@
 
 recommend → training.evaluate_recommend, churn → training.evaluate_churn, repurchase → training.evaluate_repurchase,
 satisfaction → training.evaluate_satisfaction, text → training.evaluate_text, promotions → training.evaluate_promotions,
-clusters → training.evaluate_clusters, explanations → training.evaluate_explanations.
+clusters → training.evaluate_clusters, explanations → training.evaluate_explanations, strategies →
+training.evaluate_strategies.
 Each has `run(request) -> Evaluated`.
 """
 
@@ -27,7 +28,8 @@ from training.comparison import Comparison
 from training.report import Draw
 from training.snapshot import History, from_dataset
 
-TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text", "promotions", "clusters", "explanations")
+TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text", "promotions", "clusters", "explanations",
+         "strategies")  # fmt: skip
 _console = Console(stderr=True)
 
 

@@ -37,12 +37,14 @@ TITLES = {
     "successive-users-occasional": "Before every moment: users here on two to five days",
     "successive-users-regular": "Before every moment: users here on more days",
     "successive-exposure": "Before every moment: exposure of the long tail",
+    "effects": "Effects of offers against the plain one, by newer and regular buyers",
     "staying": "Moments after which users are in the cluster they were in",
     "successive-long-tail": "Before every moment: the long tail", "successive-cold": "Before every moment: cold items",
 }  # fmt: skip
 WHOLE = {  # of a task, before its sub-tasks
     "recommend": "All items", "text": "All items", "churn": "All customers", "repurchase": "Items bought before",
     "satisfaction": "All reviews", "explanations": "All that was recommended with a reason",
+    "strategies": "Opinions whose strategy was decided after the split",
 }  # fmt: skip
 
 

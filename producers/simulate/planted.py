@@ -8,6 +8,7 @@ import msgspec
 
 Cohort = Literal["regular", "abrupt", "gradual", "holiday", "one_time"]
 Identity = Literal["known", "later", "never", "shared"]
+Buyer = Literal["newer", "regular"]  # by how many orders there were before
 Mischief = Literal["duplicate", "out_of_order", "malformed", "future", "epoch"]
 
 LEAVERS: tuple[Cohort, ...] = ("abrupt", "gradual", "one_time")
@@ -86,6 +87,16 @@ class BrandFall(msgspec.Struct, frozen=True, kw_only=True, tag="brand_fall", tag
     p_good: float
 
 
+class Strategy(msgspec.Struct, frozen=True, kw_only=True, tag="strategy", tag_field="kind"):
+    """An offer under which orders are made: the chance with which a buyer gets it, which is logged, and what it adds to the
+    chance that a review of what was ordered is good."""
+
+    placement: str
+    offer_id: str
+    chance: dict[Buyer, float]
+    p_good_added: dict[Buyer, float]
+
+
 class MessRecord(msgspec.Struct, frozen=True, kw_only=True, tag="mess", tag_field="kind"):
     """`position` is the record's number in the output, from 0; `message_id` the event it was made of."""
 
@@ -94,7 +105,7 @@ class MessRecord(msgspec.Struct, frozen=True, kw_only=True, tag="mess", tag_fiel
     message_id: str
 
 
-Line = ShopperTruth | ItemTruth | Promotion | BrandFall | MessRecord
+Line = ShopperTruth | ItemTruth | Promotion | BrandFall | Strategy | MessRecord
 
 
 class Shop(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,8 @@ from producers.replay import Pace, parse_speed
 from producers.simulate.feed import Feed
 from producers.simulate.mess import Mess
 from producers.simulate.stage import Recommendations
-from producers.simulate.targets import open_target
+from producers.simulate.strategies import decision
+from producers.simulate.targets import Target, open_target
 from producers.simulate.world import ITEMS, SEED, TENANT, World
 from stream.settings import Settings
 
@@ -27,7 +28,8 @@ PROGRESS_EVENTS = 2_000  # events between two updates of a fast run's progress; 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """`begin` and `until` cut a window out of the world; default: all of it. `start` None: see `default_start`.
 
-    `recommendations`: shoppers look at what is on the recommendations topic (live lane only).
+    `recommendations`: shoppers look at what is on the recommendations topic (live lane only). `strategies`: orders are made
+    under offers, whose decisions are sent too.
     """
 
     shoppers: int
@@ -45,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
     catalog: bool = True
     recommendations: bool = False
+    strategies: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +100,8 @@ class Simulation:
             raise ValueError("shoppers can follow recommendations in the live lane only: add --lane live")
         self.settings, self.options, self.on_wait = settings, options, on_wait
         start = options.start or default_start(options, datetime.now(UTC))
-        self.world = World(options.seed, options.shoppers, options.days, start, items=options.items, tenant=options.tenant)
+        self.world = World(options.seed, options.shoppers, options.days, start, items=options.items, tenant=options.tenant,
+                           strategies=options.strategies)
         for name, at in (("--from", options.begin), ("--until", options.until)):
             if at is not None and not self.world.start <= at <= self.world.end:
                 raise ValueError(f"{name} {at.isoformat()} is outside the world, which lasts from "
@@ -127,7 +131,7 @@ class Simulation:
             target = stack.enter_context(open_target(options.to, self.settings, self.on_wait))
             if options.catalog:
                 target.catalog(self.world.items())
-            for record in mess.apply(self._counted(self._source(feed))):
+            for record in mess.apply(self._counted(self._source(feed), target)):
                 target.send(record)
                 records += 1
                 if records % every == 0:
@@ -153,10 +157,13 @@ class Simulation:
         self._pace.wait(ts_ms)
         self.now_ms = ts_ms
 
-    def _counted(self, events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def _counted(self, events: Iterable[dict[str, Any]], target: Target) -> Iterator[dict[str, Any]]:
         for event in events:
             if self.stop.is_set():
                 return
+            made_under = decision(self.world.truth().strategies, event)
+            if made_under is not None:
+                target.decided(made_under)
             self.events += 1
             self._names[event.get("event") or event["type"]] += 1
             yield event

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from producers.simulate.catalog import Catalog
-from producers.simulate.planted import BrandFall, Promotion, Shop
+from producers.simulate.planted import BrandFall, Promotion, Shop, Strategy
 
 DAY_MS = 86_400_000
 DRAWS = 128  # uniform draws taken from numpy at a time: a single draw costs as much as fifty
@@ -74,7 +74,7 @@ class Memory:
         self.cycle_due_ms = [0] * cycles
         self.identified: set[str] = set()  # devices the shopper has logged in on
         self.recent: list[int] = []
-        self.reviews: list[tuple[int, int]] = []  # due, product
+        self.reviews: list[tuple[int, int, float]] = []  # due, product, what its strategy adds to a good one
         self.orders = self.sent = self.visits = 0
 
 
@@ -89,6 +89,7 @@ class Floor(NamedTuple):
     promotions: list[Promotion]
     fall: BrandFall
     world_id: str
+    strategies: tuple[Strategy, ...] = ()
 
 
 @functools.lru_cache(maxsize=1_024)

@@ -15,17 +15,21 @@ from producers.simulate.mess import Record
 from schemas import topics
 from schemas.catalog import Item
 from schemas.events import key
+from schemas.outputs import Decision
 from stream.settings import Settings
 
 COMPRESS_LEVEL = 1  # higher levels would take longer than simulating
 
 
 class Target(Protocol):
-    """Takes the catalog, then records; leaving it without an error means that everything is stored."""
+    """Takes the catalog, then records and the decisions that orders were made under; leaving it without an error means that
+    everything is stored."""
 
     def catalog(self, items: Iterable[Item]) -> None: ...
 
     def send(self, record: Record) -> None: ...
+
+    def decided(self, decision: Decision) -> None: ...
 
     def __enter__(self) -> Self: ...
 
@@ -39,8 +43,17 @@ def catalog_path(path: Path) -> Path:
     >>> catalog_path(Path("out/events.jsonl.gz")).as_posix()
     'out/events.items.jsonl.gz'
     """
+    return _beside(path, "items")
+
+
+def decisions_path(path: Path) -> Path:
+    """The file of decisions beside the events' file; there is none without strategies."""
+    return _beside(path, "decisions")
+
+
+def _beside(path: Path, what: str) -> Path:
     stem, dot, rest = path.name.partition(".")
-    return path.with_name(f"{stem}.items{dot}{rest}")
+    return path.with_name(f"{stem}.{what}{dot}{rest}")
 
 
 class _Gzip(gzip.GzipFile):
@@ -51,13 +64,15 @@ class _Gzip(gzip.GzipFile):
 
 
 class FileTarget:
-    """JSON lines, gzip when the name ends in `.gz`; the catalog goes into `catalog_path`. Mess is written as it is."""
+    """JSON lines, gzip when the name ends in `.gz`; the catalog goes into `catalog_path`, decisions into
+    `decisions_path`. Mess is written as it is."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._raw = path.open("wb")
-        self._file = cast(IO[bytes], _Gzip(self._raw)) if path.suffix == ".gz" else self._raw
+        self._open: list[IO[bytes]] = []
+        self._file = self._opened(path)
+        self._decisions: IO[bytes] | None = None
 
     def catalog(self, items: Iterable[Item]) -> None:
         content = b"".join(msgspec.json.encode(item) + b"\n" for item in items)
@@ -67,12 +82,25 @@ class FileTarget:
     def send(self, record: Record) -> None:
         self._file.write(record.value + b"\n")
 
+    def decided(self, decision: Decision) -> None:
+        if self._decisions is None:
+            self._decisions = self._opened(decisions_path(self._path))
+        self._decisions.write(msgspec.json.encode(decision) + b"\n")
+
+    def _opened(self, path: Path) -> IO[bytes]:
+        raw = path.open("wb")
+        self._open.append(raw)
+        if path.suffix != ".gz":
+            return raw
+        self._open.append(cast(IO[bytes], _Gzip(raw)))
+        return self._open[-1]
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        self._raw.close()
+        for one in reversed(self._open):  # what compresses is closed before the file it writes to
+            one.close()
 
 
 class KafkaTarget:
@@ -80,8 +108,9 @@ class KafkaTarget:
 
     def __init__(self, settings: Settings, on_wait: Callable[[str], None]) -> None:
         prefix = settings.kafka.topic_prefix
-        self._events, self._items = topics.EVENTS.name(prefix), topics.ITEMS.name(prefix)
-        self._producer = Producer(settings.kafka, (self._events, self._items), on_wait=on_wait)
+        self._events, self._items, self._decisions = (
+            one.name(prefix) for one in (topics.EVENTS, topics.ITEMS, topics.DECISIONS))
+        self._producer = Producer(settings.kafka, (self._events, self._items, self._decisions), on_wait=on_wait)
 
     def catalog(self, items: Iterable[Item]) -> None:
         for item in items:
@@ -90,6 +119,9 @@ class KafkaTarget:
 
     def send(self, record: Record) -> None:
         self._producer.send(self._events, record.key, record.value)
+
+    def decided(self, decision: Decision) -> None:
+        self._producer.send(self._decisions, key(decision.tenant, decision.user_id), msgspec.json.encode(decision))
 
     def __enter__(self) -> Self:
         return self

@@ -31,6 +31,7 @@ from producers.simulate.planted import (
     Promotion,
     Shop,
     ShopperTruth,
+    Strategy,
     Summary,
     TastePeriod,
 )
@@ -73,9 +74,10 @@ class Truth:
 
     def __init__(self, shop: Shop, shoppers: Sequence[ShopperTruth], items: Sequence[ItemTruth],
                  promotions: Sequence[Promotion] = (), mess: Sequence[MessRecord] = (),
-                 falls: Sequence[BrandFall] = ()) -> None:
+                 falls: Sequence[BrandFall] = (), strategies: Sequence[Strategy] = ()) -> None:
         self.shop, self.shoppers, self.items = shop, tuple(shoppers), tuple(items)
         self.promotions, self.mess, self.falls = tuple(promotions), tuple(mess), tuple(falls)
+        self.strategies = tuple(strategies)
         self.item_index = {item.item_id: i for i, item in enumerate(self.items)}
         self._owners: dict[str, list[ShopperTruth]] = {}
         for shopper in self.shoppers:
@@ -157,7 +159,7 @@ class Truth:
 
     def with_mess(self, mess: Sequence[MessRecord]) -> Truth:
         """The same truth with what was done to the events on their way."""
-        return Truth(self.shop, self.shoppers, self.items, self.promotions, mess, self.falls)
+        return Truth(self.shop, self.shoppers, self.items, self.promotions, mess, self.falls, self.strategies)
 
     def summary(self) -> Summary:
         return Summary(
@@ -174,13 +176,18 @@ class Truth:
 
     def with_falls(self, falls: Sequence[BrandFall]) -> Truth:
         """The same, and what goes bad."""
-        return Truth(self.shop, self.shoppers, self.items, self.promotions, self.mess, falls)
+        return Truth(self.shop, self.shoppers, self.items, self.promotions, self.mess, falls, self.strategies)
+
+    def with_strategies(self, strategies: Sequence[Strategy]) -> Truth:
+        """The same, and the offers under which orders are made."""
+        return Truth(self.shop, self.shoppers, self.items, self.promotions, self.mess, self.falls, strategies)
 
     def save(self, folder: Path) -> None:
         """Writes `truth.jsonl.gz` and `truth.json`; equal truths give equal bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         encoder = msgspec.json.Encoder()
-        rows: list[Line] = [*self.shoppers, *self.items, *self.promotions, *self.falls, *self.mess]
+        rows: list[Line] = [*self.shoppers, *self.items, *self.promotions, *self.falls, *self.strategies,
+                            *self.mess]
         content = b"".join(encoder.encode(row) + b"\n" for row in rows)
         (folder / FILE_LINES).write_bytes(gzip.compress(content, compresslevel=6, mtime=0))
         (folder / FILE_SUMMARY).write_bytes(msgspec.json.format(encoder.encode(self.summary()), indent=2) + b"\n")
@@ -198,6 +205,7 @@ class Truth:
             [row for row in rows if isinstance(row, Promotion)],
             [row for row in rows if isinstance(row, MessRecord)],
             [row for row in rows if isinstance(row, BrandFall)],
+            [row for row in rows if isinstance(row, Strategy)],
         )
 
 

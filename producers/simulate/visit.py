@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from producers.simulate import strategies as offers
 from producers.simulate import vocabulary as words
 from producers.simulate.planted import Promotion, ShopperTruth
 from producers.simulate.stage import DAY_MS, Draws, Floor, Memory, Mind, Recommendations, Shown, iso
@@ -145,8 +146,8 @@ class Visit:
         if not due:
             return
         self.memory.reviews = [entry for entry in self.memory.reviews if entry[0] > self.now_ms]
-        for _, index in due:
-            product, good = self.floor.catalog.products[index], self.draw.chance(self._p_good(index))
+        for _, index, added in due:
+            product, good = self.floor.catalog.products[index], self.draw.chance(self._p_good(index, added))
             texts = words.PRAISE if good else words.BLAME
             body = texts[self.draw.below(len(texts))].format(
                 style=words.STYLES[product.style].name, noun=product.noun, material=product.material, use=product.use)
@@ -155,12 +156,13 @@ class Visit:
                 "product_id": product.item.item_id, "rating": rating, "review_body": body,
                 "review_id": f"r-{self.shopper.number}-{self.memory.sent}"}
 
-    def _p_good(self, index: int) -> float:
-        """Chance of a good review: taste, until what the brand sells goes bad."""
+    def _p_good(self, index: int, added: float) -> float:
+        """Chance of a good review: taste, and what the strategy adds, until what the brand sells goes bad."""
         fall = self.floor.fall
         if self.now_ms >= fall.from_ms and self.floor.catalog.products[index].item.brand == fall.brand:
             return fall.p_good
-        return 0.9 if self.mind.mask[index] else 0.4
+        taste = 0.9 if self.mind.mask[index] else 0.4
+        return offers.p_good(taste, added) if added else taste
 
     def _replenish(self) -> Iterator[Body]:
         for number, cycle in enumerate(self.shopper.cycles):
@@ -279,9 +281,19 @@ class Visit:
             coupon = None
         if self.shopper.cohort != "one_time" and not self.draw.chance(0.85):
             return
+        sent_back, added = self._offered(order_id)
         self.memory.orders += 1
-        self._remember_order()
-        yield "track", names.ORDER_COMPLETED, {"order_id": order_id, **self._order(coupon)}
+        self._remember_order(added)
+        yield "track", names.ORDER_COMPLETED, {"order_id": order_id, **self._order(coupon), **sent_back}
+
+    def _offered(self, order_id: str) -> tuple[dict[str, str], float]:
+        """What an order says of the offer it is made under, and what that adds to the chance of a good review."""
+        if not self.floor.strategies:
+            return {}, 0.0
+        who = offers.buyer(self.memory.orders)
+        chosen = offers.drawn(self.floor.strategies, who, order_id)
+        sent_back = offers.recommendation_id(self.floor.world_id, order_id)
+        return {"recommendation_id": sent_back}, chosen.p_good_added.get(who, 0.0)
 
     def _order(self, coupon: Promotion | None = None) -> dict[str, Any]:
         lines, total = [], 0.0
@@ -292,9 +304,9 @@ class Visit:
         order = {"revenue": round(total, 2), "currency": CURRENCY, "products": lines}
         return order if coupon is None else {**order, "coupon": coupon.coupon}
 
-    def _remember_order(self) -> None:
+    def _remember_order(self, added: float) -> None:
         for index in self.cart:
             self.memory.bought.add(index)
             if self.draw.chance(P_REVIEW) and len(self.memory.reviews) < PENDING_MAX:
                 due_ms = self.now_ms + int(self.draw.between(*REVIEW_DAYS) * DAY_MS)
-                self.memory.reviews.append((due_ms, index))
+                self.memory.reviews.append((due_ms, index, added))

@@ -19,6 +19,7 @@ from producers.simulate import catalog
 from producers.simulate import shoppers as planting
 from producers.simulate.planted import ItemTruth, Shop
 from producers.simulate.stage import Floor, Memory, Mind, Recommendations
+from producers.simulate.strategies import PLANTED
 from producers.simulate.truth import Time, Truth, ms_of
 from producers.simulate.visit import CURRENCY, Visit
 from producers.simulate.vocabulary import DEPARTMENTS, STYLES
@@ -35,10 +36,11 @@ MINDS_CACHED_MAX = 4_000  # choice distributions kept, 20 KB each
 
 
 class World:
-    """A shop of `items` products and `shoppers` people over `days` from `start` (UTC)."""
+    """A shop of `items` products and `shoppers` people over `days` from `start` (UTC). `strategies`: orders are made under
+    offers drawn by lot, which change what is said of them; all else stays as it is."""
 
     def __init__(self, seed: int = SEED, shoppers: int = SHOPPERS, days: int = DAYS, start: datetime = START, *,
-                 items: int = ITEMS, tenant: str = TENANT) -> None:
+                 items: int = ITEMS, tenant: str = TENANT, strategies: bool = False) -> None:
         if shoppers < 1 or days < 1 or items < 100:
             raise ValueError(f"a world needs at least 1 shopper, 1 day and 100 items, not {shoppers}, {days} and {items}")
         if start.tzinfo is None:
@@ -55,7 +57,7 @@ class World:
                        brand=p.item.brand, popularity=round(p.popularity, 4)) for p in self.catalog.products],
             self.promotions)
         self.fall = planting.brand_fall(self._truth)
-        self._truth = self._truth.with_falls([self.fall])
+        self._truth = self._truth.with_falls([self.fall]).with_strategies(PLANTED if strategies else ())
         self.floor = self._furnish()
         self.mind = functools.lru_cache(maxsize=MINDS_CACHED_MAX)(self._make_up_mind)
         self._ended: tuple[int, _Life] | None = None  # where the last history ended, for live to go on from
@@ -120,7 +122,7 @@ class World:
         base = [{"product_id": p.item.item_id, "name": p.item.title, "category": p.item.category, "brand": p.item.brand,
                  "price": p.item.price, "currency": CURRENCY} for p in products]
         return Floor(shop, self.catalog, base, self._prices.tolist(), noise.cumsum(), self.promotions, self.fall,
-                     hashlib.blake2b(world.encode(), digest_size=4).hexdigest())
+                     hashlib.blake2b(world.encode(), digest_size=4).hexdigest(), self._truth.strategies)
 
     def _make_up_mind(self, number: int, period: int) -> Mind:
         shopper = self.planted.shoppers[number]

@@ -32,9 +32,9 @@ class BayesianLinear:
     """The model of one decision's rewards over F features. Additive: outcomes in any order, and models of several partitions
     summed, give the same."""
 
-    def __init__(self, features: int, *, ridge: float = 1.0, noise: float = 0.3) -> None:
+    def __init__(self, features: int, *, ridge: float | Float64 = 1.0, noise: float = 0.3) -> None:
         """`noise`: v, the standard deviation of a reward around its mean; of clicks at a rate of p, √(p(1 − p)). `ridge`: so
-        many outcomes of a feature weigh as much as what was believed beforehand."""
+        many outcomes of a feature weigh as much as what was believed beforehand; of all alike, or of each (F,)."""
         self.ridge, self.noise = ridge, noise
         self.gram = np.zeros((features, features))  # Σ xxᵀ
         self.moment = np.zeros(features)  # Σ rx

@@ -61,7 +61,7 @@ def policy(totals: PlacementTotals) -> Policy:
         digest.update(part)
     version = digest.hexdigest()
     return Policy(version, {name: row for row, name in enumerate(totals.names)}, draw(model, int(version, 16)),
-                  model.noise / sqrt(model.ridge))  # fmt: skip
+                  float(model.noise / np.sqrt(model.ridge)))  # fmt: skip
 
 
 @lru_cache(maxsize=10_000)

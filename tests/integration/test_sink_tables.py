@@ -35,7 +35,7 @@ VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "coh
          "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served", "reminders_served",
          "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision", "offer_decisions_served",
          "offer_outcomes", "offer_exposure", "offer_results", "offer_effect", "offer_spend", "complements_served",
-         "complement_outcomes")
+         "complement_outcomes", "strategy_opinions")
 FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 APPENDED_MS = 1_800_000_000_000
 
