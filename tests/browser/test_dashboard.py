@@ -109,7 +109,7 @@ def say(settings: Settings) -> None:
         opinion_id=f"o{n}", tenant="t", user_id=f"u{n}", event_id=f"said {n}", source="review", lane="live",
         said_at=now - timedelta(days=10 - n), item_id="i1", brand="Clay", language="en",
         satisfaction=1.0 if n < 5 else 0.25, stars=5.0 if n < 5 else 2.0, stars_read=None, p_satisfied=None, aspects=(),
-        telling=f"word {n}", model_version="",
+        telling="The handle broke." if n == 9 else "It is blue.", model_version="",
     ) for n in range(10)]  # fmt: skip
     alert = SatisfactionAlert(
         alert_id="a1", tenant="t", about="brand", name="Clay", state="raised", number=1, changed_at=opinions[5].said_at,
