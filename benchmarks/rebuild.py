@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from rich.console import Console
 from rich.table import Table
 
@@ -33,8 +33,8 @@ from producers.simulate.world import World
 from schemas import topics
 from schemas.events import Event, key
 from stream import settings as settings_module
-from stream.adapters import changelog, producing
-from stream.adapters.kafka_clients import aiokafka_arguments, partition_of
+from stream.adapters import changelog, kafka_clients, producing
+from stream.adapters.kafka_clients import partition_of
 from stream.adapters.state_store import Identity, PartitionStore
 from stream.core.fold import fold
 from stream.core.state import UserState
@@ -84,10 +84,7 @@ async def bare(settings: Settings) -> tuple[int, float]:
     """(records, seconds) of the client alone."""
     name = topics.STATE.name(settings.kafka.topic_prefix)
     tps = [TopicPartition(name, number) for number in range(settings.kafka.partitions)]
-    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), group_id=None, enable_auto_commit=False,
-                                max_partition_fetch_bytes=changelog.FETCH_BYTES_MAX)  # fmt: skip
-    await consumer.start()
-    try:
+    async with kafka_clients.reader(settings, max_partition_fetch_bytes=changelog.FETCH_BYTES_MAX) as consumer:
         consumer.assign(tps)
         await consumer.seek_to_beginning(*tps)
         ends, records, started = await consumer.end_offsets(tps), 0, time.monotonic()
@@ -95,8 +92,6 @@ async def bare(settings: Settings) -> tuple[int, float]:
             found = await consumer.getmany(timeout_ms=1_000, max_records=changelog.CHUNK_RECORDS_MAX)
             records += sum(len(some) for some in found.values())
         return records, time.monotonic() - started
-    finally:
-        await consumer.stop()
 
 
 async def rebuild(settings: Settings, folder: Path) -> tuple[list[PartitionStore], float]:

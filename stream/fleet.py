@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from stream.endings import only_when_asked
 from stream.partition import DUE_PREFIX, META_KEY, PartitionState, due_of
 from stream.personalize import Input, Personalizer
 
@@ -112,15 +113,20 @@ class Fleet:
     async def assigned(self, partitions: set[int]) -> None:
         """Start opening partitions that are new to us; batches wait for it, other partitions do not."""
         for partition in sorted(partitions - self.owned.keys()):
-            task = asyncio.ensure_future(self.opener(partition))
+            task = asyncio.create_task(only_when_asked(self.opener)(partition), name=f"opening partition {partition}")
             self.owned[partition] = Owned(partition, task)
 
     async def revoked(self, partitions: set[int]) -> None:
-        """Close the open intervals, then let the stores go: whoever comes next starts from what is written."""
+        """Close the open intervals, then let the stores go: whoever comes next starts from what is written. An opening that
+        is under way is ended; one that failed has let go of its store, and is raised by the timer."""
         for partition in sorted(partitions & self.owned.keys()):
             owned = self.owned.pop(partition)
-            if not owned.opening.done():
-                owned.opening.cancel()
+            owned.opening.cancel()
+            await asyncio.wait((owned.opening,))  # its store is closed before it may be opened again
+            if owned.opening.cancelled():
+                continue
+            if error := owned.opening.exception():
+                self._failure = self._failure or error
                 continue
             async with owned.lock:
                 opened = owned.opening.result()

@@ -28,6 +28,7 @@ from stream.adapters.serving_readers import ServingReaders
 from stream.adapters.state_store import Identity, PartitionStore, directory
 from stream.core.counts import PartitionCounts
 from stream.core.terms import CLAIM_KEY
+from stream.endings import only_when_asked
 from stream.fleet import Fleet, Opened, rebuild_due
 from stream.outbox import OutRecord
 from stream.partition import DUE_PREFIX, NoStore, PartitionState
@@ -111,7 +112,7 @@ class Personalize:
 
     async def fleet_timer(self) -> None:
         try:
-            await self.fleet.run_timer()
+            await only_when_asked(self.fleet.run_timer)()
         except Exception as error:  # anything unexpected: acknowledge nothing more, end the process
             await self.app.fail(error)
 
@@ -187,14 +188,21 @@ class Personalize:
         if partition >= self.settings.kafka.partitions:
             return self._passing_on(partition)
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)
-        clock = self.fleet.personalizer.clock
-        identity = Identity(await kafka_clients.topic_id(self.settings, topic), DAY_MS, clock.now_ms())
+        now_ms = self.fleet.personalizer.clock.now_ms()
+        identity = Identity(await kafka_clients.topic_id(self.settings, topic), DAY_MS, now_ms)
         store = PartitionStore.open(directory(self.settings, "personalize", partition), identity)
+        try:
+            return await self._recover(partition, store, topic)
+        except BaseException:  # taken away meanwhile, or failed: RocksDB's lock would outlive it
+            store.close()
+            raise
+
+    async def _recover(self, partition: int, store: PartitionStore, topic: str) -> Opened:
+        clock = self.fleet.personalizer.clock
         claim = [OutRecord(CLAIM_KEY, socket.gethostname().encode(), [])]
         term = (await self.fleet.personalizer.outputs.send(topics.STATE, {partition: claim}))[partition]
         recovered = await changelog.recover(store, topic, partition, self.settings)
         if store.term != term:
-            store.close()
             raise Superseded(f"another worker has claimed partition {partition} while this one opened it")
         due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         if recovered.records:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream.adapters.kafka_clients import aiokafka_arguments, wait_for_kafka
+from stream.adapters import kafka_clients
 from stream.adapters.state_store import NO_OFFSET, PartitionStore
 from stream.core import terms
 from stream.core.terms import CLAIM_KEY, Counted
@@ -59,14 +59,9 @@ async def recover(store: PartitionStore, topic: str, partition: int, settings: S
     only what came since.
     """
     started = time.monotonic()
-    await wait_for_kafka(settings, timeout_s=SILENCE_S_MAX)
-    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), group_id=None, enable_auto_commit=False,
-                                auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES_MAX)
-    await consumer.start()
-    try:
+    await kafka_clients.wait_for_kafka(settings, timeout_s=SILENCE_S_MAX)
+    async with kafka_clients.reader(settings, max_partition_fetch_bytes=FETCH_BYTES_MAX) as consumer:
         return await _read(consumer, store, TopicPartition(topic, partition), started, progress)
-    finally:
-        await consumer.stop()
 
 
 async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPartition, started: float,
@@ -148,19 +143,16 @@ class Place(NamedTuple):
 async def look(places: dict[TopicPartition, int], settings: Settings) -> dict[TopicPartition, Place]:
     """Where partitions begin and end, and when the record at the given offset of each was appended. Raises
     `RecoveryFailed`."""
-    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), group_id=None, enable_auto_commit=False)
-    await consumer.start()
     try:
-        begins, ends = await consumer.beginning_offsets(list(places)), await consumer.end_offsets(list(places))
-        found = {}
-        for tp, offset in places.items():
-            append_ms = await _append_ms(consumer, tp, offset) if begins[tp] <= offset < ends[tp] else None
-            found[tp] = Place(begins[tp], ends[tp], append_ms)
-        return found
+        async with kafka_clients.reader(settings) as consumer:
+            begins, ends = await consumer.beginning_offsets(list(places)), await consumer.end_offsets(list(places))
+            found = {}
+            for tp, offset in places.items():
+                append_ms = await _append_ms(consumer, tp, offset) if begins[tp] <= offset < ends[tp] else None
+                found[tp] = Place(begins[tp], ends[tp], append_ms)
+            return found
     except KafkaError as error:
         raise RecoveryFailed(f"the broker does not say where {', '.join(map(str, places))} end: {error!r}") from error
-    finally:
-        await consumer.stop()
 
 
 async def _append_ms(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> int | None:
@@ -176,10 +168,7 @@ async def keys_between(topic: str, partition: int, first: int, last: int, settin
     Raises `RecoveryFailed` when nothing arrives for a minute.
     """
     tp, keys, heard_at = TopicPartition(topic, partition), set[bytes](), time.monotonic()
-    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), group_id=None, enable_auto_commit=False,
-                                auto_offset_reset="earliest")
-    await consumer.start()
-    try:
+    async with kafka_clients.reader(settings) as consumer:
         consumer.assign([tp])
         consumer.seek(tp, first)
         position = first
@@ -191,6 +180,4 @@ async def keys_between(topic: str, partition: int, first: int, last: int, settin
                 continue
             position, heard_at = reached, time.monotonic()
             keys |= {record.key for record in chunk if record.key is not None and record.offset <= last}
-    finally:
-        await consumer.stop()
     return keys

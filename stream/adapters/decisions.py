@@ -1,4 +1,8 @@
-"""Decisions as served, to their topic. Answering never waits for it: what the broker does not take in time is counted."""
+"""Decisions as served, to their topic. Answering never waits for it: what the broker does not take is sent again,
+ATTEMPTS_MAX times while it answers; what it has not taken then, and what more than QUEUE_MAX wait behind, is counted as lost
+and logged when it is served again. A batch of which only the acknowledgement was lost is on the topic twice, with the same
+ids, by which readers tell repeats apart.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,8 @@ from stream.tracing.port import UNTRACED, Headers, Tracing
 log = structlog.get_logger()
 QUEUE_MAX = 20_000  # some 40 MB; more wait only while the broker is away
 AT_ONCE_MAX = 500
+ATTEMPTS_MAX = 5  # of a batch: one that the broker refuses for what is in it must not hold up those behind it for ever
+BACKOFF_S_MAX = 5.0
 KNOWN_MAX = 100_000  # ids of decisions that were logged; the same decision is served many times
 SEND_TIMEOUT_S = 30.0
 SOURCE = "clickwake/api"
@@ -34,6 +40,8 @@ class DecisionLog:
         self._settings, self._tracing = settings, tracing
         self._topic = topics.DECISIONS.name(settings.kafka.topic_prefix)
         self._queue: asyncio.Queue[tuple[Decision, Headers]] = asyncio.Queue(QUEUE_MAX)
+        self._unsent: list[tuple[Decision, Headers]] = []  # the batch under way, until the broker has it
+        self._attempts = 0  # at it
         self._known: OrderedDict[str, None] = OrderedDict()
         self.sent = self.lost = 0
 
@@ -60,11 +68,27 @@ class DecisionLog:
             try:
                 await producer.start()
                 while True:
-                    await self._send(producer, await self._some())
+                    self._unsent = self._unsent or await self._some()
+                    self._attempts += 1
+                    await self._send(producer, self._unsent)
+                    self.sent += len(self._settled())
             except (SendFailed, KafkaError, OSError) as error:
-                log.warning("decisions not logged", why=str(error), lost=self.lost, next="a new connection")
+                if self._attempts >= ATTEMPTS_MAX:
+                    for one, _ in self._settled():
+                        self.lost += 1
+                        self._known.pop(one.recommendation_id, None)
+                log.warning("decisions not logged", why=str(error), waiting=len(self._unsent) + self._queue.qsize(),
+                            lost=self.lost, next="those that wait are sent over a new connection")  # fmt: skip
             finally:
-                await producer.stop()
+                await kafka_clients.stopped(producer)
+            await asyncio.sleep(min(BACKOFF_S_MAX, 0.25 * 2**self._attempts))  # a backoff between two connections
+
+    def _settled(self) -> list[tuple[Decision, Headers]]:
+        """The batch under way, which is over."""
+        settled, self._unsent, self._attempts = self._unsent, [], 0
+        for _ in settled:
+            self._queue.task_done()
+        return settled
 
     async def drain(self) -> None:
         """Return once all that was noted is sent: at a clean stop."""
@@ -83,12 +107,4 @@ class DecisionLog:
             headers = [*cloud_event("decision", one.recommendation_id, user.decode(), ms(one.served_at), SOURCE), *caused_by]
             partition = kafka_clients.partition_of(user, self._settings.kafka.partitions)
             by_partition.setdefault(partition, []).append((user, msgspec.json.encode(one), headers))
-        try:
-            await producing.send_batches(producer, self._topic, by_partition, timeout_s=SEND_TIMEOUT_S)
-            self.sent += len(some)
-        except SendFailed:
-            self.lost += len(some)
-            raise
-        finally:
-            for _ in some:
-                self._queue.task_done()
+        await producing.send_batches(producer, self._topic, by_partition, timeout_s=SEND_TIMEOUT_S)

@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from stream.adapters.kafka_clients import aiokafka_arguments, wait_for_kafka
+from schemas.unreadable import UNREADABLE
+from stream.adapters import kafka_clients
+from stream.endings import only_when_asked
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,24 @@ BACKOFF_S_MAX = 5.0
 FETCH_BYTES_MAX = 4 << 20
 
 OnRecords = Callable[[list[Any]], None]
+T = TypeVar("T")
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def readable(records: Iterable[Any], read: Callable[[Any], T]) -> list[T]:
+    """What `read` makes of each record, without those whose bytes it cannot read (`UNREADABLE`, or ValueError for a key that
+    is none): each is logged. Who ended at one would end at every start, for as long as it is on the topic."""
+    found = []
+    for record in records:
+        try:
+            found.append(read(record))
+        except (*UNREADABLE, ValueError) as error:
+            log.error("%s[%d]: the record at offset %d is left out: %s; who writes there?", record.topic, record.partition,
+                      record.offset, error)
+    return found
 
 
 async def read_whole(settings: Settings, topic: str, on_records: OnRecords, *, committed: bool = False) -> None:
@@ -132,21 +148,18 @@ class GlobalReader:
             raise RuntimeError(f"the reader of {self.topic} was not started")
         return self._task
 
+    @only_when_asked
     async def _follow(self) -> None:
         """Read with one client after another: aiokafka rides out short outages itself, a new client the rest."""
         backoff_s = 0.25
         while True:
-            await wait_for_kafka(self._settings)
-            consumer = AIOKafkaConsumer(**aiokafka_arguments(self._settings), group_id=None, enable_auto_commit=False,
-                                        auto_offset_reset="earliest", max_partition_fetch_bytes=FETCH_BYTES_MAX,
-                                        isolation_level=self._isolation)
+            await kafka_clients.wait_for_kafka(self._settings)
             try:
-                await consumer.start()
-                await self._read(consumer)
+                async with kafka_clients.reader(self._settings, max_partition_fetch_bytes=FETCH_BYTES_MAX,
+                                                isolation_level=self._isolation) as consumer:
+                    await self._read(consumer)
             except KafkaError as error:
                 log.warning("reading %s was interrupted (%r); trying again in %.1f s", self.topic, error, backoff_s)
-            finally:
-                await consumer.stop()
             await asyncio.sleep(backoff_s)  # a backoff between two clients
             backoff_s = min(2 * backoff_s, BACKOFF_S_MAX)
 

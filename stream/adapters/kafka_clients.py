@@ -7,9 +7,12 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
 
+from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 from aiokafka.partitioner import murmur2
@@ -51,6 +54,31 @@ def aiokafka_arguments(settings: Settings) -> dict[str, Any]:
             "sasl_plain_password": kafka.sasl_password.get_secret_value(),
         }
     return arguments
+
+
+@asynccontextmanager
+async def reader(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaConsumer]:
+    """A running consumer of no group, for who assigns partitions and remembers offsets; stopped at the end, whatever that
+    is. `options` are aiokafka's. Raises `KafkaError` when no broker answers."""
+    options = {"group_id": None, "enable_auto_commit": False, "auto_offset_reset": "earliest"} | options
+    consumer = AIOKafkaConsumer(**aiokafka_arguments(settings), **options)
+    try:
+        await consumer.start()
+        yield consumer
+    finally:
+        await stopped(consumer)
+
+
+async def stopped(client: Any) -> None:
+    """Stop a consumer or a producer. While the broker is away, aiokafka's fetcher lets the cancellation of its own tasks out
+    of `stop`, before its connections are closed: it would take the place of the failure one stops for, and look like the end
+    somebody asked for."""
+    stopping = asyncio.ensure_future(client.stop())
+    await asyncio.wait((stopping,))
+    if stopping.cancelled():
+        await (client._client if isinstance(client, AIOKafkaConsumer) else client.client).close()
+    else:
+        stopping.result()
 
 
 def admin_arguments(settings: Settings) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import io
 import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -22,6 +24,7 @@ import numpy as np
 import structlog
 
 from schemas.release import FORMAT_VERSION, FileEntry, Manifest, ModelRelease
+from schemas.unreadable import UNREADABLE
 from stream.adapters import signing
 from stream.adapters.onnx import Bundle, TextEncoder, sha256
 from stream.adapters.signing import SIGNATURE, Keys, Signer
@@ -80,7 +83,7 @@ def announced_manifest(registry: str, release: ModelRelease, keys: Keys = ()) ->
     check_signature(uri, raw, keys)
     try:
         return _manifest.decode(raw)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}") from error
 
 
@@ -117,10 +120,8 @@ def check_signature(uri: str, raw_manifest: bytes, keys: Keys) -> str | None:
     if not keys:
         return None
     fs, root = _open(uri)
-    try:
+    with _answering(f"{uri}/{SIGNATURE}"):
         present = fs.exists(f"{root}/{SIGNATURE}")
-    except Exception as error:  # each kind of store raises its own client's errors
-        raise RegistryAway(f"{uri}/{SIGNATURE} could not be read: {type(error).__name__}: {error}") from error
     if not present:
         raise BundleRefused(f"{uri} is not signed: there is no {SIGNATURE}, and this installation asks for a signature")
     try:
@@ -139,7 +140,7 @@ def verify(uri: str, raw_manifest: bytes, threads: int = 1) -> Bundle:
     """Check a bundle against its manifest and open it. Raises `BundleRefused`."""
     try:
         manifest = _manifest.decode(raw_manifest)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleRefused(f"format {manifest.format_version}, this worker reads {FORMAT_VERSION}")
@@ -243,7 +244,7 @@ def text_model(registry: str, space: str, keys: Keys = ()) -> TextModel:
     check_signature(uri, raw, keys)
     try:
         model = msgspec.json.decode(raw, type=TextModel)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}; export the text encoder again") from error
     if model.space != space:
         raise BundleRefused(f"{uri} holds the text encoder of space {model.space}")
@@ -258,10 +259,14 @@ def tokenizer_sha256(registry: str, space: str) -> str:
 
 def newest_text_space(registry: str, keys: Keys = ()) -> str | None:
     """The space of the text encoder exported last; None when the registry has none. With `keys`, one that none of them
-    signed is passed over: it must not keep the catalog from working."""
-    fs, root = _open(f"{registry.rstrip('/')}/text")
-    for path in _newest_first(fs, root) if fs.exists(root) else []:
-        space = posixpath.basename(path)
+    signed is passed over: it must not keep the catalog from working. Raises `RegistryAway`."""
+    uri = f"{registry.rstrip('/')}/text"
+    fs, _ = _open(uri)
+    manifests = listed(uri, "*/manifest.json")
+    with _answering(uri):
+        newest_first = sorted(manifests, key=lambda one: str(fs.modified(one)), reverse=True)
+    for path in newest_first:
+        space = posixpath.basename(posixpath.dirname(path))
         try:
             if keys:
                 check_signature(_text_uri(registry, space), read(f"{_text_uri(registry, space)}/manifest.json"), keys)
@@ -280,12 +285,12 @@ def _text_uri(registry: str, space: str) -> str:
 
 def versions(registry: str) -> list[Manifest]:
     """All bundles in the registry, newest first; unreadable ones are left out and logged."""
-    fs, root = _open(f"{registry.rstrip('/')}/bundles")
+    fs, _ = _open(registry)
     found = []
-    for path in fs.glob(f"{root}/*/manifest.json") if fs.exists(root) else []:
+    for path in listed(f"{registry.rstrip('/')}/bundles", "*/manifest.json"):
         try:
             found.append(_manifest.decode(fs.cat_file(path)))
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             log.warning("bundle left out", manifest=path, why=str(error))
     return sorted(found, key=lambda one: one.model_version, reverse=True)
 
@@ -322,11 +327,6 @@ def write_files(uri: str, files: dict[str, bytes]) -> None:
             fs.pipe_file(path, files[name])
 
 
-def _newest_first(fs: Any, root: str) -> list[str]:
-    manifests = fs.glob(f"{root}/*/manifest.json")
-    return [posixpath.dirname(one) for one in sorted(manifests, key=lambda one: str(fs.modified(one)), reverse=True)]
-
-
 def _open(uri: str) -> tuple[Any, str]:
     """The file system of a URI and the path in it. Raises `BundleRefused` when its scheme cannot be used here."""
     try:
@@ -336,17 +336,31 @@ def _open(uri: str) -> tuple[Any, str]:
     return fs, path
 
 
+def listed(uri: str, pattern: str) -> list[str]:
+    """Paths under a folder of the registry; none where there is no such folder. Raises `RegistryAway` without an answer."""
+    fs, root = _open(uri)
+    with _answering(uri):
+        return list(fs.glob(f"{root}/{pattern}")) if fs.exists(root) else []
+
+
 def read(uri: str) -> bytes:
     """One file of the registry. Raises `BundleRefused` when it is missing or too large, `RegistryAway` without an answer."""
     fs, path = _open(uri)
-    try:
+    with _answering(uri):
         if fs.size(path) > FILE_BYTES_MAX:
             raise BundleRefused(f"{uri} is larger than {FILE_BYTES_MAX} bytes")
         data: bytes = fs.cat_file(path)
-    except FileNotFoundError as error:
-        raise BundleRefused(f"{uri} is missing") from error
+    return data
+
+
+@contextmanager
+def _answering(uri: str) -> Iterator[None]:
+    """Turns what a store's client raises into what we raise."""
+    try:
+        yield
     except BundleRefused:
         raise
-    except Exception as error:  # each kind of store raises its own client's errors
+    except FileNotFoundError as error:
+        raise BundleRefused(f"{uri} is missing") from error
+    except Exception as error:  # each kind of store has its own client's errors
         raise RegistryAway(f"{uri} could not be read: {type(error).__name__}: {error}") from error
-    return data

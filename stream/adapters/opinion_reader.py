@@ -14,7 +14,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from schemas.opinions import Aspect
 from stream.adapters import satisfaction as models
 from stream.adapters import signing
-from stream.adapters.model_store import BundleRefused
+from stream.adapters.model_store import BundleRefused, RegistryAway
 from stream.adapters.satisfaction import Satisfaction
 from stream.core import aspects, opinions
 from stream.core.opinions import Said
@@ -83,14 +83,23 @@ class OpinionReader:
         return [one.manifest.id for one in self._models.values()]
 
     def refresh(self) -> None:
-        """Take the newest model of each language; one that is refused is said once, and what was there stays."""
-        newest = models.newest_of_each(self._registry)
+        """Take the newest model of each language; one that is refused is said once, and what was there stays. So it does
+        while the registry is away, which is said every time."""
+        try:
+            self._take(models.newest_of_each(self._registry))
+        except RegistryAway as error:  # it says nothing about any model
+            log.warning("satisfaction models cannot be looked for", registry=self._registry, why=str(error),
+                        keeps=self.versions)  # fmt: skip
+
+    def _take(self, newest: dict[str, str]) -> None:
         for language, ident in newest.items():
             known = self._models.get(language)
             if ident in self._refused or (known is not None and known.manifest.id == ident):
                 continue
             try:
                 self._models[language] = models.load(self._registry, ident, self._threads, self._keys)
+            except RegistryAway:
+                raise
             except BundleRefused as error:
                 self._refused.add(ident)
                 log.error("satisfaction model refused", model=ident, why=str(error), next="the one before stays")

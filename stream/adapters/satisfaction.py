@@ -13,12 +13,12 @@ import posixpath
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import fsspec
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from schemas.release import FileEntry
+from schemas.unreadable import UNREADABLE
 from stream.adapters import model_store
 from stream.adapters.model_store import BundleRefused
 from stream.adapters.onnx import TokenModel, session
@@ -143,7 +143,7 @@ def load(registry: str, model_id: str, threads: int = 1, keys: Keys = ()) -> Sat
     model_store.check_signature(uri, raw, keys)
     try:
         manifest = msgspec.json.decode(raw, type=SatisfactionManifest)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BundleRefused(f"{uri}/manifest.json is unreadable: {error}") from error
     if manifest.format_version != FORMAT_VERSION or manifest.id != model_id:
         found = f"{manifest.id} in format {manifest.format_version}"
@@ -161,15 +161,16 @@ def load(registry: str, model_id: str, threads: int = 1, keys: Keys = ()) -> Sat
 
 
 def newest(registry: str, language: str) -> str | None:
-    """The id of the model published last for a language; None when the registry has none."""
-    fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/satisfaction")
-    manifests = fs.glob(f"{root}/*-{language}-*/manifest.json") if fs.exists(root) else []
-    return max((posixpath.basename(posixpath.dirname(one)) for one in manifests), default=None)
+    """The id of the model published last for a language; None when the registry has none. Raises `RegistryAway`."""
+    return max(_ids(registry, f"*-{language}-*"), default=None)
 
 
 def newest_of_each(registry: str) -> dict[str, str]:
-    """Language → the id of the model published last for it."""
-    fs, root = fsspec.core.url_to_fs(f"{registry.rstrip('/')}/satisfaction")
-    manifests = fs.glob(f"{root}/*-*-*/manifest.json") if fs.exists(root) else []
-    ids = sorted(posixpath.basename(posixpath.dirname(one)) for one in manifests)
-    return {one.split("-")[1]: one for one in ids}  # the last of a language wins: ids begin with their time
+    """Language → the id of the model published last for it. Raises `RegistryAway`."""
+    # the last of a language wins: ids begin with their time
+    return {one.split("-")[1]: one for one in sorted(_ids(registry, "*-*-*"))}
+
+
+def _ids(registry: str, pattern: str) -> list[str]:
+    manifests = model_store.listed(f"{registry.rstrip('/')}/satisfaction", f"{pattern}/manifest.json")
+    return [posixpath.basename(posixpath.dirname(one)) for one in manifests]

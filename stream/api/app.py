@@ -32,6 +32,7 @@ from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank, from_body, from_query
 from stream.api.service import Answer, Service
 from stream.api.texts import TextFeatures
+from stream.endings import only_when_asked
 from stream.http import body, keys, page, server
 from stream.http.answers import Json, Refused
 from stream.settings import Settings
@@ -81,19 +82,23 @@ class Api:
     async def _follow(self) -> None:
         """Until cancelled. What cannot be gone on with ends the process: a replica that stands still must not answer."""
         try:
-            async with asyncio.TaskGroup() as group:
-                self.ranking.start(group)
-                self.learned.start()
-                group.create_task(self.learned.wait_failed())
-                group.create_task(self.decisions.run())
-                await self.replica.open()
-                group.create_task(self.replica.follow())
-                await asyncio.gather(self.ranking.ready(), self.learned.ready())
-                self._reason = None
-                log.info("ready")
+            await self._read()
         except* Exception as errors:
             log.error("ended", why=str(errors.exceptions[0]), exc_info=errors.exceptions[0])
             os._exit(1)  # uvicorn would go on serving; whoever supervises starts the process again
+
+    @only_when_asked
+    async def _read(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            self.ranking.start(group)
+            self.learned.start()
+            group.create_task(self.learned.wait_failed())
+            group.create_task(only_when_asked(self.decisions.run)())
+            await self.replica.open()
+            group.create_task(only_when_asked(self.replica.follow)())
+            await asyncio.gather(self.ranking.ready(), self.learned.ready())
+            self._reason = None
+            log.info("ready")
 
     def endpoint(self, name: str, handle: Handler) -> Callable[[Request], Awaitable[Response]]:
         """A handler that needs a read key, with its limits and counters."""

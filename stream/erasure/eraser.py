@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from schemas import topics
@@ -31,7 +31,7 @@ from schemas.events import key
 from schemas.topics import Topic
 from stream.adapters import signing
 from stream.adapters.clickhouse import missing
-from stream.adapters.kafka_clients import aiokafka_arguments, partition_of
+from stream.adapters.kafka_clients import partition_of, reader
 from stream.adapters.lag import Lag
 from stream.adapters.producing import Message, send_batches
 from stream.core import identity
@@ -103,9 +103,7 @@ class Eraser:
         """Step 3: whoever owns the states deletes them; seen by the tombstones in the changelog."""
         prefix, partitions = self.settings.kafka.topic_prefix, self.settings.kafka.partitions
         wanted = {key(tenant, one): partition_of(key(tenant, one), partitions) for one in ids}
-        consumer = AIOKafkaConsumer(**aiokafka_arguments(self.settings), group_id=None, enable_auto_commit=False)
-        await consumer.start()
-        try:
+        async with reader(self.settings, auto_offset_reset="latest") as consumer:  # an older tombstone answers nothing
             tps = [TopicPartition(topics.STATE.name(prefix), number) for number in sorted(set(wanted.values()))]
             consumer.assign(tps)
             for tp, end in (await consumer.end_offsets(tps)).items():
@@ -121,8 +119,6 @@ class Eraser:
                     for record in records:
                         if record.value is None:
                             wanted.pop(record.key, None)
-        finally:
-            await consumer.stop()
 
     async def _stored(self) -> None:
         """Step 4: the sink has committed everything that is on its topics now."""

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from schemas import topics
+from stream.endings import Stray
 from stream.fleet import BATCHES_MAX, TOGETHER_RECORDS_MAX, Fleet, Opened
 from stream.personalize import Input
 from stream.settings import Personalize
@@ -204,3 +205,54 @@ async def test_an_interval_whose_partition_was_lost_while_it_was_written_acknowl
     await until(lambda: len(fake.folded) == 2)
     await fleet.revoked({0, 1})
     assert (kept.acked, lost.acked) == (1, 0)
+
+
+async def test_an_opening_that_ends_although_nobody_took_its_partition_away_is_a_failure(fleet: Fleet) -> None:
+    async def leaks(partition: int) -> Opened:
+        raise asyncio.CancelledError
+
+    fleet.opener = leaks
+    await fleet.assigned({0, 1, 2})
+    await fleet.handle(Batch(2, "never folded"))
+    with pytest.raises(Stray, match="opening partition 2"):
+        async with asyncio.timeout(5):
+            await fleet.run_timer()
+    fake: Any = fleet.personalizer
+    assert fake.folded == []
+
+
+async def test_an_opening_has_let_go_of_its_store_when_its_partition_is_taken_away(fleet: Fleet) -> None:
+    begun, closed = asyncio.Event(), []
+
+    async def slow(partition: int) -> Opened:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)  # the client is stopped
+            closed.append(partition)
+        raise AssertionError
+
+    fleet.opener = slow
+    await fleet.assigned({0, 1, 2})
+    await begun.wait()
+    await fleet.revoked({2})
+    assert closed == [2]
+
+
+async def test_a_failed_opening_is_told_by_the_timer_and_keeps_no_other_partition_from_being_let_go(fleet: Fleet) -> None:
+    closed: list[int] = []
+    opener = fleet.opener
+
+    async def third_fails(partition: int) -> Opened:
+        if partition == 2:
+            raise ConnectionError("the broker is away")
+        return (await opener(partition))._replace(close=lambda: closed.append(partition))
+
+    fleet.opener = third_fails
+    await fleet.assigned({0, 1, 2, 3})
+    await until(lambda: fleet.paused() == "")
+    await fleet.revoked({2, 3})
+    assert closed == [3]
+    with pytest.raises(ConnectionError):
+        await fleet.run_timer()

@@ -183,6 +183,21 @@ def test_a_registry_that_cannot_be_reached_is_a_reason_not_a_crash(tmp_path: Pat
         model_store.load(str(tmp_path), release)
 
 
+@pytest.mark.parametrize("operation", ["exists", "glob", "modified"])
+def test_spaces_that_cannot_be_listed_are_no_crash_either(
+    operation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model_store.write_files(str(tmp_path / "text" / "s"), {"manifest.json": b"{}"})
+    assert model_store.newest_text_space(str(tmp_path)) == "s"
+
+    def away(*_: Any, **__: Any) -> bytes:
+        raise ConnectionError("no route to store")
+
+    monkeypatch.setattr(type(fsspec.filesystem("file")), operation, away)
+    with pytest.raises(RegistryAway, match="no route to store"):
+        model_store.newest_text_space(str(tmp_path))
+
+
 def test_unreadable_manifests_hide_no_other_bundle(tmp_path: Path) -> None:
     put(tmp_path, *build())
     (tmp_path / "bundles" / "v0").mkdir()

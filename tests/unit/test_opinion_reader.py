@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import fsspec
 import msgspec
 import numpy as np
 import pytest
@@ -74,6 +75,23 @@ def test_a_damaged_model_is_refused_once_and_the_one_before_stays(settings: Sett
     empty = OpinionReader(Settings(models=Models(registry=str(tmp_path))))
     empty.refresh()
     assert empty.versions == [] and empty.read([said(GOOD, 4.0)])[0].satisfaction == 0.75
+
+
+def test_a_registry_that_is_away_refuses_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in use stays; the model that could not be fetched is taken once the registry is back."""
+    def away(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to store")
+
+    used, reader = OpinionReader(settings), OpinionReader(settings)
+    used.refresh()
+    for operation in ("exists", "glob", "cat_file"):
+        with monkeypatch.context() as patched:
+            patched.setattr(type(fsspec.filesystem("file")), operation, away)
+            for one in (used, reader):
+                one.refresh()
+        assert (len(used.versions), reader.versions) == (1, [])
+    reader.refresh()
+    assert reader.versions == used.versions
 
 
 # ---- ranking
