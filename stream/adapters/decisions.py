@@ -17,10 +17,10 @@ from stream.adapters import kafka_clients, producing
 from stream.adapters.producing import Message, SendFailed
 from stream.outbox import cloud_event
 from stream.settings import Settings
-from stream.tracing.port import UNTRACED, Headers, Tracing
+from stream.tracing.port import UNTRACED, Tracing
 
 log = structlog.get_logger()
-QUEUE_MAX = 20_000  # some 40 MB; more wait only while the broker is away
+QUEUE_BYTES_MAX = 64 * 1_048_576  # so much waits only while the broker is away; a decision has 2 KB, a long ranking 100
 AT_ONCE_MAX = 500
 KNOWN_MAX = 100_000  # ids of decisions that were logged; the same decision is served many times
 SEND_TIMEOUT_S = 30.0
@@ -33,7 +33,8 @@ class DecisionLog:
     def __init__(self, settings: Settings, tracing: Tracing = UNTRACED) -> None:
         self._settings, self._tracing = settings, tracing
         self._topic = topics.DECISIONS.name(settings.kafka.topic_prefix)
-        self._queue: asyncio.Queue[tuple[Decision, Headers]] = asyncio.Queue(QUEUE_MAX)
+        self._queue: asyncio.Queue[tuple[int, Message]] = asyncio.Queue()  # partition, record
+        self._queued_bytes = 0
         self._known: OrderedDict[str, None] = OrderedDict()
         self.sent = self.lost = 0
 
@@ -43,11 +44,15 @@ class DecisionLog:
         if ident in self._known:
             self._known.move_to_end(ident)
             return
-        try:
-            self._queue.put_nowait((decision, self._tracing.current()))
-        except asyncio.QueueFull:
+        value = msgspec.json.encode(decision)
+        if self._queued_bytes + len(value) > QUEUE_BYTES_MAX:
             self.lost += 1
             return
+        user = key(decision.tenant, decision.user_id)
+        headers = [*cloud_event("decision", ident, user.decode(), ms(decision.served_at), SOURCE), *self._tracing.current()]
+        partition = kafka_clients.partition_of(user, self._settings.kafka.partitions)
+        self._queue.put_nowait((partition, (user, value, headers)))
+        self._queued_bytes += len(value)
         self._known[ident] = None
         if len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
@@ -70,19 +75,17 @@ class DecisionLog:
         """Return once all that was noted is sent: at a clean stop."""
         await self._queue.join()
 
-    async def _some(self) -> list[tuple[Decision, Headers]]:
+    async def _some(self) -> list[tuple[int, Message]]:
         some = [await self._queue.get()]
         while len(some) < AT_ONCE_MAX and not self._queue.empty():
             some.append(self._queue.get_nowait())
+        self._queued_bytes -= sum(len(value or b"") for _, (_, value, _) in some)
         return some
 
-    async def _send(self, producer: AIOKafkaProducer, some: list[tuple[Decision, Headers]]) -> None:
+    async def _send(self, producer: AIOKafkaProducer, some: list[tuple[int, Message]]) -> None:
         by_partition: dict[int, list[Message]] = {}
-        for one, caused_by in some:
-            user = key(one.tenant, one.user_id)
-            headers = [*cloud_event("decision", one.recommendation_id, user.decode(), ms(one.served_at), SOURCE), *caused_by]
-            partition = kafka_clients.partition_of(user, self._settings.kafka.partitions)
-            by_partition.setdefault(partition, []).append((user, msgspec.json.encode(one), headers))
+        for partition, record in some:
+            by_partition.setdefault(partition, []).append(record)
         try:
             await producing.send_batches(producer, self._topic, by_partition, timeout_s=SEND_TIMEOUT_S)
             self.sent += len(some)
