@@ -5,7 +5,7 @@ ALTER TABLE decisions
         CODEC(ZSTD(3)),
     ADD COLUMN IF NOT EXISTS propensities Array(Float64)
         COMMENT 'for each item the chance, over users, that its place holds it: below 1 where exploration drew; empty before 0.5.0',
-    COMMENT COLUMN scenario 'for_you, again, similar, complements, popular, trending; rank: of given items';
+    COMMENT COLUMN scenario 'for_you, again, similar, complements, popular, trending, due; rank: of given items';
 
 CREATE OR REPLACE VIEW decisions_served AS
 SELECT * FROM decisions FINAL

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from schemas.outputs import Applied, RecommendedItem
+from schemas.outputs import Applied, Reason, RecommendedItem
 from stream.api.experiments import NO_ARM
 from stream.api.requests import Ask, condition, factor
 from stream.core import scenarios
@@ -18,8 +18,9 @@ from stream.core.experiments import Arm, explored
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, shares_by_source
+from stream.core.reminders import Policy, due_now
 from stream.core.scenarios import Bool
-from stream.core.state import UserState
+from stream.core.state import Kind, UserState
 from stream.core.why import Why, why
 from stream.http.answers import Refused, invalid
 from stream.recommending import Scored, degraded
@@ -72,13 +73,35 @@ class AboutItems(NamedTuple):
         return {self.source: 1.0} if self.total[row] > 0 else {}
 
 
+class Due(NamedTuple):
+    """Chances of a purchase while it is due, the boost included."""
+
+    state: UserState
+    total: Float32  # (N,)
+
+    def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
+        """The score is the chance; the reason is the item's last order, while it is remembered."""
+        orders = {touch.item_id: touch.event_id for touch in self.state.history() if touch.kind == Kind.ORDER}
+        return tuple(
+            RecommendedItem(
+                item_id=(item := index.ids[row]), score=round(float(self.total[row]), 6),
+                source="pinned" if index.pinned[row] else "due",
+                reasons=(Reason(event_id=orders[item], item_id=item, share=1.0),) if item in orders else (),
+            )
+            for row in rows
+        )  # fmt: skip
+
+    def shares(self, row: int) -> dict[str, float]:
+        return {"due": 1.0} if self.total[row] > 0 else {}
+
+
 class Chosen(NamedTuple):
     """What was chosen for a user, from what, and how it is told."""
 
     index: ItemIndex
     state: UserState
     choice: Choice
-    basis: ForUser | AboutItems
+    basis: ForUser | AboutItems | Due
     degraded: str | None
 
     def items(self) -> tuple[RecommendedItem, ...]:
@@ -135,6 +158,23 @@ def about_items(index: ItemIndex, state: UserState, wanted: Wanted, now_ms: int)
     why_not = "no_items" if not n else None if choice.rows else "no_history" if not given else None
     return Chosen(index, state, choice,
                   AboutItems(ask.scenario, by_given if given else by_given[:0], given, total), why_not)  # fmt: skip
+
+
+def due(serving: Serving, tenant: str, state: UserState, wanted: Wanted, now_ms: int, policy: Policy) -> Chosen:
+    """What the user is expected to buy again now, by the model that reminders are said by. Raises Refused."""
+    index, rhythms = serving.index(tenant), serving.rhythms(tenant)
+    n = len(index)
+    total = np.zeros(n, dtype=np.float32)
+    for item, chance in (due_now(state, now_ms, rhythms, policy) if rhythms else {}).items():
+        if (row := index.row_of.get(item)) is not None:
+            total[row] = chance
+    conditions = _filtered(wanted, index, n) | {"it is not due": total > 0}
+    if index.demotion is not None:
+        total = total * index.demotion[:n]
+    total = total * _factors(wanted.ask.boost, index, n)
+    choice = choose(total, state, index, wanted.rules, conditions)
+    why_not = "no_items" if not n else "counts_only" if rhythms is None else None if state.orders else "no_history"
+    return Chosen(index, state, choice, Due(state, total), why_not)
 
 
 def boosted(scored: Scored, boost: str | None, index: ItemIndex) -> Scored:

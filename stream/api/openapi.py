@@ -19,7 +19,7 @@ EXPRESSIONS = (f"An expression over {', '.join(FIELDS)}: comparisons, arithmetic
                "contains(text, 'part').")
 SAID = {
     "scenario": "for_you; again (of what was bought); similar (to `items`); complements (of `items`, else of the cart); "
-                "popular; trending.",
+                "popular; trending; due (what the user buys again about now).",
     "n": "How many items at most.",
     "items": "What the scenario is about, separated by commas.",
     "filter": f"Which items to choose from. {EXPRESSIONS}",

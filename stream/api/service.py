@@ -20,7 +20,7 @@ from schemas.outputs import Applied, Decision, RecommendedItem, output_id
 from stream.adapters.decisions import DecisionLog
 from stream.adapters.replica import StateReplica
 from stream.adapters.serving_readers import ServingReaders
-from stream.api.choosing import FILTERED, Chosen, Wanted, about_items, boosted, for_user, unknown_item
+from stream.api.choosing import FILTERED, Chosen, Wanted, about_items, boosted, due, for_user, unknown_item
 from stream.api.coalesce import Coalescer
 from stream.api.experiments import NO_ARM, Experiments
 from stream.api.offers import OfferAnswer
@@ -30,6 +30,7 @@ from stream.core.experiments import Arm, assigned
 from stream.core.featurize import churn_features
 from stream.core.index import ItemIndex
 from stream.core.recommend import Rules
+from stream.core.reminders import Policy
 from stream.core.scenarios import PERSONAL
 from stream.core.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
 from stream.core.why import Why
@@ -181,6 +182,7 @@ class Service:
         self.experiments = Experiments(settings.experiments_file)
         self._coalescer = Coalescer(lambda: self.ranking.serving.current, ranking.run_model)
         own = settings.personalize
+        self._reminders = Policy(window_days=own.reminders_window_days)
         self._rules = Rules(top_n=own.recommend_top_n, category_cap=own.category_cap, exclude=own.exclude)
 
     async def recommend(self, tenant: str, user: str, ask: Ask) -> Answer:
@@ -215,7 +217,11 @@ class Service:
             chosen = for_user(serving, serving.index(tenant), scored, wanted, who, self._now_ms(tenant, user, scored.state))
         else:  # not scored for the user
             serving, state = self._current(), self.replica.read(key(tenant, user)) or NOBODY
-            chosen = about_items(serving.index(tenant), state, wanted, self._now_ms(tenant, user, state))
+            now_ms = self._now_ms(tenant, user, state)
+            if ask.scenario == "due":
+                chosen = due(serving, tenant, state, wanted, now_ms, self._reminders)
+            else:
+                chosen = about_items(serving.index(tenant), state, wanted, now_ms)
         return _Decided(serving.version, wanted, chosen, found.experiment if found else "", arm.name if found else "")
 
     def _note(self, decision: Decision) -> None:
@@ -343,7 +349,7 @@ class Service:
         own, most = self._rules, self.settings.api.top_n_max
         if ask.n > most:
             raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
-        exclude = ask.exclude or ("none" if ask.scenario in ("similar", "popular", "trending") else own.exclude)
+        exclude = ask.exclude or ("none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude)
         return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude)
 
     def _now_ms(self, tenant: str, user: str, state: UserState) -> int:

@@ -52,6 +52,7 @@ async def why(shop: Shop, user: str, item: str, **params: Any) -> dict[str, Any]
     ("u1", "i4", {"scenario": "similar", "items": "i4,i5"}, "it is what was asked about"),
     ("u1", "i4", {"scenario": "complements", "items": "i2"}, "nothing given speaks for it"),
     ("u1", "i9", {"scenario": "trending"}, "it does not rise"),
+    ("u1", "i9", {"scenario": "due"}, "it is not due"),
     ("u1", "i9", {"scenario": "popular", "n": "2"}, "its place is 10, 2 are shown"),
     ("u1", "i4", {"scenario": "popular", "category_cap": "1"}, "its category has 1 before it, more are not shown at once"),
 ])
@@ -118,7 +119,7 @@ def experimenting() -> Shop:
 
 
 ASKED = st.builds(
-    Ask, scenario=st.sampled_from(["for_you", "again", "similar", "complements", "popular", "trending"]),
+    Ask, scenario=st.sampled_from(["for_you", "again", "similar", "complements", "popular", "trending", "due"]),
     n=st.integers(1, 12), items=st.lists(st.sampled_from([one.item_id for one in ITEMS]), min_size=1, max_size=3).map(tuple),
     filter=st.sampled_from([None, "price < 7", "category in ['c1', 'c2']", "False"]),
     boost=st.sampled_from([None, "price", "1 if item_id == 'i7' else 0", "-1"]),
