@@ -100,10 +100,24 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     cap: OfferCap | None = None
 
 
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """What a decision was made by: the request's words, where it says nothing the experiment's arm's, else the defaults.
+    `category_cap` null: none, as where given items were ranked. `explore`: the arm's share of places."""
+
+    n: int
+    exclude: Literal["none", "bought", "seen"]
+    category_cap: int | None = None
+    filter: str | None = None
+    boost: str | None = None
+    explore: float = 0.0
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """An answer of the read API as it was served, on `clickwake.decisions.v1`, once an answer. `candidates`: items that the
-    rules and the request's filter let through; `request`: what was asked beyond the user, as it was asked. `offer`: of a
-    decision about a promotion, whose scenario is `offer`, and which has no items."""
+    rules and the request's filter let through; `request`: what was asked beyond the user, as it was asked; `applied`: what
+    it was answered by. `propensities`: for each item the chance, over users, that its place holds it; below 1 where
+    exploration drew. Both are missing before 0.5.0. `offer`: of a decision about a promotion, whose scenario is `offer`, and
+    which has no items. The scenario `rank` is of given items: all that are known, the first ones with reasons."""
 
     recommendation_id: str
     tenant: str
@@ -120,6 +134,8 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     experiment: str = ""  # that the user is in, and the arm; empty for none
     arm: str = ""
     offer: Offered | None = None
+    applied: Applied | None = None
+    propensities: tuple[float, ...] = ()
 
 
 class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):

@@ -302,7 +302,7 @@ def _answer(results: list[Admitted | NotAdmitted], is_batch: bool) -> Response:
 def create_app(settings: Settings) -> Starlette:
     """The ASGI app; its lifespan connects to Kafka in the background, so it starts without it and answers 503."""
     collector = Collector(settings)
-    document = openapi.document(settings.collector)
+    document = openapi.document(settings.collector, ALIASES)
     page = openapi.page_of(document)
 
     async def tracker_js(request: Request) -> Response:

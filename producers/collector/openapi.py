@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from producers.collector.dialects import DIALECTS
 from producers.collector.regulations import Regulation, Regulations, Status
 from schemas.events import Event
 from stream.http import page
@@ -22,6 +24,16 @@ CALLS = {
     "alias": "`previousId` and `userId` are one person.",
     "batch": "Up to 500 events of any type in `batch`, each with its `type`.",
 }
+SPOKEN: Mapping[str, tuple[str, Mapping[str, str]]] = {  # dialect → summary, parameters of the address
+    "ga4": ("GA4's Measurement Protocol.", {"api_secret": "The write key."}),
+    "snowplow": ("Snowplow's tracker protocol; `aid` of an event is the write key.", {}),
+    "snowplow_pixel": ("One event in Snowplow's tracker protocol, a parameter a field; the answer is a picture.", {
+        "e": "Kind of event.", "aid": "The write key.", "uid": "Whose it is; else `duid` or `tnuid`."}),
+    "posthog": ("PostHog's capture API; `api_key` or `token` in it is the write key.", {
+        "compression": "`gzip-js`: the body is in gzip, without a header that says so.",
+        "data": "Of a GET: the events as JSON in base64."}),
+    "metarank": ("Metarank's feedback API: users' events and rankings, not items.", {}),
+}  # fmt: skip
 EXAMPLE = {
     "userId": "u1", "event": "Product Viewed", "properties": {"product_id": "85123A", "price": 2.55},
     "timestamp": "2026-01-31T12:00:00.000Z",
@@ -81,6 +93,26 @@ def _answers(ok: str) -> dict[str, Any]:
     }
 
 
+def _dialects() -> dict[str, Any]:
+    """Other systems' ways in: `schemas.dialects` is the mapping to events."""
+    paths: dict[str, Any] = {}
+    for path, dialect in DIALECTS.items():
+        summary, asked = SPOKEN[dialect.name]
+        errors = {status: answer for status, answer in _answers("Accepted").items() if status != "200"}
+        taken = dialect.accepted(1)
+        said = {} if taken.media_type is None else {"content": {taken.media_type: {}}}
+        for method in dialect.methods:
+            body = {"requestBody": {"required": True, "content": {"application/json": {}}}} if method == "POST" else {}
+            paths.setdefault(path, {})[method.lower()] = {
+                "operationId": f"{dialect.name}{method.title()}{path.replace('/', '_')}", "summary": summary,
+                "security": [{"writeKey": []}, {}],
+                "parameters": [{"name": name, "in": "query", "description": what, "schema": {"type": "string"}}
+                               for name, what in asked.items()],
+                "responses": {str(taken.status_code): {"description": "Acknowledged by Kafka."} | said} | errors,
+            } | body  # fmt: skip
+    return paths
+
+
 def _regulations() -> dict[str, Any]:
     def answer(description: str, name: str) -> dict[str, Any]:
         return {"description": description,
@@ -107,8 +139,8 @@ def _regulations() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def document(settings: Collector) -> dict[str, Any]:
-    """The OpenAPI document, with the limits this collector runs with."""
+def document(settings: Collector, aliases: Mapping[str, str]) -> dict[str, Any]:
+    """The OpenAPI document, with the limits this collector runs with; `aliases`: short name → call."""
     paths: dict[str, Any] = {}
     for name, summary in CALLS.items():
         batch = name == "batch"
@@ -121,10 +153,13 @@ def document(settings: Collector) -> dict[str, Any]:
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
             "responses": _answers("Accepted" if batch else "AcceptedOne"),
         }}
-    paths |= _regulations()
-    for path, summary in (("/health/live", "The process runs."), ("/health/ready", "Kafka answers."),
-                          ("/metrics", "Prometheus metrics.")):
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "ok"}}}}
+    for short, name in aliases.items():
+        call = paths[f"/v1/{name}"]["post"]
+        paths[f"/v1/{short}"] = {"post": call | {"operationId": f"{name}Short", "summary": f"Short for /v1/{name}."}}
+    paths |= _dialects() | _regulations() | page.plain_paths({
+        "/health/ready": ("Kafka answers.", "application/json"),
+        "/clickwake.js": ("The tracker for browsers; no dependency.", "text/javascript"),
+    })
     limits = (f"{settings.event_bytes_max:,} bytes an event; {settings.batch_bytes_max:,} bytes and "
               f"{settings.batch_events_max} events a batch, after decompression.")
     return {

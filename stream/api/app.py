@@ -30,7 +30,7 @@ from stream.api import openapi
 from stream.api.metrics import Metrics
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank, from_body, from_query
-from stream.api.service import Answer, Service
+from stream.api.service import Answer, Explained, Items, Service, User
 from stream.api.texts import TextFeatures
 from stream.endings import only_when_asked
 from stream.http import body, keys, page, server
@@ -152,12 +152,13 @@ class Api:
         return await self._offered(tenant, ask.user_id, ask)
 
     async def _offered(self, tenant: str, user: str, ask: AskOffer) -> Response:
-        answer = await self.offers.offer(Person(tenant, user, *self.service.person(tenant, user)), ask)
+        offered = await self.offers.offer(Person(tenant, user, *self.service.person(tenant, user)), ask)
+        answer = self.service.offered(offered)
         return Json(answer, headers={"Cache-Control": "no-store"})  # what is seen is a decision, and counts as one
 
     async def user(self, request: Request, tenant: str) -> Response:
         """`GET /v1/users/{user}`"""
-        return Json(await self.service.user(tenant, request.path_params["user"]))
+        return _answered(request, await self.service.user(tenant, request.path_params["user"]))
 
     async def neighbors(self, request: Request, tenant: str) -> Response:
         """`GET /v1/items/{item}/neighbors`"""
@@ -166,7 +167,8 @@ class Api:
 
     async def why(self, request: Request, tenant: str) -> Response:
         """`GET /v1/why/{user}/{item}`"""
-        return Json(await self.service.why(tenant, request.path_params["user"], request.path_params["item"]))
+        ask, path = from_query(request.query_params, Ask), request.path_params
+        return _answered(request, await self.service.why(tenant, path["user"], path["item"], ask))
 
     async def live(self, request: Request) -> Response:
         return Json({"status": "ok"})
@@ -184,10 +186,12 @@ class Api:
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-def _answered(request: Request, answer: Answer) -> Response:
+def _answered(request: Request, answer: Answer | Items | User | Explained) -> Response:
     """With a weak ETag: equal ones mean the same answer, but for how old it may be. 304 where the client has it."""
-    content = msgspec.json.encode((answer.recommendation_id, [(one.item_id, one.item) for one in answer.items]))
-    tag = f'W/"{hashlib.blake2b(content, digest_size=12).hexdigest()}"'
+    same: object = msgspec.structs.replace(answer, stale_ms=0)
+    if isinstance(answer, Answer):  # its id stands for what was chosen, though scores change by the minute
+        same = answer.recommendation_id, [(one.item_id, one.item) for one in answer.items]
+    tag = f'W/"{hashlib.blake2b(msgspec.json.encode(same), digest_size=12).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if tag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=headers)

@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
-from stream.api.offers import AskOffer, AskOfferFor, OfferAnswer
+from stream.api.offers import AskOffer, AskOfferFor
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank
-from stream.api.service import Answer, Ranked, User
+from stream.api.service import Answer, Explained, Items, OfferServed, Ranked, User
 from stream.core.index import FIELDS
-from stream.core.why import Why
+from stream.http import page
 from stream.http.answers import Error
 from stream.settings import Api
 
@@ -19,7 +19,7 @@ EXPRESSIONS = (f"An expression over {', '.join(FIELDS)}: comparisons, arithmetic
                "contains(text, 'part').")
 SAID = {
     "scenario": "for_you; again (of what was bought); similar (to `items`); complements (of `items`, else of the cart); "
-                "popular; trending.",
+                "popular; trending; due (what the user buys again about now).",
     "n": "How many items at most.",
     "items": "What the scenario is about, separated by commas.",
     "filter": f"Which items to choose from. {EXPRESSIONS}",
@@ -31,6 +31,7 @@ SAID = {
     "offers": "Only from these offers, separated by commas.",
     "fields": "What of the catalog comes along with each item, separated by commas.",
 }
+BODIES = (AskForMany, ToRank, AskOfferFor)  # another field than theirs is refused
 
 
 def _parameters(kind: type[msgspec.Struct]) -> list[dict[str, Any]]:
@@ -72,13 +73,18 @@ def _body(name: str) -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": _ref(name)}}}
 
 
+def _schemas() -> dict[str, Any]:
+    _, components = msgspec.json.schema_components(
+        [Answer, Items, Ranked, User, Explained, OfferServed, Error, *BODIES], ref_template="#/components/schemas/{name}",
+    )  # fmt: skip
+    for kind in BODIES:
+        components[kind.__name__]["additionalProperties"] = False
+    many = {"recommendations": {"type": "array", "items": _ref("Answer")}}
+    return dict(components) | {"Answers": {"type": "object", "properties": many, "required": [*many]}}
+
+
 def document(settings: Api) -> dict[str, Any]:
     """The OpenAPI document, with the limits this process runs with."""
-    _, components = msgspec.json.schema_components(
-        [Answer, Ranked, User, Why, Error, AskForMany, ToRank, OfferAnswer, AskOfferFor],
-        ref_template="#/components/schemas/{name}",
-    )
-    many = {"type": "object", "properties": {"recommendations": {"type": "array", "items": _ref("Answer")}}}
     key: list[dict[str, list[str]]] = [{"readKey": []}]
     paths: dict[str, Any] = {
         "/v1/recommendations/{user}": {"get": {
@@ -90,7 +96,7 @@ def document(settings: Api) -> dict[str, Any]:
         "/v1/recommendations": {"post": {
             "operationId": "recommendationsOfMany", "summary": f"The same for up to {settings.users_max} users at once.",
             "security": key, "requestBody": _body("AskForMany"),
-            "responses": _answers("In the order of the users.", many, "400", "404", "413"),
+            "responses": _answers("In the order of the users.", _ref("Answers"), "400", "404", "413"),
         }},
         "/v1/rank": {"post": {
             "operationId": "rank", "summary": "Given items in the order in which they suit the user.", "security": key,
@@ -99,31 +105,30 @@ def document(settings: Api) -> dict[str, Any]:
         "/v1/offers/{user}": {"get": {
             "operationId": "offer", "summary": "Which offer a user is to see at a placement, with the chance of it.",
             "security": key, "parameters": _in_path("user") + _parameters(AskOffer),
-            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferAnswer"), "400", "404"),
+            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferServed"), "400", "404"),
         }},
         "/v1/offers": {"post": {
             "operationId": "offerFor", "summary": "The same by a request's body.", "security": key,
             "requestBody": _body("AskOfferFor"),
-            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferAnswer"), "400", "404", "413"),
+            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferServed"), "400", "404", "413"),
         }},
         "/v1/users/{user}": {"get": {
             "operationId": "user", "summary": "What is known of a user: history, cart, and the curve of survival.",
-            "security": key, "parameters": _in_path("user"), "responses": _answers("Known.", _ref("User"), "404"),
+            "security": key, "parameters": _in_path("user"), "responses": _answers("Known.", _ref("User"), "304", "404"),
         }},
         "/v1/items/{item}/neighbors": {"get": {
             "operationId": "neighbors", "summary": "Items like a given one.", "security": key,
             "parameters": _in_path("item") + _parameters(Neighbors),
-            "responses": _answers("Nearest first.", _ref("Answer"), "304", "400", "404"),
+            "responses": _answers("Nearest first.", _ref("Items"), "304", "400", "404"),
         }},
         "/v1/why/{user}/{item}": {"get": {
-            "operationId": "why", "summary": "Why an item is recommended to a user, or is not: its place, what its score is "
-            "made of, the events that speak for it, the rule that removed it.", "security": key,
-            "parameters": _in_path("user", "item"), "responses": _answers("Explained.", _ref("Why"), "404"),
+            "operationId": "why", "security": key, "summary": "Why an item is recommended to a user by the same request, or "
+            "is not: its place, what its score is made of, the events that speak for it, what removed it.",
+            "parameters": _in_path("user", "item") + _parameters(Ask),
+            "responses": _answers("Explained.", _ref("Explained"), "304", "400", "404"),
         }},
     }  # fmt: skip
-    for path, summary in (("/health/live", "The process runs."), ("/health/ready", "It has read what the workers wrote."),
-                          ("/metrics", "Prometheus metrics.")):  # fmt: skip
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": "ok"}}}}
+    paths |= page.plain_paths({"/health/ready": ("It has read what the workers wrote.", "application/json")})
     return {
         "openapi": "3.1.0",
         "info": {"title": "Clickwake read API", "version": "1", "description":
@@ -131,7 +136,7 @@ def document(settings: Api) -> dict[str, Any]:
                  "everything of a tenant's users: it belongs on a server, never in a browser."},
         "paths": paths,
         "components": {
-            "schemas": components,
+            "schemas": _schemas(),
             "securitySchemes": {"readKey": {"type": "http", "scheme": "basic", "description":
                                             "Read key as user, empty password."}},
         },

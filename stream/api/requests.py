@@ -75,10 +75,7 @@ class Neighbors(msgspec.Struct, frozen=True, kw_only=True):
 def from_query(query: Mapping[str, str], kind: type[T]) -> T:
     """Parameters of a URL; lists are separated by commas. Raises Refused 400."""
     given: dict[str, Any] = dict(query)
-    unknown = sorted(given.keys() - set(kind.__struct_fields__))
-    if unknown:
-        raise invalid(unknown[0], "unknown", f"There is no parameter {unknown[0]!r}; there are "
-                      f"{', '.join(sorted(kind.__struct_fields__))}.")  # fmt: skip
+    _known(given, kind, "parameter")
     for name in ("items", "fields", "offers"):
         if name in given:
             given[name] = [one for one in given[name].split(",") if one]
@@ -91,9 +88,18 @@ def from_query(query: Mapping[str, str], kind: type[T]) -> T:
 def from_body(raw: bytes, kind: type[T]) -> T:
     """A JSON body. Raises Refused 400."""
     try:
+        _known(msgspec.json.decode(raw, type=dict[str, msgspec.Raw]), kind, "field")
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise _complaint(error) from error
+
+
+def _known(given: Mapping[str, object], kind: type[msgspec.Struct], what: str) -> None:
+    """A word that is not understood must not pass: who misspells `filter` would be shown what they left out."""
+    unknown = sorted(given.keys() - set(kind.__struct_fields__))
+    if unknown:
+        raise invalid(unknown[0], "unknown", f"There is no {what} {unknown[0]!r}; there are "
+                      f"{', '.join(sorted(kind.__struct_fields__))}.")  # fmt: skip
 
 
 def _complaint(error: Exception) -> Refused:

@@ -16,22 +16,24 @@ import numpy as np
 
 from schemas.catalog import Item
 from schemas.events import Instant, key
-from schemas.outputs import Decision, RecommendedItem, output_id
+from schemas.outputs import Applied, Decision, RecommendedItem, output_id
 from stream.adapters.decisions import DecisionLog
 from stream.adapters.replica import StateReplica
 from stream.adapters.serving_readers import ServingReaders
+from stream.api.choosing import FILTERED, Chosen, Wanted, about_items, boosted, due, for_user, unknown_item
 from stream.api.coalesce import Coalescer
 from stream.api.experiments import NO_ARM, Experiments
-from stream.api.requests import Ask, Neighbors, ToRank, condition, factor
+from stream.api.offers import OfferAnswer
+from stream.api.requests import Ask, Neighbors, ToRank
 from stream.core import churn, scenarios, segments
-from stream.core.experiments import Arm, assigned, explored
-from stream.core.expression import Expression
-from stream.core.featurize import Float32, churn_features
+from stream.core.experiments import Arm, assigned
+from stream.core.featurize import churn_features
 from stream.core.index import ItemIndex
-from stream.core.recommend import Rules, excluded, rank
-from stream.core.scenarios import PERSONAL, Bool
+from stream.core.recommend import Rules
+from stream.core.reminders import Policy
+from stream.core.scenarios import PERSONAL
 from stream.core.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
-from stream.core.why import Why, why
+from stream.core.why import Why
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.partition import NOBODY
@@ -40,7 +42,7 @@ from stream.recommending import Scored, degraded
 from stream.serving import Serving
 from stream.settings import Settings
 
-BOOST_MAX = 1e6  # of a factor: beyond it, float32 scores overflow
+REASONED_MAX = 20  # items of a ranking that are logged with their reasons: a thousand with all of them are half a megabyte
 
 
 class Recommended(RecommendedItem, frozen=True, kw_only=True):
@@ -49,11 +51,11 @@ class Recommended(RecommendedItem, frozen=True, kw_only=True):
     item: dict[str, Any] | None = None
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """`recommendation_id` stands for the content: send it back in `properties.recommendation_id` of what people do with it.
-    `stale_ms`: how old at most what the API knows is, beside what the workers have written."""
+class Items(msgspec.Struct, frozen=True, kw_only=True):
+    """Items, best first. As in every answer, `as_of_event_id` and `as_of_ts` are the last event of the user that it knows of
+    (empty and null for nobody), `model_version` the release it was made with, and `stale_ms` how old at most what the API
+    knows is, beside what the workers have written."""
 
-    recommendation_id: str
     user_id: str
     scenario: str
     items: tuple[Recommended, ...]
@@ -62,18 +64,49 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     degraded: str | None
     stale_ms: int
+
+
+class Answer(Items, frozen=True, kw_only=True):
+    """`recommendation_id` stands for the content: send it back in `properties.recommendation_id` of what is done with it."""
+
+    recommendation_id: str
     experiment: str = ""
     arm: str = ""
 
 
 class Ranked(msgspec.Struct, frozen=True, kw_only=True):
-    """Given items, best first. `unknown` are in no catalog and no event."""
+    """Given items, best first, with an id as of recommendations. `unknown` are in no catalog and no event."""
 
+    recommendation_id: str
     user_id: str
     items: tuple[RecommendedItem, ...]
     unknown: tuple[str, ...]
+    as_of_event_id: str
+    as_of_ts: Instant | None
     model_version: str
+    degraded: str | None
     stale_ms: int
+
+
+class Explained(Why, frozen=True, kw_only=True):
+    """Of which user, by which request's scenario and experiment, and how fresh. `item`: what was asked of the catalog."""
+
+    user_id: str
+    scenario: str
+    experiment: str
+    arm: str
+    item: dict[str, Any] | None
+    as_of_event_id: str
+    as_of_ts: Instant | None
+    model_version: str
+    degraded: str | None
+    stale_ms: int
+
+
+class OfferServed(OfferAnswer, frozen=True, kw_only=True):
+    """`model_version`: the release by which conditions about churn are judged."""
+
+    model_version: str
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,6 +154,8 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     cart: tuple[str, ...]
     segments: tuple[str, ...]
     anonymous_ids: tuple[str, ...]
+    as_of_event_id: str
+    as_of_ts: Instant | None
     history: tuple[Done, ...]
     churn: ChurnNow | None
     model_version: str
@@ -128,10 +163,14 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     ads: Advertising | None
 
 
-class _Chosen(NamedTuple):
-    items: tuple[RecommendedItem, ...]
-    candidates: int
-    degraded: str | None
+class _Decided(NamedTuple):
+    """`chosen` by `wanted`, with what; `experiment` and `arm` are empty outside of one."""
+
+    version: str
+    wanted: Wanted
+    chosen: Chosen
+    experiment: str
+    arm: str
 
 
 class Service:
@@ -143,39 +182,51 @@ class Service:
         self.experiments = Experiments(settings.experiments_file)
         self._coalescer = Coalescer(lambda: self.ranking.serving.current, ranking.run_model)
         own = settings.personalize
+        self._reminders = Policy(window_days=own.reminders_window_days)
         self._rules = Rules(top_n=own.recommend_top_n, category_cap=own.category_cap, exclude=own.exclude)
 
     async def recommend(self, tenant: str, user: str, ask: Ask) -> Answer:
         """The best items for a user in a scenario. Raises Refused."""
+        version, wanted, chosen, experiment, arm = await self._decided(tenant, user, ask)
+        items, state, choice, applied = chosen.items(), chosen.state, chosen.choice, wanted.applied()
+        ident = output_id(
+            "decision", tenant, user, ask.scenario, state.last_event_id, version, chosen.degraded or "", wanted.arm.name,
+            msgspec.json.encode((ask.as_asked(), applied, [(one.item_id, one.source) for one in items])).decode(),
+        )
+        self._note(Decision(
+            recommendation_id=ident, tenant=tenant, user_id=user, scenario=ask.scenario, items=items,
+            candidates=choice.candidates, as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
+            model_version=version, request=ask.as_asked(), degraded=chosen.degraded, experiment=experiment, arm=arm,
+            applied=applied, propensities=tuple(round(one, 6) for one in choice.chances),
+        ))  # fmt: skip
+        return Answer(
+            recommendation_id=ident, user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
+            items=_with_fields(items, chosen.index, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
+            model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
+        )  # fmt: skip
+
+    async def _decided(self, tenant: str, user: str, ask: Ask) -> _Decided:
+        """What a request chooses for a user, in the arm that they are in."""
         found = assigned(self.experiments.current(), tenant, user, ask.scenario)
         arm = found.arm if found else NO_ARM
         asked, who = _with_arm(ask, arm), f"{tenant}/{user}"
+        filtered = FILTERED if ask.filter else f"the filter of the experiment's arm {arm.name!r} leaves it out"
+        wanted = Wanted(asked, self._asked(asked), arm, filtered)
         if ask.scenario in PERSONAL:
             serving, scored = await self._scored(tenant, user)
-            index, state = serving.index(tenant), scored.state
-            chosen = self._chosen(serving, index, scored, asked, self._now_ms(tenant, user, state), arm, who)
+            chosen = for_user(serving, serving.index(tenant), scored, wanted, who, self._now_ms(tenant, user, scored.state))
         else:  # not scored for the user
             serving, state = self._current(), self.replica.read(key(tenant, user)) or NOBODY
-            index = serving.index(tenant)
-            chosen = self._about_items(index, state, asked, self._now_ms(tenant, user, state))
-        items = chosen.items
-        as_of = utc(state.last_ts_ms) if state.last_event_id else None
-        ident = output_id(
-            "decision", tenant, user, ask.scenario, state.last_event_id, serving.version, chosen.degraded or "", arm.name,
-            msgspec.json.encode((ask.as_asked(), [(one.item_id, one.source) for one in items])).decode(),
-        )
+            now_ms = self._now_ms(tenant, user, state)
+            if ask.scenario == "due":
+                chosen = due(serving, tenant, state, wanted, now_ms, self._reminders)
+            else:
+                chosen = about_items(serving.index(tenant), state, wanted, now_ms)
+        return _Decided(serving.version, wanted, chosen, found.experiment if found else "", arm.name if found else "")
+
+    def _note(self, decision: Decision) -> None:
         if self.settings.api.log_decisions:
-            self.decisions.note(Decision(
-                recommendation_id=ident, tenant=tenant, user_id=user, scenario=ask.scenario, items=items,
-                candidates=chosen.candidates, as_of_event_id=state.last_event_id, as_of_ts=as_of, served_at=self._now(),
-                model_version=serving.version, request=ask.as_asked(), degraded=chosen.degraded,
-                experiment=found.experiment if found else "", arm=arm.name if found else "",
-            ))  # fmt: skip
-        return Answer(
-            recommendation_id=ident, user_id=user, scenario=ask.scenario, items=_with_fields(items, index, ask.fields),
-            as_of_event_id=state.last_event_id, as_of_ts=as_of, model_version=serving.version, degraded=chosen.degraded,
-            stale_ms=self.replica.behind_ms(), experiment=found.experiment if found else "", arm=arm.name if found else "",
-        )
+            self.decisions.note(decision)
 
     async def recommend_many(self, tenant: str, users: tuple[str, ...], ask: Ask) -> list[Answer]:
         """`recommend` for several users, scored together."""
@@ -184,36 +235,54 @@ class Service:
         return list(await asyncio.gather(*(self.recommend(tenant, user, ask) for user in users)))
 
     async def rank(self, tenant: str, ask: ToRank) -> Ranked:
-        """Given items in the user's order."""
-        boost = factor(ask.boost)
+        """Given items in the user's order, as a decision of the scenario `rank`. Raises Refused."""
         serving, scored = await self._scored(tenant, ask.user_id)
-        index, scores = serving.index(tenant), scored.scores
-        rows = [index.row_of[item] for item in ask.items if item in index.row_of]
-        rows = [row for row in dict.fromkeys(rows) if row < len(scores.total)]
-        total = _boosted(scores.total, boost, index)
-        order = sorted(rows, key=lambda row: (-total[row], row))
-        told = scored._replace(scores=scores._replace(total=total)).explained(order, index)
-        return Ranked(user_id=ask.user_id, items=told, unknown=tuple(i for i in ask.items if i not in index.row_of),
-                      model_version=serving.version, stale_ms=self.replica.behind_ms())  # fmt: skip
+        index, state = serving.index(tenant), scored.state
+        scored = boosted(scored, ask.boost, index)
+        total = scored.scores.total
+        rows = [index.row_of[item] for item in dict.fromkeys(ask.items) if item in index.row_of]
+        order = sorted((row for row in rows if row < len(total)), key=lambda row: (-total[row], row))
+        items, why_not = scored.explained(order, index), degraded(index, serving, scored.known, explained=True)
+        ident = output_id(
+            "rank", tenant, ask.user_id, state.last_event_id, serving.version, why_not or "", ask.boost or "",
+            msgspec.json.encode([(one.item_id, one.source) for one in items]).decode(),
+        )
+        self._note(Decision(
+            recommendation_id=ident, tenant=tenant, user_id=ask.user_id, scenario="rank", items=_logged(items),
+            candidates=len(items), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
+            model_version=serving.version, request={"boost": ask.boost} if ask.boost else {}, degraded=why_not,
+            applied=Applied(n=len(items), exclude="none", boost=ask.boost), propensities=(1.0,) * len(items),
+        ))  # fmt: skip
+        return Ranked(
+            recommendation_id=ident, user_id=ask.user_id, items=items,
+            unknown=tuple(item for item in ask.items if item not in index.row_of), as_of_event_id=state.last_event_id,
+            as_of_ts=_as_of(state), model_version=serving.version, degraded=why_not, stale_ms=self.replica.behind_ms(),
+        )  # fmt: skip
 
-    async def why(self, tenant: str, user: str, item_id: str) -> Why:
-        """Why the item is recommended to the user, or is not. Raises Refused 404 for an item nobody knows."""
-        serving, scored = await self._scored(tenant, user)
-        row = self._row(serving.index(tenant), item_id)
-        if row >= len(scored.scores.total):
-            raise _unknown_item(item_id)
-        return why(row, scored.scores, scored.state, scored.known, scored.weights, serving.index(tenant), self._rules)
+    async def why(self, tenant: str, user: str, item_id: str, ask: Ask) -> Explained:
+        """Why the item is among what the same request recommends to the user, or is not. Raises Refused: 404 for an item
+        nobody knows."""
+        version, _, chosen, experiment, arm = await self._decided(tenant, user, ask)
+        row, state = chosen.index.row_of.get(item_id), chosen.state
+        if row is None or row >= len(chosen.choice.total):
+            raise unknown_item(item_id)
+        told = chosen.why(row)
+        return Explained(
+            **msgspec.structs.asdict(told), user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
+            item=_fields_of(item_id, chosen.index, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
+            model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
+        )  # fmt: skip
 
-    def neighbors(self, tenant: str, item_id: str, ask: Neighbors) -> Answer:
-        """Items like a given one, for nobody in particular. Raises Refused 404."""
+    def neighbors(self, tenant: str, item_id: str, ask: Neighbors) -> Items:
+        """Items like a given one, for nobody in particular, and so no decision. Raises Refused 404."""
         serving = self._current()
         index = serving.index(tenant)
-        self._row(index, item_id)
+        if item_id not in index.row_of:
+            raise unknown_item(item_id)
         asked = Ask(scenario="similar", n=ask.n, items=(item_id,), filter=ask.filter, exclude="none")
-        chosen = self._about_items(index, NOBODY, asked, 0)
-        return Answer(
-            recommendation_id=output_id("neighbors", tenant, item_id, serving.version, str(ask.n), ask.filter or ""),
-            user_id="", scenario="similar", items=_with_fields(chosen.items, index, ask.fields), as_of_event_id="",
+        chosen = about_items(index, NOBODY, Wanted(asked, self._asked(asked)), 0)
+        return Items(
+            user_id="", scenario="similar", items=_with_fields(chosen.items(), index, ask.fields), as_of_event_id="",
             as_of_ts=None, model_version=serving.version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
@@ -232,7 +301,8 @@ class Service:
             last_seen=utc(state.last_ts_ms) if state.events else None, events=state.events,
             orders=state.orders, revenue=round(state.revenue, 2), active_days=len(state.days),
             cart=tuple(scenarios.basket(state)), segments=tuple(segments.members(state)),
-            anonymous_ids=tuple(sorted(state.linked)), history=history,
+            anonymous_ids=tuple(sorted(state.linked)), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
+            history=history,
             churn=await self._churn(serving, state, self._now_ms(tenant, user, state)) if state.events else None,
             model_version=serving.version, stale_ms=self.replica.behind_ms(), ads=_advertising(state.ads),
         )  # fmt: skip
@@ -241,6 +311,11 @@ class Service:
         """A user's state, and the present in event time; that of nobody for who is not known."""
         state = self.replica.read(key(tenant, user)) or NOBODY
         return state, self._now_ms(tenant, user, state)
+
+    def offered(self, answer: OfferAnswer) -> OfferServed:
+        """An offer with what every answer says of its making: it knows a user's state, and what offers have learned."""
+        stale_ms = max(answer.stale_ms, self.replica.behind_ms())
+        return OfferServed(**msgspec.structs.asdict(answer) | {"stale_ms": stale_ms}, model_version=self._current().version)
 
     async def p_no_return(self, state: UserState, now_ms: int) -> float:
         """The model's probability of churn; 0 without a model."""
@@ -270,76 +345,12 @@ class Service:
         self.ranking.serving.take_counts()
         return self.ranking.serving.current
 
-    def _chosen(
-        self, serving: Serving, index: ItemIndex, scored: Scored, ask: Ask, now_ms: int, arm: Arm, who: str
-    ) -> _Chosen:
-        state, total = scored.state, scored.scores.total
-        n = len(total)
-        only = _condition(ask.filter, index, n)
-        rules = self._asked(ask)
-        if ask.scenario == "again":
-            only &= scenarios.bought(state, index)[:n]
-            rules = msgspec.structs.replace(rules, exclude="none")
-        total = _boosted(total, factor(ask.boost), index)
-        rows = rank(total, state, index, rules, only) if n else []
-        told = scored._replace(scores=scored.scores._replace(total=total))
-        rows, new = explored(rows, told.scores, index, only, arm, who, now_ms)
-        items = tuple(msgspec.structs.replace(one, source="explore") if index.row_of[one.item_id] in new else one
-                      for one in told.explained(rows, index))  # fmt: skip
-        return _Chosen(items, _candidates(state, index, rules, only),
-                       degraded(index, serving, scored.known, explained=True))  # fmt: skip
-
-    def _about_items(self, index: ItemIndex, state: UserState, ask: Ask, now_ms: int) -> _Chosen:
-        """Scenarios that are not scored for the user; the rules about their past apply all the same."""
-        given = self._given(index, state, ask)
-        n = len(index)
-        only = _condition(ask.filter, index, n)
-        if ask.scenario == "popular":
-            by_given: Float32 = scenarios.popular(index, now_ms)[None]
-        elif ask.scenario == "trending":
-            by_given = scenarios.trending(index, now_ms)[None]
-        elif ask.scenario == "similar":
-            by_given = scenarios.similar(index, given)
-        else:
-            by_given = scenarios.complements(index, given)
-        only[given] = False
-        total = by_given.sum(axis=0) if len(by_given) else np.zeros(n, dtype=np.float32)
-        if ask.scenario != "popular":  # what nobody has touched is the least popular, but it rises in nothing
-            only &= total > 0
-        if index.demotion is not None:
-            total = total * index.demotion[:n]
-        total, rules = _boosted(total, factor(ask.boost), index), self._asked(ask)
-        rows = rank(total, state, index, rules, only) if n else []
-        why_not = "no_items" if not n else None if rows else "no_history" if not given else None
-        return _Chosen(scenarios.told(rows, by_given if given else by_given[:0], given, total, ask.scenario, index),
-                       _candidates(state, index, rules, only), why_not)  # fmt: skip
-
-    def _given(self, index: ItemIndex, state: UserState, ask: Ask) -> list[int]:
-        """Rows a scenario is about; items nobody knows are left out unless all are."""
-        if ask.scenario not in ("similar", "complements"):
-            return []
-        wanted = list(ask.items)
-        if not wanted and ask.scenario == "complements":
-            wanted = scenarios.basket(state)
-        if not wanted and ask.scenario == "similar":
-            raise invalid("items", "required", "The scenario `similar` is about `items`: name at least one.")
-        rows = [index.row_of[item] for item in dict.fromkeys(wanted) if item in index.row_of]
-        if ask.items and not rows:
-            raise _unknown_item(ask.items[0])
-        return rows
-
     def _asked(self, ask: Ask) -> Rules:
         own, most = self._rules, self.settings.api.top_n_max
         if ask.n > most:
             raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
-        exclude = ask.exclude or ("none" if ask.scenario in ("similar", "popular", "trending") else own.exclude)
+        exclude = ask.exclude or ("none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude)
         return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude)
-
-    def _row(self, index: ItemIndex, item_id: str) -> int:
-        row = index.row_of.get(item_id)
-        if row is None:
-            raise _unknown_item(item_id)
-        return row
 
     def _now_ms(self, tenant: str, user: str, state: UserState) -> int:
         """The present in event time, carried on by nothing but events; by the wall clock before the first live one."""
@@ -363,38 +374,26 @@ def _with_arm(ask: Ask, arm: Arm) -> Ask:
     )  # fmt: skip
 
 
-def _unknown_item(item_id: str) -> Refused:
-    return Refused(404, "unknown_item", f"Item {item_id!r} is in no catalog and in no event.")
+def _as_of(state: UserState) -> datetime | None:
+    return utc(state.last_ts_ms) if state.last_event_id else None
 
 
-def _condition(text: str | None, index: ItemIndex, n: int) -> Bool:
-    """(N,): items that a filter lets through; all without one."""
-    parsed = condition(text)
-    if parsed is None:
-        return np.ones(n, dtype=bool)
-    return np.array(np.broadcast_to(np.asarray(parsed.evaluate(index.columns)), len(index))[:n], dtype=bool)
-
-
-def _boosted(total: Float32, boost: Expression | None, index: ItemIndex) -> Float32:
-    """Scores times the boost; what is no number, or negative, counts as 0."""
-    if boost is None:
-        return total
-    factors = np.broadcast_to(np.asarray(boost.evaluate(index.columns), dtype=np.float64), len(index))[: len(total)]
-    return (total * np.clip(np.nan_to_num(factors, nan=0.0), 0.0, BOOST_MAX)).astype(np.float32)
-
-
-def _candidates(state: UserState, index: ItemIndex, rules: Rules, only: Bool) -> int:
-    allowed = index.recommendable[: len(only)] & only
-    allowed[[row for row in excluded(state, index, rules) if row < len(only)]] = False
-    return int(allowed.sum())
+def _logged(items: tuple[RecommendedItem, ...]) -> tuple[RecommendedItem, ...]:
+    """A ranking as it is logged: whole, but for the reasons of what comes late in it."""
+    return items[:REASONED_MAX] + tuple(msgspec.structs.replace(one, reasons=()) for one in items[REASONED_MAX:])
 
 
 def _with_fields(
     items: tuple[RecommendedItem, ...], index: ItemIndex, fields: tuple[str, ...]
 ) -> tuple[Recommended, ...]:  # fmt: skip
-    found = []
-    for one in items:
-        item: Item | None = index.items[index.row_of[one.item_id]]
-        extra = {name: getattr(item, name, None) for name in fields} if fields else None
-        found.append(Recommended(item_id=one.item_id, score=one.score, source=one.source, reasons=one.reasons, item=extra))
-    return tuple(found)
+    return tuple(
+        Recommended(item_id=one.item_id, score=one.score, source=one.source, reasons=one.reasons,
+                    item=_fields_of(one.item_id, index, fields))
+        for one in items
+    )  # fmt: skip
+
+
+def _fields_of(item_id: str, index: ItemIndex, fields: tuple[str, ...]) -> dict[str, Any] | None:
+    """What was asked of the catalog about an item; null where nothing was."""
+    item: Item | None = index.items[index.row_of[item_id]]
+    return {name: getattr(item, name, None) for name in fields} if fields else None

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from math import comb
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
@@ -70,24 +71,45 @@ def assigned(experiments: Sequence[Experiment], tenant: str, user: str, scenario
     return None
 
 
+class Explored(NamedTuple):
+    """Rows to show; those among them that exploration put in; and the chance of each place to hold what it holds."""
+
+    rows: list[int]
+    new: list[int]
+    chances: tuple[float, ...]
+
+
 def explored(
     rows: list[int], scores: Scores, index: ItemIndex, only: Bool, arm: Arm, who: str, now_ms: int
-) -> tuple[list[int], list[int]]:  # fmt: skip
-    """Ranked rows with some places given to cold items, those that the encoder likes most for this user; and which they are.
-    Which places: by the hash of user, place and day."""
+) -> Explored:  # fmt: skip
+    """Ranked rows with some places given to cold items, those that the encoder likes most for this user. Which places: by
+    the hash of user, place and day, each alike and for itself, so that chances are known: over users, the k-th cold item
+    is at a place when it is drawn and k places before it are."""
     if not arm.explore or not rows:
-        return rows, []
+        return Explored(rows, [], (1.0,) * len(rows))
     n, day = len(scores.total), now_ms // DAY_MS
     lasting = index.popularity(now_ms)[:n, 2]
     cold = index.recommendable[:n] & only[:n] & index.placed[:n] & (lasting < COLD_TOUCHES)
     cold[rows] = False
     places = [at for at in range(len(rows)) if _unit("explore", who, str(at), str(day)) < arm.explore]
     candidates = sorted(cold.nonzero()[0].tolist(), key=lambda row: (-float(scores.encoder[row]), row))[: len(places)]
-    found, new = list(rows), []
-    for at, row in zip(places, candidates, strict=False):
-        found[at] = row
-        new.append(row)
-    return found, new
+    taken = dict(zip(places, candidates, strict=False))
+    drawn = list(taken)
+    chances = tuple(
+        _p_cold(arm.explore, at, drawn.index(at)) if at in taken
+        else 1 - sum(_p_cold(arm.explore, at, k) for k in range(min(int(cold.sum()), at + 1)))
+        for at in range(len(rows))
+    )  # fmt: skip
+    return Explored([taken.get(at, row) for at, row in enumerate(rows)], list(taken.values()), chances)
+
+
+def _p_cold(explore: float, at: int, k: int) -> float:
+    """The chance that a place holds the k-th cold item, with `at` places before it; k from 0.
+
+    >>> [_p_cold(0.5, 1, k) for k in range(2)]
+    [0.25, 0.25]
+    """
+    return explore * comb(at, k) * explore**k * (1 - explore) ** (at - k)
 
 
 def _unit(*parts: str) -> float:

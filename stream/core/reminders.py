@@ -179,6 +179,22 @@ def say(
     return found
 
 
+def due_now(state: UserState, now_ms: int, rhythms: Rhythms, policy: Policy) -> dict[str, float]:
+    """Items whose window is open, whether a reminder was said or not, and P(bought by its end) of each; of a category's
+    rhythm each of its items. What the catalog has no more is among them."""
+    due = [one for one in expected(state, rhythms, policy) if one.from_ms <= now_ms < one.until_ms]
+    found: dict[str, float] = {}
+    if not due:
+        return found
+    known, x = features(state, now_ms, rhythms.repeat)
+    log_odds = dict(zip(known, rhythms.model.log_odds(x).tolist(), strict=True))
+    for one in due:
+        in_time = rhythms.model.shape * np.log((one.until_ms - now_ms) / DAY_MS)
+        for item in one.items:
+            found[item] = max(found.get(item, 0.0), float(1 / (1 + np.exp(-(log_odds[item] + in_time)))))
+    return found
+
+
 def _chances(state: UserState, due_ms: int, due: list[Expected], rhythms: Rhythms) -> list[float]:
     """P(bought by the end of the window), of a category that any of its items is, taken as independent."""
     known, x = features(state, due_ms, rhythms.repeat)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from schemas.outputs import Reason
-from stream.core.featurize import Float32, Sequence
+from schemas.outputs import Reason, RecommendedItem
+from stream.core.choice import Choice
+from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
-from stream.core.recommend import Rules, Scores, excluded, explain, rank, shares_by_source
+from stream.core.recommend import excluded
 from stream.core.state import UserState
 
 
@@ -24,14 +26,18 @@ class Disliked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Why(msgspec.Struct, frozen=True, kw_only=True):
-    """One item for one user. `place`: 1 for the highest score among the items that rules let through; null for one they do
-    not. `lift`: the score against that of the average item. `shares`: what each part of the mixture adds, summing to 1."""
+    """One item for one user, by one request. `position`: where it is shown, from 1; null where it is not. `place`: by its
+    score, 1 for the highest among the items that rules and filter let through; null for one they do not. The two differ
+    where items are pinned, capped or explored. `lift`: the score against that of the average item. `shares`: what each part
+    of the mixture adds, summing to 1. `removed_by`: why it is not shown, in words; empty where it is."""
 
     item_id: str
     shown: bool
+    position: int | None
     place: int | None
     of_items: int
     score: float
+    source: str
     lift: float
     shares: dict[str, float]
     reasons: tuple[Reason, ...]
@@ -40,52 +46,61 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def why(
-    row: int, scores: Scores, state: UserState, known: Sequence, weights: Float32 | None, index: ItemIndex, rules: Rules
-) -> Why:
-    """Explain one row; weights (L,) are the encoder's for the events in `known`."""
-    total, shown = scores.total, rank(scores.total, state, index, rules)
-    allowed = index.recommendable[: len(total)].copy()
-    past = excluded(state, index, rules)
-    allowed[past] = False
+    row: int, choice: Choice, state: UserState, index: ItemIndex, told: RecommendedItem, shares: Mapping[str, float]
+) -> Why:  # fmt: skip
+    """Explain one row of a choice for a user; `told`: the item as it would be shown; `shares`: what its score is made of."""
+    total = choice.total
     whole = max(float(total.sum(dtype=np.float64)), 1e-12)
-    told = explain([row], scores, known, weights, index)[0]
-    place = int((total[allowed] > total[row]).sum()) + 1 if allowed[row] else None
+    position = choice.rows.index(row) + 1 if row in choice.rows else None
+    place = _place(row, total, choice)
     return Why(
-        item_id=index.ids[row], shown=row in shown, place=place, of_items=int(allowed.sum()), score=told.score,
-        lift=round(float(total[row]) / whole * max(1, len(total)), 3), shares=shares_by_source(row, scores),
-        reasons=told.reasons, removed_by=() if row in shown else _removed_by(row, index, rules, row in past, shown, place),
-        disliked=_disliked(row, total, allowed, index),
+        item_id=index.ids[row], shown=position is not None, position=position, place=place, of_items=choice.candidates,
+        score=told.score, source=told.source, lift=round(float(total[row]) / whole * max(1, len(total)), 3),
+        shares=dict(shares), reasons=told.reasons, disliked=_disliked(row, choice, index),
+        removed_by=() if position is not None else _removed_by(row, choice, state, index, place),
     )  # fmt: skip
 
 
-def _disliked(row: int, total: Float32, allowed: npt.NDArray[np.bool_], index: ItemIndex) -> Disliked | None:
+def _place(row: int, scores: Float32, choice: Choice) -> int | None:
+    """Among what is allowed; ties go to the lower row, as in ranking."""
+    if not choice.allowed[row]:
+        return None
+    before = (scores > scores[row]) & choice.allowed
+    return int(before.sum() + ((scores == scores[row]) & choice.allowed)[:row].sum()) + 1
+
+
+def _disliked(row: int, choice: Choice, index: ItemIndex) -> Disliked | None:
     factors = index.demotion
     if factors is None or factors[row] >= 1.0:
         return None
     n, whole = index.satisfaction(row)
-    before = total / np.maximum(factors[: len(total)], np.float32(1e-9))
-    place = int((before[allowed] > before[row]).sum()) + 1 if allowed[row] else None
+    before = choice.total / np.maximum(factors[: len(choice.total)], np.float32(1e-9))
     return Disliked(satisfaction=round(whole / n, 4), opinions=int(n), factor=round(float(factors[row]), 4),
-                    place_without=place)  # fmt: skip
+                    place_without=_place(row, before, choice))  # fmt: skip
 
 
 def _removed_by(
-    row: int, index: ItemIndex, rules: Rules, past: bool, shown: list[int], place: int | None
+    row: int, choice: Choice, state: UserState, index: ItemIndex, place: int | None
 ) -> tuple[str, ...]:  # fmt: skip
     """In plain words; the last resort is its place."""
-    item, found = index.items[row], []
+    item, rules, found = index.items[row], choice.rules, []
     if not index.recommendable[row]:
         if item is None:
             found.append("the catalog does not have it")
         else:
             found += [words for words, so in (("blocked in the catalog", item.blocked), ("out of stock", not item.in_stock))
                       if so] or ["removed from the catalog"]  # fmt: skip
-    if past:
+    if row in excluded(state, index, rules):
         found.append("the user bought it" if rules.exclude == "bought" else "the user dealt with it")
+    found += [words for words, met in choice.conditions.items() if not met[row]]
+    if row in choice.ranked:
+        found.append("its place was given to an item that nobody knows yet: the experiment explores")
+    if found or place is None:
+        return tuple(found)
     code = index.category[row]
-    same = sum(1 for one in shown if index.category[one] == code and not index.pinned[one])
-    if not found and code >= 0 and same >= rules.category_cap:
-        found.append(f"{same} items of its category are before it, more are not shown at once")
-    if not found and place is not None:
-        found.append(f"its place is {place}, {rules.top_n} are shown")
-    return tuple(found)
+    same = sum(1 for one in choice.ranked if index.category[one] == code and not index.pinned[one])
+    if code >= 0 and not index.pinned[row] and same >= rules.category_cap:
+        return (f"its category has {same} before it, more are not shown at once",)
+    if place <= rules.top_n:
+        return (f"its place is {place}, but pinned items come first and {rules.top_n} are shown",)
+    return (f"its place is {place}, {rules.top_n} are shown",)

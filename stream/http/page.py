@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -14,6 +15,20 @@ td:first-child{white-space:nowrap}a{color:inherit}
 code,pre{font:14px/1.45 ui-monospace,monospace;overflow-wrap:anywhere}pre{background:#f3f5f7;padding:1rem;overflow:auto}
 @media(prefers-color-scheme:dark){body{background:#15181c;color:#e4e7ea}pre{background:#20252b}td{border-color:#333a42}}
 @media(max-width:40rem){td{display:block;border:0}td:first-child{border-top:1px solid #d8dee4;white-space:normal}}"""
+
+SERVED_PLAINLY = {  # by every service: path → what it is, media type
+    "/health/live": ("The process runs.", "application/json"), "/metrics": ("Prometheus metrics.", "text/plain"),
+    "/openapi.json": ("This description.", "application/json"), "/docs": ("The same for people.", "text/html"),
+}
+
+
+def plain_paths(served: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """What is got without a key or a parameter, as an OpenAPI document's paths: those of every service, and `served`."""
+    found: dict[str, Any] = {
+        path: {"get": {"summary": summary, "responses": {"200": {"description": "ok", "content": {media_type: {}}}}}}
+        for path, (summary, media_type) in (SERVED_PLAINLY | dict(served)).items()
+    }
+    return found | {"/": {"get": {"summary": "To /docs.", "responses": {"307": {"description": "See Location."}}}}}
 
 
 def html_of(document: dict[str, Any], curl: str, more: str = "") -> str:

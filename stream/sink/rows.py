@@ -232,7 +232,8 @@ def _decision(value: Decision, record: Record) -> Rows:
         [msgspec.json.encode(item.reasons).decode() for item in items], value.candidates,
         msgspec.json.encode(value.request).decode(), value.as_of_event_id, None if as_of is None else ms(as_of), served_ms,
         value.model_version, value.degraded or "", value.experiment, value.arm, clamp_s(served_ms),
-        *_place(record))),), key(value.tenant, value.user_id), served_ms)
+        *_place(record), NO_JSON if value.applied is None else msgspec.json.encode(value.applied).decode(),
+        list(value.propensities))),), key(value.tenant, value.user_id), served_ms)
 
 
 def _offer_decision(value: Decision, offer: Offered, record: Record) -> Rows:

@@ -68,7 +68,7 @@ DECISIONS = Table("decisions", {
     "item_ids": "Array(String)", "scores": "Array(Float64)", "sources": "Array(String)", "reasons": "Array(String)",
     "candidates": "UInt32", "request": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS,
     "model_version": "String", "degraded": "String", "experiment": "String", "arm": "String", "partition_time": _S,
-    **_KAFKA, **_TRACE,
+    **_KAFKA, **_TRACE, "applied": "String", "propensities": "Array(Float64)",
 })
 SEGMENT_CHANGES = Table("segment_changes", {
     "tenant": "String", "change_id": "String", "user_id": "String", "segment": "String", "change": "String",

@@ -18,6 +18,7 @@ from schemas.offers import OfferTotals, Open, PlacementTotals, Positions, UserOf
 from schemas.opinions import Aspect, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import (
     AdsRefusal,
+    Applied,
     ChurnAlert,
     Complements,
     Decision,
@@ -105,7 +106,8 @@ FORMS: dict[str, Form] = {
     "decision.json": _json(Decision(
         recommendation_id="r2", tenant="shop", user_id="u1", scenario="similar", candidates=7, as_of_event_id="m1",
         as_of_ts=AT, served_at=AT, model_version="v1", request={"filter": "price < 5"}, experiment="caps", arm="five",
-        items=(RecommendedItem(item_id="sku-2", score=0.25, source="similar", reasons=(REASON,)),))),
+        items=(RecommendedItem(item_id="sku-2", score=0.25, source="similar", reasons=(REASON,)),),
+        applied=Applied(n=5, exclude="seen", category_cap=5, filter="price < 5", explore=0.25), propensities=(0.75,))),
     "offer-decision.json": _json(Decision(
         recommendation_id="offer-r3", tenant="shop", user_id="u1", scenario="offer", candidates=2, as_of_event_id="m1",
         as_of_ts=AT, served_at=AT, model_version="ab", items=(), offer=Offered(

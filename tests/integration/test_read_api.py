@@ -79,6 +79,7 @@ def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> Non
     assert len({one.recommendation_id for one in decisions}) == len(decisions), "each answer is logged once"
     assert {dict(record.headers)["ce_type"] for record in logged} == {b"clickwake.decision.v1"}
     assert {one.arm for one in decisions if one.experiment == "which first"} == {"one", "two"}
+    assert [one.request for one in decisions if one.scenario == "rank"] == [{"boost": "1"}]
     now = datetime.now(UTC).isoformat()
     shown = [event(user=one.user_id, item=None, id=f"shown-{one.recommendation_id}", name="Product List Viewed",
                    timestamp=now, properties={"recommendation_id": one.recommendation_id})
@@ -87,6 +88,7 @@ def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> Non
     produce_events(shop, [*shown, *clicked])
     with running(shop, "workers.sink"):
         until(lambda: _stored(shop) == len(_answers(read_all(shop, topics.DECISIONS))), 60, "decisions are stored")
+        assert _applied(shop) == _stored(shop), "each with what it was made by and the chance of each place"
         people = len({one.user_id for one in decisions if one.experiment})
         until(lambda: _people(shop)[0] == people, 60, "who saw an arm is counted once")
     _, clicks, low, rate, high = _people(shop)
@@ -128,6 +130,12 @@ def _people(settings: Settings) -> tuple[float, ...]:
     with closing(clickhouse.open_client(settings.clickhouse)) as client:
         return tuple(client.query("SELECT sum(users), sum(clicked), min(click_low), avg(click_rate), max(click_high) "
                                   "FROM experiment_results").first_row)  # fmt: skip
+
+
+def _applied(settings: Settings) -> int:
+    with closing(clickhouse.open_client(settings.clickhouse)) as client:
+        return int(client.query("SELECT countIf(JSONExtractUInt(applied, 'n') >= length(item_ids) AND "
+                                "length(propensities) = length(item_ids)) FROM decisions_served").first_row[0])  # fmt: skip
 
 
 def _stored(settings: Settings) -> int | None:
@@ -184,7 +192,8 @@ def _users_items_and_reasons(client: httpx.Client) -> None:
     assert curve[0] == 1.0 and curve == sorted(curve, reverse=True) and 0 <= user["churn"]["p_no_return"] <= 1
     near = client.get("/v1/items/i1/neighbors", params={"n": 3}).json()["items"]
     assert len(near) == 3 and "i1" not in {one["item_id"] for one in near}
-    ranked = client.post("/v1/rank", json={"user_id": "u1", "items": ["i9", "i1", "zzz", "i9"]}).json()
+    to_rank = {"user_id": "u1", "items": ["i9", "i1", "zzz", "i9"], "boost": "1"}
+    ranked = client.post("/v1/rank", json=to_rank).json()
     assert sorted(one["item_id"] for one in ranked["items"]) == ["i1", "i9"] and ranked["unknown"] == ["zzz"]
     shown = client.get("/v1/recommendations/u1").json()["items"][0]["item_id"]
     why = client.get(f"/v1/why/u1/{shown}").json()

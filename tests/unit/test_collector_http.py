@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -297,3 +298,15 @@ def test_openapi_describes_what_is_served(client: Client) -> None:
     assert page.status_code == 200
     assert "/v1/batch" in page.text
     assert "src=" not in page.text and "http://cdn" not in page.text
+
+
+def test_every_mounted_route_is_described(client: Client) -> None:
+    paths = client.get("/openapi.json").json()["paths"]
+    described = {(re.sub(r"{.*?}", "{}", path), method.upper()) for path, calls in paths.items() for method in calls}
+    mounted = {(re.sub(r"{.*?}", "{}", route.path), method) for route in client.app.routes
+               for method in route.methods - {"HEAD"}}  # fmt: skip
+    assert described == mounted
+    assert {("/v1/b", "POST"), ("/mp/collect", "POST"), ("/i", "GET"), ("/clickwake.js", "GET")} <= mounted
+    calls = [call for one in paths.values() for call in one.values()]
+    names = [call["operationId"] for call in calls if "operationId" in call]
+    assert len(names) == len(set(names))

@@ -11,11 +11,12 @@ import pytest
 
 from stream.adapters.opinion_reader import OpinionReader
 from stream.core.blend import Blend
+from stream.core.choice import choose
 from stream.core.counts import CountsPolicy, ItemCount
 from stream.core.featurize import sequence
 from stream.core.index import ItemIndex
 from stream.core.opinions import Said
-from stream.core.recommend import Rules, rank, score
+from stream.core.recommend import Rules, explain, rank, score, shares_by_source
 from stream.core.satisfaction import Subject
 from stream.core.state import UserState
 from stream.core.why import why
@@ -122,7 +123,11 @@ def test_what_people_dislike_goes_down_by_a_setting_and_why_says_so() -> None:
     nobody = UserState()
     known = sequence(nobody, NOW_MS, 50)
     scores = score(None, [nobody], [known], index, Blend.from_manifest({}), [NOW_MS])[0]
-    bad, good = (why(index.row_of[item], scores, nobody, known, None, index, Rules()) for item in ("bad", "good"))
+    choice = choose(scores.total, nobody, index, Rules(), {})
+    bad, good = (
+        why(row, choice, nobody, index, explain([row], scores, known, None, index)[0], shares_by_source(row, scores))
+        for row in (index.row_of["bad"], index.row_of["good"])
+    )
     assert good.disliked is None and bad.disliked is not None and (bad.place, bad.disliked.place_without) == (2, 1)
     assert (bad.disliked.satisfaction, bad.disliked.opinions) == (0.2, 40)
     # the mean of all is 44/80 = 0.55; shrunk by ten opinions (8 + 5.5) / 50 = 0.27; factor 0.27 / 0.55

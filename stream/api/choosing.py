@@ -1,0 +1,220 @@
+"""From a request to what is chosen: its filter and boost over all items, its scenario's own conditions, the rules, and the
+experiment's arm. What is shown and why something is not are both read from the `Chosen` that comes out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from schemas.outputs import Applied, Reason, RecommendedItem
+from stream.api.experiments import NO_ARM
+from stream.api.requests import Ask, condition, factor
+from stream.core import scenarios
+from stream.core.choice import Choice, choose
+from stream.core.experiments import Arm, explored
+from stream.core.featurize import Float32
+from stream.core.index import ItemIndex
+from stream.core.recommend import Rules, shares_by_source
+from stream.core.reminders import Policy, due_now
+from stream.core.scenarios import Bool
+from stream.core.state import Kind, UserState
+from stream.core.why import Why, why
+from stream.http.answers import Refused, invalid
+from stream.recommending import Scored, degraded
+from stream.serving import Serving
+
+BOOST_MAX = 1e6  # of a factor: beyond it, float32 scores overflow
+FILTERED = "the request's filter leaves it out"
+
+
+class Wanted(NamedTuple):
+    """A request as it is carried out: `ask` with the arm's words where it says nothing itself. `filtered`: what is said of
+    an item that the filter leaves out."""
+
+    ask: Ask
+    rules: Rules
+    arm: Arm = NO_ARM
+    filtered: str = FILTERED
+
+    def applied(self) -> Applied:
+        """For the log of decisions."""
+        rules = self.rules
+        return Applied(n=rules.top_n, exclude=rules.exclude, category_cap=rules.category_cap, filter=self.ask.filter,
+                       boost=self.ask.boost, explore=self.arm.explore)  # fmt: skip
+
+
+class ForUser(NamedTuple):
+    """Scores by the whole mixture, the boost included."""
+
+    scored: Scored
+
+    def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
+        return self.scored.explained(rows, index)
+
+    def shares(self, row: int) -> dict[str, float]:
+        return shares_by_source(row, self.scored.scores)
+
+
+class AboutItems(NamedTuple):
+    """Scores by given items, or by none in particular."""
+
+    source: str
+    by_given: Float32  # (S, N)
+    given: list[int]
+    total: Float32  # (N,)
+
+    def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
+        return scenarios.told(rows, self.by_given, self.given, self.total, self.source, index)
+
+    def shares(self, row: int) -> dict[str, float]:
+        return {self.source: 1.0} if self.total[row] > 0 else {}
+
+
+class Due(NamedTuple):
+    """Chances of a purchase while it is due, the boost included."""
+
+    state: UserState
+    total: Float32  # (N,)
+
+    def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
+        """The score is the chance; the reason is the item's last order, while it is remembered."""
+        orders = {touch.item_id: touch.event_id for touch in self.state.history() if touch.kind == Kind.ORDER}
+        return tuple(
+            RecommendedItem(
+                item_id=(item := index.ids[row]), score=round(float(self.total[row]), 6),
+                source="pinned" if index.pinned[row] else "due",
+                reasons=(Reason(event_id=orders[item], item_id=item, share=1.0),) if item in orders else (),
+            )
+            for row in rows
+        )  # fmt: skip
+
+    def shares(self, row: int) -> dict[str, float]:
+        return {"due": 1.0} if self.total[row] > 0 else {}
+
+
+class Chosen(NamedTuple):
+    """What was chosen for a user, from what, and how it is told."""
+
+    index: ItemIndex
+    state: UserState
+    choice: Choice
+    basis: ForUser | AboutItems | Due
+    degraded: str | None
+
+    def items(self) -> tuple[RecommendedItem, ...]:
+        """As shown, best first."""
+        return self._told(self.choice.rows)
+
+    def why(self, row: int) -> Why:
+        """Why a row is among them, or is not."""
+        return why(row, self.choice, self.state, self.index, self._told([row])[0], self.basis.shares(row))
+
+    def _told(self, rows: list[int]) -> tuple[RecommendedItem, ...]:
+        new = self.choice.explored
+        return tuple(msgspec.structs.replace(one, source="explore") if row in new else one
+                     for row, one in zip(rows, self.basis.told(rows, self.index), strict=True))  # fmt: skip
+
+
+def for_user(serving: Serving, index: ItemIndex, scored: Scored, wanted: Wanted, who: str, now_ms: int) -> Chosen:
+    """Scenarios that are scored for the user. Raises Refused."""
+    state, total = scored.state, scored.scores.total
+    conditions = _filtered(wanted, index, len(total))
+    if wanted.ask.scenario == "again":
+        conditions["the user never bought it"] = scenarios.bought(state, index)[: len(total)]
+    scored = boosted(scored, wanted.ask.boost, index)
+    choice = choose(scored.scores.total, state, index, wanted.rules, conditions)
+    found = explored(choice.ranked, scored.scores, index, choice.allowed, wanted.arm, who, now_ms)
+    return Chosen(index, state, choice._replace(rows=found.rows, chances=found.chances), ForUser(scored),
+                  degraded(index, serving, scored.known, explained=True))  # fmt: skip
+
+
+def about_items(index: ItemIndex, state: UserState, wanted: Wanted, now_ms: int) -> Chosen:
+    """Scenarios that are not scored for the user; the rules about their past apply all the same. Raises Refused."""
+    ask, n = wanted.ask, len(index)
+    given = _given(index, state, ask)
+    conditions = _filtered(wanted, index, n)
+    if ask.scenario == "popular":
+        by_given: Float32 = scenarios.popular(index, now_ms)[None]
+    elif ask.scenario == "trending":
+        by_given = scenarios.trending(index, now_ms)[None]
+    elif ask.scenario == "similar":
+        by_given = scenarios.similar(index, given)
+    else:
+        by_given = scenarios.complements(index, given)
+    if given:
+        other = np.ones(n, dtype=bool)
+        other[given] = False
+        conditions["it is what was asked about"] = other
+    total = by_given.sum(axis=0) if len(by_given) else np.zeros(n, dtype=np.float32)
+    if ask.scenario != "popular":  # what nobody has touched is the least popular, but it rises in nothing
+        conditions["it does not rise" if ask.scenario == "trending" else "nothing given speaks for it"] = total > 0
+    if index.demotion is not None:
+        total = total * index.demotion[:n]
+    total = total * _factors(ask.boost, index, n)
+    choice = choose(total, state, index, wanted.rules, conditions)
+    why_not = "no_items" if not n else None if choice.rows else "no_history" if not given else None
+    return Chosen(index, state, choice,
+                  AboutItems(ask.scenario, by_given if given else by_given[:0], given, total), why_not)  # fmt: skip
+
+
+def due(serving: Serving, tenant: str, state: UserState, wanted: Wanted, now_ms: int, policy: Policy) -> Chosen:
+    """What the user is expected to buy again now, by the model that reminders are said by. Raises Refused."""
+    index, rhythms = serving.index(tenant), serving.rhythms(tenant)
+    n = len(index)
+    total = np.zeros(n, dtype=np.float32)
+    for item, chance in (due_now(state, now_ms, rhythms, policy) if rhythms else {}).items():
+        if (row := index.row_of.get(item)) is not None:
+            total[row] = chance
+    conditions = _filtered(wanted, index, n) | {"it is not due": total > 0}
+    if index.demotion is not None:
+        total = total * index.demotion[:n]
+    total = total * _factors(wanted.ask.boost, index, n)
+    choice = choose(total, state, index, wanted.rules, conditions)
+    why_not = "no_items" if not n else "counts_only" if rhythms is None else None if state.orders else "no_history"
+    return Chosen(index, state, choice, Due(state, total), why_not)
+
+
+def boosted(scored: Scored, boost: str | None, index: ItemIndex) -> Scored:
+    """With the boost in its scores and in what they are made of. Raises Refused."""
+    scores = scored.scores
+    factors = _factors(boost, index, len(scores.total))
+    return scored._replace(scores=scores._replace(total=scores.total * factors, boost=scores.boost * factors))
+
+
+def unknown_item(item_id: str) -> Refused:
+    return Refused(404, "unknown_item", f"Item {item_id!r} is in no catalog and in no event.")
+
+
+def _filtered(wanted: Wanted, index: ItemIndex, n: int) -> dict[str, Bool]:
+    parsed = condition(wanted.ask.filter)
+    if parsed is None:
+        return {}
+    met = np.broadcast_to(np.asarray(parsed.evaluate(index.columns)), len(index))[:n]
+    return {wanted.filtered: np.array(met, dtype=bool)}
+
+
+def _factors(boost: str | None, index: ItemIndex, n: int) -> Float32:
+    """(N,) of the boost; what is no number, or negative, counts as 0."""
+    parsed = factor(boost)
+    if parsed is None:
+        return np.ones(n, dtype=np.float32)
+    factors = np.broadcast_to(np.asarray(parsed.evaluate(index.columns), dtype=np.float64), len(index))[:n]
+    return np.clip(np.nan_to_num(factors, nan=0.0), 0.0, BOOST_MAX).astype(np.float32)
+
+
+def _given(index: ItemIndex, state: UserState, ask: Ask) -> list[int]:
+    """Rows a scenario is about; items nobody knows are left out unless all are."""
+    if ask.scenario not in ("similar", "complements"):
+        return []
+    wanted = list(ask.items)
+    if not wanted and ask.scenario == "complements":
+        wanted = scenarios.basket(state)
+    if not wanted and ask.scenario == "similar":
+        raise invalid("items", "required", "The scenario `similar` is about `items`: name at least one.")
+    rows = [index.row_of[item] for item in dict.fromkeys(wanted) if item in index.row_of]
+    if ask.items and not rows:
+        raise unknown_item(ask.items[0])
+    return rows

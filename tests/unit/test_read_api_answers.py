@@ -1,0 +1,192 @@
+"""What every answer of the read API says, what is logged of it, and that it is what the description says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+
+from schemas.outputs import Applied, Decision
+from stream.adapters import decisions
+from stream.api.service import REASONED_MAX
+from tests.support.read_api import STALE_MS, Shop
+
+EXPLORES = """
+experiments:
+  - name: new things
+    arms: [{name: explores, explore: 0.5, filter: price < 9, category_cap: 5}]
+"""
+REQUESTS: dict[tuple[str, str], tuple[str, Any]] = {  # of every route that needs a read key, one that is answered
+    ("GET", "/v1/recommendations/{user}"): ("/v1/recommendations/u1?fields=title,price", None),
+    ("POST", "/v1/recommendations"): ("/v1/recommendations", {"users": ["u1", "u1"], "n": 3}),
+    ("POST", "/v1/rank"): ("/v1/rank", {"user_id": "u1", "items": ["i9", "i1", "zzz", "i9"]}),
+    ("GET", "/v1/offers/{user}"): ("/v1/offers/u1?placement=home&id=page", None),
+    ("POST", "/v1/offers"): ("/v1/offers", {"user_id": "u1", "placement": "home", "id": "page"}),
+    ("GET", "/v1/users/{user}"): ("/v1/users/u1", None),
+    ("GET", "/v1/items/{item}/neighbors"): ("/v1/items/i1/neighbors?n=3&fields=title", None),
+    ("GET", "/v1/why/{user}/{item}"): ("/v1/why/u1/i1?fields=title", None),
+}
+IDS = [f"{method} {path}" for method, path in REQUESTS]
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path / "home")
+
+
+async def answers(shop: Shop, method: str, route: str) -> list[dict[str, Any]]:
+    path, body = REQUESTS[method, route]
+    answer = await shop.ask(method, path, json=body)
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    found: list[dict[str, Any]] = said["recommendations"] if set(said) == {"recommendations"} else [said]
+    return found
+
+
+def mounted(shop: Shop) -> set[tuple[str, str]]:
+    return {(method, route.path) for route in shop.app.routes for method in route.methods - {"HEAD"}}
+
+
+def test_there_is_a_request_for_every_route(shop: Shop) -> None:
+    assert {one for one in mounted(shop) if one[1].startswith("/v1/")} == set(REQUESTS)
+
+
+@pytest.mark.parametrize(("method", "route"), list(REQUESTS), ids=IDS)
+async def test_every_answer_says_how_fresh_it_is_and_what_made_it(shop: Shop, method: str, route: str) -> None:
+    for said in await answers(shop, method, route):
+        assert (said["stale_ms"], said["model_version"]) == (STALE_MS, "fake-1")
+        of_nobody = "neighbors" in route
+        assert said["as_of_event_id"] == ("" if of_nobody else "m2")
+        assert said["as_of_ts"] == (None if of_nobody else "2025-06-15T15:06:41Z")
+
+
+async def test_each_id_that_is_answered_is_logged_once_and_no_other(shop: Shop) -> None:
+    answered: list[str] = []
+    for _ in range(2):
+        for method, route in REQUESTS:
+            said = await answers(shop, method, route)
+            answered += [one["recommendation_id"] for one in said if "recommendation_id" in one]
+    logged = [one.recommendation_id for one in shop.logged()]
+    assert sorted(logged) == sorted(set(answered)) and len(logged) == 4, "for you twice, a ranking, an offer"
+
+
+async def test_a_ranking_is_a_decision_that_can_be_attributed(shop: Shop) -> None:
+    said = (await shop.post("/v1/rank", {"user_id": "u1", "items": ["i9", "i1", "zzz"], "boost": "price"})).json()
+    other = (await shop.post("/v1/rank", {"user_id": "u1", "items": ["i9", "i1"], "boost": "-price"})).json()
+    one, _ = shop.logged()
+    assert one.recommendation_id == said["recommendation_id"] != other["recommendation_id"]
+    assert (one.scenario, one.candidates, one.request, one.user_id) == ("rank", 2, {"boost": "price"}, "u1")
+    assert one.applied == Applied(n=2, exclude="none", boost="price") and one.propensities == (1.0, 1.0)
+    assert [item.item_id for item in one.items] == [item["item_id"] for item in said["items"]] == ["i1", "i9"]
+    assert said["unknown"] == ["zzz"] and said["degraded"] is None
+
+
+async def test_a_long_ranking_is_logged_whole_within_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = Shop(tmp_path / "home")
+    for n in range(12, 200):
+        shop.index.row(f"i{n}")
+    said = (await shop.post("/v1/rank", {"user_id": "u1", "items": [f"i{n}" for n in range(200)]})).json()
+    (one,) = shop.logged()
+    assert [item.item_id for item in one.items] == [item["item_id"] for item in said["items"]]
+    assert all(not item.reasons for item in one.items[REASONED_MAX:]) and any(item.reasons for item in one.items)
+    shop = Shop(tmp_path / "home")
+    monkeypatch.setattr(decisions, "QUEUE_BYTES_MAX", 5_000)
+    for n in range(12):
+        assert (await shop.get(f"/v1/recommendations/v{n}")).status_code == 200, "answering never waits for the log"
+    assert 0 < len(shop.logged()) < 12 and shop.api.decisions.lost > 0
+
+
+async def test_a_decision_says_by_what_it_was_made_and_with_which_chance(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "home", EXPLORES)
+    for n in range(20):
+        await shop.get(f"/v1/recommendations/v{n}", params={"n": 4, "boost": "1 + price"})
+    await shop.get("/v1/recommendations/u1", params={"scenario": "popular", "exclude": "seen"})
+    *explored, popular = shop.logged()
+    assert {one.arm for one in explored} == {"explores"} and popular.arm == ""
+    by = Applied(n=4, exclude="bought", category_cap=5, filter="price < 9", boost="1 + price", explore=0.5)
+    for one in explored:
+        assert one.applied == by
+        assert one.request == {"n": "4", "boost": "1 + price"}, "as it was asked"
+        assert len(one.propensities) == len(one.items) == 4 and all(0 < chance < 1 for chance in one.propensities)
+        if one.items[0].source == "explore":
+            assert one.propensities[0] == 0.5, "the likest cold one is at the first place whenever that is drawn"
+    assert popular.applied == Applied(n=10, exclude="seen", category_cap=3)
+    assert popular.propensities == (1.0,) * len(popular.items)
+
+
+def test_decisions_of_before_are_read() -> None:
+    record = {"recommendation_id": "r", "tenant": "t", "user_id": "u", "scenario": "for_you", "items": [], "candidates": 0,
+              "as_of_event_id": "", "as_of_ts": None, "served_at": "2026-01-01T00:00:00Z", "model_version": "v"}  # fmt: skip
+    one = msgspec.convert(record, Decision)
+    assert one.applied is None and one.propensities == ()
+
+
+@pytest.mark.parametrize(("method", "route"), [one for one in REQUESTS if one[0] == "POST"])
+async def test_a_body_with_an_unknown_field_is_refused_with_those_there_are(shop: Shop, method: str, route: str) -> None:
+    path, body = REQUESTS[method, route]
+    answer = await shop.post(path, body | {"filters": "price < 3"})
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["messages"][0]["path"] == "filters", error
+    assert "no field 'filters'" in error["message"] and all(name in error["message"] for name in body)
+    assert shop.logged() == []
+    for raw in (b"[]", b"{", b"3", b'{"users": 3, "user_id": 3}', b"\xff"):
+        refused = await shop.ask("POST", path, content=raw)
+        assert refused.status_code == 400, raw
+
+
+TAGGED = ["/v1/recommendations/u1?n=3", "/v1/items/i1/neighbors?n=3", "/v1/users/u1", "/v1/why/u1/i4?n=3"]
+
+
+@pytest.mark.parametrize("path", TAGGED)
+async def test_what_has_not_changed_is_not_sent_again(shop: Shop, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await shop.get(path)
+    tag = first.headers["etag"]
+    monkeypatch.setattr(shop.api.replica, "behind_ms", lambda: 99_000)
+    again = await shop.get(path, headers={"If-None-Match": f'"other", {tag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), "however old it is"
+    other = await shop.get(path.replace("u1", "u2").replace("i1/n", "i2/n"), headers={"If-None-Match": tag})
+    assert other.status_code == 200 and other.headers["etag"] != tag
+    assert first.headers["cache-control"] == "private, no-cache"
+
+
+async def test_every_route_parameter_and_field_is_described(shop: Shop) -> None:
+    document = (await shop.get("/openapi.json")).json()
+    described = {(method.upper(), path) for path, calls in document["paths"].items() for method in calls}
+    assert described == mounted(shop)
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+        if "properties" in schema:
+            schema["additionalProperties"] = False  # a field that is not described is an error here
+    for (method, route), (path, body) in REQUESTS.items():
+        call = document["paths"][route][method.lower()]
+        said = (await shop.ask(method, path, json=body)).json()
+        schema = call["responses"]["200"]["content"]["application/json"]["schema"]
+        validator = Draft202012Validator(schema | {"components": document["components"]})
+        assert not (errors := [one.message for one in validator.iter_errors(said)]), (route, errors)
+        in_path = {one["name"] for one in call.get("parameters", ()) if one["in"] == "path"}
+        assert in_path == set(re.findall(r"{(\w+)}", route))
+        assert all(one["description"] for one in call.get("parameters", ()) if one["in"] == "query")
+        if method == "POST":
+            await _takes_just(shop, path, document, call)
+        elif route != "/v1/users/{user}":
+            there_are = await shop.get(path.split("?")[0], params={"colour": "red"})
+            assert _named(there_are) == {one["name"] for one in call["parameters"] if one["in"] == "query"}
+
+
+async def _takes_just(shop: Shop, path: str, document: dict[str, Any], call: dict[str, Any]) -> None:
+    """The fields that a body may have are those that are described."""
+    ref = call["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    fields = document["components"]["schemas"][ref.rsplit("/", 1)[1]]["properties"]
+    assert _named(await shop.post(path, {"colour": "red"})) == set(fields)
+
+
+def _named(refused: httpx.Response) -> set[str]:
+    """What there is, as the refusal of what there is not names it."""
+    message = refused.json()["error"]["message"]
+    assert refused.status_code == 400 and "'colour'; there are " in message
+    return set(message.split("there are ")[1].rstrip(".").split(", "))
