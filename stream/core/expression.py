@@ -15,8 +15,12 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from stream.core import spans
+from stream.core.spans import ANY, ANY_FLAG, Span
+
 Kind = Literal["number", "text", "flag"]
 Values = Mapping[str, Any]
+Bounds = Callable[[Values, Values], Span]
 Tables = Mapping[str, Callable[[str, float], float]]  # function of a number field and a share → a constant
 
 CHARS_MAX = 1_000  # of an expression
@@ -38,15 +42,18 @@ class ExpressionError(ValueError):
 class _Part(NamedTuple):
     kind: Kind
     evaluate: Callable[[Values], Any]
+    bounds: Bounds | None = None  # where its fields move; without, nothing is known then
 
 
 class Expression(NamedTuple):
-    """A text that was understood. `names` are the fields it reads."""
+    """A text that was understood. `names` are the fields it reads. `bounds(lows, highs)`: what `evaluate` can give while each
+    field, one value and no array, is anywhere from one to the other, see `stream.core.spans`."""
 
     text: str
     kind: Kind
     names: frozenset[str]
     evaluate: Callable[[Values], Any]
+    bounds: Bounds
 
 
 def parse(
@@ -75,8 +82,12 @@ def parse(
     part = _Reader(fields, tables).read(tree)
     if part.kind != wanted:
         raise ExpressionError(f"{text!r} gives a {part.kind}, wanted is a {wanted}")
-    names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in fields)
-    return Expression(text, part.kind, names, part.evaluate)
+    assert part.bounds is not None
+    return Expression(text, part.kind, frozenset(_names(tree, fields)), part.evaluate, part.bounds)
+
+
+def _names(tree: ast.expr, fields: Mapping[str, Kind]) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in fields}
 
 
 class _Reader:
@@ -94,7 +105,15 @@ class _Reader:
         if found is None:
             raise ExpressionError(f"{ast.unparse(node)!r} is not among what an expression may have: literals, fields, "
                                   "comparisons, arithmetic, and, or, not, in, if-else, contains()")  # fmt: skip
-        return found(node)
+        part = found(node)
+        names, moving = tuple(_names(node, self.fields)), part.bounds or (lambda lows, highs: ANY[part.kind])
+
+        def bounds(lows: Values, highs: Values) -> Span:
+            if all(lows[name] == highs[name] for name in names):  # then it is what it is, whatever it is made of
+                return (part.evaluate(lows),) * 2
+            return moving(lows, highs)
+
+        return part._replace(bounds=bounds)
 
     def _wanted(self, node: ast.expr, *kinds: Kind) -> _Part:
         part = self.read(node)
@@ -117,10 +136,11 @@ class _Reader:
         name = node.id
         if name not in self.fields:
             raise ExpressionError(f"there is no field {name!r}; there are {', '.join(sorted(self.fields))}")
-        return _Part(self.fields[name], lambda values: values[name])
+        return _Part(self.fields[name], lambda values: values[name], lambda lows, highs: (lows[name], highs[name]))
 
     def _logic(self, node: ast.BoolOp) -> _Part:
-        parts = [self._wanted(one, "flag").evaluate for one in node.values]
+        read = [self._wanted(one, "flag") for one in node.values]
+        parts = [one.evaluate for one in read]
         join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
 
         def evaluate(values: Values) -> Any:
@@ -129,28 +149,31 @@ class _Reader:
                 found = join(found, part(values))
             return found
 
-        return _Part("flag", evaluate)
+        return _Part("flag", evaluate, lambda lows, highs: spans.joined(join, [_span(one, lows, highs) for one in read]))
 
     def _unary(self, node: ast.UnaryOp) -> _Part:
         if isinstance(node.op, ast.Not):
-            flag = self._wanted(node.operand, "flag").evaluate
-            return _Part("flag", lambda values: np.logical_not(flag(values)))
+            flag = self._wanted(node.operand, "flag")
+            return _Part("flag", lambda values: np.logical_not(flag.evaluate(values)),
+                         lambda lows, highs: spans.compared(operator.eq, _span(flag, lows, highs), (False, False)))  # fmt: skip
         if isinstance(node.op, ast.USub):
-            number = self._wanted(node.operand, "number").evaluate
-            return _Part("number", lambda values: -number(values))
+            number = self._wanted(node.operand, "number")
+            return _Part("number", lambda values: -number.evaluate(values),
+                         lambda lows, highs: spans.arithmetic(operator.sub, (0.0, 0.0), _span(number, lows, highs)))  # fmt: skip
         raise ExpressionError(f"{ast.unparse(node)!r}: write `not` or `-`")
 
     def _arithmetic(self, node: ast.BinOp) -> _Part:
         do = _ARITHMETIC.get(type(node.op))
         if do is None:
             raise ExpressionError(f"{ast.unparse(node)!r}: arithmetic has + - * /")
-        left, right = self._wanted(node.left, "number").evaluate, self._wanted(node.right, "number").evaluate
+        left, right = self._wanted(node.left, "number"), self._wanted(node.right, "number")
 
         def evaluate(values: Values) -> Any:
             with np.errstate(all="ignore"):  # what is divided by nothing is no number, which compares as False
-                return do(left(values), right(values))
+                return do(left.evaluate(values), right.evaluate(values))
 
-        return _Part("number", evaluate)
+        return _Part("number", evaluate, lambda lows, highs: spans.arithmetic(
+            do, _span(left, lows, highs), _span(right, lows, highs)))  # fmt: skip
 
     def _comparison(self, node: ast.Compare) -> _Part:
         links, left = [], node.left
@@ -160,14 +183,15 @@ class _Reader:
             left = right
 
         def evaluate(values: Values) -> Any:
-            found = links[0](values)
+            found = links[0].evaluate(values)
             for link in links[1:]:
-                found = np.logical_and(found, link(values))
+                found = np.logical_and(found, link.evaluate(values))
             return found
 
-        return _Part("flag", evaluate)
+        return _Part("flag", evaluate, lambda lows, highs: spans.joined(
+            np.logical_and, [_span(one, lows, highs) for one in links]))  # fmt: skip
 
-    def _ordered(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Callable[[Values], Any]:
+    def _ordered(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Part:
         do = _COMPARE.get(type(op))
         if do is None:
             raise ExpressionError(f"{ast.unparse(left)!r}: comparisons are == != < <= > >= in, not in")
@@ -177,9 +201,10 @@ class _Reader:
                                   "cannot be compared")  # fmt: skip
         if first.kind != "number" and not isinstance(op, ast.Eq | ast.NotEq):
             raise ExpressionError(f"{ast.unparse(left)!r} is a {first.kind}: only numbers are smaller or larger")
-        return lambda values: do(first.evaluate(values), second.evaluate(values))
+        return _Part("flag", lambda values: do(first.evaluate(values), second.evaluate(values)), lambda lows, highs:
+                     spans.compared(do, _span(first, lows, highs), _span(second, lows, highs)))  # fmt: skip
 
-    def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Callable[[Values], Any]:
+    def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Part:
         if not isinstance(right, ast.List | ast.Tuple | ast.Set) or not all(isinstance(e, ast.Constant) for e in right.elts):
             raise ExpressionError(f"{ast.unparse(right)!r}: after `in` comes a list of literals; contains(text, part) looks "
                                   "into a text")  # fmt: skip
@@ -188,14 +213,18 @@ class _Reader:
             raise ExpressionError(f"{ast.unparse(left)!r} is a {part.kind}, and so must be all of {ast.unparse(right)}")
         wanted = {one.evaluate({}) for one in among}
         inside = isinstance(op, ast.In)
-        return lambda values: _each(part.evaluate(values), lambda value: (value in wanted) == inside)
+        return _Part("flag", lambda values: _each(part.evaluate(values), lambda value: (value in wanted) == inside),
+                     lambda lows, highs: _among(_span(part, lows, highs), wanted, inside))  # fmt: skip
 
     def _choice(self, node: ast.IfExp) -> _Part:
-        test = self._wanted(node.test, "flag").evaluate
+        test = self._wanted(node.test, "flag")
         first, second = self.read(node.body), self.read(node.orelse)
         if first.kind != second.kind:
             raise ExpressionError(f"{ast.unparse(node)!r} gives a {first.kind} or a {second.kind}: it must be one of them")
-        return _Part(first.kind, lambda values: np.where(test(values), first.evaluate(values), second.evaluate(values)))
+        return _Part(
+            first.kind, lambda values: np.where(test.evaluate(values), first.evaluate(values), second.evaluate(values)),
+            lambda lows, highs: spans.chosen(*(_span(one, lows, highs) for one in (test, first, second))),
+        )  # fmt: skip
 
     def _call(self, node: ast.Call) -> _Part:
         if isinstance(node.func, ast.Name) and node.func.id in self.tables:
@@ -219,7 +248,17 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ExpressionError(f"{ast.unparse(node)!r}: the share is a number between 0 and 1, for example 0.8")
         number = self.tables[name](field.id, float(value))
-        return _Part("number", lambda values: number)
+        return _Part("number", lambda values: number, lambda lows, highs: (number, number))
+
+
+def _span(part: _Part, lows: Values, highs: Values) -> Span:
+    """What a part can be while its fields move."""
+    assert part.bounds is not None
+    return part.bounds(lows, highs)
+
+
+def _among(found: Span, wanted: set[Any], inside: bool) -> Span:
+    return ((found[0] in wanted) == inside,) * 2 if found[0] == found[1] else ANY_FLAG
 
 
 def _each(values: Any, test: Callable[[Any], bool]) -> Any:
