@@ -13,7 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
@@ -27,6 +28,7 @@ from schemas.events import key, ms
 from stream.adapters import clickhouse
 from stream.adapters.erasures import Erasures
 from stream.adapters.segment_past import Page, SegmentPast, tenants
+from stream.core.measures import Catalog
 from stream.core.segment_history import SegmentHistory, Turn, before, handover, refusals
 from stream.core.segments import Rules, RulesError
 from stream.segments import load
@@ -35,6 +37,13 @@ from stream.settings import load as load_settings
 from training.progress import progress
 
 ERASURES_WAIT_S = 30.0
+
+
+class Found(NamedTuple):
+    """A user's turns in one segment, at least one; `known_ms`: the user's first event."""
+
+    known_ms: int
+    turns: list[Turn]
 
 
 class NoErasures(ConnectionError):
@@ -104,28 +113,32 @@ class Backfill:
 
     async def _tenant(self, past: SegmentPast) -> list[dict[str, Any]]:
         pages, clock_ms, begun_ms = await asyncio.to_thread(lambda: (past.pages(), past.clock_ms(), past.begun_ms()))
+        items = await asyncio.to_thread(past.catalog) if any(one.condition for one in self.rules.measures) else {}
+        replayed = partial(self._replayed, past, clock_ms, begun_ms, items.get)
         task = self.bars.add_task(f"users of {past.tenant}", total=sum(page.users for page in pages))
         users, counts = Counter[str](), Counter[tuple[str, bool]]()
         for page in pages:
-            turns = await asyncio.to_thread(self._replayed, past, page, clock_ms, begun_ms)
+            found = await asyncio.to_thread(replayed, page)
             if not self.dry_run:
-                turns = await self._written(past, turns)
-            for several in turns:
-                users[several[0].segment] += 1
-                counts.update((turn.segment, turn.entered) for turn in several)
+                found = await self._written(past, found)
+            for one in found:
+                users[one.turns[0].segment] += 1
+                counts.update((turn.segment, turn.entered) for turn in one.turns)
             self.bars.advance(task, page.users)
         if not self.dry_run:
             await asyncio.to_thread(past.remove_older)
         return [{"tenant": past.tenant, "segment": name, "users": users[name], "entered": counts[name, True],
                  "left": counts[name, False]} for name in past.segments]  # fmt: skip
 
-    def _replayed(self, past: SegmentPast, page: Page, clock_ms: int, begun_ms: dict[str, int]) -> list[list[Turn]]:
+    def _replayed(
+        self, past: SegmentPast, clock_ms: int, begun_ms: dict[str, int], catalog: Catalog, page: Page
+    ) -> list[Found]:
         """A page's turns before the stream took over, of each user and segment."""
-        history = SegmentHistory(past.tenant, self.rules, page.holds, self.since_ms)
+        history = SegmentHistory(past.tenant, self.rules, page.holds, self.since_ms, catalog)
         for event in past.events(page):
             history.take(event)
         first_ms, sweep_ms = past.first_ms(page), self.settings.segments.sweep_s * 1000
-        found = []
+        found: list[Found] = []
         for user, turns in history.finish(clock_ms).items():
             by_segment: dict[str, list[Turn]] = {}
             for turn in turns:
@@ -133,23 +146,23 @@ class Backfill:
             for segment, several in by_segment.items():
                 until = handover(first_ms.get((user, segment)), begun_ms.get(segment), sweep_ms, clock_ms)
                 if kept := before(several, until):
-                    found.append(kept)
+                    found.append(Found(history.states[user].first_ts_ms, kept))
         return found
 
-    async def _written(self, past: SegmentPast, found: list[list[Turn]]) -> list[list[Turn]]:
+    async def _written(self, past: SegmentPast, found: list[Found]) -> list[Found]:
         """Write what is of nobody who was erased; returns it."""
         await self.erasures.caught_up()
-        kept = [several for several in found if not self._erased(past.tenant, several)]
-        numbered = [pair for several in kept for pair in enumerate(several, 1)]
+        kept = [one for one in found if not self._erased(past.tenant, one)]
+        numbered = [pair for one in kept for pair in enumerate(one.turns, 1)]
         await asyncio.to_thread(past.write, numbered, self.rules.version)
         await self.erasures.caught_up()
-        if gone := sorted({several[0].user for several in kept if self._erased(past.tenant, several)}):
+        if gone := sorted({one.turns[0].user for one in kept if self._erased(past.tenant, one)}):
             await asyncio.to_thread(past.remove, gone)
-        return kept
+        return [one for one in kept if one.turns[0].user not in gone]
 
-    def _erased(self, tenant: str, several: list[Turn]) -> bool:
-        """Whether any of it comes from a time of which nothing may be kept."""
-        return self.erasures.covers(key(tenant, several[0].user), several[0].at_ms)
+    def _erased(self, tenant: str, one: Found) -> bool:
+        """Whether any of what it was worked out from comes from a time of which nothing may be kept."""
+        return self.erasures.covers(key(tenant, one.turns[0].user), one.known_ms)
 
 
 def _show(found: list[dict[str, Any]], left_out: dict[str, str], *, dry_run: bool, as_json: bool) -> None:

@@ -273,7 +273,7 @@ def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
     client = connect(settings.clickhouse, wait_s=10.0)
     try:
         query = (
-            f"SELECT {stored_events.COLUMNS} FROM ("
+            f"SELECT {stored_events.COLUMNS} FROM ("  # noqa: S608  # of constants
             "SELECT * FROM events FINAL WHERE tenant = {tenant:String} AND user != '' AND NOT anonymised "
             "ORDER BY timestamp DESC, message_id LIMIT {most:UInt64}) ORDER BY timestamp, message_id"
         )

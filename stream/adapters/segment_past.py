@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 from clickhouse_connect.driver.client import Client
 
+from schemas.catalog import Item
 from schemas.events import Event, ms
 from schemas.outputs import SegmentChange, output_id
 from stream.adapters import clickhouse, stored_events
@@ -81,6 +82,15 @@ class SegmentPast:
             for row in rows:
                 yield stored_events.event(self.tenant, tuple(row))
 
+    def catalog(self) -> dict[str, Item]:
+        """Items as they are now, by id: what a rule's own counts may ask of one."""
+        columns = ("item_id", "title", "brand", "category", "price")
+        sql = (f"SELECT {', '.join(columns)} FROM items FINAL "  # noqa: S608  # of constants
+               "WHERE tenant = {tenant:String} AND removed = 0")  # fmt: skip
+        with self.client.query_rows_stream(sql, parameters=self._asked) as rows:
+            items = (Item(tenant=self.tenant, **dict(zip(columns, row, strict=True))) for row in rows)
+            return {item.item_id: item for item in items}
+
     def begun_ms(self) -> dict[str, int]:
         """Segment → the stream's first change of anybody."""
         sql = ("SELECT segment, min(as_of_ts) FROM segment_changes WHERE tenant = {tenant:String} AND NOT backfilled "
@@ -99,7 +109,7 @@ class SegmentPast:
         return {**self._asked, "after": page.after, "upto": page.upto}
 
     def write(self, numbered: Sequence[tuple[int, Turn]], rules_version: str) -> None:
-        """Turns with their numbers, of a user and segment from 1; ids stand for these, so that the same again is the same."""
+        """Turns with their numbers, of a user and segment from 1; ids stand for these: the same again is the same."""
         rows = [segment_change_row(SegmentChange(
             change_id=output_id("segment-backfill", self.tenant, turn.user, turn.segment, str(number)), tenant=self.tenant,
             user_id=turn.user, segment=turn.segment, change="entered" if turn.entered else "left", number=number,

@@ -20,6 +20,7 @@ from stream.core.spans import ANY, ANY_FLAG, Span
 
 Kind = Literal["number", "text", "flag"]
 Values = Mapping[str, Any]
+Calls = Mapping[str, Callable[[ast.Call], str]]  # function → the field, a number, that a call of it stands for
 Bounds = Callable[[Values, Values], Span]
 Tables = Mapping[str, Callable[[str, float], float]]  # function of a number field and a share → a constant
 
@@ -46,8 +47,8 @@ class _Part(NamedTuple):
 
 
 class Expression(NamedTuple):
-    """A text that was understood. `names` are the fields it reads. `bounds(lows, highs)`: what `evaluate` can give while each
-    field, one value and no array, is anywhere from one to the other, see `stream.core.spans`."""
+    """A text that was understood. `names` are the fields it reads. `bounds(lows, highs)`: what `evaluate` can give while
+    each field, one value and no array, is anywhere from one to the other, see `stream.core.spans`."""
 
     text: str
     kind: Kind
@@ -57,9 +58,10 @@ class Expression(NamedTuple):
 
 
 def parse(
-    text: str, fields: Mapping[str, Kind], wanted: Kind, tables: Tables = MappingProxyType({})
-) -> Expression:
-    """Read an expression over `fields` that gives a `wanted` value; `tables` are asked while it is read. Raises
+    text: str, fields: Mapping[str, Kind], wanted: Kind, tables: Tables = MappingProxyType({}),
+    calls: Calls = MappingProxyType({}),
+) -> Expression:  # fmt: skip
+    """Read an expression over `fields` that gives a `wanted` value; `tables` and `calls` are asked while it is read. Raises
     ExpressionError.
 
     >>> cheap = parse("price < 5 and not in_stock", {"price": "number", "in_stock": "flag"}, "flag")
@@ -79,22 +81,27 @@ def parse(
         raise ExpressionError(f"{text!r} is no expression{where}: {reason}") from error
     if count > NODES_MAX:
         raise ExpressionError(f"an expression has at most {NODES_MAX} parts, this one {count}")
-    part = _Reader(fields, tables).read(tree)
+    reader = _Reader(fields, tables, calls)
+    part = reader.read(tree)
     if part.kind != wanted:
         raise ExpressionError(f"{text!r} gives a {part.kind}, wanted is a {wanted}")
     assert part.bounds is not None
-    return Expression(text, part.kind, frozenset(_names(tree, fields)), part.evaluate, part.bounds)
-
-
-def _names(tree: ast.expr, fields: Mapping[str, Kind]) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in fields}
+    return Expression(text, part.kind, frozenset(reader.names(tree)), part.evaluate, part.bounds)
 
 
 class _Reader:
     """From syntax to functions, checking types on the way."""
 
-    def __init__(self, fields: Mapping[str, Kind], tables: Tables) -> None:
-        self.fields, self.tables = fields, tables
+    def __init__(self, fields: Mapping[str, Kind], tables: Tables, calls: Calls) -> None:
+        self.fields, self.tables, self.calls = fields, tables, calls
+        self._called: dict[ast.Call, str] = {}
+
+    def names(self, node: ast.expr) -> set[str]:
+        """The fields that what was read reads."""
+        if isinstance(node, ast.Call) and node in self._called:
+            return {self._called[node]}
+        own = {node.id} if isinstance(node, ast.Name) and node.id in self.fields else set[str]()
+        return own.union(*(self.names(one) for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr)))
 
     def read(self, node: ast.expr) -> _Part:
         readers: dict[type[ast.expr], Callable[[Any], _Part]] = {
@@ -106,7 +113,7 @@ class _Reader:
             raise ExpressionError(f"{ast.unparse(node)!r} is not among what an expression may have: literals, fields, "
                                   "comparisons, arithmetic, and, or, not, in, if-else, contains()")  # fmt: skip
         part = found(node)
-        names, moving = tuple(_names(node, self.fields)), part.bounds or (lambda lows, highs: ANY[part.kind])
+        names, moving = tuple(self.names(node)), part.bounds or (lambda lows, highs: ANY[part.kind])
 
         def bounds(lows: Values, highs: Values) -> Span:
             if all(lows[name] == highs[name] for name in names):  # then it is what it is, whatever it is made of
@@ -154,12 +161,12 @@ class _Reader:
     def _unary(self, node: ast.UnaryOp) -> _Part:
         if isinstance(node.op, ast.Not):
             flag = self._wanted(node.operand, "flag")
-            return _Part("flag", lambda values: np.logical_not(flag.evaluate(values)),
-                         lambda lows, highs: spans.compared(operator.eq, _span(flag, lows, highs), (False, False)))  # fmt: skip
+            return _Part("flag", lambda values: np.logical_not(flag.evaluate(values)), lambda lows, highs: spans.compared(
+                operator.eq, _span(flag, lows, highs), (False, False)))  # fmt: skip
         if isinstance(node.op, ast.USub):
             number = self._wanted(node.operand, "number")
-            return _Part("number", lambda values: -number.evaluate(values),
-                         lambda lows, highs: spans.arithmetic(operator.sub, (0.0, 0.0), _span(number, lows, highs)))  # fmt: skip
+            return _Part("number", lambda values: -number.evaluate(values), lambda lows, highs: spans.arithmetic(
+                operator.sub, (0.0, 0.0), _span(number, lows, highs)))  # fmt: skip
         raise ExpressionError(f"{ast.unparse(node)!r}: write `not` or `-`")
 
     def _arithmetic(self, node: ast.BinOp) -> _Part:
@@ -229,8 +236,12 @@ class _Reader:
     def _call(self, node: ast.Call) -> _Part:
         if isinstance(node.func, ast.Name) and node.func.id in self.tables:
             return self._looked_up(node, node.func.id)
+        if isinstance(node.func, ast.Name) and node.func.id in self.calls:
+            name = self._called[node] = self.calls[node.func.id](node)
+            return _Part("number", lambda values: values[name], lambda lows, highs: (lows[name], highs[name]))
         if not isinstance(node.func, ast.Name) or node.func.id != "contains" or len(node.args) != 2 or node.keywords:
-            others = "".join(f", {name}(field, share)" for name in self.tables)
+            more = [*(f"{name}(field, share)" for name in self.tables), *(f"{name}(…)" for name in self.calls)]
+            others = "".join(f", {one}" for one in more)
             raise ExpressionError(f"{ast.unparse(node)!r}: the only function{'s are' if others else ' is'} "
                                   f"contains(text, part){others}")  # fmt: skip
         text, part = self._wanted(node.args[0], "text").evaluate, node.args[1]

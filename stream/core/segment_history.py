@@ -1,9 +1,9 @@
 """The past of segments: when users would have come and gone, had a rule been there from the beginning.
 
-Events go in as they happened, are folded by the stream's own fold and judged by its own rules. Between two events only time
-moves a user: counts within windows step at known moments, and the ages (`segments.AGES`) grow, so that a condition's bounds
-(`stream.core.spans`) say of a whole stretch of silence that nothing turns in it; where they do not, it is halved until the turn
-is found, to the millisecond. The live sweep looks every few minutes instead, and says what it finds that much later.
+Events go in as they happened, are folded by the stream's own fold and judged by its own rules. Between two events only
+time moves a user: counts within windows step at known moments, and the ages (`segments.AGES`) grow, so that a condition's
+bounds (`stream.core.spans`) say of a whole stretch of silence that nothing turns in it; where they do not, it is halved
+until the turn is found, to the millisecond. The live sweep looks every few minutes instead, and finds it that much later.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from schemas.events import Event
 from stream.core import identity, segments
 from stream.core.expression import Expression
 from stream.core.fold import Outcome, fold
+from stream.core.measures import Catalog, no_catalog
 from stream.core.segments import AGES, COUNTED_DAYS, Rules
 from stream.core.state import DAY_MS, UserState
 
@@ -85,14 +86,16 @@ class _Seen:
 
 
 class SegmentHistory:
-    """Follows one tenant's users through `take`, in event-time order, and then `finish`. Holds the states of all it was given;
-    only `wanted` users are judged. Nothing is said before `since_ms`: who is in by then enters then."""
+    """Follows one tenant's users through `take`, in event-time order, and then `finish`. Holds the states of all it was
+    given; only `wanted` users are judged. Nothing is said before `since_ms`: who is in by then enters then."""
 
     def __init__(
-        self, tenant: str, rules: Rules, wanted: Callable[[str], bool] = lambda user: True, since_ms: int = 0
-    ) -> None:
+        self, tenant: str, rules: Rules, wanted: Callable[[str], bool] = lambda user: True, since_ms: int = 0,
+        catalog: Catalog = no_catalog,
+    ) -> None:  # fmt: skip
         about = [at for at, rule in enumerate(rules.rules) if rule.tenant in (None, tenant)]
         self.tenant, self.rules, self.wanted, self.since_ms = tenant, rules.only(about), wanted, since_ms
+        self.catalog = catalog
         self.states: dict[str, UserState] = {}
         self.turns: dict[str, list[Turn]] = {}
         self._seen: dict[str, _Seen] = {}
@@ -102,7 +105,9 @@ class SegmentHistory:
         self._ageing = [one for one in named if one[1].names.intersection(AGES)]
         self._reads = {name: self.rules.read_by(name) for name, _ in named}
         read = {name for _, condition in named for name in condition.names}
-        self._windows_ms = sorted({days * DAY_MS for name, days in COUNTED_DAYS.items() if name in read})
+        counted_ms = {one.name: one.window_ms for one in self.rules.measures if one.window_ms}
+        counted_ms |= {name: days * DAY_MS for name, days in COUNTED_DAYS.items()}
+        self._windows_ms = sorted({window_ms for name, window_ms in counted_ms.items() if name in read})
 
     def take(self, event: Event) -> None:
         """An event, none earlier than the one before. Who refuses a profile has none from then on, and had none before."""
@@ -160,7 +165,7 @@ class SegmentHistory:
             return
         seen = self._seen.setdefault(user, _Seen())
         seen.at_ms, seen.ordered_ms = at_ms, segments.ordered_ms(state)
-        seen.values = segments.values_of(state, at_ms, 0.0)
+        seen.values = segments.values_of(state, at_ms, 0.0, self.rules.measures, self.catalog)
         inside = frozenset() if state.claims else frozenset(self.rules.inside(self.tenant, seen.values))
         for name in sorted(inside ^ seen.inside):
             self._turn(user, state, name, at_ms, seen.values, entered=name in inside)

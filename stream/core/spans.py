@@ -1,7 +1,8 @@
 """What an expression can be while its fields move between two values: arithmetic on spans.
 
-A span is (low, high), both included; a flag's is (False, True) where it may be either. Rounding of floats keeps order, so what
-is computed at two ends holds what is computed anywhere between them. Method: Moore, "Interval Analysis" (1966), chapter 2.
+A span is (low, high), both included; a flag's is (False, True) where it may be either. Rounding of floats keeps order, so
+what is computed at two ends holds what is computed anywhere between them. Method: Moore, "Interval Analysis" (1966),
+chapter 2.
 """
 
 from __future__ import annotations

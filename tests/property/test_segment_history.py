@@ -10,6 +10,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.catalog import Item
 from schemas.events import Event
 from stream.core import identity, segments
 from stream.core.fold import fold
@@ -27,7 +28,10 @@ RULES = compiled(RulesFile(segments=(
     Rule(name="slow", when="days_since_first / (active_days + 1) > 2"),
     Rule(name="cold cart", when="cart_items > 0 and 2 < days_since_seen < 9", tenant="t"),
     Rule(name="elsewhere", when="events > 0", tenant="another"),
+    Rule(name="gardeners",
+         when="count('Product Viewed', category == 'garden', days=4.5) > distinct('Order Completed', days=9)"),
 ), rfm=True))  # fmt: skip
+CATALOG = {"a": Item(item_id="a", tenant="t", category="garden")}.get
 NAMES = ["Product Viewed", "Product Viewed", "Product Added", "Order Completed", "Searched"]
 WHO: list[dict[str, Any]] = [
     {"userId": "u"}, {"userId": "v"}, {"userId": None, "anonymousId": "a"}, {"userId": "u", "anonymousId": "a"},
@@ -76,7 +80,7 @@ class Live:
             return
         for user, state in self.states.items():
             if state.events:
-                values = segments.values_of(state, now_ms, 0.0)
+                values = segments.values_of(state, now_ms, 0.0, self.rules.measures, CATALOG)
                 inside = [] if state.claims else self.rules.inside("t", values)
                 self.changes += [Turn(user, change.segment, now_ms, change.entered, {}, "")
                                  for change in move(state, inside, now_ms)]  # fmt: skip
@@ -95,7 +99,7 @@ def inside_at(turns: Sequence[Turn], user: str, now_ms: int) -> set[str]:
 
 
 def replayed(events: Sequence[Event], since_ms: int = 0) -> list[Turn]:
-    history = SegmentHistory("t", RULES, since_ms=since_ms)
+    history = SegmentHistory("t", RULES, since_ms=since_ms, catalog=CATALOG)
     for one in in_order(events):
         history.take(one)
     return [turn for turns in history.finish(T0_MS + DAYS * DAY_MS).values() for turn in turns]
@@ -139,8 +143,8 @@ def test_a_rule_that_came_later_has_the_same_past_and_present(events: list[Event
 
 def test_only_what_is_certain_is_filled_in() -> None:
     rules = compiled(RulesFile(lifecycle=False, segments=(
-        Rule(name="a", when="churn > 0.5"), Rule(name="b", when="revenue > quantile(revenue, 0.9)"), Rule(name="c", cluster="x"),
-        Rule(name="d", when="orders > 0"),
+        Rule(name="a", when="churn > 0.5"), Rule(name="b", when="revenue > quantile(revenue, 0.9)"),
+        Rule(name="c", cluster="x"), Rule(name="d", when="orders > 0"),
     )))  # fmt: skip
     assert refusals(rules).keys() == {"a", "b", "c"}
     one = Turn("u", "d", 5, entered=True, values={"orders": 1.0}, as_of_event_id="m")
