@@ -9,6 +9,7 @@ until the turn is found, to the millisecond. The live sweep looks every few minu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from schemas.events import Event
@@ -102,12 +103,12 @@ class SegmentHistory:
         self._clock_ms = 0
         self._touched: dict[str, None] = {}  # at `_clock_ms`: judged once all of that time is folded
         named = [(rule.name, condition) for rule, condition in zip(self.rules.rules, self.rules.conditions, strict=True)]
-        self._ageing = [one for one in named if one[1].names.intersection(AGES)]
+        windows_ms = {name: days * DAY_MS for name, days in COUNTED_DAYS.items()}
+        windows_ms |= {one.name: one.window_ms for one in self.rules.measures if one.window_ms}
+        self._stepping = [one for one in named if one[1].names & windows_ms.keys()]
+        self._ageing = [one for one in named if one[1].names.intersection(AGES) and one not in self._stepping]
+        self._windows_ms = {windows_ms[name] for _, one in self._stepping for name in one.names & windows_ms.keys()}
         self._reads = {name: self.rules.read_by(name) for name, _ in named}
-        read = {name for _, condition in named for name in condition.names}
-        counted_ms = {one.name: one.window_ms for one in self.rules.measures if one.window_ms}
-        counted_ms |= {name: days * DAY_MS for name, days in COUNTED_DAYS.items()}
-        self._windows_ms = sorted({window_ms for name, window_ms in counted_ms.items() if name in read})
 
     def take(self, event: Event) -> None:
         """An event, none earlier than the one before. Who refuses a profile has none from then on, and had none before."""
@@ -168,8 +169,7 @@ class SegmentHistory:
         seen.values = segments.values_of(state, at_ms, 0.0, self.rules.measures, self.catalog)
         inside = frozenset() if state.claims else frozenset(self.rules.inside(self.tenant, seen.values))
         for name in sorted(inside ^ seen.inside):
-            self._turn(user, state, name, at_ms, seen.values, entered=name in inside)
-        seen.inside = inside
+            self._turn(user, name, at_ms, seen.values)
 
     def _pass_time(self, user: str, to_ms: int) -> None:
         """What silence brings about until then, after the last look."""
@@ -183,43 +183,47 @@ class SegmentHistory:
         seen = self._seen.get(user)
         if seen is None or state.claims:
             return  # whoever was claimed is in nothing, whatever the time
+        self._grow_older(user, seen, self._ageing, to_ms)
         for step_ms in self._steps(state, seen.at_ms, to_ms):
-            self._grow_older(user, state, seen, step_ms - 1)
-            self._judge(user, step_ms)
-        self._grow_older(user, state, seen, to_ms)
+            self._grow_older(user, seen, self._stepping, step_ms - 1)
+            seen.at_ms = step_ms
+            seen.values = segments.values_of(state, step_ms, 0.0, self.rules.measures, self.catalog)
+            for name, condition in self._stepping:
+                if bool(condition.evaluate(seen.values)) != (name in seen.inside):
+                    self._turn(user, name, step_ms, seen.values)
+        self._grow_older(user, seen, self._stepping, to_ms)
+        if to_ms > seen.at_ms:
+            seen.at_ms, seen.values = to_ms, self._older(user, seen, to_ms)
 
-    def _steps(self, state: UserState, after_ms: int, to_ms: int) -> Sequence[int]:
+    def _steps(self, state: UserState, after_ms: int, to_ms: int) -> list[int]:
         """When a touch leaves a window that a rule counts."""
         if not self._windows_ms:
-            return ()
+            return []
         left = {touch.ts_ms + window_ms + 1 for touch in state.history() for window_ms in self._windows_ms}
         return sorted(at_ms for at_ms in left if after_ms < at_ms <= to_ms)
 
-    def _grow_older(self, user: str, state: UserState, seen: _Seen, to_ms: int) -> None:
-        """Nothing but the ages changes from the last look until then."""
-        if not self._ageing or to_ms <= seen.at_ms:
+    def _older(self, user: str, seen: _Seen, at_ms: int) -> Mapping[str, Any]:
+        """The user's values at a time up to which only the ages grow."""
+        return {**seen.values, **segments.ages(self.states[user], seen.ordered_ms, at_ms)}
+
+    def _grow_older(self, user: str, seen: _Seen, conditions: Sequence[tuple[str, Expression]], to_ms: int) -> None:
+        """What nothing but the ages turns from the last look until then."""
+        if to_ms <= seen.at_ms or not conditions:
             return
-
-        def at(now_ms: int) -> dict[str, Any]:
-            return {**seen.values, **segments.ages(state, seen.ordered_ms, now_ms)}
-
-        lows, highs = at(seen.at_ms), at(to_ms)
-        for name, condition in self._ageing:
+        lows, highs = seen.values, self._older(user, seen, to_ms)
+        for name, condition in conditions:
             low, high = condition.bounds(lows, highs)
-            if low == high:
-                continue
-            inside = name in seen.inside
-            for at_ms in turning_points(condition, at, seen.at_ms, to_ms):
-                inside = not inside
-                self._turn(user, state, name, at_ms, at(at_ms), entered=inside)
-            seen.inside = seen.inside | {name} if inside else seen.inside - {name}
-        seen.at_ms, seen.values = to_ms, highs
+            if low != high:
+                at = partial(self._older, user, seen)
+                for at_ms in turning_points(condition, at, seen.at_ms, to_ms):
+                    self._turn(user, name, at_ms, at(at_ms))
 
-    def _turn(
-        self, user: str, state: UserState, segment: str, at_ms: int, values: Mapping[str, Any], *, entered: bool
-    ) -> None:
+    def _turn(self, user: str, segment: str, at_ms: int, values: Mapping[str, Any]) -> None:
+        seen, entered = self._seen[user], segment not in self._seen[user].inside
+        seen.inside ^= {segment}
         read = {name: round(float(values[name]), 6) for name in self._reads[segment]}
-        self.turns.setdefault(user, []).append(Turn(user, segment, at_ms, entered, read, state.last_event_id))
+        event_id = self.states[user].last_event_id
+        self.turns.setdefault(user, []).append(Turn(user, segment, at_ms, entered, read, event_id))
 
 
 def turning_points(

@@ -80,6 +80,22 @@ async def test_time_alone_moves_people_when_everybody_is_looked_at(rules: Path) 
     assert ("lookers", "left", 2) in said(bench)
 
 
+async def test_a_rule_may_count_by_what_the_catalog_says(rules: Path) -> None:
+    rewrite(rules, """
+lifecycle: false
+segments: [{name: gardeners, when: 'count("Product Viewed", category == "c1", days=7) >= 2'}]
+""")
+    bench = Bench(FakeModels(), rules=rules)
+    bench.items()  # every other one is of category c1
+    await bench.feed(event(item="i1"), event(item="i2", ts_ms=T0_MS + 1), event(item="i4", ts_ms=T0_MS + 2))
+    await bench.close()
+    assert said(bench) == []
+    await bench.feed(event(item="i3", ts_ms=T0_MS + 3))
+    await bench.close()
+    (entered,) = bench.outputs.values("segment-changes")
+    assert entered["values"] == {"count('Product Viewed', category == 'c1', days=7)": 2.0}
+
+
 async def test_a_second_reading_gives_the_same_ids(rules: Path) -> None:
     async def run(cuts: list[int]) -> set[str]:
         """The same events in intervals of another length, from a state that was never written."""
@@ -121,6 +137,8 @@ async def test_nothing_is_said_while_history_is_imported_and_a_changed_file_is_t
     ("segments: [{name: a, when: evnets > 1}]", "segment 'a': there is no field 'evnets'"),
     ("segments: [{name: a, when: orders}]", "segment 'a': 'orders' gives a number, wanted is a flag"),
     ("segments: [{name: a, when: orders > 1}, {name: a, when: orders > 2}]", "there are two of this name"),
+    ("segments: [{name: a, when: orders > 1}, {name: a, when: orders > 2, tenant: t}]", "there are two of this name"),
+    ("segments: [{name: a, when: count('Seen') > 1}]", "segment 'a': \"count('Seen')\": the first is the name of an event"),
     ("segments: [{name: 'A B!', when: orders > 1}]", "matching regex"),
     ("segments: {", "segments.yml"),
 ])
