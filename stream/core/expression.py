@@ -228,10 +228,13 @@ class _Reader:
         first, second = self.read(node.body), self.read(node.orelse)
         if first.kind != second.kind:
             raise ExpressionError(f"{ast.unparse(node)!r} gives a {first.kind} or a {second.kind}: it must be one of them")
-        return _Part(
-            first.kind, lambda values: np.where(test.evaluate(values), first.evaluate(values), second.evaluate(values)),
-            lambda lows, highs: spans.chosen(*(_span(one, lows, highs) for one in (test, first, second))),
-        )  # fmt: skip
+
+        def evaluate(values: Values) -> Any:
+            found = np.where(test.evaluate(values), first.evaluate(values), second.evaluate(values))
+            return found if found.ndim else found.item()
+
+        return _Part(first.kind, evaluate, lambda lows, highs: spans.chosen(
+            *(_span(one, lows, highs) for one in (test, first, second))))  # fmt: skip
 
     def _call(self, node: ast.Call) -> _Part:
         if isinstance(node.func, ast.Name) and node.func.id in self.tables:

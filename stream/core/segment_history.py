@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from schemas.events import Event
 from stream.core import identity, segments
 from stream.core.expression import Expression
-from stream.core.fold import Outcome, fold
+from stream.core.fold import Outcome, ads_stated, fold
 from stream.core.measures import Catalog, no_catalog
 from stream.core.segments import AGES, COUNTED_DAYS, Rules
-from stream.core.state import DAY_MS, UserState
+from stream.core.state import DAY_MS, NOTHING_STATED, Stated, UserState
 
 MODELLED = ("churn", "alerted", "cluster")  # what a model said then nobody can say now
 SWEEP_MS = 300_000  # who comes and goes within it may be passed over, as the live sweep does
@@ -117,7 +117,7 @@ class SegmentHistory:
             self._judge_touched()
             self._clock_ms = at_ms
         if event.context.consent is not None and event.context.consent.personalization is False:
-            self._forget(user)
+            self._forget(user, ads_stated(event))
             return
         near = self._near(event)
         for one in near:
@@ -141,18 +141,24 @@ class SegmentHistory:
         known = (self.states[one] for one in own if one in self.states)
         return own | dict.fromkeys(user for state in known for _, user in state.claims)
 
-    def _forget(self, user: str) -> None:
-        state = self.states.pop(user, None)
-        for known in (self.turns, self._seen, self._touched):
-            known.pop(user, None)  # type: ignore[attr-defined]  # dicts by user
-        for other in identity.others(state) if state is not None else ():
+    def _forget(self, user: str, ads: Stated = NOTHING_STATED) -> None:
+        """As when consent is withdrawn: no profile any more, but what was said of advertising stays."""
+        state = self.states.pop(user, None) or UserState()
+        self.turns.pop(user, None)
+        self._seen.pop(user, None)
+        self._touched.pop(user, None)
+        for other in identity.others(state):
             holder = self.states.get(other)
-            if holder is None or not identity.forget(holder, user):
+            if holder is None:
                 continue
-            if holder.claims or holder.known:
-                self._touched[other] = None
-            else:
-                self._forget(other)
+            self._pass_time(other, self._clock_ms - 1)
+            if identity.forget(holder, user, ads_stay=True):
+                if holder.claims or holder.known:
+                    self._touched[other] = None
+                else:
+                    self._forget(other)
+        if (stays := max(state.ads, ads)) != NOTHING_STATED:
+            self.states[user] = UserState(ads=stays)
 
     def _judge_touched(self) -> None:
         for user in self._touched:

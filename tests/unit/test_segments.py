@@ -9,7 +9,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from clickwake.cli import app
+from clickwake.segments_backfill import chosen
 from stream.core import segments
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.fold import fold
@@ -191,3 +194,17 @@ def test_a_batch_over_the_log_says_what_the_stream_says() -> None:
         return rules.inside("t", segments.values_of(state, T0_MS + 3 * DAY_MS, 0.0))
 
     assert inside(events) == inside([*events[15:], *events[:15]])
+
+
+def test_what_is_filled_in_is_chosen_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = compiled(RulesFile(segments=(Rule(name="slipping", when="churn > 0.5"), Rule(name="all", when="events > 0"))))
+    every, left_out = chosen(rules, [])
+    assert "all" in {rule.name for rule in every.rules} and len(every.rules) == len(rules.rules) - 1
+    assert list(left_out) == ["slipping"] and "what a model said" in left_out["slipping"]
+    assert [rule.name for rule in chosen(rules, ["all"])[0].rules] == ["all"] and chosen(rules, ["all"])[1] == {}
+    for name, complaint in (("slipping", "cannot be filled in: it reads churn"), ("al", "no segment .al.")):
+        with pytest.raises(RulesError, match=complaint):
+            chosen(rules, [name])
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["segments", "backfill", "--json"])
+    assert done.exit_code == 1 and "segments.yml" in msgspec.json.decode(done.stdout)["error"]
