@@ -105,7 +105,7 @@ def replayed(events: Sequence[Event], since_ms: int = 0) -> list[Turn]:
     return [turn for turns in history.finish(T0_MS + DAYS * DAY_MS).values() for turn in turns]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(histories(), st.one_of(st.just(0), st.integers(T0_MS, T0_MS + 45 * DAY_MS)))
 def test_the_past_is_what_the_stream_would_have_said(events: list[Event], since_ms: int) -> None:
     """At whatever moment somebody looks, and so from and until the same moments up to how often they do."""
@@ -117,7 +117,7 @@ def test_the_past_is_what_the_stream_would_have_said(events: list[Event], since_
             assert inside_at(turns, user, now_ms) == expected, (user, now_ms - T0_MS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(histories(), st.integers(0, 100))
 def test_a_rule_that_came_later_has_the_same_past_and_present(events: list[Event], sweeps: int) -> None:
     """What is filled in until the stream takes over, and the stream's own word after that, are one whole."""
