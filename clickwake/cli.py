@@ -824,6 +824,19 @@ def segments_members(
     raise typer.Exit(command.members(segment, at, limit, as_json=as_json))
 
 
+@segments.command("backfill")
+def segments_backfill(
+    segment: Annotated[list[str] | None, typer.Option(help="only this one; may be given again. Default: all")] = None,
+    since: Annotated[datetime | None, typer.Option(help="from this time on, UTC; default: from the first event on")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only count, write nothing")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print what was found as JSON")] = False,
+) -> None:
+    """Who would have been in a segment before its rule was there, worked out from the events in ClickHouse."""
+    from clickwake import segments_backfill as command
+
+    raise typer.Exit(command.backfill(segment or [], since, dry_run=dry_run, as_json=as_json))
+
+
 @app.command()
 def experiments(
     check: Annotated[bool, typer.Option("--check", help="only whether the file can be used")] = False,

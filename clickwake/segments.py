@@ -30,9 +30,9 @@ def check(path: Path | None, *, as_json: bool) -> int:
     """Whether a file of rules can be used; 1 when not, with the reason."""
     settings = load_settings()
     path = path or settings.segments_file
-    release, known = _release(settings)
+    version, known = release(settings)
     try:
-        rules = load(path, known, release)
+        rules = load(path, known, version)
     except RulesError as error:
         code = refused(error, as_json=as_json)
         if not as_json:
@@ -42,7 +42,7 @@ def check(path: Path | None, *, as_json: bool) -> int:
     nobody = [rule.name for at, rule in enumerate(rules.rules)
               if at in rules.unknown or (rule.cluster and rule.cluster not in names)]  # fmt: skip
     if as_json:
-        print(msgspec.json.encode({"ok": True, "version": rules.version, "segments": rules.rules, "release": release or None,
+        print(msgspec.json.encode({"ok": True, "version": rules.version, "segments": rules.rules, "release": version or None,
                                    "nobody": nobody}).decode())  # fmt: skip
         return 0
     table = Table(box=None, header_style="dim")
@@ -53,23 +53,23 @@ def check(path: Path | None, *, as_json: bool) -> int:
         table.add_row(rule.name, ", ".join([*told, *([rule.when] if rule.when else [])]), rule.description)
     Console().print(table)
     if nobody:
-        Console().print(f"Nobody is in {', '.join(nobody)}: {release or 'no bundle of the registry'} does not know it; "
+        Console().print(f"Nobody is in {', '.join(nobody)}: {version or 'no bundle of the registry'} does not know it; "
                         "see clickwake segments clusters", style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
     return 0
 
 
 def clusters(*, as_json: bool) -> int:
     """The discovered clusters of the newest bundle that was not kept back."""
-    release, known = _release(load_settings())
+    version, known = release(load_settings())
     if as_json:
         told = [{name: getattr(one, name) for name in ("id", "name", "users", "terms", "items")} for one in known.clusters]
-        print(msgspec.json.encode({"release": release or None, "users": known.users, "clusters": told}).decode())
+        print(msgspec.json.encode({"release": version or None, "users": known.users, "clusters": told}).decode())
         return 0
     if not known.clusters:
-        Console().print(f"{release or 'The registry'} knows no clusters; clickwake train finds them among enough users",
+        Console().print(f"{version or 'The registry'} knows no clusters; clickwake train finds them among enough users",
                         highlight=False)  # fmt: skip
         return 0
-    table = Table(box=None, header_style="dim", caption=f"{release}, {known.users} users")
+    table = Table(box=None, header_style="dim", caption=f"{version}, {known.users} users")
     for name in ("id", "cluster", "users", "words", "nearest items"):
         table.add_column(name)
     for one in known.clusters:
@@ -78,7 +78,7 @@ def clusters(*, as_json: bool) -> int:
     return 0
 
 
-def _release(settings: Settings) -> tuple[str, Audience]:
+def release(settings: Settings) -> tuple[str, Audience]:
     """The newest bundle that is no candidate, and what it says of everybody; nothing, and why, where it cannot be read."""
     try:
         for manifest in model_store.versions(settings.registry):

@@ -93,7 +93,7 @@ class SegmentDesk:
         for key, chance in zip(keys, chances, strict=True):
             tenant, user = key.decode().split("/", 1)
             state = part.read(key)
-            values = segments.values_of(state, clock_ms, chance)
+            values = segments.values_of(state, clock_ms, chance, self.rules.measures, serving.index(tenant).item)
             inside = [] if state.claims else self.rules.inside(tenant, values)  # its owner is in, under another id
             if self._waits(state, serving):
                 inside = segments.kept(state, inside, self.rules)

@@ -61,7 +61,7 @@ def _fold(snapshot: Snapshot, events: list[Event]) -> None:
     for event in events:
         state = snapshot.states.setdefault(event.user, UserState())
         fold(state, event, event.ts_ms, lateness_max_ms=0)
-        join(snapshot, state, event)
+        join(snapshot, event)
 
 
 def _copied(state: UserState) -> UserState:

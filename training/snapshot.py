@@ -179,19 +179,13 @@ def _observe(snapshot: Snapshot, open_moments: dict[str, _OpenMoment], event: Ev
         for touch in added:
             seen.add(touch.item_id)
             snapshot.counts.observe(event.tenant, touch, state.ring, offset, {})
-        join(snapshot, state, event)
+        join(snapshot, event)
 
 
-def join(snapshot: Snapshot, state: UserState, event: Event) -> None:
-    """Anonymous histories go to the known users who claim them, by the same steps as between two partitions."""
-    answers = identity.answers(state, event.tenant, event.user)  # of an anonymous id that was claimed: a straggler
-    for claim in identity.claims_of(state, event):
-        anonymous = snapshot.states.setdefault(claim.anonymous, UserState())
-        identity.note_claim(anonymous, claim)
-        answers += identity.answers(anonymous, claim.tenant, claim.anonymous)
-    for answer in answers:
-        if identity.link(snapshot.states.setdefault(answer.user, UserState()), answer):
-            snapshot.touched.setdefault(answer.user, set()).update(touch.item_id for touch in answer.ring)
+def join(snapshot: Snapshot, event: Event) -> None:
+    """Anonymous histories go to the known users who claim them, once the event is folded."""
+    for answer in identity.join(snapshot.states, event):
+        snapshot.touched.setdefault(answer.user, set()).update(touch.item_id for touch in answer.ring)
 
 
 def _close(snapshot: Snapshot, user: str, moment: _OpenMoment) -> None:
@@ -274,32 +268,21 @@ def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
 
     Raises `EmptyHistory` when the sink has stored nothing yet, and ClickHouseMissing when no server answers.
     """
+    from stream.adapters import stored_events
     from stream.adapters.clickhouse import connect
 
     client = connect(settings.clickhouse, wait_s=10.0)
     try:
         query = (
-            "SELECT message_id, lane, type, event, timestamp, user_id, anonymous_id, properties, context FROM ("
+            f"SELECT {stored_events.COLUMNS} FROM ("  # noqa: S608  # of constants
             "SELECT * FROM events FINAL WHERE tenant = {tenant:String} AND user != '' AND NOT anonymised "
             "ORDER BY timestamp DESC, message_id LIMIT {most:UInt64}) ORDER BY timestamp, message_id"
         )
         rows = client.query(query, parameters={"tenant": tenant, "most": EVENTS_MAX}).result_rows
-        events = (_from_row(tenant, row) for row in rows)
+        events = (stored_events.event(tenant, row) for row in rows)
         return _history(f"ClickHouse, tenant {tenant}", events, _catalog(client, tenant))
     finally:
         client.close()
-
-
-def _from_row(tenant: str, row: tuple[Any, ...]) -> Event:
-    message_id, lane, kind, event, timestamp, user_id, anonymous_id, properties, context = row
-    return msgspec.convert(
-        {
-            "messageId": message_id, "type": kind, "event": event or None, "lane": lane, "tenant": tenant,
-            "timestamp": timestamp, "userId": user_id or None, "anonymousId": anonymous_id or None,
-            "properties": msgspec.json.decode(properties or "{}"), "context": msgspec.json.decode(context or "{}"),
-        },
-        Event,
-    )  # fmt: skip
 
 
 def _catalog(client: Any, tenant: str) -> Iterator[Item]:

@@ -15,8 +15,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from stream.core import spans
+from stream.core.spans import ANY, ANY_FLAG, Span
+
 Kind = Literal["number", "text", "flag"]
 Values = Mapping[str, Any]
+Calls = Mapping[str, Callable[[ast.Call], str]]  # function → the field, a number, that a call of it stands for
+Bounds = Callable[[Values, Values], Span]
 Tables = Mapping[str, Callable[[str, float], float]]  # function of a number field and a share → a constant
 
 CHARS_MAX = 1_000  # of an expression
@@ -38,21 +43,25 @@ class ExpressionError(ValueError):
 class _Part(NamedTuple):
     kind: Kind
     evaluate: Callable[[Values], Any]
+    bounds: Bounds | None = None  # where its fields move; without, nothing is known then
 
 
 class Expression(NamedTuple):
-    """A text that was understood. `names` are the fields it reads."""
+    """A text that was understood. `names` are the fields it reads. `bounds(lows, highs)`: what `evaluate` can give while
+    each field, one value and no array, is anywhere from one to the other, see `stream.core.spans`."""
 
     text: str
     kind: Kind
     names: frozenset[str]
     evaluate: Callable[[Values], Any]
+    bounds: Bounds
 
 
 def parse(
-    text: str, fields: Mapping[str, Kind], wanted: Kind, tables: Tables = MappingProxyType({})
-) -> Expression:
-    """Read an expression over `fields` that gives a `wanted` value; `tables` are asked while it is read. Raises
+    text: str, fields: Mapping[str, Kind], wanted: Kind, tables: Tables = MappingProxyType({}),
+    calls: Calls = MappingProxyType({}),
+) -> Expression:  # fmt: skip
+    """Read an expression over `fields` that gives a `wanted` value; `tables` and `calls` are asked while it is read. Raises
     ExpressionError.
 
     >>> cheap = parse("price < 5 and not in_stock", {"price": "number", "in_stock": "flag"}, "flag")
@@ -72,18 +81,27 @@ def parse(
         raise ExpressionError(f"{text!r} is no expression{where}: {reason}") from error
     if count > NODES_MAX:
         raise ExpressionError(f"an expression has at most {NODES_MAX} parts, this one {count}")
-    part = _Reader(fields, tables).read(tree)
+    reader = _Reader(fields, tables, calls)
+    part = reader.read(tree)
     if part.kind != wanted:
         raise ExpressionError(f"{text!r} gives a {part.kind}, wanted is a {wanted}")
-    names = frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id in fields)
-    return Expression(text, part.kind, names, part.evaluate)
+    assert part.bounds is not None
+    return Expression(text, part.kind, frozenset(reader.names(tree)), part.evaluate, part.bounds)
 
 
 class _Reader:
     """From syntax to functions, checking types on the way."""
 
-    def __init__(self, fields: Mapping[str, Kind], tables: Tables) -> None:
-        self.fields, self.tables = fields, tables
+    def __init__(self, fields: Mapping[str, Kind], tables: Tables, calls: Calls) -> None:
+        self.fields, self.tables, self.calls = fields, tables, calls
+        self._called: dict[ast.Call, str] = {}
+
+    def names(self, node: ast.expr) -> set[str]:
+        """The fields that what was read reads."""
+        if isinstance(node, ast.Call) and node in self._called:
+            return {self._called[node]}
+        own = {node.id} if isinstance(node, ast.Name) and node.id in self.fields else set[str]()
+        return own.union(*(self.names(one) for one in ast.iter_child_nodes(node) if isinstance(one, ast.expr)))
 
     def read(self, node: ast.expr) -> _Part:
         readers: dict[type[ast.expr], Callable[[Any], _Part]] = {
@@ -94,7 +112,15 @@ class _Reader:
         if found is None:
             raise ExpressionError(f"{ast.unparse(node)!r} is not among what an expression may have: literals, fields, "
                                   "comparisons, arithmetic, and, or, not, in, if-else, contains()")  # fmt: skip
-        return found(node)
+        part = found(node)
+        names, moving = tuple(self.names(node)), part.bounds or (lambda lows, highs: ANY[part.kind])
+
+        def bounds(lows: Values, highs: Values) -> Span:
+            if all(lows[name] == highs[name] for name in names):  # then it is what it is, whatever it is made of
+                return (part.evaluate(lows),) * 2
+            return moving(lows, highs)
+
+        return part._replace(bounds=bounds)
 
     def _wanted(self, node: ast.expr, *kinds: Kind) -> _Part:
         part = self.read(node)
@@ -117,10 +143,11 @@ class _Reader:
         name = node.id
         if name not in self.fields:
             raise ExpressionError(f"there is no field {name!r}; there are {', '.join(sorted(self.fields))}")
-        return _Part(self.fields[name], lambda values: values[name])
+        return _Part(self.fields[name], lambda values: values[name], lambda lows, highs: (lows[name], highs[name]))
 
     def _logic(self, node: ast.BoolOp) -> _Part:
-        parts = [self._wanted(one, "flag").evaluate for one in node.values]
+        read = [self._wanted(one, "flag") for one in node.values]
+        parts = [one.evaluate for one in read]
         join = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
 
         def evaluate(values: Values) -> Any:
@@ -129,28 +156,31 @@ class _Reader:
                 found = join(found, part(values))
             return found
 
-        return _Part("flag", evaluate)
+        return _Part("flag", evaluate, lambda lows, highs: spans.joined(join, [_span(one, lows, highs) for one in read]))
 
     def _unary(self, node: ast.UnaryOp) -> _Part:
         if isinstance(node.op, ast.Not):
-            flag = self._wanted(node.operand, "flag").evaluate
-            return _Part("flag", lambda values: np.logical_not(flag(values)))
+            flag = self._wanted(node.operand, "flag")
+            return _Part("flag", lambda values: np.logical_not(flag.evaluate(values)), lambda lows, highs: spans.compared(
+                operator.eq, _span(flag, lows, highs), (False, False)))  # fmt: skip
         if isinstance(node.op, ast.USub):
-            number = self._wanted(node.operand, "number").evaluate
-            return _Part("number", lambda values: -number(values))
+            number = self._wanted(node.operand, "number")
+            return _Part("number", lambda values: -number.evaluate(values), lambda lows, highs: spans.arithmetic(
+                operator.sub, (0.0, 0.0), _span(number, lows, highs)))  # fmt: skip
         raise ExpressionError(f"{ast.unparse(node)!r}: write `not` or `-`")
 
     def _arithmetic(self, node: ast.BinOp) -> _Part:
         do = _ARITHMETIC.get(type(node.op))
         if do is None:
             raise ExpressionError(f"{ast.unparse(node)!r}: arithmetic has + - * /")
-        left, right = self._wanted(node.left, "number").evaluate, self._wanted(node.right, "number").evaluate
+        left, right = self._wanted(node.left, "number"), self._wanted(node.right, "number")
 
         def evaluate(values: Values) -> Any:
             with np.errstate(all="ignore"):  # what is divided by nothing is no number, which compares as False
-                return do(left(values), right(values))
+                return do(left.evaluate(values), right.evaluate(values))
 
-        return _Part("number", evaluate)
+        return _Part("number", evaluate, lambda lows, highs: spans.arithmetic(
+            do, _span(left, lows, highs), _span(right, lows, highs)))  # fmt: skip
 
     def _comparison(self, node: ast.Compare) -> _Part:
         links, left = [], node.left
@@ -160,14 +190,15 @@ class _Reader:
             left = right
 
         def evaluate(values: Values) -> Any:
-            found = links[0](values)
+            found = links[0].evaluate(values)
             for link in links[1:]:
-                found = np.logical_and(found, link(values))
+                found = np.logical_and(found, link.evaluate(values))
             return found
 
-        return _Part("flag", evaluate)
+        return _Part("flag", evaluate, lambda lows, highs: spans.joined(
+            np.logical_and, [_span(one, lows, highs) for one in links]))  # fmt: skip
 
-    def _ordered(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Callable[[Values], Any]:
+    def _ordered(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Part:
         do = _COMPARE.get(type(op))
         if do is None:
             raise ExpressionError(f"{ast.unparse(left)!r}: comparisons are == != < <= > >= in, not in")
@@ -177,9 +208,10 @@ class _Reader:
                                   "cannot be compared")  # fmt: skip
         if first.kind != "number" and not isinstance(op, ast.Eq | ast.NotEq):
             raise ExpressionError(f"{ast.unparse(left)!r} is a {first.kind}: only numbers are smaller or larger")
-        return lambda values: do(first.evaluate(values), second.evaluate(values))
+        return _Part("flag", lambda values: do(first.evaluate(values), second.evaluate(values)), lambda lows, highs:
+                     spans.compared(do, _span(first, lows, highs), _span(second, lows, highs)))  # fmt: skip
 
-    def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Callable[[Values], Any]:
+    def _membership(self, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Part:
         if not isinstance(right, ast.List | ast.Tuple | ast.Set) or not all(isinstance(e, ast.Constant) for e in right.elts):
             raise ExpressionError(f"{ast.unparse(right)!r}: after `in` comes a list of literals; contains(text, part) looks "
                                   "into a text")  # fmt: skip
@@ -188,20 +220,31 @@ class _Reader:
             raise ExpressionError(f"{ast.unparse(left)!r} is a {part.kind}, and so must be all of {ast.unparse(right)}")
         wanted = {one.evaluate({}) for one in among}
         inside = isinstance(op, ast.In)
-        return lambda values: _each(part.evaluate(values), lambda value: (value in wanted) == inside)
+        return _Part("flag", lambda values: _each(part.evaluate(values), lambda value: (value in wanted) == inside),
+                     lambda lows, highs: _among(_span(part, lows, highs), wanted, inside))  # fmt: skip
 
     def _choice(self, node: ast.IfExp) -> _Part:
-        test = self._wanted(node.test, "flag").evaluate
+        test = self._wanted(node.test, "flag")
         first, second = self.read(node.body), self.read(node.orelse)
         if first.kind != second.kind:
             raise ExpressionError(f"{ast.unparse(node)!r} gives a {first.kind} or a {second.kind}: it must be one of them")
-        return _Part(first.kind, lambda values: np.where(test(values), first.evaluate(values), second.evaluate(values)))
+
+        def evaluate(values: Values) -> Any:
+            found = np.where(test.evaluate(values), first.evaluate(values), second.evaluate(values))
+            return found if found.ndim else found.item()
+
+        return _Part(first.kind, evaluate, lambda lows, highs: spans.chosen(
+            *(_span(one, lows, highs) for one in (test, first, second))))  # fmt: skip
 
     def _call(self, node: ast.Call) -> _Part:
         if isinstance(node.func, ast.Name) and node.func.id in self.tables:
             return self._looked_up(node, node.func.id)
+        if isinstance(node.func, ast.Name) and node.func.id in self.calls:
+            name = self._called[node] = self.calls[node.func.id](node)
+            return _Part("number", lambda values: values[name], lambda lows, highs: (lows[name], highs[name]))
         if not isinstance(node.func, ast.Name) or node.func.id != "contains" or len(node.args) != 2 or node.keywords:
-            others = "".join(f", {name}(field, share)" for name in self.tables)
+            more = [*(f"{name}(field, share)" for name in self.tables), *(f"{name}(…)" for name in self.calls)]
+            others = "".join(f", {one}" for one in more)
             raise ExpressionError(f"{ast.unparse(node)!r}: the only function{'s are' if others else ' is'} "
                                   f"contains(text, part){others}")  # fmt: skip
         text, part = self._wanted(node.args[0], "text").evaluate, node.args[1]
@@ -219,7 +262,17 @@ class _Reader:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
             raise ExpressionError(f"{ast.unparse(node)!r}: the share is a number between 0 and 1, for example 0.8")
         number = self.tables[name](field.id, float(value))
-        return _Part("number", lambda values: number)
+        return _Part("number", lambda values: number, lambda lows, highs: (number, number))
+
+
+def _span(part: _Part, lows: Values, highs: Values) -> Span:
+    """What a part can be while its fields move."""
+    assert part.bounds is not None
+    return part.bounds(lows, highs)
+
+
+def _among(found: Span, wanted: set[Any], inside: bool) -> Span:
+    return ((found[0] in wanted) == inside,) * 2 if found[0] == found[1] else ANY_FLAG
 
 
 def _each(values: Any, test: Callable[[Any], bool]) -> Any:

@@ -145,6 +145,17 @@ def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
     return known
 
 
+def join(states: dict[str, UserState], event: Event) -> list[Answer]:
+    """After an event was folded: anonymous histories go to the known users who claim them, by the same steps as between two
+    partitions, where all states of a tenant are at hand. Returns the answers that changed a state."""
+    found = answers(states[event.user], event.tenant, event.user)  # of an anonymous id that was claimed: a straggler
+    for claim in claims_of(states[event.user], event):
+        anonymous = states.setdefault(claim.anonymous, UserState())
+        note_claim(anonymous, claim)
+        found += answers(anonymous, claim.tenant, claim.anonymous)
+    return [one for one in found if link(states.setdefault(one.user, UserState()), one)]
+
+
 def link(state: UserState, answer: Answer) -> bool:
     """Put an answer into the known user's state; False when it changes nothing."""
     ring, ads = list(answer.ring), max(state.ads, answer.ads)

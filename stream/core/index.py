@@ -73,6 +73,11 @@ class ItemIndex:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def item(self, item_id: str) -> Item | None:
+        """As the catalog says; None for what it does not name."""
+        row = self.row_of.get(item_id)
+        return None if row is None else self.items[row]
+
     @property
     def matrix(self) -> Float32:
         """(N, D)"""

@@ -10,6 +10,7 @@ recency, frequency and money are rules like any other; Hughes, "Strategic Databa
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,10 +18,14 @@ from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import numpy as np
 
+from stream.core import measures
 from stream.core.audience import POPULATIONS, Audience, Cluster
 from stream.core.expression import Expression, ExpressionError, Kind, parse
+from stream.core.measures import Catalog, Measure, measured, no_catalog
 from stream.core.scenarios import basket
+from stream.core.spans import joined
 from stream.core.state import DAY_MS, UserState
 from stream.core.state import Kind as Did
 
@@ -32,12 +37,15 @@ _COUNTED: Mapping[str, tuple[Did, ...]] = MappingProxyType({
     "views": (Did.VIEW, Did.CLICK), "carts": (Did.CART,), "orders": (Did.ORDER,), "touches": tuple(Did),
 })
 
+COUNTED_DAYS: Mapping[str, int] = MappingProxyType({f"{name}_{days}d": days for name in _COUNTED for days in WINDOWS_DAYS})
+AGES = ("days_since_first", "days_since_seen", "days_since_order")  # grow with time; nothing else does without an event
+
 FIELDS: Mapping[str, Kind] = MappingProxyType({
     "events": "number", "orders": "number", "revenue": "number", "average_order": "number", "items": "number",
     "active_days": "number", "order_days": "number", "cart_items": "number", "days_since_first": "number",
     "days_since_seen": "number", "days_since_order": "number", "churn": "number", "alerted": "flag", "known": "flag",
     "ads_refused": "flag", "cluster": "text",
-    **{f"{name}_{days}d": "number" for name in _COUNTED for days in WINDOWS_DAYS},
+    **dict.fromkeys(COUNTED_DAYS, "number"),
 })  # fmt: skip
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9 _/.-]{0,63}$")]
@@ -120,6 +128,7 @@ class Rules(NamedTuple):
     reads_churn: bool
     reads_cluster: bool = False
     relative: frozenset[str] = frozenset()  # names of rules that ask the release
+    measures: tuple[Measure, ...] = ()
     unknown: frozenset[int] = frozenset()  # places of rules that ask what the release does not know: nobody is in
 
     def inside(self, tenant: str, values: Mapping[str, Any]) -> list[str]:
@@ -129,11 +138,19 @@ class Rules(NamedTuple):
             if (rule.tenant is None or rule.tenant == tenant) and at not in self.unknown and bool(condition.evaluate(values))
         ]  # fmt: skip
 
+    def only(self, places: Sequence[int]) -> Rules:
+        """The rules at these places, as if the others were not there; the version stays that of all."""
+        rules, conditions = tuple(self.rules[at] for at in places), tuple(self.conditions[at] for at in places)
+        unknown = frozenset(new for new, at in enumerate(places) if at in self.unknown)
+        read = frozenset[str]().union(*(condition.names for condition in conditions))
+        return self._replace(rules=rules, conditions=conditions, unknown=unknown,
+                             measures=tuple(one for one in self.measures if one.name in read))  # fmt: skip
+
     def read_by(self, name: str) -> list[str]:
         """The fields that are numbers and that a segment's rule reads: what an entry is explained by."""
         names = next((condition.names for rule, condition in zip(self.rules, self.conditions, strict=True)
                       if rule.name == name), frozenset[str]())  # fmt: skip
-        return sorted(one for one in names if FIELDS[one] != "text")
+        return sorted(one for one in names if FIELDS.get(one) != "text")
 
 
 NO_RULES = Rules("", (), (), False)
@@ -156,15 +173,16 @@ def compiled(file: RulesFile, audience: Audience | None = None, release: str = "
     rules = (*(LIFECYCLE if file.lifecycle else ()), *(RFM if file.rfm else ()), *(FIFTHS if file.fifths else ()),
              *(discovered(known.clusters) if file.clusters else ()), *file.segments)  # fmt: skip
     conditions: list[Expression] = []
+    counted: dict[str, Measure] = {}
     names: set[tuple[str, str | None]] = set()
     relative: set[str] = set()
     unknown: set[int] = set()
     for at, rule in enumerate(rules):
-        if (rule.name, rule.tenant) in names:
+        if any(name == rule.name and (tenant == rule.tenant or None in (tenant, rule.tenant)) for name, tenant in names):
             raise RulesError(f"segment {rule.name!r}: there are two of this name; give one another name")
         names.add((rule.name, rule.tenant))
         asked: list[float] = []
-        conditions.append(_condition(rule, known, asked))
+        conditions.append(_condition(rule, known, asked, counted))
         if asked or "cluster" in conditions[-1].names:
             relative.add(rule.name)
         if any(one != one for one in asked):  # NaN
@@ -176,12 +194,17 @@ def compiled(file: RulesFile, audience: Audience | None = None, release: str = "
     return Rules(
         hashlib.blake2b(whole, digest_size=6).hexdigest(), rules, tuple(conditions),
         any("churn" in one.names for one in conditions), any("cluster" in one.names for one in conditions),
-        frozenset(relative), frozenset(unknown),
+        frozenset(relative), tuple(counted.values()), frozenset(unknown),
     )  # fmt: skip
 
 
-def _condition(rule: Rule, audience: Audience, asked: list[float]) -> Expression:
-    """What a rule says, as one expression; the quantiles it asked for go into `asked`."""
+def _condition(rule: Rule, audience: Audience, asked: list[float], counted: dict[str, Measure]) -> Expression:
+    """What a rule says, as one expression; the quantiles it asked for go into `asked`, its own counts into `counted`."""
+
+    def count(call: ast.Call) -> str:
+        measure = measures.read(call)
+        counted[measure.name] = measure
+        return measure.name
 
     def look_up(population: str, field: str, share: float) -> float:
         asked.append(audience.quantile(population, field, share))
@@ -191,7 +214,7 @@ def _condition(rule: Rule, audience: Audience, asked: list[float]) -> Expression
         raise RulesError(f"segment {rule.name!r}: it says neither `when` nor `cluster`")
     tables = {name: partial(look_up, population) for name, population in POPULATIONS.items()}
     try:
-        when = parse(rule.when, FIELDS, "flag", tables) if rule.when else None
+        when = parse(rule.when, FIELDS, "flag", tables, dict.fromkeys(measures.FUNCTIONS, count)) if rule.when else None
         if not rule.cluster:
             assert when is not None
             return when
@@ -202,23 +225,39 @@ def _condition(rule: Rule, audience: Audience, asked: list[float]) -> Expression
         return inside
     told = when.evaluate
     return Expression(f"{inside.text} and ({when.text})", "flag", inside.names | when.names,
-                      lambda values: bool(inside.evaluate(values)) and bool(told(values)))  # fmt: skip
+                      lambda values: bool(inside.evaluate(values)) and bool(told(values)),
+                      lambda lows, highs: joined(np.logical_and, [one.bounds(lows, highs) for one in (inside, when)]))
 
 
-def values_of(state: UserState, now_ms: int, churn: float) -> dict[str, float | bool | str]:
-    """FIELDS of one user at a time. `churn`: P(no return within the model's horizon), 0 without a model. The cluster is
-    where the state was placed last."""
-    counted = _counted(state, now_ms)
-    ordered_ms = max((stat.last_order_ts_ms for stat in state.items.values()), default=0)
+def values_of(
+    state: UserState, now_ms: int, churn: float, counted: Sequence[Measure] = (), catalog: Catalog = no_catalog
+) -> dict[str, float | bool | str]:
+    """FIELDS of one user at a time, and what rules count for themselves (`Rules.measures`). `churn`: P(no return within the
+    model's horizon), 0 without a model. The cluster is where the state was placed last."""
     return {
         "events": float(state.events), "orders": float(state.orders), "revenue": state.revenue,
         "average_order": state.revenue / state.orders if state.orders else 0.0, "items": float(len(state.items)),
         "active_days": float(len(state.days)), "order_days": float(len(state.order_days)),
-        "cart_items": float(len(basket(state))), "days_since_first": _days(state.first_ts_ms, now_ms),
-        "days_since_seen": _days(state.last_ts_ms, now_ms), "days_since_order": _days(ordered_ms, now_ms), "churn": churn,
+        "cart_items": float(len(basket(state))), **ages(state, ordered_ms(state), now_ms), "churn": churn,
         "alerted": state.alert.raised and not state.alert.silenced, "known": state.known, "cluster": state.placed.cluster,
-        "ads_refused": state.ads.refused, **counted,
+        "ads_refused": state.ads.refused, **_counted(state, now_ms),
+        **(measured(state, now_ms, counted, catalog) if counted else {}),
     }  # fmt: skip
+
+
+def ordered_ms(state: UserState) -> int:
+    """When the last order was; 0 for none."""
+    return max((stat.last_order_ts_ms for stat in state.items.values()), default=0)
+
+
+def ages(state: UserState, last_order_ms: int, now_ms: int) -> dict[str, float]:
+    """AGES at a time.
+
+    >>> ages(UserState(first_ts_ms=1, last_ts_ms=DAY_MS), 0, 3 * DAY_MS)["days_since_seen"]
+    2.0
+    """
+    return {"days_since_first": _days(state.first_ts_ms, now_ms), "days_since_seen": _days(state.last_ts_ms, now_ms),
+            "days_since_order": _days(last_order_ms, now_ms)}  # fmt: skip
 
 
 def _counted(state: UserState, now_ms: int) -> dict[str, float]:

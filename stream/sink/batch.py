@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -101,22 +101,25 @@ def freeze(
 
 def _by_months(table: Table, rows: list[Row], records: list[Record]) -> list[Insert]:
     """One insert, or several when the rows span more months than one insert may touch."""
-    index = table.month_index
-    if index is None:
+    parts = by_months(table, rows)
+    if len(parts) == 1:
         return [Insert(table, rows, records)]
-    if _month(min(row[index] for row in rows)) == _month(max(row[index] for row in rows)):  # nearly always
-        return [Insert(table, rows, records)]
+    return [Insert(table, [rows[p] for p in positions], [records[p] for p in positions]) for positions in parts]
+
+
+def by_months(table: Table, rows: Sequence[Row]) -> Sequence[Sequence[int]]:
+    """Positions of rows that may go into one insert each."""
+    index, whole = table.month_index, range(len(rows))
+    if index is None or _month(min(row[index] for row in rows)) == _month(max(row[index] for row in rows)):  # nearly always
+        return [whole]
     months: dict[tuple[int, int], list[int]] = {}
     for position, row in enumerate(rows):
         months.setdefault(_month(row[index]), []).append(position)
     if len(months) <= PARTITIONS_PER_INSERT_MAX:
-        return [Insert(table, rows, records)]
+        return [whole]
     ordered = sorted(months)
-    inserts = []
-    for start in range(0, len(ordered), PARTITIONS_PER_INSERT_MAX):
-        positions = [p for month in ordered[start : start + PARTITIONS_PER_INSERT_MAX] for p in months[month]]
-        inserts.append(Insert(table, [rows[p] for p in positions], [records[p] for p in positions]))
-    return inserts
+    return [[p for month in ordered[start : start + PARTITIONS_PER_INSERT_MAX] for p in months[month]]
+            for start in range(0, len(ordered), PARTITIONS_PER_INSERT_MAX)]  # fmt: skip
 
 
 def _month(at_s: int) -> tuple[int, int]:

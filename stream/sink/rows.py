@@ -248,11 +248,17 @@ def _offer_decision(value: Decision, offer: Offered, record: Record) -> Rows:
 
 
 def _segment_change(value: SegmentChange, record: Record) -> Rows:
+    row = segment_change_row(value, _place(record))
+    return Rows(((SEGMENT_CHANGES, row),), key(value.tenant, value.user_id), ms(value.as_of_ts))
+
+
+def segment_change_row(value: SegmentChange, place: tuple[int, int, int, str]) -> Row:
+    """`place`: partition, offset, broker's time and trace."""
     as_of_ms = ms(value.as_of_ts)
-    return Rows(((SEGMENT_CHANGES, (
+    return (
         value.tenant, value.change_id, value.user_id, value.segment, value.change, value.number, value.values,
-        value.as_of_event_id, as_of_ms, value.rules_version, value.model_version, clamp_s(as_of_ms),
-        *_place(record))),), key(value.tenant, value.user_id), as_of_ms)
+        value.as_of_event_id, as_of_ms, value.rules_version, value.model_version, clamp_s(as_of_ms), *place,
+    )  # fmt: skip
 
 
 def _churn_alert(value: ChurnAlert, record: Record) -> Rows:

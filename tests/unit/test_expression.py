@@ -41,6 +41,8 @@ def test_numbers() -> None:
 
 def test_one_value_at_a_time_means_the_same() -> None:
     expression = parse("price < 10 and category in ['Kitchen'] and contains(title, 'mug')", FIELDS, "flag")
+    for text in ("(1 if in_stock else 2) in [1]", "contains('mug' if in_stock else title, 'MUG')"):
+        assert parse(text, FIELDS, "flag").evaluate({"in_stock": True, "title": ""})
     rows = [{name: values[at] for name, values in ITEMS.items()} for at in range(3)]
     assert [bool(expression.evaluate(row)) for row in rows] == expression.evaluate(ITEMS).tolist()
 

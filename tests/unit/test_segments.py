@@ -9,7 +9,10 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from clickwake.cli import app
+from clickwake.segments_backfill import chosen
 from stream.core import segments
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.fold import fold
@@ -80,6 +83,22 @@ async def test_time_alone_moves_people_when_everybody_is_looked_at(rules: Path) 
     assert ("lookers", "left", 2) in said(bench)
 
 
+async def test_a_rule_may_count_by_what_the_catalog_says(rules: Path) -> None:
+    rewrite(rules, """
+lifecycle: false
+segments: [{name: gardeners, when: 'count("Product Viewed", category == "c1", days=7) >= 2'}]
+""")
+    bench = Bench(FakeModels(), rules=rules)
+    bench.items()  # every other one is of category c1
+    await bench.feed(event(item="i1"), event(item="i2", ts_ms=T0_MS + 1), event(item="i4", ts_ms=T0_MS + 2))
+    await bench.close()
+    assert said(bench) == []
+    await bench.feed(event(item="i3", ts_ms=T0_MS + 3))
+    await bench.close()
+    (entered,) = bench.outputs.values("segment-changes")
+    assert entered["values"] == {"count('Product Viewed', category == 'c1', days=7)": 2.0}
+
+
 async def test_a_second_reading_gives_the_same_ids(rules: Path) -> None:
     async def run(cuts: list[int]) -> set[str]:
         """The same events in intervals of another length, from a state that was never written."""
@@ -121,6 +140,8 @@ async def test_nothing_is_said_while_history_is_imported_and_a_changed_file_is_t
     ("segments: [{name: a, when: evnets > 1}]", "segment 'a': there is no field 'evnets'"),
     ("segments: [{name: a, when: orders}]", "segment 'a': 'orders' gives a number, wanted is a flag"),
     ("segments: [{name: a, when: orders > 1}, {name: a, when: orders > 2}]", "there are two of this name"),
+    ("segments: [{name: a, when: orders > 1}, {name: a, when: orders > 2, tenant: t}]", "there are two of this name"),
+    ("segments: [{name: a, when: count('Seen') > 1}]", "segment 'a': \"count('Seen')\": the first is the name of an event"),
     ("segments: [{name: 'A B!', when: orders > 1}]", "matching regex"),
     ("segments: {", "segments.yml"),
 ])
@@ -173,3 +194,17 @@ def test_a_batch_over_the_log_says_what_the_stream_says() -> None:
         return rules.inside("t", segments.values_of(state, T0_MS + 3 * DAY_MS, 0.0))
 
     assert inside(events) == inside([*events[15:], *events[:15]])
+
+
+def test_what_is_filled_in_is_chosen_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rules = compiled(RulesFile(segments=(Rule(name="slipping", when="churn > 0.5"), Rule(name="all", when="events > 0"))))
+    every, left_out = chosen(rules, [])
+    assert "all" in {rule.name for rule in every.rules} and len(every.rules) == len(rules.rules) - 1
+    assert list(left_out) == ["slipping"] and "what a model said" in left_out["slipping"]
+    assert [rule.name for rule in chosen(rules, ["all"])[0].rules] == ["all"] and chosen(rules, ["all"])[1] == {}
+    for name, complaint in (("slipping", "cannot be filled in: it reads churn"), ("al", "no segment .al.")):
+        with pytest.raises(RulesError, match=complaint):
+            chosen(rules, [name])
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, ["segments", "backfill", "--json"])
+    assert done.exit_code == 1 and "segments.yml" in msgspec.json.decode(done.stdout)["error"]

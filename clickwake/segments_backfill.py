@@ -1,0 +1,179 @@
+"""`clickwake segments backfill`: who would have been in a segment before its rule was there.
+
+Users are replayed in pages from the events in ClickHouse, through the stream's own fold and rules. A page's changes are
+written at once, with derived ids, and what former runs had found goes at the end: run again, or after a crash in between, it
+ends in the same rows. Users on the list of erasures are left out, and looked for once more after each page is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from clickwake.answering import refused
+from clickwake.segments import release
+from schemas.events import key, ms
+from stream.adapters import clickhouse
+from stream.adapters.erasures import Erasures
+from stream.adapters.segment_past import Page, SegmentPast, tenants
+from stream.core.measures import Catalog
+from stream.core.segment_history import SegmentHistory, Turn, before, handover, refusals
+from stream.core.segments import Rules, RulesError
+from stream.segments import load
+from stream.settings import Settings
+from stream.settings import load as load_settings
+from training.progress import progress
+
+ERASURES_WAIT_S = 30.0
+
+
+class Found(NamedTuple):
+    """A user's turns in one segment, at least one; `known_ms`: the user's first event."""
+
+    known_ms: int
+    turns: list[Turn]
+
+
+class NoErasures(ConnectionError):
+    """The list of erased users could not be read."""
+
+
+def backfill(names: Sequence[str], since: datetime | None, *, dry_run: bool, as_json: bool) -> int:
+    """Fill in the past of all segments, or of `names`; 1 when it cannot, with the reason."""
+    settings = load_settings()
+    version, known = release(settings)
+    try:
+        rules, left_out = chosen(load(settings.segments_file, known, version), names)
+        since_ms = 0 if since is None else ms(since if since.tzinfo is not None else since.replace(tzinfo=UTC))
+        with progress() as bars:
+            found = asyncio.run(Backfill(settings, rules, since_ms, bars, dry_run=dry_run).run())
+    except (RulesError, NoErasures) as error:
+        return refused(error, as_json=as_json)
+    except (ClickHouseError, OSError) as error:
+        return refused(ConnectionError(clickhouse.missing(settings.clickhouse, error)), as_json=as_json)
+    _show(found, left_out, dry_run=dry_run, as_json=as_json)
+    return 0
+
+
+def chosen(rules: Rules, names: Sequence[str]) -> tuple[Rules, dict[str, str]]:
+    """The rules to be filled in, and why others are not. Raises RulesError for a name that is none, or cannot be."""
+    cannot = refusals(rules)
+    for name in names:
+        if name not in {rule.name for rule in rules.rules}:
+            raise RulesError(f"there is no segment {name!r}; clickwake segments check lists those there are")
+        if name in cannot:
+            raise RulesError(f"segment {name!r} cannot be filled in: {cannot[name]}")
+    wanted = [at for at, rule in enumerate(rules.rules) if rule.name not in cannot and (not names or rule.name in names)]
+    return rules.only(wanted), {} if names else cannot
+
+
+class Backfill:
+    """One run. `bars` shows how many users are done."""
+
+    def __init__(self, settings: Settings, rules: Rules, since_ms: int, bars: Progress, *, dry_run: bool) -> None:
+        self.settings, self.rules, self.since_ms, self.bars, self.dry_run = settings, rules, since_ms, bars, dry_run
+        self.run_ms = time.time_ns() // 1_000_000
+        self.erasures = Erasures(settings)
+
+    async def run(self) -> list[dict[str, Any]]:
+        """Returns what was found of each tenant and segment."""
+        await asyncio.to_thread(clickhouse.migrate, self.settings.clickhouse, wait_s=10.0)
+        if not self.dry_run:
+            self.erasures.start()
+            try:
+                await asyncio.wait_for(self.erasures.ready(), ERASURES_WAIT_S)
+            except TimeoutError as error:
+                await self.erasures.stop()
+                raise NoErasures(
+                    f"Kafka at {self.settings.kafka.bootstrap_servers} did not give the list of erased users within "
+                    f"{ERASURES_WAIT_S:.0f} s, and without it nothing is written: start it, or look with --dry-run"
+                ) from error
+        try:
+            with closing(clickhouse.open_client(self.settings.clickhouse)) as client:
+                found = []
+                for tenant in await asyncio.to_thread(tenants, client):
+                    about = sorted({rule.name for rule in self.rules.rules if rule.tenant in (None, tenant)})
+                    if about:
+                        found += await self._tenant(SegmentPast(client, tenant, about, self.run_ms))
+                return found
+        finally:
+            await self.erasures.stop()
+
+    async def _tenant(self, past: SegmentPast) -> list[dict[str, Any]]:
+        pages, clock_ms, begun_ms = await asyncio.to_thread(lambda: (past.pages(), past.clock_ms(), past.begun_ms()))
+        items = await asyncio.to_thread(past.catalog) if any(one.condition for one in self.rules.measures) else {}
+        replayed = partial(self._replayed, past, clock_ms, begun_ms, items.get)
+        task = self.bars.add_task(f"users of {past.tenant}", total=sum(page.users for page in pages))
+        users, counts = Counter[str](), Counter[tuple[str, bool]]()
+        for page in pages:
+            found = await asyncio.to_thread(replayed, page)
+            if not self.dry_run:
+                found = await self._written(past, found)
+            for one in found:
+                users[one.turns[0].segment] += 1
+                counts.update((turn.segment, turn.entered) for turn in one.turns)
+            self.bars.advance(task, page.users)
+        if not self.dry_run:
+            await asyncio.to_thread(past.remove_older)
+        return [{"tenant": past.tenant, "segment": name, "users": users[name], "entered": counts[name, True],
+                 "left": counts[name, False]} for name in past.segments]  # fmt: skip
+
+    def _replayed(
+        self, past: SegmentPast, clock_ms: int, begun_ms: dict[str, int], catalog: Catalog, page: Page
+    ) -> list[Found]:
+        """A page's turns before the stream took over, of each user and segment."""
+        history = SegmentHistory(past.tenant, self.rules, page.holds, self.since_ms, catalog)
+        for event in past.events(page):
+            history.take(event)
+        first_ms, sweep_ms = past.first_ms(page), self.settings.segments.sweep_s * 1000
+        found: list[Found] = []
+        for user, turns in history.finish(clock_ms).items():
+            by_segment: dict[str, list[Turn]] = {}
+            for turn in turns:
+                by_segment.setdefault(turn.segment, []).append(turn)
+            for segment, several in by_segment.items():
+                until = handover(first_ms.get((user, segment)), begun_ms.get(segment), sweep_ms, clock_ms)
+                if kept := before(several, until):
+                    found.append(Found(history.states[user].first_ts_ms, kept))
+        return found
+
+    async def _written(self, past: SegmentPast, found: list[Found]) -> list[Found]:
+        """Write what is of nobody who was erased; returns it."""
+        await self.erasures.caught_up()
+        kept = [one for one in found if not self._erased(past.tenant, one)]
+        numbered = [pair for one in kept for pair in enumerate(one.turns, 1)]
+        await asyncio.to_thread(past.write, numbered, self.rules.version)
+        await self.erasures.caught_up()
+        if gone := sorted({one.turns[0].user for one in kept if self._erased(past.tenant, one)}):
+            await asyncio.to_thread(past.remove, gone)
+        return [one for one in kept if one.turns[0].user not in gone]
+
+    def _erased(self, tenant: str, one: Found) -> bool:
+        """Whether any of what it was worked out from comes from a time of which nothing may be kept."""
+        return self.erasures.covers(key(tenant, one.turns[0].user), one.known_ms)
+
+
+def _show(found: list[dict[str, Any]], left_out: dict[str, str], *, dry_run: bool, as_json: bool) -> None:
+    if as_json:
+        print(msgspec.json.encode({"ok": True, "written": not dry_run, "segments": found, "left_out": left_out}).decode())
+        return
+    table = Table(box=None, header_style="dim", caption="nothing was written" if dry_run else None)
+    for name in ("tenant", "segment", "users", "entered", "left"):
+        table.add_column(name)
+    for one in found:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in one.values()))
+    Console().print(table)
+    for name, why in left_out.items():
+        Console().print(f"{name} is left out: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)

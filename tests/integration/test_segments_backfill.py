@@ -1,0 +1,141 @@
+"""Stream = batch on a real broker and engine: of two tenants with the same events one has its rules from the beginning, the
+other gets them later and has its past filled in. At every moment they have the same members."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import closing
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from kafka import KafkaProducer
+from typer.testing import CliRunner
+
+from clickwake import topics as topic_admin
+from clickwake.cli import app
+from schemas import topics
+from schemas.erasure import Erasure, subject
+from schemas.events import key
+from stream.adapters import clickhouse
+from stream.outbox import utc
+from stream.settings import Settings
+from tests.support.cluster import Sender, Tail, lag, running, until
+from tests.support.fakes import event
+
+RULES = [("lookers", "views_7d >= 2 and orders == 0"), ("regulars", "days_since_first > 4 and active_days >= 3"),
+         ("buyers", "days_since_order <= 2.5")]  # fmt: skip
+STEPS, LATER = 10, 6  # rounds of events, and after how many of them the second tenant's rules come
+STEP_MS = 25 * 3_600_000  # so that no window ends where somebody looks
+USERS = 8
+NAMES = ("Product Viewed", "Product Viewed", "Searched", "Product Added", "Order Completed")
+
+
+def rules(*tenants: str) -> str:
+    lines = [f"  - {{name: {name}, tenant: {tenant}, when: {when}}}\n" for tenant in tenants for name, when in RULES]
+    return "lifecycle: false\nsegments:\n" + "".join(lines)
+
+
+def round_of(step: int, at_ms: int) -> list[dict[str, Any]]:
+    """Everybody does something, so that everybody is looked at."""
+    return [event(user=f"u{user}", tenant=tenant, ts_ms=at_ms + user, item=f"i{(user + step) % 3}",
+                  id=f"{tenant}-{step}-{user}", name=NAMES[(user * user + step * (user + 1)) % len(NAMES)])
+            for tenant in ("early", "late") for user in range(USERS)]  # fmt: skip
+
+
+def test_a_rule_that_came_later_has_the_same_members_at_every_time(settings: Settings, monkeypatch: Any) -> None:
+    one_clock = settings.kafka.model_copy(update={"partitions": 1})
+    settings = settings.model_copy(update={"kafka": one_clock})
+    topic_admin.create(settings)
+    settings.home.mkdir(parents=True)
+    settings.segments_file.write_text(rules("early"))
+    began_ms = time.time_ns() // 1_000_000 - (STEPS + 1) * STEP_MS
+    with (Sender(settings) as sender, Tail(settings, topics.SEGMENT_CHANGES) as tail, closing(Asked(settings)) as asked,
+          running(settings, "workers.personalize", CLICKWAKE_SEGMENTS__SWEEP_S="1"),
+          running(settings, "workers.sink")):  # fmt: skip
+        for step in range(STEPS):
+            if step == LATER:
+                settings.segments_file.write_text(rules("early", "late"))
+                until(lambda: b"late" in {one.key.split(b"/")[0] for one in tail.poll()}, 30, "the new rules taken over")
+            sender.send(round_of(step, began_ms + step * STEP_MS))
+            until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "looked at")
+        said = len(tail.poll())
+        until(lambda: asked.count("events") == STEPS * USERS * 2 and asked.count("segment_changes") == said, 60, "stored")
+        environment(settings, monkeypatch)
+        moments = [began_ms + step * STEP_MS + STEP_MS // 25 for step in range(STEPS)]
+        before = [asked.members("late", at_ms) for at_ms in moments]
+        assert not any(before[:LATER]), "nothing is known of the time before the rules"
+        assert sum(one["entered"] for one in backfill("--dry-run")["segments"]) > 0 and asked.rows() == []
+        found = backfill()["segments"]
+        rows = asked.rows()
+        assert sum(one["entered"] + one["left"] for one in found if one["tenant"] == "late") == len(rows) > 0
+        for at_ms in moments:
+            assert asked.members("late", at_ms) == asked.members("early", at_ms) != [], utc(at_ms)
+        whole, cut = asked.over_the_seam()
+        assert whole > 0 and cut == 0, "no membership is cut in two where the stream took over"
+        assert backfill()["segments"] == found and asked.rows() == rows, "again is the same"
+        erase(settings, "late", "u3")
+        backfill("--segment", "lookers", "--segment", "regulars")
+        assert [row for row in asked.rows() if row[1] == "buyers"] == [row for row in rows if row[1] == "buyers"]
+        assert asked.rows() == [row for row in rows if row[1] == "buyers" or row[0] != "u3"] != rows
+        assert len(tail.poll()) == said, "nobody who follows the topic is told of the past"
+
+
+class Asked:
+    """What ClickHouse says."""
+
+    def __init__(self, settings: Settings) -> None:
+        clickhouse.migrate(settings.clickhouse, wait_s=10)
+        self._client = clickhouse.connect(settings.clickhouse, wait_s=10)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def count(self, table: str) -> int:
+        return int(self._client.query(f"SELECT count() FROM {table} FINAL").first_row[0])  # noqa: S608
+
+    def members(self, tenant: str, at_ms: int) -> list[tuple[str, str]]:
+        sql = ("SELECT segment, user_id FROM segment_intervals WHERE tenant = {tenant:String} "
+               "AND entered_at <= {at:DateTime64(3, 'UTC')} AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')}) "
+               "ORDER BY segment, user_id")  # fmt: skip
+        return list(map(tuple, self._client.query(sql, parameters={"tenant": tenant, "at": utc(at_ms)}).result_rows))
+
+    def over_the_seam(self) -> tuple[int, int]:
+        """Of the second tenant's memberships that were filled in, those that last; and users who are in a segment twice."""
+        sql = ("SELECT countIf(backfilled AND left_at IS NULL), countIf(left_at IS NULL) - uniqExactIf((segment, user_id), "
+               "left_at IS NULL) FROM segment_intervals WHERE tenant = 'late'")  # fmt: skip
+        whole, cut = self._client.query(sql).first_row
+        return int(whole), int(cut)
+
+    def rows(self) -> list[tuple[Any, ...]]:
+        """What was filled in for the second tenant."""
+        sql = ("SELECT user_id, segment, number, change, as_of_ts, change_id, as_of_event_id, values "
+               "FROM segment_changes FINAL WHERE backfilled AND tenant = 'late' "
+               "ORDER BY segment, user_id, number")  # fmt: skip
+        return list(map(tuple, self._client.query(sql).result_rows))
+
+
+def environment(settings: Settings, monkeypatch: Any) -> None:
+    for name, value in {
+        "CLICKWAKE_HOME": settings.home, "CLICKWAKE_CLICKHOUSE__PORT": settings.clickhouse.port,
+        "CLICKWAKE_CLICKHOUSE__DATABASE": settings.clickhouse.database, "CLICKWAKE_SEGMENTS__SWEEP_S": 1,
+        "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
+        "CLICKWAKE_KAFKA__TOPIC_PREFIX": settings.kafka.topic_prefix,
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, str(value))
+
+
+def backfill(*arguments: str) -> Any:
+    done = CliRunner().invoke(app, ["segments", "backfill", *arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def erase(settings: Settings, tenant: str, user: str) -> None:
+    """As the first step of an erasure does."""
+    producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
+    value = Erasure(erasure_id="e", tenant=tenant, requested_at=datetime.now(UTC), suppress=True)
+    producer.send(topics.ERASURES.name(settings.kafka.topic_prefix), key=subject(key(tenant, user)),
+                  value=msgspec.json.encode(value)).get(10)  # fmt: skip
+    producer.close()

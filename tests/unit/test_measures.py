@@ -1,0 +1,105 @@
+"""What a rule counts for itself: what may be said, what it gives, and that it agrees with the fixed counts."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.catalog import Item
+from stream.core.measures import measured, read
+from stream.core.segments import Rule, RulesError, RulesFile, compiled, values_of
+from stream.core.state import DAY_MS, RING_TOUCHES_MAX, Kind, Touch, UserState
+from tests.support.fakes import T0_MS
+
+CATALOG = {one.item_id: one for one in (
+    Item(item_id="spade", tenant="t", category="garden", brand="Acme", price=20.0),
+    Item(item_id="mug", tenant="t", category="kitchen", price=5.0),
+    Item(item_id="rake", tenant="t", category="garden", brand="Other"),
+)}.get  # fmt: skip
+NOW_MS = T0_MS + 100 * DAY_MS
+
+
+def asked(text: str, *touches: tuple[float, str, Kind, float]) -> float:
+    """The value of a call as of now; touches are (days ago, item, kind, value)."""
+    measure = read(ast.parse(text, mode="eval").body)  # type: ignore[arg-type]  # each text is a call
+    ring = [Touch(NOW_MS - round(days * DAY_MS), f"m{n}", item, kind, value)
+            for n, (days, item, kind, value) in enumerate(touches)]  # fmt: skip
+    (found,) = measured(UserState(ring=sorted(ring, key=Touch.order)), NOW_MS, [measure], CATALOG).values()
+    return found
+
+
+DONE = ((9.0, "spade", Kind.VIEW, 0.0), (3.0, "spade", Kind.VIEW, 0.0), (3.0, "rake", Kind.VIEW, 0.0),
+        (2.0, "mug", Kind.VIEW, 0.0), (1.0, "spade", Kind.ORDER, 40.0), (1.0, "mug", Kind.ORDER, 5.0),
+        (0.5, "unlisted", Kind.VIEW, 0.0))  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("count('Product Viewed')", 5), ("count('Product Viewed', days=7)", 4), ("count('Product Viewed', days=0.25)", 0),
+    ("count('Product Viewed', category == 'garden', days=7)", 2), ("distinct('Product Viewed', category == 'garden')", 2),
+    ("count('Product Viewed', price < 10)", 1), ("count('Product Viewed', not price < 10)", 4),
+    ("count('Product Viewed', category == 'garden' and contains(brand, 'acme'))", 2),
+    ("count('Product Viewed', item_id in ['mug', 'unlisted'])", 2), ("count('Product Viewed', category == '')", 1),
+    ("spent()", 45), ("spent(category == 'garden', days=30)", 40), ("spent(value > 10)", 40), ("spent(days=0.5)", 0),
+    ("count('Order Completed', True)", 2), ("count('Product Reviewed', days=30)", 0),
+])
+def test_what_is_counted(text: str, wanted: float) -> None:
+    assert asked(text, *DONE) == wanted
+
+
+@pytest.mark.parametrize(("when", "complaint"), [
+    ("count('Product Seen') > 1", "the first is the name of an event about items, one of 'Product Viewed'"),
+    ("count() > 1", "the first is the name of an event"),
+    ("count('Product Viewed', 7) > 1", "of one event's item: '7' gives a number, wanted is a flag"),
+    ("count('Product Viewed', colour == 'red') > 1", "there is no field 'colour'; there are brand, category"),
+    ("count('Product Viewed', orders > 1) > 1", "there is no field 'orders'"),
+    ("count('Product Viewed', days=0) > 1", "days is a number above 0"),
+    ("count('Product Viewed', days=orders) > 1", "days is a number above 0"),
+    ("count('Product Viewed', weeks=1) > 1", "write count(\"Product Viewed\", condition, days=7)"),
+    ("spent('Order Completed') > 1", "gives a text, wanted is a flag"),
+    ("spent(True, True) > 1", "write spent(condition, days=7)"),
+    ("count('Product Viewed')", "gives a number, wanted is a flag"),
+    ("sum('Product Viewed') > 1", "contains(text, part), quantile(field, share), buyers_quantile(field, share), count("),
+])
+def test_what_is_wrong_is_said(when: str, complaint: str) -> None:
+    with pytest.raises(RulesError) as refused:
+        compiled(RulesFile(segments=(Rule(name="x", when=when),)))
+    assert complaint in str(refused.value) and "segment 'x'" in str(refused.value)
+
+
+def test_a_rule_is_explained_by_what_it_counted() -> None:
+    rules = compiled(RulesFile(lifecycle=False, segments=(
+        Rule(name="gardeners", when='count("Product Viewed", category == "garden", days=7) >= 2 and orders == 0'),
+        Rule(name="others", when="events > 0"))))  # fmt: skip
+    state = UserState(ring=[Touch(NOW_MS - n, f"m{n}", "spade", Kind.VIEW, 0.0) for n in (9, 5)])
+    values = values_of(state, NOW_MS, 0.0, rules.measures, CATALOG)
+    name = "count('Product Viewed', category == 'garden', days=7)"
+    assert rules.inside("t", values) == ["gardeners"]
+    assert rules.read_by("gardeners") == [name, "orders"] and values[name] == 2.0
+    assert rules.only([1]).measures == () and [one.name for one in rules.only([0]).measures] == [name]
+
+
+KINDS = (Kind.VIEW, Kind.CLICK, Kind.CART, Kind.ORDER)
+done = st.tuples(st.integers(-1, 40 * DAY_MS), st.sampled_from(KINDS), st.sampled_from(["spade", "mug", "x"]))
+
+
+@given(st.lists(done), st.sampled_from([1, 7, 30]))
+def test_they_agree_with_the_fixed_counts(rows: list[tuple[int, Kind, str]], days: int) -> None:
+    """And what is split by a condition adds up to the whole."""
+    touches = [Touch(NOW_MS - ago_ms, f"m{n:03}", item, kind, 1.0) for n, (ago_ms, kind, item) in enumerate(rows)]
+    state = UserState(ring=sorted(touches, key=Touch.order)[-RING_TOUCHES_MAX:])
+
+    def value(text: str) -> float:
+        return measured(state, NOW_MS, [read(ast.parse(text, mode="eval").body)], CATALOG)[text]  # type: ignore[arg-type]
+
+    fixed = values_of(state, NOW_MS, 0.0)
+    views, clicks = (value(f"count('Product {name}', days={days})") for name in ("Viewed", "Clicked"))
+    assert views + clicks == fixed[f"views_{days}d"]
+    assert value(f"count('Product Added', days={days})") == fixed[f"carts_{days}d"]
+    orders = value(f"count('Order Completed', days={days})")
+    assert orders == value(f"spent(days={days})") == fixed[f"orders_{days}d"]
+    garden = f"count('Order Completed', category == 'garden', days={days})"
+    assert value(garden) + value(garden.replace("category", "not category")) == orders
+    assert value(f"distinct('Order Completed', days={days})") <= orders <= value("count('Order Completed')")
