@@ -84,7 +84,7 @@ class Deliverer:
         were are known from the log."""
         wanted = [(delivery, said) for said in several for delivery in self.file.deliveries if concerns(delivery, said)]
         if wanted:
-            await self.refusals.caught_up()  # a refusal is on its topic before anything that was said after it
+            await self._read_refusals()
         for delivery, said in wanted:
             if self.stopping.is_set():
                 return False
@@ -100,7 +100,7 @@ class Deliverer:
             if record is not None and record.until is not None and record.until <= now:
                 due[ident] = record
         if due:
-            await self.refusals.caught_up()
+            await self._read_refusals()
         for ident, record in sorted(due.items(), key=lambda one: one[1].attempts):  # a channel may dislike those it was sent
             if self.stopping.is_set():
                 return  # they are known from the log
@@ -110,6 +110,19 @@ class Deliverer:
                 await self._log(self._record_of(record, "failed", error="there is no such delivery any more"))
                 continue
             await self._handle(delivery, said, attempts=record.attempts, since=record.at)
+
+    async def _read_refusals(self) -> None:
+        """Up to the present: a refusal is on its topic before anything that was said after it. However long the broker is
+        away, but not beyond `stopping`."""
+        reading = asyncio.ensure_future(self.refusals.caught_up())
+        stopped = asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((reading, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+        finally:
+            reading.cancel()
+            stopped.cancel()
 
     def wait_s(self) -> float:
         """Until something is due; a minute at most."""

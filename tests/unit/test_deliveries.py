@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import hashlib
@@ -288,6 +289,19 @@ async def test_what_is_on_the_topic_of_refusals_is_read_before_anything_is_sent(
     await bench.made.take([alert(), alert("u2", "a2")])
     assert [(one.user_id, one.status, one.reason) for one in bench.logged] == [
         ("u1", "suppressed", "refused: ads consent"), ("u2", "sent", "")]  # fmt: skip
+
+
+async def test_while_nobody_can_say_who_refuses_nothing_goes_out_and_it_can_be_stopped() -> None:
+    class Away(FakeRefusals):
+        async def caught_up(self) -> None:
+            await asyncio.Event().wait()
+
+    bench = Bench(SAVE, refusals=Away())
+    taking = asyncio.create_task(bench.made.take([alert()]))
+    done, _ = await asyncio.wait({taking}, timeout=0.05)
+    assert not done and not bench.logged
+    bench.made.stopping.set()
+    assert await taking is False and not bench.sent, "what was not handled is read again"
 
 
 async def test_nothing_goes_out_about_who_was_erased() -> None:

@@ -92,6 +92,7 @@ def test_consent_is_stated_where_the_event_says_nothing() -> None:
     own = {"context": {"consent": {"personalization": True}}}
     for more in ({}, {"context": {}}, own, {"context": {"consent": None}}):
         assert post(client, "/v1/track", EVENT | more).status_code == 200
+    assert [event["context"]["consent"].get("assumed", False) for event in kafka.sent("events")] == [True, True, False, True]
     said = [event["context"]["consent"]["personalization"] for event in kafka.sent("events")]
     assert said == [False, False, True, False]
 
