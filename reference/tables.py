@@ -9,11 +9,13 @@ from reference.markdown import cell, code, table
 from stream.adapters.clickhouse import migrations
 
 NAME = r"(?:IF NOT EXISTS |IF EXISTS )?`?(\w+)`?"
-COMMENT = r"COMMENT '((?:[^'\\]|\\.|'')*)'"
+SAID = r"'((?:[^'\\]|\\.|'')*)'"
+COMMENT = f"COMMENT {SAID}"
 CREATED = re.compile(rf"CREATE (?:OR REPLACE )?(TABLE|VIEW|MATERIALIZED VIEW) {NAME}")
 COLUMN = re.compile(rf"^ {{4}}`?(\w+)`? ((?:(?!COMMENT ').)+?)\s+{COMMENT}(?: CODEC\([^\n]+\))?,?$",
                     re.MULTILINE | re.DOTALL)  # fmt: skip
 ADDED = re.compile(rf"ADD COLUMN {NAME} (.+?) {COMMENT}", re.DOTALL)
+SAID_ANEW = re.compile(rf"COMMENT COLUMN {NAME} {SAID}")
 DROPPED = re.compile(rf"DROP (?:TABLE|VIEW) {NAME}")
 
 
@@ -37,7 +39,10 @@ def tables() -> list[Table]:
             elif dropped := DROPPED.match(statement):
                 found.pop(dropped[1], None)
             elif altered := re.match(rf"ALTER TABLE {NAME}", statement):
-                found[altered[1]].columns += [(one[1], _type(one[2]), _said(one[3])) for one in ADDED.finditer(statement)]
+                columns = found[altered[1]].columns
+                columns += [(one[1], _type(one[2]), _said(one[3])) for one in ADDED.finditer(statement)]
+                anew = {one[1]: _said(one[2]) for one in SAID_ANEW.finditer(statement)}
+                columns[:] = [(name, kind, anew.get(name, said)) for name, kind, said in columns]
     return list(found.values())
 
 

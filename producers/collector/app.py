@@ -55,7 +55,6 @@ ENDPOINTS: dict[str, EventType | None] = {
     "track": "track", "identify": "identify", "page": "page", "screen": "screen", "group": "group", "alias": "alias",
     "batch": None,
 }
-ALIASES = {"t": "track", "i": "identify", "p": "page", "s": "screen", "g": "group", "a": "alias", "b": "batch"}
 
 log = structlog.get_logger("collector")
 
@@ -302,7 +301,7 @@ def _answer(results: list[Admitted | NotAdmitted], is_batch: bool) -> Response:
 def create_app(settings: Settings) -> Starlette:
     """The ASGI app; its lifespan connects to Kafka in the background, so it starts without it and answers 503."""
     collector = Collector(settings)
-    document = openapi.document(settings.collector, ALIASES)
+    document = openapi.document(settings.collector)
     page = openapi.page_of(document)
 
     async def tracker_js(request: Request) -> Response:
@@ -317,7 +316,7 @@ def create_app(settings: Settings) -> Starlette:
     async def root(request: Request) -> Response:
         return RedirectResponse("/docs")
 
-    calls = {name: name for name in ENDPOINTS} | ALIASES
+    calls = {name: name for name in ENDPOINTS} | openapi.ALIASES
     routes = [Route(f"/v1/{path}", collector.endpoint(name), methods=["POST"]) for path, name in calls.items()]
     routes += [Route(path, collector.dialect(one), methods=[*one.methods]) for path, one in DIALECTS.items()]
     routes += [

@@ -24,6 +24,7 @@ CALLS = {
     "alias": "`previousId` and `userId` are one person.",
     "batch": "Up to 500 events of any type in `batch`, each with its `type`.",
 }
+ALIASES = {"t": "track", "i": "identify", "p": "page", "s": "screen", "g": "group", "a": "alias", "b": "batch"}
 SPOKEN: Mapping[str, tuple[str, Mapping[str, str]]] = {  # dialect → summary, parameters of the address
     "ga4": ("GA4's Measurement Protocol.", {"api_secret": "The write key."}),
     "snowplow": ("Snowplow's tracker protocol; `aid` of an event is the write key.", {}),
@@ -139,8 +140,8 @@ def _regulations() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def document(settings: Collector, aliases: Mapping[str, str]) -> dict[str, Any]:
-    """The OpenAPI document, with the limits this collector runs with; `aliases`: short name → call."""
+def document(settings: Collector) -> dict[str, Any]:
+    """The OpenAPI document, with the limits this collector runs with."""
     paths: dict[str, Any] = {}
     for name, summary in CALLS.items():
         batch = name == "batch"
@@ -153,7 +154,7 @@ def document(settings: Collector, aliases: Mapping[str, str]) -> dict[str, Any]:
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}},
             "responses": _answers("Accepted" if batch else "AcceptedOne"),
         }}
-    for short, name in aliases.items():
+    for short, name in ALIASES.items():
         call = paths[f"/v1/{name}"]["post"]
         paths[f"/v1/{short}"] = {"post": call | {"operationId": f"{name}Short", "summary": f"Short for /v1/{name}."}}
     paths |= _dialects() | _regulations() | page.plain_paths({
