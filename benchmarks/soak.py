@@ -1,7 +1,7 @@
 """`clickwake bench soak`: does anything grow? Half of the rate the machine can do, for half an hour, memory watched.
 
-What a machine can do for long is less than what `bench pipeline` says of a backlog: there few are recommended to, nobody sends,
-and tables are small. The rate it can keep is the one at which lag does not grow.
+What a machine can do for long is less than what `bench pipeline` says of a backlog: there few are recommended to, nobody
+sends, and tables are small. The rate it can keep is the one at which lag does not grow.
 
 The same shoppers come back again and again, so that after a while nothing has a reason to grow: states are at their bounds,
 every item has been touched, RocksDB's caches are full (80 MB a process, which takes a quarter of an hour and more). A first

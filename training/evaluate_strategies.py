@@ -92,7 +92,7 @@ class Crowd:
         while self._at < len(self._events) and (event := self._events[self._at]).ts_ms < at_ms:
             state = self._snapshot.states.setdefault(event.user, UserState())
             if fold(state, event, event.ts_ms, lateness_max_ms=0)[0] is Outcome.FOLDED:
-                join(self._snapshot, state, event)
+                join(self._snapshot, event)
             self._at += 1
         return self._snapshot.states.get(user, UserState())
 

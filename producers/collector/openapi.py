@@ -101,7 +101,7 @@ def _dialects() -> dict[str, Any]:
         summary, asked = SPOKEN[dialect.name]
         errors = {status: answer for status, answer in _answers("Accepted").items() if status != "200"}
         taken = dialect.accepted(1)
-        said = {} if taken.media_type is None else {"content": {taken.media_type: {}}}
+        said: dict[str, Any] = {} if taken.media_type is None else {"content": {taken.media_type: {}}}
         for method in dialect.methods:
             body = {"requestBody": {"required": True, "content": {"application/json": {}}}} if method == "POST" else {}
             paths.setdefault(path, {})[method.lower()] = {

@@ -1,7 +1,7 @@
 """Decisions as served, to their topic. Answering never waits for it: what the broker does not take is sent again,
-ATTEMPTS_MAX times while it answers; what it has not taken then, and what is more than QUEUE_BYTES_MAX behind it, is counted
-as lost and logged when it is served again. A batch of which only the acknowledgement was lost is on the topic twice, with the same
-ids, by which readers tell repeats apart.
+ATTEMPTS_MAX times while it answers; what it has not taken then, and what is more than QUEUE_BYTES_MAX behind it, is
+counted as lost, and logged when it is served again. A batch of which only the acknowledgement was lost is there twice, with
+the same ids, by which readers tell repeats apart.
 """
 
 from __future__ import annotations

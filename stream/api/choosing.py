@@ -98,7 +98,7 @@ class Due(NamedTuple):
 class Chosen(NamedTuple):
     """What was chosen for a user, from what, and how it is told."""
 
-    index: ItemIndex
+    item_index: ItemIndex
     state: UserState
     choice: Choice
     basis: ForUser | AboutItems | Due

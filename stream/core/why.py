@@ -74,7 +74,7 @@ def _disliked(row: int, choice: Choice, index: ItemIndex) -> Disliked | None:
     if factors is None or factors[row] >= 1.0:
         return None
     n, whole = index.satisfaction(row)
-    before = choice.total / np.maximum(factors[: len(choice.total)], np.float32(1e-9))
+    before = (choice.total / np.maximum(factors[: len(choice.total)], np.float32(1e-9))).astype(np.float32)
     return Disliked(satisfaction=round(whole / n, 4), opinions=int(n), factor=round(float(factors[row]), 4),
                     place_without=_place(row, before, choice))  # fmt: skip
 
