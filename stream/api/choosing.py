@@ -98,7 +98,7 @@ class Due(NamedTuple):
 class Chosen(NamedTuple):
     """What was chosen for a user, from what, and how it is told."""
 
-    item_index: ItemIndex
+    catalog: ItemIndex
     state: UserState
     choice: Choice
     basis: ForUser | AboutItems | Due
@@ -110,12 +110,12 @@ class Chosen(NamedTuple):
 
     def why(self, row: int) -> Why:
         """Why a row is among them, or is not."""
-        return why(row, self.choice, self.state, self.index, self._told([row])[0], self.basis.shares(row))
+        return why(row, self.choice, self.state, self.catalog, self._told([row])[0], self.basis.shares(row))
 
     def _told(self, rows: list[int]) -> tuple[RecommendedItem, ...]:
         new = self.choice.explored
         return tuple(msgspec.structs.replace(one, source="explore") if row in new else one
-                     for row, one in zip(rows, self.basis.told(rows, self.index), strict=True))  # fmt: skip
+                     for row, one in zip(rows, self.basis.told(rows, self.catalog), strict=True))  # fmt: skip
 
 
 def for_user(serving: Serving, index: ItemIndex, scored: Scored, wanted: Wanted, who: str, now_ms: int) -> Chosen:

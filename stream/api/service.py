@@ -201,7 +201,8 @@ class Service:
         ))  # fmt: skip
         return Answer(
             recommendation_id=ident, user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
-            items=_with_fields(items, chosen.item_index, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
+            items=_with_fields(items, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id,
+            as_of_ts=_as_of(state),
             model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
@@ -263,13 +264,13 @@ class Service:
         """Why the item is among what the same request recommends to the user, or is not. Raises Refused: 404 for an item
         nobody knows."""
         version, _, chosen, experiment, arm = await self._decided(tenant, user, ask)
-        row, state = chosen.item_index.row_of.get(item_id), chosen.state
+        row, state = chosen.catalog.row_of.get(item_id), chosen.state
         if row is None or row >= len(chosen.choice.total):
             raise unknown_item(item_id)
         told = chosen.why(row)
         return Explained(
             **msgspec.structs.asdict(told), user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
-            item=_fields_of(item_id, chosen.item_index, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
+            item=_fields_of(item_id, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
             model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
