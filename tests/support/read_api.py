@@ -122,6 +122,6 @@ class Shop:
         """What waits to be logged."""
         queue, found = self.api.decisions._queue, []
         while not queue.empty():
-            _, (_, value, _) = queue.get_nowait()
+            _, _, (_, value, _) = queue.get_nowait()
             found.append(msgspec.json.decode(value or b"", type=Decision))
         return found

@@ -103,7 +103,7 @@ async def test_what_is_refused_for_good_is_counted_and_logged_when_it_is_served_
 async def test_what_waits_behind_too_many_is_lost_at_once_and_no_more(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decisions, "QUEUE_MAX", 3)
+    monkeypatch.setattr(decisions, "QUEUE_BYTES_MAX", 3 * len(msgspec.json.encode(decision("r0"))))
     log: Any = DecisionLog(Settings())
     for number in range(5):
         log.note(decision(f"r{number}"))
