@@ -119,6 +119,18 @@ def test_planted_periods_are_reminded_of_though_an_invoice_names_the_item_on_two
     assert average["reminders.precision"].high < 0.1
 
 
+def test_asking_on_the_way_changes_nothing_of_what_the_replay_leaves(history: History) -> None:
+    """Training replays once: rhythms are learned on the way, everything else from what is left."""
+    replaying, (past, number) = Replay(history), interactions(history)
+    model = repurchase.learn(replaying, past, number)
+    asked, whole = replaying.finish(), snapshot.replay(history)
+    assert model is not None and model == learned(history)
+    assert asked.states == whole.states and asked.counts.counts == whole.counts.counts
+    assert asked.moments == whole.moments and asked.touched == whole.touched
+    for one, other in zip(snapshot.visit_arrays(asked.visits), snapshot.visit_arrays(whole.visits), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_short_history_teaches_no_rhythm(history: History) -> None:
     assert learned(history.until(START_MS + 80 * DAY_MS)) is None
 
