@@ -74,7 +74,7 @@ def _kind(name: str, node: ast.expr | None) -> Did:
     if said not in KIND_OF_NAME:
         raise ExpressionError(f"{name!r}: the first is the name of an event about items, one of "
                               f"{', '.join(repr(one) for one in KIND_OF_NAME)}")  # fmt: skip
-    return KIND_OF_NAME[cast(str, said)]
+    return KIND_OF_NAME[said]
 
 
 def _window_ms(name: str, node: ast.expr) -> int:
