@@ -28,7 +28,7 @@ FROM
     FROM
     (
         SELECT tenant, segment, user_id, change, number, as_of_ts, values, backfilled,
-            lagInFrame(toString(change)) OVER (PARTITION BY tenant, segment, user_id ORDER BY backfilled DESC, number
+            lagInFrame(CAST(change, 'String')) OVER (PARTITION BY tenant, segment, user_id ORDER BY backfilled DESC, number
                 ROWS BETWEEN UNBOUNDED PRECEDING AND UNBOUNDED FOLLOWING) AS change_before
         FROM segment_changes_served
     )

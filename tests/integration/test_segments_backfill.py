@@ -64,14 +64,16 @@ def test_a_rule_that_came_later_has_the_same_members_at_every_time(settings: Set
         until(lambda: asked.count("events") == STEPS * USERS * 2 and asked.count("segment_changes") == said, 60, "stored")
         environment(settings, monkeypatch)
         moments = [began_ms + step * STEP_MS + STEP_MS // 25 for step in range(STEPS)]
+        live = [asked.members("early", at_ms) for at_ms in moments]
         before = [asked.members("late", at_ms) for at_ms in moments]
         assert not any(before[:LATER]), "nothing is known of the time before the rules"
         assert sum(one["entered"] for one in backfill("--dry-run")["segments"]) > 0 and asked.rows() == []
         found = backfill()["segments"]
         rows = asked.rows()
         assert sum(one["entered"] + one["left"] for one in found if one["tenant"] == "late") == len(rows) > 0
-        for at_ms in moments:
-            assert asked.members("late", at_ms) == asked.members("early", at_ms) != [], utc(at_ms)
+        for at_ms, said_live in zip(moments, live, strict=True):
+            assert asked.members("late", at_ms) == asked.members("early", at_ms) == said_live, utc(at_ms)
+        assert all(live[2:]), "and not because nobody is in anything"
         whole, cut = asked.over_the_seam()
         assert whole > 0 and cut == 0, "no membership is cut in two where the stream took over"
         assert backfill()["segments"] == found and asked.rows() == rows, "again is the same"

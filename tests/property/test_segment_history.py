@@ -153,7 +153,7 @@ def test_only_what_is_certain_is_filled_in() -> None:
 
 
 def test_who_refuses_a_profile_has_no_past() -> None:
-    refusing = {"context": {"consent": {"personalization": False}}}
+    refusing: dict[str, Any] = {"context": {"consent": {"personalization": False}}}
     events = [event(id="1"), event(id="2", ts_ms=T0_MS + 5, userId=None, anonymousId="a"),
               event(id="3", ts_ms=T0_MS + 6, anonymousId="a"), event(id="4", ts_ms=T0_MS + 9, **refusing)]
     turns = replayed([msgspec.convert(one, Event) for one in events])
