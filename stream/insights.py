@@ -25,6 +25,7 @@ from schemas.events import Event, EventTexts
 from schemas.events import key as user_key
 from schemas.opinions import About, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import output_id
+from schemas.unreadable import UNREADABLE
 from stream.adapters.opinion_reader import Read
 from stream.core import opinions
 from stream.core.changes import Policy
@@ -114,7 +115,7 @@ def _may_be_opinion(raw: bytes) -> bool:
     """By the name alone: nearly all events are something else."""
     try:
         return _named.decode(raw).event in FORMS
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False
 
 
@@ -159,7 +160,7 @@ class Tracker:
         for record in records:
             try:
                 one = _opinion.decode(record.value or b"")
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the sink writes its dead letter
+            except UNREADABLE as error:  # the sink writes its dead letter
                 self.outcomes["undecodable"] += 1
                 log.error("not understood", partition=record.partition, offset=record.offset, why=str(error))
                 continue
@@ -183,7 +184,11 @@ class Tracker:
 
     def _read(self, key: bytes) -> Subject:
         raw = self.states.get(key)
-        return Subject() if raw is None else _subject.decode(raw)
+        try:
+            return Subject() if raw is None else _subject.decode(raw)
+        except UNREADABLE as error:  # whoever wrote it: ending would stop at the same opinion at every start
+            log.error("state left out", key=key, why=str(error), next="what is thought of it is counted from here on")
+            return Subject()
 
     async def _alert(self, last: Opinion, about: About, name: str, change: Change) -> SatisfactionAlert:
         quotes: list[Quote] = []

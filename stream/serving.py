@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import structlog
 
 from schemas.catalog import Item, ItemVector
+from schemas.unreadable import UNREADABLE
 from stream.core.audience import NO_AUDIENCE
 from stream.core.blend import Blend
 from stream.core.churn import ChurnPolicy
@@ -22,6 +24,7 @@ from stream.core.repurchase import Repurchase, repeat_of
 from stream.core.satisfaction import Level
 from stream.ports import Models
 
+log = structlog.get_logger()
 NO_MODEL = "none"
 ADAPT_ITEMS_MAX = 512  # items adapted in one call
 
@@ -96,19 +99,22 @@ class ServingState:
         self.overwritten: dict[int, set[str]] = {}  # partition → items whose last record does not count, `tenant/item`
 
     def on_vector(self, key: bytes, value: bytes | None) -> tuple[Item, Float32] | None:
-        """One record of the item-vectors topic; returns what the current index is to be told, if anything."""
+        """One record of the item-vectors topic; returns what the current index is to be told, if anything. This and the
+        following raise `UNREADABLE` or ValueError for a record that is none of their topic's, and keep nothing of it."""
         space, tenant, item_id = key.decode().split("/", 2)
-        spaces = self.vectors.setdefault((tenant, item_id), {})
         if value is None:
+            spaces = self.vectors.get((tenant, item_id), {})
             spaces.pop(space, None)
             if not spaces:
-                del self.vectors[tenant, item_id]
+                self.vectors.pop((tenant, item_id), None)
                 self.current.index(tenant).remove(item_id)
             return None
-        vector = spaces[space] = _item_vector.decode(value)
-        if self.current.space and space != self.current.space:
-            return None
-        return vector.item, self._text_vector(vector, self.current)
+        vector = _item_vector.decode(value)
+        told = None
+        if not self.current.space or space == self.current.space:
+            told = vector.item, self._text_vector(vector, self.current)
+        self.vectors.setdefault((tenant, item_id), {})[space] = vector
+        return told
 
     def on_count(self, key: bytes, value: bytes | None, log_partition: int = 0, term: int | None = None) -> None:
         """One record of the item-counts topic: absolute totals of one partition. It is only kept: under load most are
@@ -116,13 +122,14 @@ class ServingState:
         partition now publishes it anew."""
         if value is None:
             return
-        owner, item = key.decode().split("/", 1)
+        name, tenant, item_id = key.decode().split("/", 2)
+        owner = int(name)
         if term is not None:
-            newest = self._terms.setdefault((int(owner), log_partition), term)
+            newest = self._terms.setdefault((owner, log_partition), term)
             if term < newest:
-                self.overwritten.setdefault(int(owner), set()).add(item)
+                self.overwritten.setdefault(owner, set()).add(f"{tenant}/{item_id}")
                 return
-            self._terms[int(owner), log_partition] = term
+            self._terms[owner, log_partition] = term
         self._untaken[key] = value
 
     def on_satisfaction(self, key: bytes, value: bytes | None) -> None:
@@ -139,7 +146,12 @@ class ServingState:
         untaken, self._untaken = self._untaken, {}
         for key, value in untaken.items():
             partition, tenant, item_id = key.decode().split("/", 2)
-            count = self.counts[tenant, item_id, int(partition)] = _item_count.decode(value)
+            try:
+                count = _item_count.decode(value)
+            except UNREADABLE as error:
+                log.error("counts left out", key=key, why=str(error), next="who writes to the item-counts topic?")
+                continue
+            self.counts[tenant, item_id, int(partition)] = count
             self.current.index(tenant).set_counts(item_id, int(partition), count)
 
     def counts_of(self, partition: int) -> dict[str, ItemCount]:

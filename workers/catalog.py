@@ -20,6 +20,7 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -31,11 +32,13 @@ from schemas import topics
 from schemas.catalog import Item, ItemVector
 from schemas.dead_letter import Message, Source
 from schemas.release import ModelRelease
+from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, model_store, producing, signing
-from stream.adapters.global_reader import GlobalReader
+from stream.adapters.global_reader import GlobalReader, readable
 from stream.adapters.logs import configure
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject, message_of
+from stream.endings import until
 from stream.outbox import Outbox, OutRecord
 from stream.settings import Settings, load
 
@@ -76,7 +79,7 @@ def decode(key: bytes | None, value: bytes | None) -> Item | Reject | None:
         item = _item.decode(value)
     except msgspec.ValidationError as error:
         return Reject("undecodable", (message_of(error),))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         return Reject("undecodable", (Message(path="", keyword="json", message=str(error)),))
     if (item.tenant, item.item_id) != (tenant, item_id):
         return _reject("key", "const", f"the key {key!r} names another item than the value, {item.tenant}/{item.item_id}")
@@ -97,10 +100,8 @@ class Known:
         self.none_said = False  # that there is no text encoder at all
 
     def on_vectors(self, records: list[Any]) -> None:
-        for record in records:
-            if record.value is not None:
-                vector = _vector.decode(record.value)
-                self.vectors[vector.content_hash] = vector.vector
+        for vector in readable((one for one in records if one.value is not None), lambda one: _vector.decode(one.value)):
+            self.vectors[vector.content_hash] = vector.vector
 
     def on_releases(self, records: list[Any]) -> None:
         for record in records:
@@ -108,7 +109,7 @@ class Known:
                 continue
             try:
                 self.release = _release.decode(record.value)
-            except msgspec.DecodeError as error:  # workers refuse it too and keep what they have
+            except UNREADABLE as error:  # workers refuse it too and keep what they have
                 log.warning("announcement left out", offset=record.offset, why=str(error))
                 continue
             self.announced.set()
@@ -188,21 +189,11 @@ def spaces_in_use(settings: Settings, release: ModelRelease | None) -> list[str]
 
 
 async def run(settings: Settings) -> None:
-    """Until SIGTERM or SIGINT: at once while something is still waited for, else after the batch in hand."""
+    """Until SIGTERM or SIGINT: at once while something is still waited for, else after the batch in hand if it can be."""
     stop, ready = asyncio.Event(), asyncio.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(one, stop.set)
-    serving = asyncio.create_task(serve(settings, stop, ready))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not ready.is_set() and stop.is_set():
-        serving.cancel()
-    try:
-        await serving
-    except asyncio.CancelledError:
-        if not stop.is_set():
-            raise
+    await until(stop, partial(serve, settings, stop, ready), ready)
 
 
 async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -> None:
@@ -211,7 +202,7 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -
     known, prefix = Known(), settings.kafka.topic_prefix
     async with contextlib.AsyncExitStack() as stack:
         producer = producing.create_producer(settings)
-        stack.push_async_callback(producer.stop)
+        stack.push_async_callback(kafka_clients.stopped, producer)
         await producer.start()
         thread = ThreadPoolExecutor(1, thread_name_prefix="text-encoder")
         stack.callback(thread.shutdown)
@@ -291,7 +282,7 @@ async def _encode(catalog: Catalog, over: asyncio.Event, ready: asyncio.Event) -
                 log.info("items", space=catalog.space, records=len(records), encoded=catalog.encoded,
                          s=round(time.perf_counter() - started, 2))  # fmt: skip
     finally:
-        await consumer.stop()
+        await kafka_clients.stopped(consumer)
 
 
 async def _first_of(*events: asyncio.Event, timeout_s: float) -> None:

@@ -63,7 +63,7 @@ async def serve(settings: Settings) -> None:
                 await reader.caught_up()  # with what was just written, by which the request is done
     finally:
         await reader.stop()
-        await producer.stop()
+        await kafka_clients.stopped(producer)
 
 
 async def run(settings: Settings) -> None:

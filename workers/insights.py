@@ -2,13 +2,12 @@
 protocol is numbered in `stream/insights.py`. One is enough; more share the partitions of reading (groups `<prefix>.insights`
 and `<prefix>.satisfaction`), and each reads the states anew when partitions come to it.
 
-SIGTERM: the batches under way are finished and committed.
+SIGTERM: the batches under way are finished and committed; what waits for a server that is away is read again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -16,7 +15,6 @@ import time
 from collections import Counter as Counts
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -31,15 +29,17 @@ from schemas.catalog import Item
 from schemas.events import ms
 from schemas.opinions import Opinion
 from schemas.topics import Topic
+from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
-from stream.adapters.files import write_whole
-from stream.adapters.global_reader import GlobalReader, read_whole
+from stream.adapters.files import RunFile
+from stream.adapters.global_reader import GlobalReader, read_whole, readable
 from stream.adapters.logs import configure
 from stream.adapters.opinion_reader import OpinionReader
 from stream.adapters.producing import Message
 from stream.core.changes import Policy
 from stream.core.satisfaction import Place
+from stream.endings import until
 from stream.insights import BATCH_RECORDS_MAX, Listener, Tracker, opinion
 from stream.outbox import cloud_event
 from stream.settings import Settings, load
@@ -90,7 +90,8 @@ class Worker:
     """Both loops, until `stop` is set; raises what cannot be gone on with."""
 
     def __init__(self, settings: Settings, on_ready: Callable[[], object]) -> None:
-        self.settings, self.stop, self._on_ready = settings, asyncio.Event(), on_ready
+        self.settings, self._on_ready = settings, on_ready
+        self.stop, self.ready = asyncio.Event(), asyncio.Event()
         self.producer = producing.create_producer(settings)
         self.erasures = Erasures(settings)
         self.brands: dict[bytes, str] = {}
@@ -104,9 +105,9 @@ class Worker:
         self._looked_at = 0.0
 
     async def run(self) -> None:
-        await kafka_clients.wait_for_kafka(self.settings)
-        await self.producer.start()
         try:
+            await kafka_clients.wait_for_kafka(self.settings)
+            await self.producer.start()
             self.erasures.start()
             self.catalog.start()
             await asyncio.gather(self.erasures.ready(), self.catalog.ready())
@@ -116,16 +117,16 @@ class Worker:
         finally:
             await self.catalog.stop()
             await self.erasures.stop()
-            await self.producer.stop()
+            await kafka_clients.stopped(self.producer)
             self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _hear(self) -> None:
         """Events to opinions."""
         consumer = self._consumer("insights")
         consumer.subscribe([self._name(topics.EVENTS)])
-        await consumer.start()
         committed_at, unsaid = time.monotonic(), False
         try:
+            await consumer.start()
             while not self.stop.is_set():
                 self.erasures.check()
                 self.catalog.check()
@@ -142,14 +143,14 @@ class Worker:
                     await _commit(consumer)
                     committed_at, unsaid = time.monotonic(), False
         finally:
-            await consumer.stop()
+            await kafka_clients.stopped(consumer)
 
     async def _track(self) -> None:
         """Opinions to states and alerts."""
         consumer, assigned = self._consumer("satisfaction"), Assigned(self._read_states)
         consumer.subscribe([self._name(topics.OPINIONS)], listener=assigned)
-        await consumer.start()
         try:
+            await consumer.start()
             while not self.stop.is_set():
                 fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
                 if not fetched:
@@ -172,13 +173,14 @@ class Worker:
                     log.info("satisfaction changed", about=alert.about, name=alert.name, tenant=alert.tenant,
                              state=alert.state, before=alert.before, after=alert.after)  # fmt: skip
         finally:
-            await consumer.stop()
+            await kafka_clients.stopped(consumer)
 
     async def _read_states(self) -> None:
         """Before anything is folded: all states as they were written last, perhaps by somebody else."""
         self.tracker.states.clear()
         await read_whole(self.settings, self._name(topics.SATISFACTION), self.tracker.load)
         log.info("insights worker ready", known=len(self.tracker.states), models=self.reader.versions)
+        self.ready.set()
         self._on_ready()
 
     async def _refresh(self) -> None:
@@ -195,21 +197,15 @@ class Worker:
     async def _look_up(self, places: Sequence[Place]) -> list[Opinion]:
         """Opinions by where they are; those that retention took, or that are others' by now, are left out."""
         name, found = self._name(topics.OPINIONS), []
-        consumer = AIOKafkaConsumer(**kafka_clients.aiokafka_arguments(self.settings), group_id=None,
-                                    enable_auto_commit=False, auto_offset_reset="earliest")  # fmt: skip
-        await consumer.start()
-        try:
+        async with kafka_clients.reader(self.settings) as consumer:
             for place in places:
                 tp = TopicPartition(name, place.partition)
                 consumer.assign([tp])
                 consumer.seek(tp, place.offset)
                 fetched = await consumer.getmany(tp, timeout_ms=LOOKUP_MS, max_records=1)
-                for record in fetched.get(tp, ()):
-                    if record.offset == place.offset:
-                        one = _opinion.decode(record.value)
-                        found += [one] if one.opinion_id == place.opinion_id else []
-        finally:
-            await consumer.stop()
+                there = [record for record in fetched.get(tp, ()) if record.offset == place.offset]
+                opinions = readable(there, lambda record: _opinion.decode(record.value or b""))
+                found += [one for one in opinions if one.opinion_id == place.opinion_id]
         return found
 
     async def _send_opinions(self, said: Sequence[tuple[bytes, Opinion]]) -> None:
@@ -238,7 +234,7 @@ class Worker:
         for record in records:
             try:
                 item = None if record.value is None else _item.decode(record.value)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # the catalog worker writes its dead letter
+            except UNREADABLE:  # the catalog worker writes its dead letter
                 continue
             if item is not None and item.brand:
                 self.brands[record.key] = item.brand
@@ -267,7 +263,7 @@ async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
     worker = Worker(settings, on_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
-    await worker.run()
+    await until(worker.stop, worker.run, worker.ready)
     log.info("insights worker ended")
 
 
@@ -276,12 +272,11 @@ def main() -> int:
     settings = load()
     configure(settings)
     server, _ = start_http_server(settings.insights.metrics_port, addr=settings.metrics.host)
-    run_file: Path = settings.home / "run" / f"insights-{os.getpid()}.json"
-    ready = json.dumps({"pid": os.getpid(), "metrics_port": server.server_port}).encode()
+    run_file = RunFile(settings.home, f"insights-{os.getpid()}", metrics_port=server.server_port)
     try:
-        uvloop.run(run(settings, lambda: write_whole(run_file, ready)))
+        uvloop.run(run(settings, run_file.say))
     finally:
-        run_file.unlink(missing_ok=True)
+        run_file.end()
         server.shutdown()
     return 0
 

@@ -11,18 +11,16 @@ the same. There is no other state than that topic; who reads it sees whole turns
 a worker that was thought dead.
 
 Metrics are on a loopback port, written with the process id, and whether it is ready, to `<home>/run/offers.json`.
-SIGTERM: the turn is finished.
+SIGTERM: the turn is finished; one that waits for a broker that is away is cut short, and leaves nothing either.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -39,13 +37,15 @@ from schemas.events import key
 from schemas.offers import POSITIONS_KEY, Positions
 from schemas.outputs import Decision
 from schemas.topics import Topic
+from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
-from stream.adapters.files import write_whole
-from stream.adapters.global_reader import read_whole
+from stream.adapters.files import RunFile
+from stream.adapters.global_reader import read_whole, readable
 from stream.adapters.logs import configure
 from stream.core.decode import Ok, decode
 from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
+from stream.endings import until
 from stream.settings import Settings, load
 
 log = structlog.get_logger()
@@ -72,8 +72,9 @@ class TakenOver(RuntimeError):
 class Worker:
     """Reads, folds and publishes until `stop` is set."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.stop = settings, asyncio.Event()
+    def __init__(self, settings: Settings, on_ready: Callable[[], object] = lambda: None) -> None:
+        self.settings, self._on_ready = settings, on_ready
+        self.stop, self.ready = asyncio.Event(), asyncio.Event()
         self.ledger = Ledger(partial(kafka_clients.partition_of, partitions=settings.kafka.partitions))
         self.positions = Positions()
         self.erasures = Erasures(settings, self._on_erasure)
@@ -83,44 +84,38 @@ class Worker:
     async def run(self) -> None:
         """Raises what cannot be gone on with."""
         settings, prefix = self.settings, self.settings.kafka.topic_prefix
-        server, _ = start_http_server(settings.offers.metrics_port, addr=settings.metrics.host)
-        self._say(server.server_port, ready=False)
         await kafka_clients.wait_for_kafka(settings)
         producer = producing.create_producer(settings, f"{prefix}.offers", BATCH_BYTES_MAX)
-        await producer.start()  # from here on no other worker writes
-        events, decisions = self._consumer(), self._consumer()
         try:
+            await producer.start()  # from here on no other worker writes
             self.erasures.start()
             await asyncio.gather(self.erasures.ready(), self._restore())
             self.ledger.forget(list(self.ledger.users), self.erasures.covers)
-            await events.start()
-            await decisions.start()
-            await asyncio.gather(self._assign(events, topics.EVENTS), self._assign(decisions, topics.DECISIONS))
-            log.info("offers worker ready", placements=len(self.ledger.placements), users=len(self.ledger.users))
-            self._say(server.server_port, ready=True)
-            while not self.stop.is_set():
-                self.erasures.check()
-                await self._turn(events, decisions, producer)
+            wait_ms = settings.offers.interval_ms
+            async with (kafka_clients.reader(settings, fetch_max_wait_ms=wait_ms) as events,
+                        kafka_clients.reader(settings, fetch_max_wait_ms=wait_ms) as decisions):  # fmt: skip
+                await asyncio.gather(self._assign(events, topics.EVENTS), self._assign(decisions, topics.DECISIONS))
+                log.info("offers worker ready", placements=len(self.ledger.placements), users=len(self.ledger.users))
+                self.ready.set()
+                self._on_ready()
+                while not self.stop.is_set():
+                    self.erasures.check()
+                    await self._turn(events, decisions, producer)
         finally:
-            await asyncio.gather(events.stop(), decisions.stop(), self.erasures.stop(), producer.stop())
-
-    def _consumer(self) -> AIOKafkaConsumer:
-        return AIOKafkaConsumer(**kafka_clients.aiokafka_arguments(self.settings), group_id=None, enable_auto_commit=False,
-                                auto_offset_reset="earliest", fetch_max_wait_ms=self.settings.offers.interval_ms)
+            await asyncio.gather(self.erasures.stop(), kafka_clients.stopped(producer))
 
     async def _restore(self) -> None:
         """What the topic says, the newest record of each key."""
-        newest: dict[bytes, bytes | None] = {}
+        newest: dict[bytes | None, Any] = {}
 
         def note(records: Sequence[Any]) -> None:
-            newest.update((record.key, record.value) for record in records)
+            newest.update((record.key, record) for record in records)
 
         await read_whole(self.settings, topics.OFFERS.name(self.settings.kafka.topic_prefix), note, committed=True)
-        for record_key, value in newest.items():
-            if value is not None and record_key == POSITIONS_KEY:
-                self.positions = _positions.decode(value)
-            elif value is not None:
-                self.ledger.restore(record_key, value)
+        there = {name: record for name, record in newest.items() if name is not None and record.value is not None}
+        if (found := there.pop(POSITIONS_KEY, None)) is not None:
+            self.positions = _positions.decode(found.value)  # raises: without them everything would be counted again
+        readable(there.values(), lambda one: self.ledger.restore(one.key, one.value))
 
     async def _assign(self, consumer: AIOKafkaConsumer, topic: Topic) -> None:
         tps = [TopicPartition(topic.name(self.settings.kafka.topic_prefix), number)
@@ -160,7 +155,7 @@ class Worker:
     def _one_decision(self, record: Any) -> None:
         try:
             decision = None if record.value is None else _decision.decode(record.value)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the sink writes its dead letter
+        except UNREADABLE as error:  # the sink writes its dead letter
             log.error("decision not understood", partition=record.partition, offset=record.offset, why=str(error))
             RECORDS.labels("decisions", "not understood").inc()
             return
@@ -219,17 +214,13 @@ class Worker:
         if erasure.user_id is not None:
             self._named |= {key(erasure.tenant, one) for one in (erasure.user_id, *erasure.devices)}
 
-    def _say(self, port: int, *, ready: bool) -> None:
-        content = json.dumps({"pid": os.getpid(), "metrics_port": port, "ready": ready}).encode()
-        write_whole(self.settings.home / "run" / "offers.json", content)
 
-
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
     """Until SIGTERM or SIGINT."""
-    worker = Worker(settings)
+    worker = Worker(settings, on_ready)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
-    await worker.run()
+    await until(worker.stop, worker.run, worker.ready)
     log.info("offers worker ended")
 
 
@@ -237,11 +228,17 @@ def main() -> int:
     """Exit code: 0 after a signal, 1 when another worker has taken over."""
     settings = load()
     configure(settings)
+    server, _ = start_http_server(settings.offers.metrics_port, addr=settings.metrics.host)
+    run_file = RunFile(settings.home, "offers", metrics_port=server.server_port)
+    run_file.say(ready=False)
     try:
-        uvloop.run(run(settings))
+        uvloop.run(run(settings, lambda: run_file.say(ready=True)))
     except TakenOver as error:
         log.error("ended", why=str(error), next="one is enough: leave the other to it")
         return 1
+    finally:
+        run_file.end()
+        server.shutdown()
     return 0
 
 

@@ -37,20 +37,18 @@ if it had crashed.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import structlog
 import uvloop
 from prometheus_client import start_http_server
 
 from stream.adapters.clickhouse import MigrationError
-from stream.adapters.files import write_whole
+from stream.adapters.files import RunFile
 from stream.adapters.logs import configure
 from stream.adapters.producing import SendFailed
 from stream.settings import Settings, load
@@ -59,12 +57,6 @@ from stream.sink.consumer import Sink
 STOP_TIMEOUT_S = 17.0  # `clickwake up` and container runtimes wait for 20 s before they kill
 
 log = structlog.get_logger()
-
-
-def _write_run_file(settings: Settings, metrics_port: int, *, ready: bool) -> Path:
-    run_file = settings.home / "run" / "sink.json"
-    write_whole(run_file, json.dumps({"pid": os.getpid(), "metrics_port": metrics_port, "ready": ready}).encode())
-    return run_file
 
 
 def _end() -> None:
@@ -94,15 +86,16 @@ def main() -> int:
     settings = load()
     configure(settings)
     server, _ = start_http_server(settings.sink.metrics_port, addr=settings.metrics.host)
-    run_file = _write_run_file(settings, server.server_port, ready=False)
+    run_file = RunFile(settings.home, "sink", metrics_port=server.server_port)
+    run_file.say(ready=False)
     log.info("sink.started", pid=os.getpid(), metrics=f"http://{settings.metrics.host}:{server.server_port}/metrics")
     try:
-        uvloop.run(serve(settings, lambda: _write_run_file(settings, server.server_port, ready=True)))
+        uvloop.run(serve(settings, lambda: run_file.say(ready=True)))
     except (MigrationError, SendFailed) as error:
         log.error("sink.failed", error=str(error))
         return 1
     finally:
-        run_file.unlink(missing_ok=True)
+        run_file.end()
         server.shutdown()
     log.info("sink.ended")
     return 0

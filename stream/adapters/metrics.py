@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
-from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from stream.adapters.files import write_whole
+from stream.adapters.files import RunFile
 from stream.partition import PartitionState
 from stream.settings import Settings
 
@@ -42,12 +40,11 @@ class Metrics:
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
         self.releases = ReleaseMetrics()
         server, _ = start_http_server(settings.personalize.metrics_port, addr=settings.metrics.host)
-        self._port = server.server_port
-        self.path: Path = settings.home / "run" / f"{name}-{os.getpid()}.json"
+        self._run_file = RunFile(settings.home, f"{name}-{os.getpid()}", metrics_port=server.server_port)
 
     def announce(self) -> None:
         """Say where the metrics are, which also says that the worker is ready. Again is harmless."""
-        write_whole(self.path, json.dumps({"pid": os.getpid(), "metrics_port": self._port}).encode())
+        self._run_file.say()
 
     def batch_done(self, topic: str, records: int, seconds: float) -> None:
         self.records.labels(topic).inc(records)

@@ -9,7 +9,7 @@ import msgspec
 
 from schemas import topics
 from schemas.offers import PLACEMENT_PREFIX, POSITIONS_KEY, OfferTotals, PlacementTotals, UserOffers, placement_key
-from stream.adapters.global_reader import GlobalReader
+from stream.adapters.global_reader import GlobalReader, readable
 from stream.settings import Settings
 
 _totals, _user = msgspec.msgpack.Decoder(PlacementTotals), msgspec.msgpack.Decoder(UserOffers)
@@ -46,15 +46,18 @@ class OffersReader(GlobalReader):
         return {} if value is None else _user.decode(value).seen
 
     def _note(self, records: list[Any]) -> None:
-        for record in records:
-            name, value = record.key, record.value
-            if name.startswith(PLACEMENT_PREFIX):
-                self._placements[name] = _totals.decode(value)
-                self._spent.pop(name[len(PLACEMENT_PREFIX) :].decode().partition("/")[0], None)
-            elif value is None:
-                self._users.pop(name, None)
-            elif name != POSITIONS_KEY:
-                self._users[name] = value
+        readable(records, lambda one: self._note_one(one.key or b"", one.value))
+
+    def _note_one(self, name: bytes, value: bytes | None) -> None:
+        if name.startswith(PLACEMENT_PREFIX):
+            tenant = name[len(PLACEMENT_PREFIX) :].decode().partition("/")[0]
+            self._placements[name] = _totals.decode(value or b"")
+            self._spent.pop(tenant, None)
+        elif value is None:
+            self._users.pop(name, None)
+        elif name != POSITIONS_KEY:
+            _user.decode(value)  # kept as bytes, and decoded again when somebody asks for an offer
+            self._users[name] = value
 
 
 def _sum(one: OfferTotals, other: OfferTotals) -> OfferTotals:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters.global_reader import GlobalReader, OnRecords
+from stream.adapters.global_reader import GlobalReader, OnRecords, readable
 from stream.adapters.metrics import ReleaseMetrics
 from stream.adapters.releases import Releases
 from stream.core.terms import term_of
@@ -56,13 +56,11 @@ class ServingReaders:
         return await asyncio.get_running_loop().run_in_executor(self._models_thread, partial(call, *args))
 
     def _on_vectors(self, records: list[Any]) -> None:
-        told = [told for record in records if (told := self.serving.on_vector(record.key, record.value)) is not None]
-        self.serving.current.put_items(told)
+        told = readable(records, lambda one: self.serving.on_vector(one.key or b"", one.value))
+        self.serving.current.put_items([one for one in told if one is not None])
 
     def _on_counts(self, records: list[Any]) -> None:
-        for record in records:
-            self.serving.on_count(record.key, record.value, record.partition, term_of(record.headers))
+        readable(records, lambda one: self.serving.on_count(one.key or b"", one.value, one.partition, term_of(one.headers)))
 
     def _on_satisfaction(self, records: list[Any]) -> None:
-        for record in records:
-            self.serving.on_satisfaction(record.key, record.value)
+        readable(records, lambda one: self.serving.on_satisfaction(one.key or b"", one.value))

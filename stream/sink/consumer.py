@@ -18,8 +18,9 @@ from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
 from schemas import topics
 from schemas.dead_letter import DeadLetter
 from schemas.events import ms
+from schemas.unreadable import UNREADABLE
 from stream.adapters.erasures import Erasures
-from stream.adapters.kafka_clients import aiokafka_arguments, missing, partition_of, wait_for_kafka
+from stream.adapters.kafka_clients import aiokafka_arguments, missing, partition_of, stopped, wait_for_kafka
 from stream.adapters.producing import Message, create_producer, send_batches
 from stream.outbox import cloud_event
 from stream.settings import Settings
@@ -133,7 +134,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
             try:
                 await consumer.start()
             except KafkaConnectionError as error:  # it went away between the probe and now
-                await consumer.stop()
+                await stopped(consumer)
                 log.warning("sink.kafka_away", error=missing(self.settings, error))
             else:
                 self._consumer = consumer
@@ -283,22 +284,14 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         await self._erasures.stop()
         for client in (self._consumer, self._producer):
             if client is not None:
-                await _stopped(client)
+                await stopped(client)
         await self._in_thread(self._writer.close)
         self._thread.shutdown()
-
-
-async def _stopped(client: Any) -> None:
-    """Stop a client. While the broker is away, aiokafka's fetcher lets the cancellation of its own tasks out of `stop`."""
-    stopping = asyncio.ensure_future(client.stop())
-    await asyncio.wait((stopping,))
-    if not stopping.cancelled():
-        stopping.result()
 
 
 def _is_ours(value: bytes | None) -> bool:
     """Is this dead letter one the sink wrote?"""
     try:
         return value is not None and msgspec.json.decode(value, type=DeadLetter).kind == "sink_rejected"
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return False

@@ -32,6 +32,7 @@ from stream.settings import Kafka, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import (
+    Worker,
     comparable,
     lag,
     oracle,
@@ -46,6 +47,7 @@ from training import release as releases
 
 OUTAGE_S = float(os.environ.get("CLICKWAKE_TEST_OUTAGE_S", "20"))
 RECOVERY_S = 90.0  # for clients that back off, a group that forms again, and what has piled up
+KILLED_AFTER_S = 20.0  # by `clickwake up` and container runtimes
 PROCESSES = ("catalog", "personalize", "sink", "collector")
 
 
@@ -77,6 +79,13 @@ def item_vectors(settings: Settings) -> set[str]:
     return {one.item.item_id for one in values if one.vector}
 
 
+def ends_in_time(worker: Worker) -> None:
+    """Told to end while Kafka is away it does, before whoever told it would kill it."""
+    told_at = time.monotonic()
+    worker.stop()
+    assert time.monotonic() - told_at < KILLED_AFTER_S, worker.log()[-3_000:]
+
+
 @pytest.mark.timeout(240)
 def test_processes_started_before_kafka_and_clickhouse_wait_for_them(registry: Path, tmp_path: Path) -> None:
     broker, house = Broker(tmp_path, port=process.free_port()), ClickHouseServer(tmp_path, port=process.free_port())
@@ -100,6 +109,9 @@ def test_processes_started_before_kafka_and_clickhouse_wait_for_them(registry: P
         until(lambda: says(sink, house_at, "CLICKWAKE_CLICKHOUSE__HOST"), 40, "the sink names ClickHouse")
         house.start()
         until(lambda: says(sink, kafka_at, "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS"), 40, "the sink names Kafka")
+        with running(settings, "workers.offers", tmp_path / "offers-early") as early:
+            until(lambda: says(early, kafka_at, "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS"), 40, "the offers worker names Kafka")
+            ends_in_time(early)
         assert all(worker.process.poll() is None for worker in (personalize, catalog, sink))
         broker.start()
         topic_admin.create(settings)
@@ -118,8 +130,13 @@ def test_processes_started_before_kafka_and_clickhouse_wait_for_them(registry: P
         until(lambda: count(settings, "SELECT count() FROM recommendations") >= made >= 40, 30, "recommendations stored")
         assert count(settings, "SELECT count() FROM items FINAL") == len(bundles.ITEMS)
         assert_states_are_true(settings)
+        offers, insights = (stack.enter_context(running(settings, f"workers.{name}", tmp_path / name))
+                            for name in ("offers", "insights"))  # fmt: skip
+        for worker in (offers, insights):
+            until(lambda worker=worker: f"{worker.module[8:]} worker ready" in worker.log(), 40, worker.module)
         broker.stop()
-        sink.stop()  # told to end while Kafka is away
+        for worker in (sink, offers, insights):
+            ends_in_time(worker)
         broker.start()
 
 
