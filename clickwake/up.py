@@ -30,6 +30,7 @@ from clickwake.local_clickhouse.launch import ClickHouseServer
 from clickwake.local_kafka import Broker
 from clickwake.process import StartError
 from clickwake.supervisor import Spec, Supervisor
+from schemas.unreadable import UNREADABLE
 from stream.settings import Settings
 
 MODULES = {
@@ -81,7 +82,7 @@ def read_status(home: Path) -> Status | None:
     path = home / "run" / "up.json"
     try:
         status = msgspec.json.decode(path.read_bytes(), type=Status)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, *UNREADABLE):
         return None
     return status if process.alive(status.pid, status.started_at) else None
 

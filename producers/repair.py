@@ -18,6 +18,7 @@ import msgspec
 from producers.collector.admission import Admitted, Arrival, admit
 from schemas.dead_letter import DeadLetter, Message, Repair
 from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX
+from schemas.unreadable import UNREADABLE
 
 REPAIRABLE = ("undecodable", "unprocessable", "too_large", "late")
 RENAMES = {"userId": ("user_id", "userid", "uid"), "anonymousId": ("anonymous_id",), "messageId": ("message_id",),
@@ -172,7 +173,7 @@ def parse(what: str, text: str) -> Change:
     if what == "set":
         try:
             return Change(what, path, msgspec.json.decode(value))
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return Change(what, path, value)
     return Change(what, path, value or None)
 
@@ -182,7 +183,7 @@ def _object(letter: DeadLetter) -> dict[str, Any] | None:
         return None
     try:
         found = msgspec.json.decode(letter.payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     return found if isinstance(found, dict) else None
 

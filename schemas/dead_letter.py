@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from schemas.events import Instant
+from schemas.unreadable import UNREADABLE
 
 PAYLOAD_BYTES_MAX = 64 * 1024  # enough to repair any event the collector would take; more is cut and said so
 
@@ -58,7 +59,7 @@ def repair_of(raw: bytes) -> Repair | None:
     """
     try:
         return _tried.decode(raw).repair
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except UNREADABLE:
         return None
 
 

@@ -16,6 +16,7 @@ from schemas.events import Event
 from schemas.events import key as user_key
 from schemas.outputs import Recommendation, output_id
 from schemas.topics import Topic
+from schemas.unreadable import UNREADABLE
 from stream.alerts import AlertDesk
 from stream.core import fold, identity
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
@@ -222,7 +223,7 @@ class Personalizer:
         for record in records:
             try:
                 message = identity.decode(record.value or b"")
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 self._reject(part, source, record, Reject("undecodable", (message_of(error),)), outbox)
                 continue
             if isinstance(message, identity.Claim):

@@ -11,6 +11,7 @@ import structlog
 from producers.kafka import Producer, client_options, missing_topic, unreachable
 from schemas.release import Manifest, ModelRelease, Verdict
 from schemas.topics import MODELS
+from schemas.unreadable import UNREADABLE
 from stream.adapters import model_store, signing
 from stream.adapters.model_store import BundleRefused
 from stream.adapters.onnx import sha256
@@ -119,7 +120,7 @@ def _newest(consumer: Any, partitions: list[Any]) -> ModelRelease | None:
             if record.key == KEY and record.value is not None:
                 try:
                     found = _release.decode(record.value)
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     log.warning("announcement left out", offset=record.offset, why=str(error))
                     continue
                 newest = found if newest is None or found.released_at >= newest.released_at else newest
@@ -164,5 +165,5 @@ def manifest_of(registry: str, version: str) -> Manifest:
     """The same, decoded; nothing of the bundle is checked. Raises `BundleRefused`."""
     try:
         return msgspec.json.decode(manifest_bytes(registry, version), type=Manifest)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise BundleRefused(f"the manifest of {version} in {registry} is unreadable: {error}") from error

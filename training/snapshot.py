@@ -22,6 +22,7 @@ from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted
 from schemas.catalog import Item
 from schemas.events import ORDER_REFUNDED, Event
+from schemas.unreadable import UNREADABLE
 from stream.core import identity
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.featurize import CHURN_FEATURES, Float32, Sequence, churn_features, sequence
@@ -316,7 +317,7 @@ def _lines(path: Path, kind: type[Any]) -> Iterator[Any]:
             if line.strip():
                 try:
                     yield decoder.decode(line)
-                except msgspec.DecodeError as error:
+                except UNREADABLE as error:
                     raise ValueError(f"{path}:{number} is no {kind.__name__}: {error}; repair or remove the line") from error
 
 

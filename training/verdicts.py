@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from schemas.release import Verdict
+from schemas.unreadable import UNREADABLE
 from stream.adapters import model_store
 
 log = structlog.get_logger()
@@ -29,7 +30,7 @@ def read(registry: str, version: str) -> Verdict | None:
         return _verdict.decode(fs.cat_file(path))
     except FileNotFoundError:
         return None
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         log.warning("verdict unreadable", model_version=version, why=str(error))
         return None
 

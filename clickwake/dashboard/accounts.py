@@ -17,6 +17,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.unreadable import UNREADABLE
+
 Role = Literal["read", "admin"]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 PASSWORD_CHARS_MIN = 15  # NIST SP 800-63B-4, 3.1.1.2: where a password is all that is asked for
@@ -75,7 +77,7 @@ def read(path: Path) -> dict[str, Account]:
         found = msgspec.json.decode(path.read_bytes(), type=list[Account])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, *UNREADABLE) as error:
         raise BadAccounts(f"{path} cannot be read: {error}; mend it, or move it away and add the users again") from error
     return {one.name: one for one in found}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import structlog
 
 from schemas import topics
 from schemas.erasure import Erased, Erasure, decode
+from schemas.unreadable import UNREADABLE
 from stream.adapters.global_reader import GlobalReader
 from stream.settings import Settings
 
@@ -33,7 +33,7 @@ class Erasures(GlobalReader):
             key = record.key or b""
             try:
                 erasure = None if record.value is None else decode(record.value)
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            except UNREADABLE as error:
                 # ending here would keep every worker from starting; what is not understood can erase nobody
                 log.error("erasure left out", topic=self.topic, partition=record.partition, offset=record.offset,
                           why=str(error), next="send the request again: clickwake erase")  # fmt: skip

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 
 from schemas.release import ModelRelease
+from schemas.unreadable import UNREADABLE
 from stream.adapters import model_store, signing
 from stream.adapters.files import write_whole
 from stream.adapters.metrics import ReleaseMetrics
@@ -46,7 +47,7 @@ class Releases:
                 continue
             try:
                 self._announced = _release.decode(record.value)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 self._refuse("?", f"the announcement at offset {record.offset} is unreadable: {error}")
                 continue
             self._settled.clear()
@@ -77,7 +78,7 @@ class Releases:
             return _release.decode(self._memo.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, *UNREADABLE) as error:
             log.warning("the release taken last is not known", file=str(self._memo), why=str(error))
             return None
 

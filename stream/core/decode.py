@@ -8,6 +8,7 @@ import msgspec
 
 from schemas.dead_letter import Kind, Message
 from schemas.events import EVENT_BYTES_MAX, Event
+from schemas.unreadable import UNREADABLE
 
 OLDEST_MS = 946_684_800_000  # 2000-01-01: earlier is a broken clock, and ClickHouse's partitions start there
 TENANT_SEPARATOR = "/"
@@ -59,7 +60,7 @@ def decode(raw: bytes | None, append_ms: int, skew_max_ms: int) -> Decoded:
         raw.decode()  # what the schema does not name was passed over unread, but goes to ClickHouse
     except msgspec.ValidationError as error:
         return Reject("undecodable", (message_of(error),))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNREADABLE as error:
         return Reject("undecodable", (Message(path="", keyword="json", message=str(error)),))
     return _check(event, append_ms, skew_max_ms)
 

@@ -49,14 +49,14 @@ def headers(term: int) -> Headers:
     return [] if term == NO_TERM else [(HEADER, term.to_bytes(_BYTES, "big"))]
 
 
-def term_of(carried: Iterable[tuple[str, bytes]]) -> int | None:
+def term_of(carried: Iterable[tuple[str, bytes | None]]) -> int | None:
     """The term in a record's headers.
 
     >>> term_of(headers(7)), term_of([("ce_id", b"x")])
     (7, None)
     """
     for name, value in carried:
-        if name == HEADER:
+        if name == HEADER and value is not None:
             return int.from_bytes(value, "big")
     return None
 
