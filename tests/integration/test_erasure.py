@@ -34,9 +34,9 @@ def say(*arguments: str) -> tuple[int, Any]:
 
 
 def rows(settings: Settings, table: str = "events") -> list[str]:
-    """Users of a table's rows."""
+    """Users of a table's rows; the sink, which makes the tables, may be starting on a busy machine."""
     column = "user" if table.startswith("event") else "user_id"
-    with closing(clickhouse.connect(settings.clickhouse, wait_s=10.0)) as client:
+    with closing(clickhouse.connect(settings.clickhouse, wait_s=60.0)) as client:
         sql = f"SELECT {column} FROM {table} FINAL WHERE tenant = 't' ORDER BY {column}"  # noqa: S608  # of this file
         found = client.query(sql)
         return [row[0] for row in found.result_rows]
