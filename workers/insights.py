@@ -105,9 +105,9 @@ class Worker:
         self._looked_at = 0.0
 
     async def run(self) -> None:
-        await kafka_clients.wait_for_kafka(self.settings)
-        await self.producer.start()
         try:
+            await kafka_clients.wait_for_kafka(self.settings)
+            await self.producer.start()
             self.erasures.start()
             self.catalog.start()
             await asyncio.gather(self.erasures.ready(), self.catalog.ready())
