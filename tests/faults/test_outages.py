@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -86,7 +87,7 @@ def ends_in_time(worker: Worker) -> None:
     assert time.monotonic() - told_at < KILLED_AFTER_S, worker.log()[-3_000:]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(300)
 def test_processes_started_before_kafka_and_clickhouse_wait_for_them(registry: Path, tmp_path: Path) -> None:
     broker, house = Broker(tmp_path, port=process.free_port()), ClickHouseServer(tmp_path, port=process.free_port())
     assert broker._asked_port and house._asked_port
@@ -135,8 +136,8 @@ def test_processes_started_before_kafka_and_clickhouse_wait_for_them(registry: P
         for worker in (offers, insights):
             until(lambda worker=worker: f"{worker.module[8:]} worker ready" in worker.log(), 40, worker.module)
         broker.stop()
-        for worker in (sink, offers, insights):
-            ends_in_time(worker)
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(ends_in_time, (sink, offers, insights)))
         broker.start()
 
 
