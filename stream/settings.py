@@ -342,6 +342,8 @@ def otel_settings(environment: Mapping[str, str]) -> dict[str, Any]:
     {'endpoint': 'http://tempo:4318/v1/traces', 'headers': {'key': 'a b'}}
     >>> otel_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4318", "OTEL_SDK_DISABLED": "true"})
     {}
+    >>> otel_settings({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4318", "CLICKWAKE_TRACING__ENDPOINT": ""})
+    {}
 
     Raises ValueError for another protocol than the one that is spoken.
     """
@@ -354,7 +356,7 @@ def otel_settings(environment: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
     endpoint = environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or (base and base.rstrip("/") + "/v1/traces")
-    if endpoint:
+    if endpoint and environment.get("CLICKWAKE_TRACING__ENDPOINT") != "":
         if of("PROTOCOL") not in ("", "http/protobuf") and "CLICKWAKE_TRACING__ENDPOINT" not in environment:
             raise ValueError(
                 f"OTEL_EXPORTER_OTLP_PROTOCOL is {of('PROTOCOL')}, only http/protobuf is spoken: set "
