@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from stream.endings import only_when_asked
+from stream.endings import Stray, only_when_asked
 from stream.partition import DUE_PREFIX, META_KEY, PartitionState, due_of
 from stream.personalize import Input, Personalizer
 
@@ -171,6 +171,10 @@ class Fleet:
                         await self._process(owned, opened, [batch for batch in batches if not batch.stale], started)
                     finally:
                         self._hold(-len(batches), -sum(len(batch.records) for batch in batches))
+        except asyncio.CancelledError:
+            if self.owned.get(owned.partition) is owned:  # it was not taken away: then nobody asked for this
+                self._failure = self._failure or Stray(f"work on partition {owned.partition} was cancelled by nobody")
+            raise
         except Exception as error:  # raised by the timer and to whoever brings the next batch
             self._failure = self._failure or error
         finally:  # in the very step in which nothing waits any more; else it failed, or its partition went away unopened

@@ -11,6 +11,7 @@ import pytest
 
 from schemas import topics
 from stream.endings import Stray
+from stream.endings import Stray
 from stream.fleet import BATCHES_MAX, TOGETHER_RECORDS_MAX, Fleet, Opened
 from stream.personalize import Input
 from stream.settings import Personalize
@@ -129,6 +130,18 @@ async def test_a_stale_batch_among_others_is_left_out(fleet: Fleet) -> None:
     assert fake.folded == ["wait", "fresh"]
     await fleet.revoked({0})
     assert (stale.acked, fresh.acked) == (0, 1)
+
+
+async def test_work_that_is_cancelled_by_nobody_is_a_failure(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+
+    async def leaks(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    fake.process = leaks
+    await fleet.handle(Batch(0, "one"))
+    with pytest.raises(Stray, match="partition 0"):
+        await fleet.run_timer()
 
 
 async def test_what_waited_for_a_partition_that_went_away_before_it_was_open_leaves_room(fleet: Fleet) -> None:
