@@ -23,9 +23,10 @@ from schemas import topics
 from schemas.events import ms
 from schemas.opinions import SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
+from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
-from stream.adapters.global_reader import GlobalReader
+from stream.adapters.global_reader import GlobalReader, readable
 from stream.adapters.logs import configure
 from stream.adapters.producing import Message
 from stream.adapters.refusals import AdsRefusals
@@ -33,6 +34,7 @@ from stream.delivery import channels
 from stream.delivery.deliverer import Deliverer
 from stream.delivery.rules import Channel, DeliveryError, load
 from stream.delivery.said import Said
+from stream.endings import until
 from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.settings import load as load_settings
@@ -41,6 +43,7 @@ from stream.tracing import port as tracing
 log = structlog.get_logger()
 SOURCE = "clickwake/delivery"
 FILE_POLL_S = 5.0
+PATIENCE_S = 9.0  # for a message that is under way; one that is cut short is sent again under its id
 
 _alert, _change = msgspec.json.Decoder(ChurnAlert), msgspec.json.Decoder(SegmentChange)
 _reminder, _satisfaction = msgspec.json.Decoder(Reminder), msgspec.json.Decoder(SatisfactionAlert)
@@ -81,8 +84,8 @@ class Worker:
             group_id=self.group, auto_offset_reset="earliest",
             max_poll_interval_ms=24 * 3_600_000,
         )  # fmt: skip
-        await self.producer.start()
         try:
+            await self.producer.start()
             for reader in (erasures, refusals, history):
                 reader.start()
             await asyncio.gather(erasures.ready(), refusals.ready(), history.ready())
@@ -94,10 +97,10 @@ class Worker:
                 refusals.check()
                 await self._turn(consumer, deliverer)
         finally:
-            await consumer.stop()
+            await kafka_clients.stopped(consumer)
             for reader in (history, refusals, erasures):
                 await reader.stop()
-            await self.producer.stop()
+            await kafka_clients.stopped(self.producer)
 
     async def _turn(self, consumer: AIOKafkaConsumer, deliverer: Deliverer) -> None:
         """Steps 1 to 5 once."""
@@ -120,7 +123,7 @@ class Worker:
             try:
                 if record.value is not None:
                     found.append(self.inputs[topic].decode(record.value))
-            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # the sink writes its dead letter
+            except UNREADABLE as error:  # the sink writes its dead letter
                 log.error("not understood", topic=topic, partition=record.partition, offset=record.offset, why=str(error))
         return found
 
@@ -147,9 +150,8 @@ class Worker:
 
 
 def _note(deliverer: Deliverer, records: list[Any]) -> None:
-    for record in records:
-        if record.value is not None:
-            deliverer.note(_record.decode(record.value))
+    for record in readable((one for one in records if one.value is not None), lambda one: _record.decode(one.value)):
+        deliverer.note(record)
 
 
 async def run(settings: Settings) -> None:
@@ -157,7 +159,7 @@ async def run(settings: Settings) -> None:
     worker = Worker(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
-    await worker.run()
+    await until(worker.stop, worker.run, patience_s=PATIENCE_S)
     log.info("delivery worker ended")
 
 

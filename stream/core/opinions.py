@@ -19,6 +19,7 @@ import msgspec
 
 from schemas.events import PRODUCT_REVIEWED
 from schemas.opinions import Source
+from schemas.unreadable import UNREADABLE
 
 TEXT_CHARS_MAX = 4_000  # of one opinion; the longest clothing review has 510
 BRAND_CHARS_MAX = 256
@@ -68,7 +69,7 @@ def said(name: str | None, properties: bytes) -> Said | None:
         return None
     try:
         found = msgspec.json.decode(properties)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNREADABLE:
         return None
     if not isinstance(found, dict):
         return None

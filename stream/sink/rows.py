@@ -28,6 +28,7 @@ from schemas.outputs import (
     SegmentChange,
 )
 from schemas.traceparent import trace_id
+from schemas.unreadable import UNREADABLE
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.sink.tables import (
     CHURN_ALERTS,
@@ -195,7 +196,7 @@ def _typed(kind: type[T], make: Callable[[T, Record], Rows], tombstone: ToRows |
             return make(decoder.decode(record.value), record)
         except msgspec.ValidationError as error:
             return Complaint((message_of(error),))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNREADABLE as error:
             return Complaint((Message(path="", keyword="json", message=str(error)),))
 
     return to_rows

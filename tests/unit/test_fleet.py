@@ -11,7 +11,6 @@ import pytest
 
 from schemas import topics
 from stream.endings import Stray
-from stream.endings import Stray
 from stream.fleet import BATCHES_MAX, TOGETHER_RECORDS_MAX, Fleet, Opened
 from stream.personalize import Input
 from stream.settings import Personalize
