@@ -351,6 +351,8 @@ class Service:
         if ask.n > most:
             raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
         exclude = ask.exclude or ("none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude)
+        if ask.scenario == "again":  # of what was bought: nothing would be left
+            exclude = "none"
         return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude)
 
     def _now_ms(self, tenant: str, user: str, state: UserState) -> int:

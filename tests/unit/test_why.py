@@ -42,6 +42,13 @@ async def why(shop: Shop, user: str, item: str, **params: Any) -> dict[str, Any]
     return said
 
 
+async def test_again_is_of_what_was_bought_whatever_is_left_out_else(shop: Shop) -> None:
+    for params in ({}, {"exclude": "bought"}):
+        answer = await shop.get("/v1/recommendations/u2", params={"scenario": "again", **params})
+        assert [one["item_id"] for one in answer.json()["items"]] == ["i3"]
+        assert (await why(shop, "u2", "i3", scenario="again", **params))["shown"]
+
+
 @pytest.mark.parametrize(("user", "item", "params", "reason"), [
     ("u2", "i3", {}, "the user bought it"),
     ("u1", "i1", {"exclude": "seen"}, "the user dealt with it"),
