@@ -7,8 +7,10 @@ where there should be a failure.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+import signal
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
@@ -37,6 +39,19 @@ def only_when_asked(work: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[An
             raise Stray(f"{task.get_name()}: a part of it was cancelled, and nobody had asked it to end") from error
 
     return watched
+
+
+def on_signal(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set it, from now on."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> bool:
+    """Wait so long, or until `stop` is set; True when it is."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+    return stop.is_set()
 
 
 async def until(stop: asyncio.Event, work: Callable[[], Awaitable[None]], ready: asyncio.Event | None = None,

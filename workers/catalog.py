@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +37,7 @@ from stream.adapters.global_reader import GlobalReader, readable
 from stream.adapters.logs import configure
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject, message_of
-from stream.endings import until
+from stream.endings import on_signal, until
 from stream.outbox import Outbox, OutRecord
 from stream.settings import Settings, load
 
@@ -191,8 +190,7 @@ def spaces_in_use(settings: Settings, release: ModelRelease | None) -> list[str]
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT: at once while something is still waited for, else after the batch in hand if it can be."""
     stop, ready = asyncio.Event(), asyncio.Event()
-    for one in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(one, stop.set)
+    on_signal(stop)
     await until(stop, partial(serve, settings, stop, ready), ready)
 
 

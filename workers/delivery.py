@@ -8,7 +8,6 @@ SIGTERM: the message under way is finished and logged.
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from datetime import UTC, datetime
 from typing import Any
@@ -34,7 +33,7 @@ from stream.delivery import channels
 from stream.delivery.deliverer import Deliverer
 from stream.delivery.rules import Channel, DeliveryError, load
 from stream.delivery.said import Said
-from stream.endings import until
+from stream.endings import on_signal, pause, until
 from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.settings import load as load_settings
@@ -70,7 +69,7 @@ class Worker:
         path = self.settings.deliveries_file
         while not path.exists():
             log.info("nothing to deliver yet", file=str(path), next="write one: docs/deliveries.md")
-            if await self._stopped(FILE_POLL_S):
+            if await pause(self.stop, FILE_POLL_S):
                 return
         file = load(path)
         log.info("deliveries taken", file=str(path), deliveries=[one.name for one in file.deliveries])
@@ -141,13 +140,6 @@ class Worker:
         with self.tracing.call(f"deliver {type(channel).__name__.lower()}", message.subject.encode()):
             await channels.send(channel, message)
 
-    async def _stopped(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self.stop.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
-
 
 def _note(deliverer: Deliverer, records: list[Any]) -> None:
     for record in readable((one for one in records if one.value is not None), lambda one: _record.decode(one.value)):
@@ -157,8 +149,7 @@ def _note(deliverer: Deliverer, records: list[Any]) -> None:
 async def run(settings: Settings) -> None:
     """Until SIGTERM or SIGINT."""
     worker = Worker(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
+    on_signal(worker.stop)
     await until(worker.stop, worker.run, patience_s=PATIENCE_S)
     log.info("delivery worker ended")
 

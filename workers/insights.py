@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections import Counter as Counts
@@ -39,7 +38,7 @@ from stream.adapters.opinion_reader import OpinionReader
 from stream.adapters.producing import Message
 from stream.core.changes import Policy
 from stream.core.satisfaction import Place
-from stream.endings import until
+from stream.endings import on_signal, until
 from stream.insights import BATCH_RECORDS_MAX, Listener, Tracker, opinion
 from stream.outbox import cloud_event
 from stream.settings import Settings, load
@@ -261,8 +260,7 @@ def _count(outcomes: Counts[str]) -> None:
 async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
     """Until SIGTERM or SIGINT."""
     worker = Worker(settings, on_ready)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
+    on_signal(worker.stop)
     await until(worker.stop, worker.run, worker.ready)
     log.info("insights worker ended")
 

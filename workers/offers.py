@@ -17,7 +17,6 @@ SIGTERM: the turn is finished; one that waits for a broker that is away is cut s
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +44,7 @@ from stream.adapters.global_reader import read_whole, readable
 from stream.adapters.logs import configure
 from stream.core.decode import Ok, decode
 from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
-from stream.endings import until
+from stream.endings import on_signal, until
 from stream.settings import Settings, load
 
 log = structlog.get_logger()
@@ -218,8 +217,7 @@ class Worker:
 async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
     """Until SIGTERM or SIGINT."""
     worker = Worker(settings, on_ready)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, worker.stop.set)
+    on_signal(worker.stop)
     await until(worker.stop, worker.run, worker.ready)
     log.info("offers worker ended")
 

@@ -350,9 +350,8 @@ class Service:
         own, most = self._rules, self.settings.api.top_n_max
         if ask.n > most:
             raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
-        exclude = ask.exclude or ("none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude)
-        if ask.scenario == "again":  # of what was bought: nothing would be left
-            exclude = "none"
+        usual = "none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude
+        exclude = "none" if ask.scenario == "again" else ask.exclude or usual  # of what was bought nothing would be left
         return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude)
 
     def _now_ms(self, tenant: str, user: str, state: UserState) -> int:

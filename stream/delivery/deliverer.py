@@ -10,7 +10,6 @@ asked again for some minutes: what is for it waits, and others go on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -28,6 +27,7 @@ from stream.delivery.channels import Message, Refused, TryAgain
 from stream.delivery.decide import concerns, decide
 from stream.delivery.rules import Channel, Delivery, DeliveryFile
 from stream.delivery.said import KINDS, Said, details, id_of, put_off, thing_of, user_of, waiting
+from stream.endings import pause
 from stream.ports import Erasures, Refusals
 
 log = structlog.get_logger()
@@ -182,7 +182,7 @@ class Deliverer:
                 if self.stopping.is_set():
                     return self._late(msgspec.structs.replace(record, attempts=attempts), said, self.now(), error, since)
                 if tried < TRIES - 1:
-                    await self._pause(BACKOFF_FIRST_S * 2**tried)
+                    await pause(self.stopping, BACKOFF_FIRST_S * 2**tried)
             except Exception as broken:  # a message that cannot be made must not keep others from going out
                 log.exception("message not made", delivery=record.delivery, channel=record.channel, about=record.about_id)
                 return msgspec.structs.replace(record, status="failed", attempts=attempts, error=repr(broken))
@@ -192,10 +192,6 @@ class Deliverer:
         if self._missed[record.channel] >= AWAY_AFTER:
             self._away[record.channel] = (self.now() + AWAY_FOR, error)
         return self._late(msgspec.structs.replace(record, attempts=attempts), said, self.now() + AWAY_FOR, error, since)
-
-    async def _pause(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
 
     def _late(self, record: DeliveryRecord, said: Said, until: datetime, error: str, since: datetime) -> DeliveryRecord:
         """It waits for its channel, or has done so for long enough."""
