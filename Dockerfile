@@ -17,8 +17,8 @@ COPY stream stream
 COPY producers producers
 COPY workers workers
 COPY clickwake clickwake
-COPY training/__init__.py training/__init__.py
-COPY benchmarks/__init__.py benchmarks/__init__.py
+COPY training training
+COPY benchmarks benchmarks
 RUN pip install --no-cache-dir --no-deps .
 USER clickwake
 VOLUME /var/lib/clickwake

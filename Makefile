@@ -39,7 +39,7 @@ types: $(VENV)/.dev
 
 # known vulnerabilities of what is installed, from PyPI's advisory database; --strict: a package nobody could look up fails
 audit: $(VENV)/.dev
-	$(BIN)/uv tool run pip-audit==2.9.0 --strict --disable-pip --require-hashes -r requirements-train.lock
+	$(BIN)/uv tool run pip-audit==2.9.0 --strict --disable-pip --require-hashes -r requirements-dev.lock
 
 # uv is fetched by pip from the index the machine is set up for; everything else by uv, each file checked by hash.
 $(VENV)/.dev: requirements-dev.lock pyproject.toml
@@ -51,12 +51,13 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate --quiet
-RUNTIME = --extra local --extra dashboard --extra privacy --extra telemetry
+# the images run against servers: the embedded ones are 0.9 GB that only `clickwake up` needs
+RUNTIME = --extra dashboard --extra privacy --extra telemetry
 
 locks:
 	$(COMPILE) $(RUNTIME) -o requirements.lock > /dev/null
 	$(COMPILE) $(RUNTIME) --extra train -o requirements-train.lock > /dev/null
-	$(COMPILE) $(RUNTIME) --extra train --extra docs --extra notebooks --extra dev -o requirements-dev.lock > /dev/null
+	$(COMPILE) $(RUNTIME) --extra local --extra train --extra docs --extra notebooks --extra dev -o requirements-dev.lock > /dev/null
 
 clean:
 	-$(BIN)/clickwake down

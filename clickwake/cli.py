@@ -1003,7 +1003,8 @@ def rollback(
     commands.rollback(reason, as_json)
 
 
-NOT_EVERYWHERE = ("training", "benchmarks", "torch", "transformers", "matplotlib")  # the workers' image is without them
+# what only the extra `train` brings: the workers' image is without it
+NOT_EVERYWHERE = ("torch", "transformers", "onnx", "scipy", "sklearn", "implicit", "pandas", "matplotlib")
 
 
 def main() -> None:

