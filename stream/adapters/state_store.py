@@ -34,6 +34,9 @@ FORMAT_VERSION = 1
 NO_OFFSET = -1  # nothing of the changelog has been read
 BLOCK_CACHE_BYTES = 64 << 20  # shared by all stores of the process
 WRITE_BUFFER_BYTES = 16 << 20  # of one store; two of them at most
+# A log is kept until both families are flushed, and `meta`, a few bytes a batch, fills its buffer after hours: by RocksDB's
+# own limit the logs of one store grew to 780 MB, which a start after a kill reads again.
+LOGS_BYTES = 4 * WRITE_BUFFER_BYTES
 META_FAMILY = "meta"  # a column family of its own: no user's key can meet ours
 META_KEY = b"store"
 CORRUPT_MARK = "CORRUPT"  # left beside the database by a read that failed; the next opening wipes
@@ -269,6 +272,7 @@ def _options() -> Options:
     options.set_block_based_table_factory(table)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_max_total_wal_size(LOGS_BYTES)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)
     options.set_max_open_files(256)  # of one store; a worker may own dozens

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from stream.adapters.state_store import NO_OFFSET, Identity, PartitionStore, StoreCorrupt, StoreLocked, directory
+from stream.adapters.state_store import (
+    LOGS_BYTES,
+    NO_OFFSET,
+    WRITE_BUFFER_BYTES,
+    Identity,
+    PartitionStore,
+    StoreCorrupt,
+    StoreLocked,
+    directory,
+)
 from stream.settings import Settings
 
 DAY_MS = 86_400_000
@@ -44,6 +53,17 @@ def test_iterate_gives_the_keys_of_a_prefix_in_order_and_nothing_of_ours(tmp_pat
     store.write(dict.fromkeys(keys, b"x"), 0, NOW_MS)
     assert [key for key, _ in store.iterate(b"b/")] == [b"b/1", b"b/2"]
     assert [key for key, _ in store.iterate()] == sorted(keys)
+    store.close()
+
+
+def test_the_logs_of_a_store_that_is_written_for_long_stay_short(tmp_path: Path) -> None:
+    """What a start after a kill has to read again."""
+    store = PartitionStore.open(tmp_path / "s", identity())
+    for offset in range(120):
+        store.write({b"shop/u%04d" % user: bytes([offset]) * (1 << 20) for user in range(3)}, offset, NOW_MS)
+    logs = list((tmp_path / "s").rglob("*.log"))
+    sizes = [log.stat().st_size for log in logs if log.exists()]  # one may go meanwhile
+    assert sizes and sum(sizes) <= LOGS_BYTES + 4 * WRITE_BUFFER_BYTES
     store.close()
 
 
