@@ -217,7 +217,7 @@ def main(options: Options, *, as_json: bool, picture: Path | None) -> int:
     """Run and print; exit code 0, or 1 when something grew or failed."""
     console = Console(stderr=True)
     if options.minutes < (least := options.warm_up + JUDGED_MINUTES_MIN):
-        console.print(f"--minutes must be at least {least:g} with --warm-up {options.warm_up:g}", style="red", highlight=False)
+        console.print(f"--minutes must be at least {least:g} with --warm-up {options.warm_up:g}", style="red")
         return 1
     try:
         result, samples = run(settings_module.load().home.absolute(), options, console)

@@ -136,7 +136,7 @@ def test_the_workers_image_holds_what_it_runs_and_no_embedded_servers() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, *copied = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
-    assert first == "*" and {line[1:] for line in copied if (ROOT / line[1:]).is_dir()} == own, "and nothing secret beside it"
+    assert first == "*" and {line[1:] for line in copied if (ROOT / line[1:]).is_dir()} == own, "no secrets"
 
 
 def metric_names() -> set[str]:
