@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+
+from stream.settings import ClickHouse, Kafka, Settings
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_MS = 15_000
@@ -24,6 +27,17 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def lasting(kafka: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """`settings` for what all tests of a module look at: starting it takes longer than looking."""
+    prefix = f"t{uuid.uuid4().hex[:10]}"
+    return Settings(
+        home=tmp_path_factory.mktemp("home"),
+        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": prefix}),
+        clickhouse=clickhouse.model_copy(update={"database": prefix}),
+    )
 
 
 @pytest.fixture
