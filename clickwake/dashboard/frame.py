@@ -125,7 +125,7 @@ class Page:
 
     def code(self, text: str, language: str) -> ui.code:
         """Lines to read or to copy."""
-        made = ui.code(text, language=language).classes("w-full")
+        made = ui.code(text, language=language).classes("w-full").props("translate=no")
         made.copy_button.props(f'aria-label="{self.t("Copy")}"')
         return made
 

@@ -56,10 +56,10 @@ async def _try(page: Page, row: dict[str, Any]) -> None:
     for one in mended[:SHOWN_MAX]:
         said = " ".join(map(str, one.changes)) or t("unchanged")
         with ui.card().classes("w-full"):
-            ui.label(f"{one.letter.dead_letter_id} · {said}").classes("font-bold break-all")
+            ui.label(f"{one.letter.dead_letter_id} · {said}").classes("font-bold break-all").props("translate=no")
             page.code(one.diff or t("unchanged"), "diff")
             for message in one.messages:
-                ui.label(f"{message.path} {message.message}").classes("text-negative")
+                ui.label(f"{message.path} {message.message}").classes("text-negative").props("translate=no")
     if fit:
         button = ui.button(f"{t('Send again')} ({fit})")
         button.on_click(lambda: _send(page, mended, button))
@@ -77,7 +77,7 @@ async def _send(page: Page, mended: list[Mended], button: ui.button) -> None:
     try:
         sent = await asyncio.to_thread(letters.send_again, page.settings, mended)
     except (KafkaUnavailable, NotAcknowledged) as error:
-        ui.notify(f"{page.t('Nothing was sent')}: {error}", type="negative", timeout=0, close_button=True)
+        ui.notify(f"{page.t('Nothing was sent')}: {error}", type="negative", timeout=0, close_button=page.t("Close"))
         button.enable()
         return
     log.info("dead letters sent again", by=page.visitor.name, tenant=page.tenant, letters=sent)

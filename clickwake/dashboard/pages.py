@@ -252,7 +252,8 @@ async def _forget(page: Page, ident: str, dialog: ui.dialog) -> None:
     try:
         await asyncio.to_thread(erase.request, page.settings, page.tenant, [ident], suppress=False, lift=False)
     except (KafkaUnavailable, NotAcknowledged) as error:
-        ui.notify(f"{page.t('The request was not taken')}: {error}", type="negative", timeout=0, close_button=True)
+        said = f"{page.t('The request was not taken')}: {error}"
+        ui.notify(said, type="negative", timeout=0, close_button=page.t("Close"))
         return
     ui.notify(page.t("The request was taken: the erasure worker carries it out."), type="positive")
 

@@ -72,7 +72,7 @@ CHINESE = {
     "Satisfaction of the brands spoken of most, by week": "评价最多品牌的每周满意度",
     "in now": "目前所在客群", "Sign in": "登录", "Sign out": "退出", "Name": "用户名", "Password": "密码",
     "Name or password is wrong.": "用户名或密码错误。", "Too many attempts. Try again later.": "尝试次数过多，请稍后再试。",
-    "Skip to content": "跳到正文", "Pages": "页面", "Copy": "复制",
+    "Skip to content": "跳到正文", "Pages": "页面", "Copy": "复制", "Close": "关闭",
     # what the records name by a code
     "correct": "正确", "wrong": "错误", "1h": "1 小时", "1d": "1 天", "7d": "7 天",
     "for_you": "为你推荐", "again": "再次购买", "similar": "相似商品", "complements": "搭配商品", "popular": "热门",

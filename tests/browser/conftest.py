@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -11,8 +9,8 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from stream.settings import ClickHouse, Kafka, Settings
+from tests.support.chromium import NONE, chromium
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 TIMEOUT_MS = 15_000
 
 
@@ -20,9 +18,9 @@ TIMEOUT_MS = 15_000
 def browser() -> Iterator[Browser]:
     """One for a module, not for the session: while playwright is open its event loop counts as running in this thread, and
     every `asyncio.run` of a later test would be refused."""
-    path = os.environ.get("CLICKWAKE_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    path = chromium()
     if path is None:
-        pytest.skip(f"no browser: install one of {', '.join(NAMES)}, or name it in CLICKWAKE_TEST_CHROMIUM")
+        pytest.skip(NONE)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser

@@ -140,13 +140,6 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page)
     assert len(read_all(settings, topics.ERASURES)) == 1
 
 
-def opened(page: Page, address: str) -> None:
-    """A page with all of its pictures drawn."""
-    page.goto(address)
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
-    page.wait_for_function("[...document.querySelectorAll('.chart')].every(one => one.querySelector('svg text'))")
-
-
 def look_closer(page: Page, path: str) -> None:
     """By keys alone: choose a row, or ask why; then the page has more to say."""
     if path in ("/segments", "/dead-letters"):
@@ -164,13 +157,13 @@ def look_closer(page: Page, path: str) -> None:
 def test_all_can_use_it(dashboard: tuple[Settings, str], page: Page, path: str) -> None:
     """At a desk by keyboard and screen reader, in English; on a phone in the dark, in Chinese."""
     _, url = dashboard
-    opened(page, f"{url}{path}")
+    surfaces.opened(page, f"{url}{path}")
     look_closer(page, path)
     surfaces.can_be_read(page)
     surfaces.works_by_keyboard(page)
     page.set_viewport_size(surfaces.PHONE)
     page.emulate_media(color_scheme="dark")
-    opened(page, f"{url}{path}?lang=zh")
+    surfaces.opened(page, f"{url}{path}?lang=zh")
     look_closer(page, path)
     assert page.evaluate("document.body.classList.contains('body--dark')")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
@@ -183,7 +176,7 @@ def test_all_can_use_it(dashboard: tuple[Settings, str], page: Page, path: str) 
 
 def test_keys_do_what_a_pointer_does(dashboard: tuple[Settings, str], page: Page) -> None:
     _, url = dashboard
-    opened(page, f"{url}/churn")
+    surfaces.opened(page, f"{url}/churn")
     page.keyboard.press("Tab")
     expect(page.get_by_text("Skip to content")).to_be_focused()
     page.keyboard.press("Enter")

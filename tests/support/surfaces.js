@@ -64,10 +64,10 @@ window.surfaces ??= (() => {
       return {stop: one.dataset.stop ?? null, seen};
     },
 
-    /* Whatever is said, but what is marked as of another language. */
+    /* Whatever is said, but what is marked as of another language, or to be left as it is. */
     texts() {
       const found = [document.title], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-      const ours = (one) => !one.closest("script, style, [aria-hidden=true], [lang]:not(html)") && shown(one);
+      const ours = (one) => !one.closest("script, style, [aria-hidden=true], [translate=no], [lang]:not(html)") && shown(one);
       while (walk.nextNode()) if (ours(walk.currentNode.parentElement)) found.push(walk.currentNode.data);
       for (const name of ["aria-label", "title", "placeholder", "alt"])
         found.push(...all(`[${name}]`).filter(ours).map((one) => one.getAttribute(name)));

@@ -16,6 +16,13 @@ AXE = Axe()
 SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 
 
+def opened(page: Page, address: str) -> None:
+    """A page of the dashboard with all of its pictures drawn."""
+    page.goto(address)
+    page.get_by_role("heading", level=1).wait_for()
+    page.wait_for_function("[...document.querySelectorAll('.chart')].every(one => one.querySelector('svg text'))")
+
+
 def ask(page: Page, question: str, *arguments: Any) -> Any:
     """The answer of a function of surfaces.js."""
     return page.evaluate(f"{SCRIPT}\nsurfaces.{question}(...{json.dumps(arguments)})")
@@ -53,6 +60,6 @@ def works_by_keyboard(page: Page) -> None:
 
 
 def texts(page: Page) -> list[str]:
-    """Whatever is said on the page, to eyes and to screen readers, but what is marked as of another language."""
+    """Whatever is said on the page, to eyes and to screen readers, but what is marked to stay as it is."""
     found: list[str] = ask(page, "texts")
     return found
