@@ -1,5 +1,5 @@
-"""`python -m tests.pictures`: the README's pictures, of a demo that stays up (`make demo KEEP=1`). Chinese needs a font that has
-its characters (Debian: fonts-noto-cjk)."""
+"""`python -m tests.pictures`: the README's pictures, of a demo that stays up (`make demo KEEP=1`). Chinese needs a font that
+has its characters (Debian: fonts-noto-cjk)."""
 
 from __future__ import annotations
 

@@ -11,11 +11,12 @@ from urllib.parse import quote
 import httpx
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from nicegui import ui
+from starlette.requests import Request
 
 from clickwake.dashboard.gate import IN, OUT
 from clickwake.dashboard.queries import Database, Rows
 from clickwake.dashboard.sessions import Sessions, Visitor
-from clickwake.dashboard.words import Words
+from clickwake.dashboard.words import Words, language
 from producers.kafka import KafkaUnavailable
 from stream.settings import Settings
 
@@ -53,10 +54,11 @@ CHOICE = """<q-checkbox v-model="props.selected" :aria-label="String(props.row[N
 class Page:
     """One request's page: its words, its tenant, and the frame around its content."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, visitor: Visitor, path: str, lang: str, tenant: str) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, request: Request, path: str, lang: str, tenant: str) -> None:
         self.settings, self.path, self.tenant = settings, path, tenant
-        self.sessions, self.visitor = sessions, visitor
-        self.t = Words(lang)
+        self.sessions = sessions
+        self.visitor: Visitor = request.state.visitor
+        self.t = Words(language(lang, request.headers.get("accept-language", "")))
         self.database = Database(settings.clickhouse)
 
     def href(self, path: str, lang: str | None = None) -> str:

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clickwake.dashboard.accounts import BadAccounts, matches
 from clickwake.dashboard.sessions import Sessions, TooManyAttempts, Visitor
-from clickwake.dashboard.words import Words
+from clickwake.dashboard.words import Words, language
 from stream.http import body
 from stream.http.answers import Refused
 from stream.http.keys import LOOPBACK
@@ -158,7 +158,7 @@ class Gate:
         return done
 
     def _form(self, asked: HTTPConnection, said: str = "", next_: str = "/", status: int = 401) -> HTMLResponse:
-        t = Words(asked.query_params.get("lang", "en"))
+        t = Words(language(asked.query_params.get("lang", ""), asked.headers.get("accept-language", "")))
         alert = f'<p role="alert">{html.escape(t(said))}</p>' if said else ""
         other, name = ("en", "English") if t.language == "zh" else ("zh", "中文")
         there = f"{IN}?{urlencode({'lang': other, 'next': _in_language(_local(next_), other)})}"

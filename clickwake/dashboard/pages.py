@@ -267,8 +267,8 @@ def routes(settings: Settings, sessions: Sessions) -> None:
     """Tell NiceGUI of all pages. What is in front of them (`gate`) says who asks."""
     def add(path: str, fill: Callable[[Page], Awaitable[None]]) -> None:
         @ui.page(path, title=f"Clickwake · {NAV[path]}", response_timeout=30)
-        async def shown(request: Request, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
-            page = Page(settings, sessions, request.state.visitor, path, lang, tenant)
+        async def shown(request: Request, lang: str = "", tenant: str = settings.shop.tenant) -> None:
+            page = Page(settings, sessions, request, path, lang, tenant)
             page.frame(page.t(NAV[path]))
             await page.guarded(lambda: fill(page))
 
@@ -276,7 +276,7 @@ def routes(settings: Settings, sessions: Sessions) -> None:
         add(path, fill)
 
     @ui.page("/users/{ident}", title="Clickwake · user", response_timeout=30)
-    async def one_user(request: Request, ident: str, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
-        page = Page(settings, sessions, request.state.visitor, f"/users/{ident}", lang, tenant)
+    async def one_user(request: Request, ident: str, lang: str = "", tenant: str = settings.shop.tenant) -> None:
+        page = Page(settings, sessions, request, f"/users/{quote(ident, safe='')}", lang, tenant)
         page.frame(ident)
         await page.guarded(lambda: user(page, ident))

@@ -100,6 +100,15 @@ SENTENCES = {
 }  # fmt: skip
 
 
+def language(asked: str, accepted: str) -> str:
+    """The visitor's: what the address says, else what the browser asks for first (`Accept-Language`).
+
+    >>> language("en", "zh-CN,zh;q=0.9"), language("", "zh-CN,zh;q=0.9"), language("", "de,zh;q=0.5"), language("xx", "zh")
+    ('en', 'zh', 'en', 'en')
+    """
+    return "zh" if (asked or accepted.strip()[:2].lower()) == "zh" else "en"
+
+
 class Words:
     """Text in one language; what has no Chinese stays as it is.
 
