@@ -152,14 +152,15 @@ def hears(shell: Shell, block: Block) -> None:
     producer.send("docs.churn-alerts.v1", key=b"demo/u1", value=msgspec.json.encode(alert)).get(30)
     producer.close()
     text = block.text.replace("clickwake.churn-alerts.v1", "docs.churn-alerts.v1").replace("127.0.0.1:9092", servers)
-    listener = subprocess.Popen([sys.executable, "-u", "-c", text], env=shell.env, stdout=subprocess.PIPE, text=True)
-    assert listener.stdout is not None
-    too_long = threading.Timer(BLOCK_S, listener.kill)
-    too_long.start()
-    with listener:
-        assert any("of-the-docs" in line for line in listener.stdout), "it ended, or was ended, without a word of the alert"
-        listener.kill()
-    too_long.cancel()
+    with subprocess.Popen([sys.executable, "-u", "-c", text], env=shell.env, stdout=subprocess.PIPE, text=True) as listener:
+        too_long = threading.Timer(BLOCK_S, listener.kill)
+        too_long.start()
+        try:
+            heard = any("of-the-docs" in line for line in listener.stdout or ())
+        finally:
+            too_long.cancel()
+            listener.kill()
+    assert heard, f"{block.where}: it ended, or was ended, without a word of the alert"
 
 
 def serves(shell: Shell, block: Block) -> None:
