@@ -62,7 +62,7 @@ def decisions(now: datetime) -> list[Decision]:
     return [Decision(
         recommendation_id=f"offer-{n}", tenant="t", user_id=f"u{n}", scenario="offer", items=(), candidates=2,
         as_of_event_id="m", as_of_ts=now, served_at=now, model_version="p",
-        offered=Offered(
+        offer=Offered(
             placement="home", offer_id="" if n % 3 == 0 else f"offer {n % 3}", propensity=0.5, candidates={}, refused={},
             holdout=n % 3 == 0, rules_version="r", policy_version="p", reward="click", window_ms=HOUR_MS, about=(),
             groups=(), cost=OfferCost(impression=0.1, click=0.5), budget=OfferBudget(impressions=8, money=10.0)),
