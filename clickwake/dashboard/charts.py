@@ -1,4 +1,4 @@
-"""ECharts options of the pages' pictures: values in, dicts out."""
+"""ECharts options of the pages' pictures: values in, dicts out. Each says in words what it shows, too."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-INK, LINE, COLOURS = "#7d8790", "#7d879055", ["#0b8a76", "#d08a2e", "#5b6ee1", "#c2504f", "#7a9b3a", "#8c5aa8"]
+INK, LINE = "#7d8790", "#7d879055"  # texts take the page's ink (frame.STYLE): no grey is readable on white and on black
+COLOURS = ["#0b8a76", "#c07f26", "#5b6ee1", "#c2504f", "#7a9b3a", "#8c5aa8"]  # each at least 3 : 1 on both
 
 
-def _base(title: str) -> dict[str, Any]:
+def _base(title: str, told: Sequence[str] = ()) -> dict[str, Any]:
+    """`told`: what the picture shows, in words."""
+    said = f"{title}: {'; '.join(told)}" if told else title
     return {
-        "aria": {"enabled": True, "decal": {"show": False}}, "color": COLOURS, "animation": False,
+        "aria": {"enabled": True, "label": {"description": said}}, "color": COLOURS, "animation": False,
         "title": {"text": title, "textStyle": {"color": INK, "fontSize": 14, "fontWeight": "normal"}},
         "textStyle": {"color": INK}, "grid": {"left": 48, "right": 16, "top": 56, "bottom": 36},
         "legend": {"top": 26, "textStyle": {"color": INK}}, "tooltip": {"trigger": "axis"},
@@ -26,11 +29,22 @@ def over(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | No
          stacked: bool = False) -> dict[str, Any]:  # fmt: skip
     """Series over categories `at`, one value each; None where there is none."""
     kind: dict[str, Any] = {"type": "bar"} if bars else {"type": "line", "showSymbol": len(at) < 40}
-    return _base(title) | {
+    return _base(title, _newest(at, series)) | {
         "xAxis": _axis(type="category", data=list(at)), "yAxis": _axis(type="value"),
         "series": [kind | {"name": name, "data": list(values), "stack": "all" if stacked else None}
                    for name, values in series.items()],
     }  # fmt: skip
+
+
+def _newest(at: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """The last value of each series that has one, and where it is.
+
+    >>> _newest(["mon", "tue"], {"new": [3, None], "old": [1, 2.5], "none": [None, None]})
+    ['new 3 (mon)', 'old 2.5 (tue)']
+    """
+    known = {name: [(when, value) for when, value in zip(at, values, strict=False) if value is not None]
+             for name, values in series.items()}  # fmt: skip
+    return [f"{name} {found[-1][1]:g} ({found[-1][0]})" for name, found in known.items() if found]
 
 
 def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> dict[str, Any]:
@@ -45,7 +59,7 @@ def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> di
              "data": [round(high - low, 6) for _, low, _, high in rows]}  # fmt: skip
     mark = {"type": "scatter", "symbolSize": 9, "itemStyle": {"color": COLOURS[0]},
             "data": [[round(value - lowest, 6), at] for at, (_, _, value, _) in enumerate(rows)]}  # fmt: skip
-    return _base(title) | {
+    return _base(title, [name.replace("\n", " ") for name in names]) | {
         "legend": None, "tooltip": {"show": False}, "grid": {"left": 168, "right": 16, "top": 36, "bottom": 28},
         "xAxis": _axis(type="value", show=False, min=0), "series": [none, width, mark],
         "yAxis": _axis(type="category", data=names, inverse=True, axisLabel={"color": INK, "lineHeight": 16}),
@@ -75,8 +89,11 @@ def curve(title: str, points: Sequence[tuple[float, float]], now: float) -> dict
     """y over x as a line, with a mark at `now`."""
     line = {"type": "line", "data": [list(one) for one in points], "showSymbol": False, "areaStyle": {"opacity": 0.12},
             "markLine": {"symbol": "none", "data": [{"xAxis": now}], "lineStyle": {"color": COLOURS[3]}}}  # fmt: skip
-    return _base(title) | {"legend": None, "xAxis": _axis(type="value", max="dataMax"),
-                           "yAxis": _axis(type="value", min=0, max=1), "series": [line]}  # fmt: skip
+    nearest = min(points, key=lambda point: abs(point[0] - now), default=None)
+    return _base(title, [f"{nearest[1]:.2f} ({nearest[0]:g})"] if nearest else []) | {
+        "legend": None, "xAxis": _axis(type="value", max="dataMax"),
+        "yAxis": _axis(type="value", min=0, max=1), "series": [line],
+    }  # fmt: skip
 
 
 def funnel(title: str, steps: dict[str, int]) -> dict[str, Any]:
@@ -84,8 +101,9 @@ def funnel(title: str, steps: dict[str, int]) -> dict[str, Any]:
     first = max(1, *steps.values()) if steps else 1
     names = list(steps)
     label = {"show": True, "position": "right", "color": INK}
-    bars = [{"value": count, "label": label | {"formatter": f"{count:,} · {count / first:.0%}"}} for count in steps.values()]
-    return _base(title) | {
+    said = [f"{count:,} · {count / first:.0%}" for count in steps.values()]
+    bars = [{"value": count, "label": label | {"formatter": text}} for count, text in zip(steps.values(), said, strict=True)]
+    return _base(title, [f"{name} {text}" for name, text in zip(names, said, strict=True)]) | {
         "legend": None, "grid": {"left": 104, "right": 104, "top": 36, "bottom": 24},
         "xAxis": _axis(type="value", show=False), "yAxis": _axis(type="category", data=names, inverse=True),
         "series": [{"type": "bar", "data": bars}],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import html
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,11 +11,12 @@ from urllib.parse import quote
 import httpx
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from nicegui import ui
+from starlette.requests import Request
 
 from clickwake.dashboard.gate import IN, OUT
 from clickwake.dashboard.queries import Database, Rows
 from clickwake.dashboard.sessions import Sessions, Visitor
-from clickwake.dashboard.words import Words
+from clickwake.dashboard.words import Words, language
 from producers.kafka import KafkaUnavailable
 from stream.settings import Settings
 
@@ -22,38 +24,66 @@ CHECK_S = 5.0  # whether the session still holds
 NAV = {"/": "Live", "/segments": "Segments", "/churn": "Churn", "/recommendations": "Recommendations",
        "/promotions": "Promotions", "/satisfaction": "Satisfaction", "/models": "Models", "/dead-letters": "Dead letters",
        "/users": "Users"}  # fmt: skip
+ROWS_MAX = 25  # of a table at once
+# Colours that are readable: 4.5 : 1 for texts, in the dark too. Quasar's own classes say !important in a layer, which an
+# earlier layer alone can overrule
 STYLE = """<style>
-body { font-family: system-ui, sans-serif; } .q-table th { font-weight: 600; } .q-page { padding-bottom: 3rem; }
-:focus-visible { outline: 3px solid #0b8a76; outline-offset: 2px; } .chart { height: 17rem; width: 100%; }
+body { font-family: system-ui, sans-serif; --ink: #59636c; --focus: #0b6e5f; }
+body.body--dark { --ink: #a9b3bc; --focus: #4cc2ab; --q-primary: #4cc2ab !important; --q-negative: #ff8f86 !important;
+  --q-positive: #6fd58a !important; }
+@layer theme { body.body--dark :is(.bg-primary, .bg-negative, .bg-positive) { color: #10211d !important; } }
+.q-page { padding-bottom: 3rem; } .q-table th { font-weight: 600; } .q-table th button { font: inherit; cursor: pointer; }
+:focus-visible, .q-field__control:has(:focus-visible) { outline: 3px solid var(--focus); outline-offset: 2px; }
+.q-header { background: #0b6e5f; } .q-header :focus-visible { outline-color: #fff; }
+.bar { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem; width: 100%; }
+.bar nav { display: flex; flex-wrap: wrap; flex: 1; gap: .25rem; }
+.chart { height: 17rem; width: 100%; } .chart svg text { fill: var(--ink) !important; }
+.nicegui-code pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 48rem) {
+  .bar nav { order: 1; flex: 0 0 100%; flex-wrap: nowrap; overflow-x: auto; padding: .3rem; }
+  .bar nav a { white-space: nowrap; }
+}
 </style>"""
+# what a pointer can do, keys can: sorting is a button, and what chooses a row has the row's name
+HEADER = """<q-th :props="props" scope="col" :aria-sort="!props.col.__thClass.includes(' sorted') ? 'none'
+    : props.col.__thClass.includes(' sort-desc') ? 'descending' : 'ascending'"
+    ><button type="button">{{ props.col.label }}</button></q-th>"""
+CHOICE = """<q-checkbox v-model="props.selected" :aria-label="String(props.row[NAMES])" />"""
 
 
 class Page:
     """One request's page: its words, its tenant, and the frame around its content."""
 
-    def __init__(self, settings: Settings, sessions: Sessions, visitor: Visitor, path: str, lang: str, tenant: str) -> None:
+    def __init__(self, settings: Settings, sessions: Sessions, request: Request, path: str, lang: str, tenant: str) -> None:
         self.settings, self.path, self.tenant = settings, path, tenant
-        self.sessions, self.visitor = sessions, visitor
-        self.t = Words(lang)
+        self.sessions = sessions
+        self.visitor: Visitor = request.state.visitor
+        self.t = Words(language(lang, request.headers.get("accept-language", "")))
         self.database = Database(settings.clickhouse)
 
     def href(self, path: str, lang: str | None = None) -> str:
         return f"{path}?lang={lang or self.t.language}&tenant={quote(self.tenant, safe='')}"
 
-    def frame(self) -> None:
-        t = self.t
+    def frame(self, title: str) -> None:
+        """Around what the page is about, in the visitor's language: the components' own words too, which NiceGUI knows by
+        route, not by request."""
+        t, client = self.t, ui.context.client
+        client.page = copy.copy(client.page)
+        client.page.language = "zh-CN" if t.language == "zh" else "en-US"
+        ui.page_title(f"Clickwake · {title}")
         ui.add_head_html(STYLE)
-        ui.colors(primary="#0b6e5f")
+        ui.colors(primary="#0b6e5f", positive="#1b7a35")
         dark = ui.dark_mode(value=None)
-        with ui.header(elevated=False).classes("items-center"), ui.row().classes("items-center w-full gap-1"):
+        with ui.header(elevated=False, add_scroll_padding=True), ui.element("div").classes("bar"):
             ui.link("Clickwake", self.href("/")).classes("text-white text-lg no-underline mr-4")
-            for path, name in NAV.items():
-                link = ui.link(t(name), self.href(path)).classes("text-white px-2 py-1 no-underline")
-                if path == self.path:
-                    link.classes("border-b-2 border-white").props('aria-current="page"')
-            ui.space()
-            other = "en" if t.language == "zh" else "zh"
-            ui.link("English" if other == "en" else "中文", self.href(self.path, other)).classes("text-white")
+            with ui.element("nav").props(f'aria-label="{t("Pages")}"'):
+                for path, name in NAV.items():
+                    link = ui.link(t(name), self.href(path)).classes("text-white px-2 py-1 no-underline")
+                    if path == self.path:
+                        link.classes("border-b-2 border-white").props('aria-current="page"')
+            ui.space().classes("md:hidden")
+            other, name = ("en", "English") if t.language == "zh" else ("zh", "中文")
+            ui.link(name, self.href(self.path, other)).classes("text-white px-2").props(f"lang={other}")
             ui.button(icon="contrast", on_click=lambda: dark.set_value(not dark.value)).props(
                 f'flat color=white aria-label="{t("Dark or light")}"')
             if self.visitor.session:
@@ -61,6 +91,11 @@ class Page:
                 ui.html(f'<form method="post" action="{OUT}"><button class="text-white underline">{who}</button></form>',
                         sanitize=False)  # fmt: skip
                 ui.timer(CHECK_S, self.holds)
+        ui.skip_link(t("Skip to content"), target=client.content)
+        self.heading(title, 1)
+
+    def heading(self, text: str, level: int = 2) -> None:
+        ui.label(text).classes("text-2xl" if level == 1 else "text-lg mt-4").props(f'role="heading" aria-level="{level}"')
 
     def holds(self) -> bool:
         """Whether the page may still show and do things; one whose session is over goes to where one signs in."""
@@ -88,19 +123,34 @@ class Page:
     def problem(self, what: str, why: str) -> None:
         with ui.card().classes("w-full").props('role="alert"'):
             ui.label(self.t(what)).classes("text-negative font-bold")
-            ui.label(why)
+            ui.label(why).classes("break-words").props("lang=en")
+
+    def code(self, text: str, language: str) -> ui.code:
+        """Lines to read or to copy."""
+        made = ui.code(text, language=language).classes("w-full").props("translate=no")
+        made.copy_button.props(f'aria-label="{self.t("Copy")}"')
+        return made
 
     def table(self, rows: Rows, columns: dict[str, str], title: str = "", key: str = "") -> ui.table | None:
         """Rows under translated names; says so when there are none."""
         if title:
-            ui.label(self.t(title)).classes("text-lg mt-4").props('role="heading" aria-level="2"')
+            self.heading(self.t(title))
         if not rows:
             ui.label(self.t("Nothing here yet."))
             return None
         made = [{"name": name, "label": self.t(label), "field": name, "sortable": True, "align": "left"}
                 for name, label in columns.items()]  # fmt: skip
-        return ui.table(columns=made, rows=rows, row_key=key or next(iter(columns)),
-                         pagination={"rowsPerPage": 25}).classes("w-full").props("flat bordered wrap-cells")  # fmt: skip
+        pages = len(rows) > ROWS_MAX
+        table = ui.table(columns=made, rows=rows, row_key=key or next(iter(columns)),
+                         pagination={"rowsPerPage": ROWS_MAX if pages else 0}).classes("w-full")  # fmt: skip
+        table.props(f'flat bordered wrap-cells :rows-per-page-options="[{ROWS_MAX}]"{"" if pages else " hide-pagination"}')
+        table.add_slot("header-cell", HEADER)
+        return table
+
+
+def picture(options: dict[str, Any]) -> ui.echart:
+    """As SVG, whose texts take the page's colours."""
+    return ui.echart(options, renderer="svg").classes("chart")
 
 
 def draw(chart: ui.echart, options: dict[str, Any]) -> None:
@@ -115,3 +165,9 @@ def link_users(page: Page, table: ui.table, field: str) -> None:
     where = page.href("/users/USER")
     table.add_slot(f"body-cell-{field}", f"""<q-td :props="props"><a class="text-primary underline"
         :href="'{where}'.replace('USER', encodeURIComponent(props.value))">{{{{ props.value }}}}</a></q-td>""")  # fmt: skip
+
+
+def choose_one(table: ui.table, names: str, then: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """A row can be chosen, by a box that is called what the row's field `names` says; `then` gets the row."""
+    table.props("selection=single").on("selection", lambda event: then(event.args["rows"][0]))
+    table.add_slot("body-selection", CHOICE.replace("NAMES", repr(names)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import html
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import structlog
 from starlette.requests import HTTPConnection, Request
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from clickwake.dashboard.accounts import BadAccounts, matches
 from clickwake.dashboard.sessions import Sessions, TooManyAttempts, Visitor
-from clickwake.dashboard.words import Words
+from clickwake.dashboard.words import Words, language
 from stream.http import body
 from stream.http.answers import Refused
 from stream.http.keys import LOOPBACK
@@ -42,8 +42,10 @@ main{{max-width:22rem;margin:12vh auto}}label{{display:block;margin-top:1rem}}
 input{{font:inherit;width:100%;box-sizing:border-box;padding:.5rem;border:1px solid #7d8790;border-radius:4px;
 background:transparent;color:inherit}}
 button{{font:inherit;margin-top:1.5rem;padding:.5rem 1.5rem;border:0;border-radius:4px;background:#0b6e5f;color:#fff}}
-:focus-visible{{outline:3px solid #0b8a76;outline-offset:2px}}[role=alert]{{color:#c2504f}}</style></head><body><main>
-<h1>Clickwake</h1>{said}<form method="post" action="/sign-in?lang={lang}">
+:focus-visible{{outline:3px solid #0b8a76;outline-offset:2px}}[role=alert]{{color:#b3261e}}
+@media(prefers-color-scheme:dark){{[role=alert]{{color:#ff8f86}}}}</style></head><body><main>
+<h1>Clickwake</h1><p><a lang="{other}" href="{there}">{other_name}</a></p>{said}
+<form method="post" action="/sign-in?lang={lang}">
 <input type="hidden" name="next" value="{next}">
 <label>{name}<input name="name" autocomplete="username" autofocus required maxlength="64"></label>
 <label>{password}<input name="password" type="password" autocomplete="current-password" required maxlength="1024"></label>
@@ -156,11 +158,14 @@ class Gate:
         return done
 
     def _form(self, asked: HTTPConnection, said: str = "", next_: str = "/", status: int = 401) -> HTMLResponse:
-        t = Words(asked.query_params.get("lang", "en"))
+        t = Words(language(asked.query_params.get("lang", ""), asked.headers.get("accept-language", "")))
         alert = f'<p role="alert">{html.escape(t(said))}</p>' if said else ""
+        other, name = ("en", "English") if t.language == "zh" else ("zh", "中文")
+        there = f"{IN}?{urlencode({'lang': other, 'next': _in_language(_local(next_), other)})}"
         return HTMLResponse(FORM.format(
             lang=t.language, style=STYLE, said=alert, next=html.escape(_local(next_)), title=html.escape(t("Sign in")),
-            name=html.escape(t("Name")), password=html.escape(t("Password"))), status)  # fmt: skip
+            name=html.escape(t("Name")), password=html.escape(t("Password")), other=other, other_name=name,
+            there=html.escape(there)), status)  # fmt: skip
 
 
 async def _form_of(request: Request) -> dict[str, str]:
@@ -193,6 +198,16 @@ def _local(path: str) -> str:
     """
     good = path.startswith("/") and not path.startswith(("//", "/\\", IN)) and path.isprintable() and "\\" not in path
     return path if good else "/"
+
+
+def _in_language(path: str, language: str) -> str:
+    """The same page in another language.
+
+    >>> _in_language("/churn?lang=en&tenant=a%26b", "zh"), _in_language("/", "zh")
+    ('/churn?lang=zh&tenant=a%26b', '/?lang=zh')
+    """
+    asked = urlsplit(path)
+    return f"{asked.path}?{urlencode(dict(parse_qsl(asked.query)) | {'lang': language})}"
 
 
 def _with_headers(send: Send) -> Send:

@@ -10,7 +10,7 @@ from nicegui import ui
 
 from clickwake import dead_letters as letters
 from clickwake.dashboard import queries
-from clickwake.dashboard.frame import Page
+from clickwake.dashboard.frame import Page, choose_one
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from producers.repair import Mended
 from schemas.dead_letter import DeadLetter
@@ -22,17 +22,16 @@ log = structlog.get_logger()
 async def dead_letters(page: Page) -> None:
     rows = await page.database.rows(queries.LETTERS, tenant=page.tenant)
     for number, row in enumerate(rows):
-        row["number"] = number
-    found = page.table(rows, {"kind": "kind", "where": "where", "why": "why", "letters": "letters", "newest": "newest",
+        row |= {"number": number, "called": page.t(row["kind"])}
+    found = page.table(rows, {"called": "kind", "where": "where", "why": "why", "letters": "letters", "newest": "newest",
                               "example": "example"}, "What could not be processed, by cause", key="number")  # fmt: skip
     if found is None:
         return
     if not page.may_change:
         with ui.row().classes("items-center"):
             ui.label(page.t("Mend and send again with"))
-            ui.code("clickwake dead-letters list\nclickwake dead-letters repair --cause 1").classes("w-96")
+            page.code("clickwake dead-letters list\nclickwake dead-letters repair --cause 1", "bash")
         return
-    found.props("selection=single").on("selection", lambda event: attempt(event.args["rows"][0]))
     below = ui.column().classes("w-full")
     with below:
         ui.label(page.t("Choose a cause to try its fix: nothing is sent by that."))
@@ -43,6 +42,8 @@ async def dead_letters(page: Page) -> None:
         below.clear()
         with below:
             await page.guarded(lambda: _try(page, row))
+
+    choose_one(found, "where", attempt)
 
 
 async def _try(page: Page, row: dict[str, Any]) -> None:
@@ -55,10 +56,10 @@ async def _try(page: Page, row: dict[str, Any]) -> None:
     for one in mended[:SHOWN_MAX]:
         said = " ".join(map(str, one.changes)) or t("unchanged")
         with ui.card().classes("w-full"):
-            ui.label(f"{one.letter.dead_letter_id} · {said}").classes("font-bold break-all")
-            ui.code(one.diff or t("unchanged"), language="diff").classes("w-full")
+            ui.label(f"{one.letter.dead_letter_id} · {said}").classes("font-bold break-all").props("translate=no")
+            page.code(one.diff or t("unchanged"), "diff")
             for message in one.messages:
-                ui.label(f"{message.path} {message.message}").classes("text-negative")
+                ui.label(f"{message.path} {message.message}").classes("text-negative").props("translate=no")
     if fit:
         button = ui.button(f"{t('Send again')} ({fit})")
         button.on_click(lambda: _send(page, mended, button))
@@ -76,7 +77,7 @@ async def _send(page: Page, mended: list[Mended], button: ui.button) -> None:
     try:
         sent = await asyncio.to_thread(letters.send_again, page.settings, mended)
     except (KafkaUnavailable, NotAcknowledged) as error:
-        ui.notify(f"{page.t('Nothing was sent')}: {error}", type="negative", timeout=0, close_button=True)
+        ui.notify(f"{page.t('Nothing was sent')}: {error}", type="negative", timeout=0, close_button=page.t("Close"))
         button.enable()
         return
     log.info("dead letters sent again", by=page.visitor.name, tenant=page.tenant, letters=sent)

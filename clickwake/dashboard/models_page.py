@@ -13,7 +13,7 @@ import numpy as np
 from nicegui import ui
 
 from clickwake.dashboard import charts, queries
-from clickwake.dashboard.frame import Page
+from clickwake.dashboard.frame import Page, picture
 from clickwake.dashboard.queries import Database
 from schemas.release import Manifest
 from stream.adapters import model_store
@@ -67,7 +67,7 @@ async def _drift(page: Page, current: Manifest) -> None:
     t = page.t
     found = await drifted(page.database, page.tenant, int(current.data_to.timestamp() * 1000))
     title = f"{t('Events now against those that the model learned from')}: {current.model_version}"
-    ui.label(title).classes("text-lg").props('role="heading" aria-level="2"')
+    page.heading(title)
     if not found.days:
         ui.label(t("Less than a day of events since it learned, or too few: nothing can be said yet."))
         return
@@ -75,7 +75,7 @@ async def _drift(page: Page, current: Manifest) -> None:
     with ui.row().classes("w-full no-wrap max-md:flex-wrap"):
         for feature, values in found.psi.items():
             with ui.column().classes("w-full gap-0"):
-                ui.echart(charts.against(t(FEATURES[feature]), found.days, {t("PSI"): values}, limits)).classes("chart")
+                picture(charts.against(t(FEATURES[feature]), found.days, {t("PSI"): values}, limits))
                 word = "within its limit" if values[-1] <= PSI_MAX else "beyond its limit: train again"
                 ui.label(f"{t('PSI')} {values[-1]:.3f}: {t(word)}").props(f'data-drift="{feature}"')
 

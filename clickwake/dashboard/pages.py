@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from clickwake import erase
 from clickwake.dashboard import charts, letters_page, models_page, promotions_page, queries, satisfaction_page
-from clickwake.dashboard.frame import NAV, Page, draw, link_users
+from clickwake.dashboard.frame import NAV, Page, choose_one, draw, link_users, picture
 from clickwake.dashboard.sessions import Sessions
 from clickwake.storefront.app import NoKey, plain_key
 from producers.kafka import KafkaUnavailable, NotAcknowledged
@@ -33,10 +33,10 @@ async def live(page: Page) -> None:
             with ui.card().classes("min-w-[9rem]"):
                 tiles[name] = ui.label("–").classes("text-2xl").props(f'data-tile="{name}"')
                 ui.label(t(text))
-    traffic = ui.echart(charts.over(t("Events per 10 seconds, as the broker took them"), [], {}, bars=True)).classes("chart")
+    traffic = picture(charts.over(t("Events per 10 seconds, as the broker took them"), [], {}, bars=True))
     with ui.row().classes("w-full no-wrap max-md:flex-wrap"):
-        steps = ui.echart(charts.funnel(t("Funnel, the last 30 days with events"), {})).classes("chart")
-        active = ui.echart(charts.over(t("Active users"), [], {}, bars=True)).classes("chart")
+        steps = picture(charts.funnel(t("Funnel, the last 30 days with events"), {}))
+        active = picture(charts.over(t("Active users"), [], {}, bars=True))
 
     async def refresh() -> None:
         if not page.holds():
@@ -70,7 +70,7 @@ async def segments(page: Page) -> None:
                "changed_at": "changed"}  # fmt: skip
     found = page.table(rows, columns, key="segment")
     assert found is not None
-    found.props("selection=single").on("selection", lambda event: show(event.args["rows"][0]["segment"]))
+    choose_one(found, "segment", lambda row: show(row["segment"]))
     at = ui.input(t("as of (UTC)"), value=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}").classes("w-64")
     below = ui.column().classes("w-full")
     with below:
@@ -87,7 +87,7 @@ async def segments(page: Page) -> None:
                 page.problem("as of (UTC)", str(error))
                 return
             members = await page.database.rows(queries.MEMBERS, tenant=page.tenant, segment=segment, at=when)
-            ui.label(f"{t('Members of')} {segment}").classes("text-lg")
+            page.heading(f"{t('Members of')} {segment}")
             made = page.table(members, {"user_id": "user", "entered_at": "entered", "left_at": "left", "values": "because"})
             if made is not None:
                 link_users(page, made, "user_id")
@@ -99,6 +99,9 @@ async def churn(page: Page) -> None:
     page.table(precision, {"model_version": "model", "horizon_days": "days", "raised": "raised", "judged": "judged",
                            "correct": "right", "precision": "precision", "said": "as said", "pending": "pending"},
                "How often alerts were right")  # fmt: skip
+    for row in alerts:
+        row["reasons"] = "; ".join(map(page.t, row["reasons"].split("; ")))
+        row["outcome"] = page.t(row["outcome"])
     made = page.table(alerts, {"as_of_ts": "at", "user_id": "user", "probability": "probability", "horizon_days": "days",
                                "reasons": "reasons", "outcome": "outcome"}, "Alerts raised, newest first")  # fmt: skip
     if made is not None:
@@ -115,7 +118,9 @@ async def recommendations(page: Page) -> None:
         for row in daily:
             by_model.setdefault(row["model_version"], {})[row["day"]] = row["hit_rate"]
         series = {model: [found.get(day) for day in days] for model, found in sorted(by_model.items())}
-        ui.echart(charts.over(t("Hit rate within a day, over time"), days, series)).classes("chart")
+        picture(charts.over(t("Hit rate within a day, over time"), days, series))
+    for row in (*rates, *scenarios):
+        row |= {name: t(row[name]) for name in ("horizon", "scenario") if name in row}
     page.table(rates, {"model_version": "model", "horizon": "within", "emissions": "emissions", "hits": "hits",
                        "hit_rate": "hit rate", "ordered": "ordered", "pending": "pending"},
                "Hit rate of recommendations, by model")  # fmt: skip
@@ -137,7 +142,6 @@ async def users(page: Page) -> None:
 
 async def user(page: Page, ident: str) -> None:
     t = page.t
-    ui.label(ident).classes("text-2xl").props('role="heading" aria-level="1"')
     await page.guarded(lambda: _known(page, ident))
     timeline = await page.database.rows(queries.TIMELINE, tenant=page.tenant, user=ident)
     was = await page.database.rows(queries.USER_SEGMENTS, tenant=page.tenant, user=ident)
@@ -145,8 +149,9 @@ async def user(page: Page, ident: str) -> None:
     page.table(timeline, {"timestamp": "at", "event": "event", "product_id": "item", "revenue": "revenue"}, "Timeline")
     if not page.may_change:
         return
-    with ui.dialog() as sure, ui.card():
-        ui.label(t("Everything about this user will be erased, everywhere. This cannot be undone."))
+    warning = t("Everything about this user will be erased, everywhere. This cannot be undone.")
+    with ui.dialog().props(f'aria-label="{warning}"') as sure, ui.card():
+        ui.label(warning)
         with ui.row():
             ui.button(t("Erase"), color="negative", on_click=lambda: _forget(page, ident, sure))
             ui.button(t("Cancel"), on_click=sure.close).props("flat")
@@ -195,23 +200,23 @@ async def _known(page: Page, ident: str) -> None:
                     ui.label(str(value))
         if churning:
             shown = [one for one in churning["curve"] if one[0] <= 180]
-            ui.echart(charts.curve(t("Chance of still being away, by days of silence"), shown,
-                                   min(180.0, churning["silent_days"]))).classes("chart")  # fmt: skip
+            picture(charts.curve(t("Chance of still being away, by days of silence"), shown,
+                                   min(180.0, churning["silent_days"])))  # fmt: skip
     columns = {"item": "item", "title": "title", "score": "score", "source": "source", "why": "because of"}
-    page.table(_items(answer), columns, "What is recommended now")
+    page.table(_items(page, answer), columns, "What is recommended now")
     with ui.row().classes("items-center"):
         asked = ui.input(t("Why, or why not: an item's id")).classes("w-80")
-        told = ui.column()
+        told = ui.column().props('role="status"')
     asked.on("keydown.enter", lambda: page.guarded(lambda: _why(page, ident, asked.value, told)))
     if near is not None:
-        page.table(_items(near), {"item": "item", "title": "title", "score": "score"},
+        page.table(_items(page, near), {"item": "item", "title": "title", "score": "score"},
                    "Nearest by vectors to what was looked at last")  # fmt: skip
 
 
-def _items(answer: httpx.Response) -> queries.Rows:
+def _items(page: Page, answer: httpx.Response) -> queries.Rows:
     return [
         {"item": one["item_id"], "title": (one["item"] or {}).get("title") or "", "score": one["score"],
-         "source": one["source"], "why": ", ".join(reason["item_id"] for reason in one["reasons"])}
+         "source": page.t(one["source"]), "why": ", ".join(reason["item_id"] for reason in one["reasons"])}
         for one in (answer.json()["items"] if answer.is_success else [])
     ]  # fmt: skip
 
@@ -223,17 +228,18 @@ async def _why(page: Page, ident: str, item: str, told: ui.column) -> None:
     async with _read_api(page) as api:
         answer = await api.get(f"/v1/why/{quote(ident, safe='')}/{quote(item, safe='')}")
     told.clear()
-    with told.props('role="status"'):
+    t = page.t
+    with told:
         if not answer.is_success:
-            ui.label(answer.json()["error"]["message"])
+            ui.label(t(answer.json()["error"]["message"]))
             return
-        why, t = answer.json(), page.t
+        why = answer.json()
         among = f"{t('place')} {why['place']} {t('of')} {why['of_items']}" if why["place"] else ""
         ui.label(f"{item}: {among or t('not among those to choose from')}").classes("font-bold")
         for removed in why["removed_by"]:
-            ui.label(removed)
+            ui.label(t(removed))
         parts = sorted(why["shares"].items(), key=lambda part: -part[1])
-        ui.label(", ".join(f"{name} {share:.0%}" for name, share in parts if share >= 0.005))
+        ui.label(", ".join(f"{t(name)} {share:.0%}" for name, share in parts if share >= 0.005))
         if why["reasons"]:
             ui.label(f"{t('because of')}: {', '.join(reason['item_id'] for reason in why['reasons'])}")
 
@@ -246,7 +252,8 @@ async def _forget(page: Page, ident: str, dialog: ui.dialog) -> None:
     try:
         await asyncio.to_thread(erase.request, page.settings, page.tenant, [ident], suppress=False, lift=False)
     except (KafkaUnavailable, NotAcknowledged) as error:
-        ui.notify(f"{page.t('The request was not taken')}: {error}", type="negative", timeout=0, close_button=True)
+        said = f"{page.t('The request was not taken')}: {error}"
+        ui.notify(said, type="negative", timeout=0, close_button=page.t("Close"))
         return
     ui.notify(page.t("The request was taken: the erasure worker carries it out."), type="positive")
 
@@ -260,17 +267,16 @@ def routes(settings: Settings, sessions: Sessions) -> None:
     """Tell NiceGUI of all pages. What is in front of them (`gate`) says who asks."""
     def add(path: str, fill: Callable[[Page], Awaitable[None]]) -> None:
         @ui.page(path, title=f"Clickwake · {NAV[path]}", response_timeout=30)
-        async def shown(request: Request, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
-            page = Page(settings, sessions, request.state.visitor, path, lang, tenant)
-            ui.page_title(f"Clickwake · {page.t(NAV[path])}")
-            page.frame()
+        async def shown(request: Request, lang: str = "", tenant: str = settings.shop.tenant) -> None:
+            page = Page(settings, sessions, request, path, lang, tenant)
+            page.frame(page.t(NAV[path]))
             await page.guarded(lambda: fill(page))
 
     for path, fill in PAGES.items():
         add(path, fill)
 
     @ui.page("/users/{ident}", title="Clickwake · user", response_timeout=30)
-    async def one_user(request: Request, ident: str, lang: str = "en", tenant: str = settings.shop.tenant) -> None:
-        page = Page(settings, sessions, request.state.visitor, f"/users/{ident}", lang, tenant)
-        page.frame()
+    async def one_user(request: Request, ident: str, lang: str = "", tenant: str = settings.shop.tenant) -> None:
+        page = Page(settings, sessions, request, f"/users/{quote(ident, safe='')}", lang, tenant)
+        page.frame(ident)
         await page.guarded(lambda: user(page, ident))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from nicegui import ui
-
 from clickwake.dashboard import charts, queries
-from clickwake.dashboard.frame import Page
+from clickwake.dashboard.frame import Page, picture
 from clickwake.dashboard.queries import Rows
 
 
@@ -26,8 +24,8 @@ def _effect(page: Page, effects: Rows) -> None:
     for row in effects:
         row["says"] = t("helps" if row["effect_low"] > 0 else "harms" if row["effect_high"] < 0 else "not known yet")
     if effects:
-        ui.echart(charts.intervals(t("More orders a user than held out, with interval"), [
-            (row["placement"], row["effect_low"], row["effect"], row["effect_high"]) for row in effects])).classes("chart")
+        picture(charts.intervals(t("More orders a user than held out, with interval"), [
+            (row["placement"], row["effect_low"], row["effect"], row["effect_high"]) for row in effects]))
     page.table(effects, {"placement": "placement", "offered": "users offered", "offered_rate": "of these ordered",
                          "held_out": "users held out", "held_out_rate": "of the held-out ordered", "effect": "effect",
                          "effect_low": "at least", "effect_high": "at most", "says": "so it"}, "Do offers help")  # fmt: skip
@@ -37,9 +35,9 @@ def _results(page: Page, results: Rows) -> None:
     t = page.t
     shown = [row for row in results if row["impressions"]]
     if shown:
-        ui.echart(charts.intervals(t("Clicks an impression, with its interval"), [
+        picture(charts.intervals(t("Clicks an impression, with its interval"), [
             (f"{row['placement']}: {row['offer_id'] or t('nothing')}" + (f" ({t('hold-out')})" if row["holdout"] else ""),
-             row["click_low"], row["click_rate"], row["click_high"]) for row in shown])).classes("chart")  # fmt: skip
+             row["click_low"], row["click_rate"], row["click_high"]) for row in shown]))  # fmt: skip
     for row in results:
         row["holdout"] = t("hold-out") if row["holdout"] else ""
         row["id"] = f"{row['placement']} {row['offer_id']} {row['holdout']}"
@@ -57,7 +55,7 @@ def _spend(page: Page, spend: Rows) -> None:
         by_offer.setdefault(row["offer_id"], {})[row["day"]] = row
     if days:
         series = {offer: [found.get(day, {}).get("spent") for day in days] for offer, found in by_offer.items()}
-        ui.echart(charts.over(t("Spent a day"), days, series, bars=True, stacked=True)).classes("chart")
+        picture(charts.over(t("Spent a day"), days, series, bars=True, stacked=True))
     newest = [found[max(found)] for found in by_offer.values()]
     for row in newest:
         row["used"] = _used(row)

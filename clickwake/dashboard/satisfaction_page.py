@@ -7,7 +7,7 @@ import asyncio
 from nicegui import ui
 
 from clickwake.dashboard import charts, queries
-from clickwake.dashboard.frame import Page
+from clickwake.dashboard.frame import Page, picture
 from clickwake.dashboard.queries import Rows
 
 BRANDS_MAX = 6  # in the picture: as many as it has colours
@@ -30,7 +30,7 @@ async def satisfaction(page: Page) -> None:
 
 def _alerts(page: Page, alerts: Rows) -> None:
     t = page.t
-    ui.label(t("What fell or rose, newest first")).classes("text-lg mt-4").props('role="heading" aria-level="2"')
+    page.heading(t("What fell or rose, newest first"))
     if not alerts:
         ui.label(t("Nothing here yet."))
     for row in alerts:
@@ -52,4 +52,4 @@ def _over_time(page: Page, daily: Rows, brands: Rows) -> None:
     found = {(row["brand"], row["week"]): row["mean"] for row in daily}
     series = {brand: [found.get((brand, week)) for week in weeks] for brand in most}
     title = page.t("Satisfaction of the brands spoken of most, by week")
-    ui.echart(charts.against(title, weeks, series, {page.t("half"): LOW})).classes("chart")
+    picture(charts.against(title, weeks, series, {page.t("half"): LOW}))

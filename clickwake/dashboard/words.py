@@ -1,6 +1,8 @@
-"""The pages' words. English is the key; a test finds words that have no Chinese."""
+"""The pages' words. English is the key; tests find what has no Chinese."""
 
 from __future__ import annotations
+
+import re
 
 CHINESE = {
     "title": "标题", "Live": "实时", "Segments": "客群", "Churn": "流失", "Recommendations": "推荐", "Dead letters": "死信",
@@ -70,18 +72,55 @@ CHINESE = {
     "Satisfaction of the brands spoken of most, by week": "评价最多品牌的每周满意度",
     "in now": "目前所在客群", "Sign in": "登录", "Sign out": "退出", "Name": "用户名", "Password": "密码",
     "Name or password is wrong.": "用户名或密码错误。", "Too many attempts. Try again later.": "尝试次数过多，请稍后再试。",
+    "Skip to content": "跳到正文", "Pages": "页面", "Copy": "复制", "Close": "关闭",
+    # what the records name by a code
+    "correct": "正确", "wrong": "错误", "1h": "1 小时", "1d": "1 天", "7d": "7 天",
+    "for_you": "为你推荐", "again": "再次购买", "similar": "相似商品", "complements": "搭配商品", "popular": "热门",
+    "trending": "上升", "due": "到期", "rank": "排序",
+    "personal": "个人习惯", "links": "关联", "rules": "先后规则", "popularity": "热度", "pinned": "置顶",
+    "undecodable": "无法解码", "unprocessable": "无法处理", "too_large": "过大", "dropped": "有意略去",
+    "sink_rejected": "写入被拒",
 }
+
+# what is said in sentences: of an alert (stream/alerts.py), of an item (stream/core/why.py), by the read API. A pattern of
+# the English, and the Chinese with its groups
+SENTENCES = {
+    r"silent for ([\d.]+) days, usually back after ([\d.]+)": r"已沉默 \1 天，通常 \2 天后回访",
+    r"silent for ([\d.]+) days, never came back before": r"已沉默 \1 天，此前从未回访",
+    r"(\d+) orders? in (\d+) active days?": r"\2 个活跃日中有 \1 个订单",
+    r"the catalog does not have it": "商品目录中没有它", r"blocked in the catalog": "在商品目录中被屏蔽",
+    r"out of stock": "缺货", r"removed from the catalog": "已从商品目录移除", r"the user bought it": "该用户已购买",
+    r"the user dealt with it": "该用户已接触过",
+    r"its place was given to an item that nobody knows yet: the experiment explores":
+        "其位置让给了尚无人了解的商品：实验正在探索",
+    r"its category has (\d+) before it, more are not shown at once": r"同类商品已有 \1 个排在其前，不再同时展示",
+    r"its place is (\d+), but pinned items come first and (\d+) are shown": r"排名第 \1，但置顶商品优先，只展示 \2 个",
+    r"its place is (\d+), (\d+) are shown": r"排名第 \1，只展示 \2 个",
+    r"Item (['\"])(.*)\1 is in no catalog and in no event\.": r"商品目录和事件中都没有商品 \2。",
+}  # fmt: skip
+
+
+def language(asked: str, accepted: str) -> str:
+    """The visitor's: what the address says, else what the browser asks for first (`Accept-Language`).
+
+    >>> language("en", "zh-CN,zh;q=0.9"), language("", "zh-CN,zh;q=0.9"), language("", "de,zh;q=0.5"), language("xx", "zh")
+    ('en', 'zh', 'en', 'en')
+    """
+    return "zh" if (asked or accepted.strip()[:2].lower()) == "zh" else "en"
 
 
 class Words:
-    """Text in one language.
+    """Text in one language; what has no Chinese stays as it is.
 
-    >>> Words("zh")("Live"), Words("en")("Live")
-    ('实时', 'Live')
+    >>> Words("zh")("Live"), Words("en")("Live"), Words("zh")("silent for 9.0 days, never came back before")
+    ('实时', 'Live', '已沉默 9.0 天，此前从未回访')
     """
 
     def __init__(self, language: str) -> None:
         self.language = "zh" if language == "zh" else "en"
 
     def __call__(self, text: str) -> str:
-        return CHINESE.get(text, text) if self.language == "zh" else text
+        if self.language == "en" or text in CHINESE:
+            return text if self.language == "en" else CHINESE[text]
+        said = ((re.fullmatch(pattern, text), chinese) for pattern, chinese in SENTENCES.items())
+        return next((match.expand(chinese) for match, chinese in said if match), text)

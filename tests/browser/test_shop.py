@@ -19,7 +19,7 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.catalog import Item
 from stream.settings import Settings
-from tests.support import bundles
+from tests.support import bundles, surfaces
 from tests.support.bundles import Exported
 from tests.support.cluster import lag, produce_events, read_all, running, until
 from tests.support.fakes import event
@@ -31,12 +31,26 @@ ITEMS = [
         (colour, one) for one in (("mug", "Kitchen"), ("spade", "Garden"), ("lamp", "Light"), ("rug", "Floor"))
         for colour in ("Red", "Green", "Blue"))
 ]  # fmt: skip
-WITHIN_MS = 1_000
+WITHIN_MS = 1_000  # from a click to other recommendations, or other reasons for them, on the page
+# Times clicks on products and, of each, the first change of what is recommended, as they are seen in the page
+STOPWATCH = """() => {
+  const row = document.getElementById("for-you"), said = () => row.innerText;
+  let clicked = null, before = "";
+  window.tookMs = [];
+  addEventListener("click", (event) => {
+    if (event.target.closest("#shelf .open")) { clicked = performance.now(); before = said(); } }, true);
+  new MutationObserver(() => {
+    if (clicked === null || said() === before) return;
+    window.tookMs.push(performance.now() - clicked);
+    clicked = null;
+  }).observe(row, {childList: true, subtree: true, characterData: true});
+}"""
 
 
-@pytest.fixture
-def shop(settings: Settings, exported: Exported) -> Iterator[tuple[Settings, str]]:
-    """Everything a shop needs, running; the address of its page."""
+@pytest.fixture(scope="module")
+def shop(lasting: Settings, exported: Exported) -> Iterator[tuple[Settings, str]]:
+    """Everything a shop needs, running; the address of its page. Each test is a visitor of its own."""
+    settings = lasting
     topic_admin.create(settings)
     bundles.put_vectors(settings, ITEMS)
     releases.release(settings, bundles.publish(settings.registry, exported).model_version)
@@ -77,8 +91,6 @@ def test_a_click_changes_what_is_shown_and_why(shop: tuple[Settings, str], page:
     page.locator("#shelf .open", has_text="spade").first.click()
     expect(page.locator("#product-title")).to_contain_text("spade")
     expect(page.locator("#freshness")).to_contain_text("after your click")
-    took_ms = int(page.locator("#for-you").get_attribute("data-took-ms") or 0)
-    print(f"changed {took_ms} ms after the click")
     expect(page.locator("#product section").first).to_contain_text("Like this")
     page.locator("#product button", has_text="Put into the cart").click()
     expect(page.locator("#cart-count")).to_have_text("1")
@@ -103,16 +115,37 @@ def test_a_click_changes_what_is_shown_and_why(shop: tuple[Settings, str], page:
     shown = {msgspec.json.decode(record.value)["recommendation_id"] for record in read_all(settings, topics.DECISIONS)}
     seen = {one["properties"]["recommendation_id"] for one in events if one.get("event") == "Product List Viewed"}
     assert seen <= shown, "what was seen is among the decisions that were logged"
-    assert took_ms < 5 * WITHIN_MS, "the page gave up waiting"  # how fast it is, is measured by `clickwake bench api`
+
+
+def test_clicks_change_it_within_a_second(shop: tuple[Settings, str], page: Page) -> None:
+    """Each of them, as the page sees it; the first may find everything cold."""
+    _, url = shop
+    page.goto(url)
+    expect(page.locator("#for-you .reason").first).to_be_visible()
+    page.evaluate(STOPWATCH)
+    for number, thing in enumerate(("mug", "spade", "lamp", "rug"), 1):
+        page.locator("#shelf .open", has_text=thing).last.click()
+        page.wait_for_function("(number) => tookMs.length >= number", arg=number)
+        page.keyboard.press("Escape")
+        expect(page.locator("#product")).not_to_be_visible()
+    took_ms = page.evaluate("tookMs")
+    print(f"changed {', '.join(f'{one:.0f}' for one in took_ms)} ms after the click")
+    assert sorted(took_ms)[len(took_ms) // 2] < WITHIN_MS, took_ms  # the median: broker, shop and tests share this machine
 
 
 def test_it_can_be_used_by_keyboard_on_a_phone_and_in_the_dark(shop: tuple[Settings, str], page: Page) -> None:
     _, url = shop
-    page.set_viewport_size({"width": 390, "height": 800})
-    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size(surfaces.PHONE)
     page.goto(url)
     expect(page.locator("#shelf li").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), "nothing sticks out"
+    expect(page.locator("#categories button").first).to_be_visible()
+    surfaces.works_by_keyboard(page)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        surfaces.fits(page)
+        surfaces.can_be_read(page)
+    page.reload()
+    expect(page.locator("#shelf li").first).to_be_visible()
     page.keyboard.press("Tab")  # the brand
     page.keyboard.press("Tab")  # the search
     page.keyboard.type("lamp")
@@ -122,6 +155,8 @@ def test_it_can_be_used_by_keyboard_on_a_phone_and_in_the_dark(shop: tuple[Setti
     page.locator("#shelf .open").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#product-title")).to_contain_text("lamp")
+    surfaces.fits(page)
+    surfaces.can_be_read(page)
     page.keyboard.press("Escape")
     expect(page.locator("#product")).not_to_be_visible()
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")

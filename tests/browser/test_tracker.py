@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +14,10 @@ from playwright.sync_api import Page
 
 from producers import tracker
 from tests.support.cluster import until
+from tests.support.guides import Block, blocks, guides
 
 BYTES_MAX = 9_000  # a few KB
+CONSENT = "Segment Consent Preference Updated"
 
 
 class Collector:
@@ -22,6 +25,8 @@ class Collector:
 
     def __init__(self) -> None:
         self.answers: list[int] = []
+        self.page = (b"<script>var clickwake = [['track', 'Early']]</script>"
+                     b"<script src='/clickwake.js' data-write-key='key'></script>")  # fmt: skip
         self.batches: list[list[dict[str, Any]]] = []  # that were taken
         self.refused: list[list[dict[str, Any]]] = []
         self.bodies: list[dict[str, Any]] = []
@@ -32,8 +37,7 @@ class Collector:
                 if self.path.startswith("/clickwake.js"):
                     self.reply(200, tracker.source(), "text/javascript")
                 else:
-                    page = b"<!doctype html><title>t</title><script>var clickwake = [['track', 'Early']]</script>"
-                    self.reply(200, page + b"<script src='/clickwake.js' data-write-key='key'></script>", "text/html")
+                    self.reply(200, b"<!doctype html><title>t</title>" + collector.page, "text/html")
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -143,8 +147,7 @@ def test_who_refuses_is_neither_counted_nor_known(collector: Collector, page: Pa
         clickwake.track("Unseen");
         await clickwake.flush();
     }""")
-    said = "Segment Consent Preference Updated"
-    assert collector.names() == ["Early", said, "Seen", said]
+    assert collector.names() == ["Early", CONSENT, "Seen", CONSENT]
     assert collector.events()[2]["context"]["consent"] == {"analytics": True, "personalization": False}
     last = collector.events()[3]  # by it the collector and the workers know whose profile to clear
     assert last["context"]["consent"] == {"analytics": False, "personalization": False} and last["anonymousId"] == before
@@ -182,3 +185,20 @@ def test_arguments_may_be_left_out_as_in_segments_calls(collector: Collector, pa
     assert (garden["name"], garden["properties"]["category"], garden["properties"]["shelf"]) == ("Garden", "Shop", 2)
     assert "name" not in shelf and shelf["properties"]["shelf"] == 3 and shelf["properties"]["path"] == "/"
     assert viewed["context"]["campaign"] == {"name": "spring"} and viewed["originalTimestamp"] == "2026-01-02T03:04:05.000Z"
+
+
+@pytest.mark.parametrize("block", [one for path in guides() for one in blocks(path, "html")], ids=lambda block: block.where)
+def test_what_the_pages_say_to_put_into_ones_own_works(collector: Collector, page: Page, block: Block) -> None:
+    """As it stands, from this collector: each call is an event, in the order of the page, or a choice that is remembered."""
+    collector.page = block.text.replace("http://127.0.0.1:8080/", collector.url).encode()
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    calls = re.findall(r"clickwake\.(track|page|identify|screen|group|alias)\(\s*(?:\"([^\"]+)\")?", block.text)
+    assert len(calls) >= 1 and 'data-write-key="demo-write-key"' in block.text
+    told = [one for one in collector.events() if one.get("event") != CONSENT]
+    assert [one["type"] for one in told] == [kind for kind, _ in calls]
+    assert [one["event"] for one in told if one["type"] == "track"] == [name for kind, name in calls if kind == "track"]
+    assert {one["writeKey"] for one in collector.bodies} == {"demo-write-key"}
+    if chosen := re.search(r"clickwake\.consent\(\{(.+?)\}\)", block.text):
+        consent = {name: value == "true" for name, value in re.findall(r"(\w+): (true|false)", chosen[1])}
+        assert {json.dumps(one["context"]["consent"]) for one in told} == {json.dumps(consent)}

@@ -1,12 +1,16 @@
-"""What the README and docs/ tell people to type exists: commands, options, settings, files of rules."""
+"""What the README and docs/ tell people to type exists: commands, options, settings, files of rules, records."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import jsonschema
+import msgspec
 import pytest
 import typer.main
 
@@ -15,6 +19,8 @@ import stream.api.offers
 import stream.delivery.rules
 import stream.segments
 from clickwake.cli import app
+from schemas.outputs import Complements, Reminder
+from stream.delivery.channels import Message
 from stream.settings import Settings
 from tests.support.guides import ROOT, SHELL, blocks, commands, guides, rule_files, words
 
@@ -23,6 +29,14 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "segments": stream.segments.load, "lifecycle": stream.segments.load,
     "channels": stream.delivery.rules.load, "deliveries": stream.delivery.rules.load,
     "experiments": stream.api.experiments.load, "holdout": stream.api.offers.load, "placements": stream.api.offers.load,
+}  # fmt: skip
+# Likewise a JSON block, by its first key, and what is written so.
+RECORDS = {"recommendation_id": Complements, "reminder_id": Reminder, "delivery_id": Message}
+# What is done with a block in each language. One that nothing is done with would be nobody's to keep true.
+TRIED = {
+    **dict.fromkeys(SHELL, "run by test_docs_run.py"), "python": "run by test_docs_run.py",
+    "html": "loaded by tests/browser/test_tracker.py", "sql": "asked by tests/integration/test_readme.py",
+    "yaml": "read below", "json": "held against its form below", "{toctree}": "the build of the site, test_reference.py",
 }  # fmt: skip
 
 
@@ -70,6 +84,34 @@ def test_every_file_of_rules_is_read(path: Path, tmp_path: Path) -> None:
         assert first in FILES, f"{where}: nothing is known to read {first!r}; FILES above is the place"
         (tmp_path / "rules.yml").write_text(text)
         FILES[first](tmp_path / "rules.yml")
+
+
+def test_every_record_has_its_form() -> None:
+    """`…` stands for what is left out; what is shown must be there, and be of its kind."""
+    times = jsonschema.FormatChecker(())
+    times.checks("date-time", ValueError)(lambda text: bool(datetime.fromisoformat(text)))
+    shown = [block for path in guides() for block in blocks(path, "json")]
+    assert len(shown) >= 3
+    for block in shown:
+        record = json.loads(re.sub(r",\s*…(?=\s*[}\]])", "", block.text))
+        assert next(iter(record)) in RECORDS, f"{block.where}: nothing is known to be written so; RECORDS above is the place"
+        form = partial(msgspec.json.schema(RECORDS[next(iter(record))]))
+        found = jsonschema.Draft202012Validator(form, format_checker=times).iter_errors(record)
+        assert [f"{block.where}: {error.json_path}: {error.message}" for error in found] == []
+
+
+def partial(schema: Any) -> Any:
+    """The same form where fields may be left out, and none added."""
+    if isinstance(schema, list):
+        return [partial(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inner = {name: partial(value) for name, value in schema.items() if name != "required"}
+    return inner | ({"additionalProperties": False} if "properties" in schema else {})
+
+
+def test_every_block_is_tried_by_something() -> None:
+    assert {block.where: block.language for path in guides() for block in blocks(path) if block.language not in TRIED} == {}
 
 
 def test_every_page_has_its_place() -> None:

@@ -1,19 +1,34 @@
-"""Every command of the README and of docs/ runs, against one installation: the tutorial in its order, in a shell that keeps
-its folder and its variables, then what the other pages say. What is not run is declared here, with the reason."""
+"""Every command and all Python of the README and of docs/ runs, against one installation: the tutorial in its order, in a
+shell that keeps its folder and its variables, then the other pages. What is not run is declared here, with the reason."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import httpx
+import msgspec
 import pytest
+from kafka import KafkaProducer
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from clickwake.up import read_status
+from schemas.outputs import ChurnAlert
 from stream.settings import ClickHouse
 from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides, rule_files
 
@@ -45,7 +60,7 @@ class Shell:
         self.shop = scratch / "shop"
 
     def run(self, text: str) -> subprocess.CompletedProcess[str]:
-        text = self._here(text.replace("/tmp/shop", str(self.shop)))  # noqa: S108
+        text = self.here(text.replace("/tmp/shop", str(self.shop)))  # noqa: S108
         script = f"{STRICT}\n{text}\npwd > '{self._scratch}/cwd'\nenv -0 > '{self._scratch}/env'\n"
         done = subprocess.run(["bash", "-c", script], cwd=self.cwd, env=self.env, capture_output=True, text=True,
                               timeout=BLOCK_S, check=False)  # fmt: skip
@@ -55,7 +70,7 @@ class Shell:
             self.env = dict(pair.split("=", 1) for pair in pairs)
         return done
 
-    def _here(self, text: str) -> str:
+    def here(self, text: str) -> str:
         """The usual addresses are those of this installation: others may use the usual ports on this machine."""
         status = read_status(self.shop / ".clickwake")
         if status is not None:
@@ -115,6 +130,74 @@ def test_every_other_command_runs_or_says_why_not(shell: Shell) -> None:
                 else:
                     shell.succeed(block._replace(text=command.removeprefix(".venv/bin/")))
     assert left_out == set(NOT_RUN), "these reasons are no longer needed"
+
+
+def sends(shell: Shell, block: Block) -> None:
+    """What the client was told arrives: with items and revenue, where SQL finds it."""
+    done = subprocess.run([sys.executable, "-c", shell.here(block.text)], cwd=shell.cwd, env=shell.env, check=False,
+                          capture_output=True, text=True, timeout=BLOCK_S)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    asked = "clickwake sql --json \"SELECT revenue FROM event_products FINAL WHERE user = 'u1' AND order_id = 'o1'\""
+    shell.succeed(Block("bash", asked, r"\b19\b", block.where))
+
+
+def hears(shell: Shell, block: Block) -> None:
+    """It goes on for ever: until it has printed the alert that is on the topic."""
+    now = datetime.now(UTC)
+    alert = ChurnAlert(
+        alert_id="of-the-docs", tenant="demo", user_id="u1", state="raised", probability=0.83, horizon_days=14,
+        interval=(0.8, 0.9), reasons=("silent for 9.0 days, never came back before",), last_event_ts=now, as_of_ts=now,
+        model_version="none")  # fmt: skip
+    servers = shell.env["CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS"]
+    producer = KafkaProducer(bootstrap_servers=servers, acks="all")
+    producer.send("docs.churn-alerts.v1", key=b"demo/u1", value=msgspec.json.encode(alert)).get(30)
+    producer.close()
+    text = block.text.replace("clickwake.churn-alerts.v1", "docs.churn-alerts.v1").replace("127.0.0.1:9092", servers)
+    with subprocess.Popen([sys.executable, "-u", "-c", text], env=shell.env, stdout=subprocess.PIPE, text=True) as listener:
+        too_long = threading.Timer(BLOCK_S, listener.kill)
+        too_long.start()
+        try:
+            heard = any("of-the-docs" in line for line in listener.stdout or ())
+        finally:
+            too_long.cancel()
+            listener.kill()
+    assert heard, f"{block.where}: it ended, or was ended, without a word of the alert"
+
+
+def serves(shell: Shell, block: Block) -> None:
+    """In a server of one's own, which knows whose session it is."""
+    code: dict[str, Any] = {}
+    exec(shell.here(block.text), code)  # noqa: S102 - our own page
+
+    async def sign_in(request: Request) -> Response:
+        request.session["user_id"] = "customer-1"
+        return Response()
+
+    async def visit() -> httpx.Response:
+        routes = [Route("/sign-in", sign_in), Route("/recommended", code["recommended"])]
+        server = Starlette(routes=routes, middleware=[Middleware(SessionMiddleware, secret_key=secrets.token_hex())])
+        asked = httpx.AsyncClient(transport=httpx.ASGITransport(server), base_url="http://shop.example")
+        async with code["api"], asked as browser:
+            await browser.get("/sign-in")
+            return await browser.get("/recommended")
+
+    answer = asyncio.run(visit())
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert found["user_id"] == "customer-1" and any(one["item"]["title"] for one in found["items"] if one["item"])
+
+
+# what a piece of Python has in it → what it is to have done
+PYTHON = {"client.track(": sends, "KafkaConsumer(": hears, "async def recommended": serves}
+
+
+def test_all_python_does_what_it_is_there_for(shell: Shell) -> None:
+    found = [block for path in guides() for block in blocks(path, "python")]
+    assert len(found) >= len(PYTHON)
+    for block in found:
+        does = [check for mark, check in PYTHON.items() if mark in block.text]
+        assert len(does) == 1, f"{block.where}: PYTHON above has to say what it does"
+        does[0](shell, block)
 
 
 def test_down_is_the_end(shell: Shell) -> None:

@@ -46,7 +46,7 @@ function card(one, from) {
   const item = one.item || items.get(one.item_id) || {title: one.item_id};
   items.set(one.item_id, item);
   const open = element("button", {className: "open"},
-    element("span", {className: "picture", style: `--hue:${hue(item.category || one.item_id)};display:grid`}, (item.title || "?")[0]),
+    element("span", {className: "picture", "aria-hidden": "true", style: `--hue:${hue(item.category || one.item_id)};display:grid`}, (item.title || "?")[0]),
     element("span", {className: "text"}, element("span", {className: "title"}, item.title || one.item_id),
       element("span", {className: "price"}, money(item.price))));
   open.onclick = () => look(one.item_id, from);
