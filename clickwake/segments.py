@@ -13,7 +13,8 @@ from rich.table import Table
 from clickwake.answering import refused, rows
 from stream.adapters import model_store
 from stream.core.audience import NO_AUDIENCE, Audience
-from stream.core.segments import FIELDS, RulesError
+from stream.core.segment_fields import FIELDS
+from stream.core.segment_rules import RulesError
 from stream.segments import load
 from stream.settings import Settings
 from stream.settings import load as load_settings

@@ -1,6 +1,7 @@
 """`clickwake segments backfill`: who would have been in a segment before its rule was there.
 
-Users are replayed in pages from the events in ClickHouse, through the stream's own fold and rules. A page's changes are
+Users are replayed in pages from the events in ClickHouse, through the stream's own fold and rules. What rules read of models
+is what the release that is served now says of each state as it was; alerts are those that were said. A page's changes are
 written at once, with derived ids, and what former runs had found goes at the end: run again, or after a crash in between, it
 ends in the same rows. Users on the list of erasures are left out, and looked for once more after each page is written.
 """
@@ -10,33 +11,38 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from clickwake.answering import refused
 from clickwake.segments import release
+from schemas import topics
 from schemas.events import key, ms
-from stream.adapters import clickhouse
+from stream.adapters import clickhouse, model_store, signing
 from stream.adapters.erasures import Erasures
+from stream.adapters.global_reader import read_whole, readable
 from stream.adapters.segment_past import Page, SegmentPast, tenants
 from stream.core.measures import Catalog
-from stream.core.segment_history import SegmentHistory, Turn, before, handover, refusals
-from stream.core.segments import Rules, RulesError
+from stream.core.segment_history import MODELLED, Handover, SegmentHistory, Turn, before, handover, refusals
+from stream.core.segment_rules import Rules, RulesError
+from stream.segment_models import Ahead, ReleaseAsked
 from stream.segments import load
+from stream.serving import Serving, ServingState
 from stream.settings import Settings
 from stream.settings import load as load_settings
+from training import release as releases
 from training.progress import progress
 
-ERASURES_WAIT_S = 30.0
+KAFKA_WAIT_S = 30.0
 
 
 class Found(NamedTuple):
@@ -46,30 +52,80 @@ class Found(NamedTuple):
     turns: list[Turn]
 
 
-class NoErasures(ConnectionError):
-    """The list of erased users could not be read."""
+class NotRead(ConnectionError):
+    """What only Kafka knows could not be read."""
 
 
 def backfill(names: Sequence[str], since: datetime | None, *, dry_run: bool, as_json: bool) -> int:
     """Fill in the past of all segments, or of `names`; 1 when it cannot, with the reason."""
     settings = load_settings()
-    version, known = release(settings)
+    since_ms = 0 if since is None else ms(since if since.tzinfo is not None else since.replace(tzinfo=UTC))
     try:
-        rules, left_out = chosen(load(settings.segments_file, known, version), names)
-        since_ms = 0 if since is None else ms(since if since.tzinfo is not None else since.replace(tzinfo=UTC))
         with progress() as bars:
-            found = asyncio.run(Backfill(settings, rules, since_ms, bars, dry_run=dry_run).run())
-    except (RulesError, NoErasures) as error:
+            plan = asyncio.run(planned(settings, names))
+            found = asyncio.run(Backfill(settings, plan, since_ms, bars, dry_run=dry_run).run())
+    except (RulesError, NotRead, releases.NothingReleased, model_store.BundleRefused) as error:
         return refused(error, as_json=as_json)
     except (ClickHouseError, OSError) as error:
         return refused(ConnectionError(clickhouse.missing(settings.clickhouse, error)), as_json=as_json)
-    _show(found, left_out, dry_run=dry_run, as_json=as_json)
+    _show(found, plan, dry_run=dry_run, as_json=as_json)
     return 0
 
 
-def chosen(rules: Rules, names: Sequence[str]) -> tuple[Rules, dict[str, str]]:
+class Plan(NamedTuple):
+    """The rules to be filled in, why others are not, the release whose quantiles they have, and, where a rule asks its
+    models, that release as it is served."""
+
+    rules: Rules
+    left_out: dict[str, str]
+    version: str
+    serving: Serving | None
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Segment → the release that its past depends on."""
+        return {rule.name: self.version for rule, condition in zip(self.rules.rules, self.rules.conditions, strict=True)
+                if rule.name in self.rules.relative or condition.names & MODELLED}  # fmt: skip
+
+
+async def planned(settings: Settings, names: Sequence[str]) -> Plan:
+    """What is to be done about all segments, or `names`. Raises RulesError, NotRead, NothingReleased or BundleRefused."""
+    version, known = release(settings)
+    rules, left_out = chosen(load(settings.segments_file, known, version), names, released=True)
+    if not rules.reads & MODELLED:
+        return Plan(rules, left_out, version, None)
+    try:
+        serving = await served(settings)
+    except ConnectionError as error:
+        asks = next(rule.name for rule, condition in zip(rules.rules, rules.conditions, strict=True)
+                    if condition.names & MODELLED)  # fmt: skip
+        raise NotRead(f"{error}. Nobody knows without it which release is served, and {asks!r} asks its models: name "
+                      "others with --segment") from error  # fmt: skip
+    if serving is None:
+        return Plan(*chosen(load(settings.segments_file), names, released=False), "", None)
+    rules = load(settings.segments_file, serving.audience, serving.version)
+    return Plan(*chosen(rules, names, released=True), serving.version, serving)
+
+
+async def served(settings: Settings) -> Serving | None:
+    """The announced release over the vectors of all items, as a worker has it; None where nothing was released."""
+    announced = await asyncio.to_thread(releases.current, settings)
+    if announced is None:
+        return None
+    keys = signing.trusted(settings.models)
+    bundle = await asyncio.to_thread(model_store.load, settings.registry, announced, settings.training.threads, keys)
+    state = ServingState(settings.personalize.satisfaction_weight)
+
+    def take(records: list[Any]) -> None:
+        readable(records, lambda one: state.on_vector(one.key or b"", one.value))
+
+    await read_whole(settings, topics.ITEM_VECTORS.name(settings.kafka.topic_prefix), take)
+    return state.prepare(bundle)
+
+
+def chosen(rules: Rules, names: Sequence[str], *, released: bool) -> tuple[Rules, dict[str, str]]:
     """The rules to be filled in, and why others are not. Raises RulesError for a name that is none, or cannot be."""
-    cannot = refusals(rules)
+    cannot = refusals(rules, released=released)
     for name in names:
         if name not in {rule.name for rule in rules.rules}:
             raise RulesError(f"there is no segment {name!r}; clickwake segments check lists those there are")
@@ -82,8 +138,9 @@ def chosen(rules: Rules, names: Sequence[str]) -> tuple[Rules, dict[str, str]]:
 class Backfill:
     """One run. `bars` shows how many users are done."""
 
-    def __init__(self, settings: Settings, rules: Rules, since_ms: int, bars: Progress, *, dry_run: bool) -> None:
-        self.settings, self.rules, self.since_ms, self.bars, self.dry_run = settings, rules, since_ms, bars, dry_run
+    def __init__(self, settings: Settings, plan: Plan, since_ms: int, bars: Progress, *, dry_run: bool) -> None:
+        self.settings, self.plan, self.since_ms, self.bars, self.dry_run = settings, plan, since_ms, bars, dry_run
+        self.rules = plan.rules
         self.run_ms = time.time_ns() // 1_000_000
         self.erasures = Erasures(settings)
 
@@ -93,12 +150,12 @@ class Backfill:
         if not self.dry_run:
             self.erasures.start()
             try:
-                await asyncio.wait_for(self.erasures.ready(), ERASURES_WAIT_S)
+                await asyncio.wait_for(self.erasures.ready(), KAFKA_WAIT_S)
             except TimeoutError as error:
                 await self.erasures.stop()
-                raise NoErasures(
+                raise NotRead(
                     f"Kafka at {self.settings.kafka.bootstrap_servers} did not give the list of erased users within "
-                    f"{ERASURES_WAIT_S:.0f} s, and without it nothing is written: start it, or look with --dry-run"
+                    f"{KAFKA_WAIT_S:.0f} s, and without it nothing is written: start it, or look with --dry-run"
                 ) from error
         try:
             with closing(clickhouse.open_client(self.settings.clickhouse)) as client:
@@ -114,8 +171,8 @@ class Backfill:
     async def _tenant(self, past: SegmentPast) -> list[dict[str, Any]]:
         pages, clock_ms, begun_ms = await asyncio.to_thread(lambda: (past.pages(), past.clock_ms(), past.begun_ms()))
         items = await asyncio.to_thread(past.catalog) if any(one.condition for one in self.rules.measures) else {}
-        replayed = partial(self._replayed, past, clock_ms, begun_ms, items.get)
         task = self.bars.add_task(f"users of {past.tenant}", total=sum(page.users for page in pages))
+        replayed = partial(self._replayed, past, clock_ms, begun_ms, items.get, self._asking(past.tenant, task))
         users, counts = Counter[str](), Counter[tuple[str, bool]]()
         for page in pages:
             found = await asyncio.to_thread(replayed, page)
@@ -130,23 +187,47 @@ class Backfill:
         return [{"tenant": past.tenant, "segment": name, "users": users[name], "entered": counts[name, True],
                  "left": counts[name, False]} for name in past.segments]  # fmt: skip
 
+    def _asking(self, tenant: str, task: TaskID) -> Callable[[], ReleaseAsked | None]:
+        """Makes what asks the models about one page, and shows how many states they were asked of in all."""
+        serving, asked = self.plan.serving, Counter[str]()
+        if serving is None:
+            return lambda: None
+
+        def count(states: int) -> None:
+            asked[tenant] += states
+            self.bars.update(task, description=f"users of {tenant}, {asked[tenant]:,} states shown to {serving.version}")
+
+        return lambda: ReleaseAsked(serving, tenant, self.rules, count)
+
     def _replayed(
-        self, past: SegmentPast, clock_ms: int, begun_ms: dict[str, int], catalog: Catalog, page: Page
-    ) -> list[Found]:
+        self, past: SegmentPast, clock_ms: int, begun_ms: dict[str, int], catalog: Catalog,
+        asking: Callable[[], ReleaseAsked | None], page: Page,
+    ) -> list[Found]:  # fmt: skip
         """A page's turns before the stream took over, of each user and segment."""
-        history = SegmentHistory(past.tenant, self.rules, page.holds, self.since_ms, catalog)
-        for event in past.events(page):
-            history.take(event)
-        first_ms, sweep_ms = past.first_ms(page), self.settings.segments.sweep_s * 1000
+        first_ms, sweep_ms, asked = past.first_ms(page), self.settings.segments.sweep_s * 1000, asking()
+
+        def handed_over(user: str, segment: str) -> Handover:
+            return handover(first_ms.get((user, segment)), begun_ms.get(segment), sweep_ms, clock_ms)
+
+        @cache
+        def until(user: str) -> int:
+            return max(handed_over(user, segment).at_ms for segment in past.segments) if page.holds(user) else 0
+
+        if asked is not None:
+            ahead = Ahead(asked, until, self.since_ms)
+            ahead.replay.follow(past.events(page))
+            ahead.finish()
+        history = SegmentHistory(past.tenant, self.rules, until, self.since_ms, catalog, asked)
+        alerts = past.alerts(page) if "alerted" in self.rules.reads else []
+        history.replay.follow(past.events(page), [one for one in alerts if one.at_ms <= clock_ms])
         found: list[Found] = []
         for user, turns in history.finish(clock_ms).items():
             by_segment: dict[str, list[Turn]] = {}
             for turn in turns:
                 by_segment.setdefault(turn.segment, []).append(turn)
             for segment, several in by_segment.items():
-                until = handover(first_ms.get((user, segment)), begun_ms.get(segment), sweep_ms, clock_ms)
-                if kept := before(several, until):
-                    found.append(Found(history.states[user].first_ts_ms, kept))
+                if kept := before(several, handed_over(user, segment)):
+                    found.append(Found(history.replay.states[user].first_ts_ms, kept))
         return found
 
     async def _written(self, past: SegmentPast, found: list[Found]) -> list[Found]:
@@ -154,7 +235,7 @@ class Backfill:
         await self.erasures.caught_up()
         kept = [one for one in found if not self._erased(past.tenant, one)]
         numbered = [pair for one in kept for pair in enumerate(one.turns, 1)]
-        await asyncio.to_thread(past.write, numbered, self.rules.version)
+        await asyncio.to_thread(past.write, numbered, self.rules.version, self.plan.models)
         await self.erasures.caught_up()
         if gone := sorted({one.turns[0].user for one in kept if self._erased(past.tenant, one)}):
             await asyncio.to_thread(past.remove, gone)
@@ -165,15 +246,19 @@ class Backfill:
         return self.erasures.covers(key(tenant, one.turns[0].user), one.known_ms)
 
 
-def _show(found: list[dict[str, Any]], left_out: dict[str, str], *, dry_run: bool, as_json: bool) -> None:
+def _show(found: list[dict[str, Any]], plan: Plan, *, dry_run: bool, as_json: bool) -> None:
+    version = plan.version if plan.models else None
     if as_json:
-        print(msgspec.json.encode({"ok": True, "written": not dry_run, "segments": found, "left_out": left_out}).decode())
+        print(msgspec.json.encode({"ok": True, "written": not dry_run, "segments": found, "left_out": plan.left_out,
+                                   "release": version, "by_release": sorted(plan.models)}).decode())  # fmt: skip
         return
-    table = Table(box=None, header_style="dim", caption="nothing was written" if dry_run else None)
+    told = [*([f"{', '.join(sorted(plan.models))}: as {version} sees it now"] if version else []),
+            *(["nothing was written"] if dry_run else [])]  # fmt: skip
+    table = Table(box=None, header_style="dim", caption="; ".join(told) or None)
     for name in ("tenant", "segment", "users", "entered", "left"):
         table.add_column(name)
     for one in found:
         table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in one.values()))
     Console().print(table)
-    for name, why in left_out.items():
+    for name, why in plan.left_out.items():
         Console().print(f"{name} is left out: {why}", style="yellow", markup=False, highlight=False, soft_wrap=True)

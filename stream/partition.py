@@ -199,8 +199,10 @@ class PartitionState:
         return self.encoded_meta() != self._written_meta
 
     def advance_clock(self, ts_ms: int) -> None:
-        if ts_ms > self.meta.clock_ms:
+        """A live event says what time it is; silence begins anew."""
+        if ts_ms >= self.meta.clock_ms:
             self.meta.clock_ms = ts_ms
+            self._carry_from_ms = 0
 
     def carried_clock_ms(self, wall_ms: int, caught_up: bool) -> int:
         """The partition's clock, carried on through silence by the wall clock. Only while nothing waits to be read:

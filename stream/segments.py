@@ -14,7 +14,9 @@ from stream.adapters.watched import Watched
 from stream.core import churn, segments
 from stream.core.audience import NO_AUDIENCE, Audience
 from stream.core.featurize import Float32, churn_features
-from stream.core.segments import NO_RULES, Change, Rules, RulesError, RulesFile, compiled
+from stream.core.segment_fields import values_of
+from stream.core.segment_rules import NO_RULES, Rules, RulesError, RulesFile, compiled
+from stream.core.segments import Change
 from stream.core.state import DAY_MS, UserState
 from stream.outbox import Outbox, utc
 from stream.partition import PartitionState
@@ -69,7 +71,7 @@ class SegmentDesk:
         vectors: Float32 | None,
     ) -> None:  # fmt: skip
         """Find the clusters of users who were just recommended to; their vectors (B, D) are known."""
-        if not self.rules.reads_cluster or vectors is None:
+        if "cluster" not in self.rules.reads or vectors is None:
             return
         at = [row for row, (_, state) in enumerate(users) if stale(state, serving)]
         await place(serving, tenant, [users[row][1] for row in at], self.run, vectors[at])
@@ -84,7 +86,7 @@ class SegmentDesk:
         for key in keys:
             del part.unsorted[key]
         keys = [key for key in keys if part.read(key).events]
-        if self.rules.reads_cluster:  # whoever is owed a recommendation is placed with it
+        if "cluster" in self.rules.reads:  # whoever is owed a recommendation is placed with it
             part.unplaced.update((key, None) for key in keys if key not in part.owed and stale(part.read(key), serving))
             keys = list(dict.fromkeys([*keys, *await place_some(part, serving, self.run)]))
         if not keys or not (self.rules.rules or any(part.read(key).segments for key in keys)):
@@ -93,7 +95,7 @@ class SegmentDesk:
         for key, chance in zip(keys, chances, strict=True):
             tenant, user = key.decode().split("/", 1)
             state = part.read(key)
-            values = segments.values_of(state, clock_ms, chance, self.rules.measures, serving.index(tenant).item)
+            values = values_of(state, clock_ms, chance, self.rules.measures, serving.index(tenant).item)
             inside = [] if state.claims else self.rules.inside(tenant, values)  # its owner is in, under another id
             if self._waits(state, serving):
                 inside = segments.kept(state, inside, self.rules)
@@ -106,11 +108,12 @@ class SegmentDesk:
         """Whether nobody can say yet where the release that is served puts this user: they stay where they were."""
         if state.claims:
             return False
-        return serving.models is None or (self.rules.reads_cluster and state.placed.release not in ("", serving.version))
+        placed = state.placed.release
+        return serving.models is None or ("cluster" in self.rules.reads and placed not in ("", serving.version))
 
     async def _churn(self, serving: Serving, states: list[UserState], clock_ms: int) -> list[float]:
         """P(no return) of each, 0 where no rule asks or no model can say."""
-        if not self.rules.reads_churn or serving.models is None:
+        if "churn" not in self.rules.reads or serving.models is None:
             return [0.0] * len(states)
         curves = await self.run(serving.models.survival, np.stack([churn_features(state) for state in states]))
         silences = np.array([max(0.0, (clock_ms - state.last_ts_ms) / DAY_MS) for state in states])

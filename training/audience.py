@@ -36,7 +36,7 @@ from stream.core.audience import POPULATIONS, STEPS, Audience, Cluster
 from stream.core.churn import ChurnPolicy
 from stream.core.featurize import Float32, batch, churn_features, sequence
 from stream.core.index import ItemIndex
-from stream.core.segments import FIELDS, values_of
+from stream.core.segment_fields import FIELDS, values_of
 from stream.core.state import DAY_MS, UserState
 from training.offline import index_of
 from training.snapshot import History, Snapshot

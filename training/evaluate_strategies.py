@@ -28,7 +28,8 @@ from stream.adapters.strategies import read
 from stream.core import opinions
 from stream.core.bandit import Float64
 from stream.core.fold import Outcome, fold
-from stream.core.segments import Rule, RulesFile, compiled, values_of
+from stream.core.segment_fields import values_of
+from stream.core.segment_rules import Rule, RulesFile, compiled
 from stream.core.state import UserState
 from stream.core.strategies import NONE, Model, Rated, as_of, known_ms, learn
 from training.comparison import Comparison, Measures, Statistic, merged, statistics, under

@@ -8,7 +8,7 @@ happens now, and a consumer that does not know a flag would write to people beca
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,6 +18,7 @@ from schemas.catalog import Item
 from schemas.events import Event, ms
 from schemas.outputs import SegmentChange, output_id
 from stream.adapters import clickhouse, stored_events
+from stream.core.replay import Told, in_order
 from stream.core.segment_history import Turn
 from stream.outbox import utc
 from stream.sink.batch import by_months
@@ -82,6 +83,14 @@ class SegmentPast:
             for row in rows:
                 yield stored_events.event(self.tenant, tuple(row))
 
+    def alerts(self, page: Page) -> list[Told]:
+        """What was said of the page's users, see `replay.in_order`."""
+        sql = ("SELECT user_id, as_of_ts, state = 'raised' FROM churn_alerts FINAL WHERE tenant = {tenant:String} "
+               "AND user_id > {after:String} AND user_id <= {upto:String} "
+               "ORDER BY broker_time, kafka_partition, kafka_offset LIMIT 1 BY alert_id")  # fmt: skip
+        rows = self.client.query(sql, parameters=self._parameters(page)).result_rows
+        return in_order(Told(user, ms(at), bool(raised)) for user, at, raised in rows)
+
     def catalog(self) -> dict[str, Item]:
         """Items as they are now, by id: what a rule's own counts may ask of one."""
         columns = ("item_id", "title", "brand", "category", "price")
@@ -108,13 +117,14 @@ class SegmentPast:
     def _parameters(self, page: Page) -> dict[str, object]:
         return {**self._asked, "after": page.after, "upto": page.upto}
 
-    def write(self, numbered: Sequence[tuple[int, Turn]], rules_version: str) -> None:
-        """Turns with their numbers, of a user and segment from 1; ids stand for these: the same again is the same."""
+    def write(self, numbered: Sequence[tuple[int, Turn]], rules_version: str, models: Mapping[str, str]) -> None:
+        """Turns with their numbers, of a user and segment from 1; ids stand for these: the same again is the same.
+        `models`: segment → the release that was asked, where one was."""
         rows = [segment_change_row(SegmentChange(
             change_id=output_id("segment-backfill", self.tenant, turn.user, turn.segment, str(number)), tenant=self.tenant,
             user_id=turn.user, segment=turn.segment, change="entered" if turn.entered else "left", number=number,
             values=turn.values, as_of_event_id=turn.as_of_event_id, as_of_ts=utc(turn.at_ms), rules_version=rules_version,
-            model_version="",
+            model_version=models.get(turn.segment, ""),
         ), (NO_RECORD, NO_RECORD, self.run_ms, "")) for number, turn in numbered]  # fmt: skip
         if not rows:
             return

@@ -41,6 +41,7 @@ from stream.core.offers import (
     held_out,
     refusal,
 )
+from stream.core.segment_fields import values_of
 from stream.core.state import UserState
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
@@ -162,7 +163,7 @@ class OfferDesk:
             about = {one.id: one.about for one in where.offers}
         offers = self._asked_for(where, ask)
         churn = await self.churn_of(person.state, person.now_ms) if rules.reads_churn else 0.0
-        values = segments.values_of(person.state, person.now_ms, churn)
+        values = values_of(person.state, person.now_ms, churn)
         at_ms, out = self.clock.now_ms(), held_out(rules, person.tenant, person.user)
         refused = self._refused(where, offers, person, values, at_ms)
         allowed = [one for one in offers if one.id not in refused]

@@ -75,6 +75,17 @@ def p_after(log_survival: FloatArray, silence_days: FloatArray, policy: ChurnPol
     return _calibrated(until - _at_each(log_survival, silence_days), policy)
 
 
+@lru_cache(maxsize=8)
+def bends_days(horizon_days: float) -> FloatArray:
+    """Silences, ascending, between which log P(no return) is linear, whatever the curve: so `p_after` goes in one direction.
+
+    >>> [float(days) for days in bends_days(14.0)[:8]], float(bends_days(14.0)[-1])
+    ([0.0, 1.0, 2.0, 4.0, 7.0, 10.0, 14.0, 16.0], 730.0)
+    """
+    bends = np.unique(np.concatenate([EDGES_DAYS, EDGES_DAYS - horizon_days]))
+    return bends[bends >= 0]
+
+
 def _at_each(log_survival: FloatArray, days: FloatArray) -> FloatArray:
     """`log_survival_at` row by row: (B, E) at (B,) → (B,)."""
     right = np.clip(np.searchsorted(EDGES_DAYS, days, side="right"), 1, len(EDGES_DAYS) - 1)

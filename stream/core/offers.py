@@ -16,7 +16,7 @@ from schemas.offers import MICROS, OfferTotals
 from schemas.outputs import OfferBudget, OfferCap, OfferCost
 from stream.core.confidence import Rate, rate
 from stream.core.expression import Expression, ExpressionError, parse
-from stream.core.segments import FIELDS
+from stream.core.segment_fields import FIELDS
 from stream.core.state import ADS_REFUSED, DAY_MS
 
 OFFERS_MAX = 200

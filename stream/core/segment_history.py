@@ -1,27 +1,36 @@
 """The past of segments: when users would have come and gone, had a rule been there from the beginning.
 
-Events go in as they happened, are folded by the stream's own fold and judged by its own rules. Between two events only
-time moves a user: counts within windows step at known moments, and the ages (`segments.AGES`) grow, so that a condition's
-bounds (`stream.core.spans`) say of a whole stretch of silence that nothing turns in it; where they do not, it is halved
-until the turn is found, to the millisecond. The live sweep looks every few minutes instead, and finds it that much later.
+A replay (`stream.core.replay`) shows every state as it was, and the stream's own rules judge it. Between two events only
+time moves a user: counts within windows step at known moments, the ages (`AGES`) grow, and the chance of churn follows a
+curve, so that a condition's bounds (`stream.core.spans`) say of a whole stretch of silence that nothing turns in it; where
+they do not, it is halved until the turn is found, to the millisecond. The live sweep looks every few minutes instead, and
+finds it that much later.
+
+Of what models say: an alert stood if it was said then; the chance of churn and the cluster are what the release that is
+asked says of the state as it was, as of its last event, like the stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
-from schemas.events import Event
-from stream.core import identity, segments
+import numpy as np
+
+from stream.core.churn import ChurnPolicy, bends_days, p_after
 from stream.core.expression import Expression
-from stream.core.fold import Outcome, ads_stated, fold
+from stream.core.featurize import Float32
 from stream.core.measures import Catalog, no_catalog
-from stream.core.segments import AGES, COUNTED_DAYS, Rules
-from stream.core.state import DAY_MS, NOTHING_STATED, Stated, UserState
+from stream.core.replay import Replay
+from stream.core.segment_fields import AGES, COUNTED_DAYS, ages, ordered_ms, values_of
+from stream.core.segment_rules import Rules
+from stream.core.state import DAY_MS, Placed, UserState
+from stream.core.turning import Values, extremes, turning_points
 
-MODELLED = ("churn", "alerted", "cluster")  # what a model said then nobody can say now
-SWEEP_MS = 300_000  # who comes and goes within it may be passed over, as the live sweep does
+MODELLED = frozenset({"churn", "cluster"})  # fields that a model is asked for
+FOR_EVER_MS = 1 << 62
 
 
 class Turn(NamedTuple):
@@ -65,12 +74,38 @@ def before(turns: Iterable[Turn], until: Handover) -> list[Turn]:
     return kept
 
 
-def refusals(rules: Rules) -> dict[str, str]:
-    """Segments whose past cannot be known, and why."""
+class Said(NamedTuple):
+    """What the models say of a state as of its last event; it stands until the next one."""
+
+    cluster: str = ""
+    log_survival: Float32 | None = None  # (E,) at `churn.EDGES_DAYS`; None where nobody asks: the chance is 0
+
+
+class Asked(Protocol):
+    """The models of a release."""
+
+    @property
+    def churn(self) -> ChurnPolicy: ...
+
+    def __call__(self, state: UserState) -> Said: ...
+
+
+class NobodyAsked:
+    """No model is asked: no rule is about what one says."""
+
+    churn = ChurnPolicy()
+
+    def __call__(self, state: UserState) -> Said:
+        return Said()
+
+
+def refusals(rules: Rules, *, released: bool) -> dict[str, str]:
+    """Segments whose past cannot be known, and why. `released`: whether there is a release whose models can be asked."""
     found = {}
     for at, (rule, condition) in enumerate(zip(rules.rules, rules.conditions, strict=True)):
-        if asked := [name for name in MODELLED if name in condition.names]:
-            found[rule.name] = f"it reads {', '.join(asked)}, and what a model said of the past is not known"
+        asked = condition.names & MODELLED
+        if asked and not released:
+            found[rule.name] = f"it reads {', '.join(sorted(asked))}, and there is no release whose models could be asked"
         elif at in rules.unknown:
             found[rule.name] = "it asks for a quantile that the release does not know"
     return found
@@ -82,124 +117,90 @@ class _Seen:
     def __init__(self) -> None:
         self.at_ms = 0
         self.inside: frozenset[str] = frozenset()
-        self.values: Mapping[str, Any] = {}
+        self.values: Values = {}
         self.ordered_ms = 0
+        self.said = Said()
 
 
 class SegmentHistory:
-    """Follows one tenant's users through `take`, in event-time order, and then `finish`. Holds the states of all it was
-    given; only `wanted` users are judged. Nothing is said before `since_ms`: who is in by then enters then."""
+    """Watches a replay of one tenant's users. `until(user)`: before when a user is judged, ms; 0 for never. Nothing is said
+    before `since_ms`: who is in by then enters then."""
 
     def __init__(
-        self, tenant: str, rules: Rules, wanted: Callable[[str], bool] = lambda user: True, since_ms: int = 0,
-        catalog: Catalog = no_catalog,
+        self, tenant: str, rules: Rules, until: Callable[[str], int] = lambda user: FOR_EVER_MS, since_ms: int = 0,
+        catalog: Catalog = no_catalog, asked: Asked | None = None,
     ) -> None:  # fmt: skip
         about = [at for at, rule in enumerate(rules.rules) if rule.tenant in (None, tenant)]
-        self.tenant, self.rules, self.wanted, self.since_ms = tenant, rules.only(about), wanted, since_ms
-        self.catalog = catalog
-        self.states: dict[str, UserState] = {}
+        self.tenant, self.rules, self.until, self.since_ms = tenant, rules.only(about), until, since_ms
+        self.catalog, self.asked = catalog, asked or NobodyAsked()
+        self.replay = Replay(self)
         self.turns: dict[str, list[Turn]] = {}
         self._seen: dict[str, _Seen] = {}
-        self._clock_ms = 0
-        self._touched: dict[str, None] = {}  # at `_clock_ms`: judged once all of that time is folded
         named = [(rule.name, condition) for rule, condition in zip(self.rules.rules, self.rules.conditions, strict=True)]
         windows_ms = {name: days * DAY_MS for name, days in COUNTED_DAYS.items()}
         windows_ms |= {one.name: one.window_ms for one in self.rules.measures if one.window_ms}
         self._stepping = [one for one in named if one[1].names & windows_ms.keys()]
-        self._ageing = [one for one in named if one[1].names.intersection(AGES) and one not in self._stepping]
+        self._ageing = [one for one in named if one[1].names.intersection((*AGES, "churn")) and one not in self._stepping]
         self._windows_ms = {windows_ms[name] for _, one in self._stepping for name in one.names & windows_ms.keys()}
         self._reads = {name: self.rules.read_by(name) for name, _ in named}
 
-    def take(self, event: Event) -> None:
-        """An event, none earlier than the one before. Who refuses a profile has none from then on, and had none before."""
-        at_ms, user = event.ts_ms, event.user
-        if at_ms != self._clock_ms:
-            self._judge_touched()
-            self._clock_ms = at_ms
-        if event.context.consent is not None and event.context.consent.personalization is False:
-            self._forget(user, ads_stated(event))
-            return
-        near = self._near(event)
-        for one in near:
-            self._pass_time(one, at_ms - 1)
-        outcome, _ = fold(self.states.setdefault(user, UserState()), event, at_ms, 0)  # in this order nothing is late
-        if outcome is Outcome.FOLDED:
-            identity.join(self.states, event)
-            self._touched |= near
-
     def finish(self, end_ms: int) -> dict[str, list[Turn]]:
         """What time brings about until then; returns each user's turns in their order."""
-        self._judge_touched()
-        for user in self.states:
-            self._pass_time(user, end_ms)
+        self.replay.finish(end_ms)
         return {user: sorted(turns, key=lambda turn: turn.at_ms) for user, turns in self.turns.items()}
 
-    def _near(self, event: Event) -> dict[str, None]:
-        """Users whose state this event may change: its own, its devices', and who claimed these."""
-        devices = [one for one in (event.anonymous_id, event.previous_id) if one is not None]
-        own = dict.fromkeys([event.user, *devices])
-        known = (self.states[one] for one in own if one in self.states)
-        return own | dict.fromkeys(user for state in known for _, user in state.claims)
-
-    def _forget(self, user: str, ads: Stated = NOTHING_STATED) -> None:
-        """As when consent is withdrawn: no profile any more, but what was said of advertising stays."""
-        state = self.states.pop(user, None) or UserState()
+    def forgets(self, user: str) -> None:
         self.turns.pop(user, None)
         self._seen.pop(user, None)
-        self._touched.pop(user, None)
-        for other in identity.others(state):
-            holder = self.states.get(other)
-            if holder is None:
-                continue
-            self._pass_time(other, self._clock_ms - 1)
-            if identity.forget(holder, user, ads_stay=True):
-                if holder.claims or holder.known:
-                    self._touched[other] = None
-                else:
-                    self._forget(other)
-        if (stays := max(state.ads, ads)) != NOTHING_STATED:
-            self.states[user] = UserState(ads=stays)
 
-    def _judge_touched(self) -> None:
-        for user in self._touched:
-            self._judge(user, self._clock_ms)
-        self._touched.clear()
-
-    def _judge(self, user: str, at_ms: int) -> None:
-        """Look at a user as the stream does when an interval closes."""
-        state = self.states.get(user)
-        if state is None or not state.events or at_ms < self.since_ms or not self.wanted(user):
+    def looks(self, user: str, at_ms: int) -> None:
+        """Judge a user as the stream does when an interval closes."""
+        state, until_ms = self.replay.states[user], self.until(user)
+        if not state.events or at_ms < self.since_ms or not until_ms:
             return
         seen = self._seen.setdefault(user, _Seen())
-        seen.at_ms, seen.ordered_ms = at_ms, segments.ordered_ms(state)
-        seen.values = segments.values_of(state, at_ms, 0.0, self.rules.measures, self.catalog)
+        seen.at_ms = at_ms
+        if at_ms >= until_ms:
+            return
+        seen.ordered_ms = ordered_ms(state)
+        seen.said = Said() if state.claims else self.asked(state)
+        seen.values = self._values(state, seen.said, at_ms)
         inside = frozenset() if state.claims else frozenset(self.rules.inside(self.tenant, seen.values))
         for name in sorted(inside ^ seen.inside):
             self._turn(user, name, at_ms, seen.values)
 
-    def _pass_time(self, user: str, to_ms: int) -> None:
+    def passes(self, user: str, to_ms: int) -> None:
         """What silence brings about until then, after the last look."""
-        state = self.states.get(user)
-        if state is None or not state.events or to_ms < self.since_ms or not self.wanted(user):
+        state, to_ms = self.replay.states[user], min(to_ms, self.until(user) - 1)
+        if not state.events or to_ms < self.since_ms:
             return
-        if user in self._touched:
-            return  # to be judged as of now, which is not before `to_ms`
         if user not in self._seen:
-            self._judge(user, self.since_ms)
-        seen = self._seen.get(user)
-        if seen is None or state.claims:
+            self.looks(user, self.since_ms)
+        seen = self._seen[user]
+        if state.claims or to_ms <= seen.at_ms:
             return  # whoever was claimed is in nothing, whatever the time
         self._grow_older(user, seen, self._ageing, to_ms)
         for step_ms in self._steps(state, seen.at_ms, to_ms):
             self._grow_older(user, seen, self._stepping, step_ms - 1)
-            seen.at_ms = step_ms
-            seen.values = segments.values_of(state, step_ms, 0.0, self.rules.measures, self.catalog)
+            seen.at_ms, seen.values = step_ms, self._values(state, seen.said, step_ms)
             for name, condition in self._stepping:
                 if bool(condition.evaluate(seen.values)) != (name in seen.inside):
                     self._turn(user, name, step_ms, seen.values)
         self._grow_older(user, seen, self._stepping, to_ms)
         if to_ms > seen.at_ms:
-            seen.at_ms, seen.values = to_ms, self._older(user, seen, to_ms)
+            seen.at_ms, seen.values = to_ms, self._at(user, seen, True, to_ms)
+
+    def _values(self, state: UserState, said: Said, at_ms: int) -> Values:
+        state.placed = Placed(cluster=said.cluster)
+        return values_of(state, at_ms, self._chances(state, said, [at_ms])[0], self.rules.measures, self.catalog)
+
+    def _chances(self, state: UserState, said: Said, times_ms: Sequence[int]) -> list[float]:
+        """P(no return within the horizon) at each time, by the same call as live."""
+        if said.log_survival is None:
+            return [0.0] * len(times_ms)
+        silence_days = np.maximum(0.0, (np.array(times_ms) - state.last_ts_ms) / DAY_MS)
+        curves = np.broadcast_to(said.log_survival, (len(times_ms), len(said.log_survival)))
+        return [float(p) for p in p_after(curves, silence_days, self.asked.churn)]
 
     def _steps(self, state: UserState, after_ms: int, to_ms: int) -> list[int]:
         """When a touch leaves a window that a rule counts."""
@@ -208,62 +209,46 @@ class SegmentHistory:
         left = {touch.ts_ms + window_ms + 1 for touch in state.history() for window_ms in self._windows_ms}
         return sorted(at_ms for at_ms in left if after_ms < at_ms <= to_ms)
 
-    def _older(self, user: str, seen: _Seen, at_ms: int) -> Mapping[str, Any]:
-        """The user's values at a time up to which only the ages grow."""
-        return {**seen.values, **segments.ages(self.states[user], seen.ordered_ms, at_ms)}
+    def _bends(self, state: UserState, said: Said, after_ms: int, before_ms: int) -> list[int]:
+        """When the chance of churn may begin to go in another direction."""
+        if said.log_survival is None:
+            return []
+        found = state.last_ts_ms + np.rint(bends_days(self.asked.churn.horizon_days) * DAY_MS).astype(np.int64)
+        return [int(at_ms) for at_ms in found[(found > after_ms) & (found < before_ms)]]
+
+    def _older(self, user: str, seen: _Seen, times_ms: Sequence[int], *, churn: bool) -> Sequence[Values]:
+        """The user's values at times up to which nothing but time moves them; `churn`: whether its chance is read."""
+        state = self.replay.states[user]
+        grown = [{**seen.values, **ages(state, seen.ordered_ms, at_ms)} for at_ms in times_ms]
+        if churn:
+            for values, chance in zip(grown, self._chances(state, seen.said, times_ms), strict=True):
+                values["churn"] = chance
+        return grown
 
     def _grow_older(self, user: str, seen: _Seen, conditions: Sequence[tuple[str, Expression]], to_ms: int) -> None:
-        """What nothing but the ages turns from the last look until then."""
+        """What time turns from the last look until then, while it steps over no window's end."""
         if to_ms <= seen.at_ms or not conditions:
             return
-        lows, highs = seen.values, self._older(user, seen, to_ms)
+        bends = self._bends(self.replay.states[user], seen.said, seen.at_ms, to_ms)
+        whole = [seen.at_ms, *bends, to_ms]
+        moments = list(zip(whole, self._older(user, seen, whole, churn=True), strict=True))
         for name, condition in conditions:
-            low, high = condition.bounds(lows, highs)
-            if low != high:
-                at = partial(self._older, user, seen)
-                for at_ms in turning_points(condition, at, seen.at_ms, to_ms):
+            churn = "churn" in condition.names
+            parts = moments if churn else [moments[0], moments[-1]]
+            low, high = condition.bounds(*extremes([values for _, values in parts]))
+            if low == high:
+                continue
+            at = partial(self._at, user, seen, churn)
+            for first, last in pairwise(parts):
+                for at_ms in turning_points(condition, at, first, last):
                     self._turn(user, name, at_ms, at(at_ms))
 
-    def _turn(self, user: str, segment: str, at_ms: int, values: Mapping[str, Any]) -> None:
+    def _at(self, user: str, seen: _Seen, churn: bool, at_ms: int) -> Values:
+        return self._older(user, seen, [at_ms], churn=churn)[0]
+
+    def _turn(self, user: str, segment: str, at_ms: int, values: Values) -> None:
         seen, entered = self._seen[user], segment not in self._seen[user].inside
         seen.inside ^= {segment}
         read = {name: round(float(values[name]), 6) for name in self._reads[segment]}
-        event_id = self.states[user].last_event_id
+        event_id = self.replay.states[user].last_event_id
         self.turns.setdefault(user, []).append(Turn(user, segment, at_ms, entered, read, event_id))
-
-
-def turning_points(
-    condition: Expression, at: Callable[[int], Mapping[str, Any]], from_ms: int, to_ms: int
-) -> Iterator[int]:
-    """When a condition becomes another one after `from_ms`, up to `to_ms`; `at` gives the values at a time, none of which
-    shrinks. What comes and goes within SWEEP_MS may be passed over.
-
-    >>> from stream.core.expression import parse
-    >>> condition = parse("5 < age < 9", {"age": "number"}, "flag")
-    >>> list(turning_points(condition, lambda ms: {"age": ms / 1e9}, 0, 10**11))
-    [5000000001, 9000000000]
-    """
-    low, high = condition.bounds(at(from_ms), at(to_ms))
-    if low == high or to_ms <= from_ms:
-        return
-    if to_ms - from_ms <= SWEEP_MS:
-        first, last = bool(condition.evaluate(at(from_ms))), bool(condition.evaluate(at(to_ms)))
-        if first != last:
-            yield _turned(condition, at, from_ms, to_ms, last)
-        return
-    middle_ms = (from_ms + to_ms) // 2
-    yield from turning_points(condition, at, from_ms, middle_ms)
-    yield from turning_points(condition, at, middle_ms, to_ms)
-
-
-def _turned(
-    condition: Expression, at: Callable[[int], Mapping[str, Any]], from_ms: int, to_ms: int, last: bool
-) -> int:
-    """A moment at which a condition that differs at the two ends becomes what it is at the later one."""
-    while to_ms - from_ms > 1:
-        middle_ms = (from_ms + to_ms) // 2
-        if bool(condition.evaluate(at(middle_ms))) == last:
-            to_ms = middle_ms
-        else:
-            from_ms = middle_ms
-    return to_ms

@@ -18,6 +18,7 @@ from stream.adapters.onnx import Bundle
 from stream.core import segments
 from stream.core.audience import Audience, Cluster
 from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.core.segment_fields import values_of
 from stream.segments import load
 from stream.settings import Settings
 from tests.support import bundles
@@ -68,7 +69,7 @@ def batch(settings: Settings, bundle: Bundle) -> dict[bytes, list[str]]:
     rules = load(settings.segments_file, bundle.audience, "any")
     found = {}
     for (key, state), at in zip(truth.items(), places.tolist(), strict=True):
-        values = segments.values_of(state, state.last_ts_ms, 0.0) | {"cluster": bundle.audience.clusters[at].name}
+        values = values_of(state, state.last_ts_ms, 0.0) | {"cluster": bundle.audience.clusters[at].name}
         found[key] = sorted(rules.inside("t", values))
     return found
 

@@ -18,7 +18,7 @@ from clickwake.up import Local
 from producers import catalog
 from schemas import topics
 from schemas.events import key as user_key
-from schemas.outputs import ChurnAlert, Recommendation
+from schemas.outputs import ChurnAlert, Recommendation, SegmentChange
 from stream.adapters.kafka_clients import partition_of
 from stream.settings import ClickHouse, Settings
 from tests.support import bundles
@@ -115,6 +115,32 @@ def test_one_post_is_a_recommendation_and_two_rows_within_a_second(shop: Shop) -
             shown = [item.item_id for item in said.items]
             assert stored == (user, message, said.model_version, shown)
     best = [min(times) for times in zip(*took_s[1:], strict=True)]
+    assert max(best) < WITHIN_S, took_s
+
+
+def test_one_post_moves_a_user_into_and_out_of_segments_within_a_second(shop: Shop) -> None:
+    shop.settings.segments_file.write_text("lifecycle: false\nclusters: false\nsegments:\n"
+                                           "  - {name: lookers, when: views_1d >= 2 and orders == 0}\n")  # fmt: skip
+    took_s: list[tuple[float, float]] = []
+    with Tail(shop.settings, topics.SEGMENT_CHANGES) as tail:
+
+        def moved(message: str) -> SegmentChange | None:
+            values = [msgspec.json.decode(record.value, type=SegmentChange) for record in tail.poll()]
+            return next((one for one in values if one.as_of_event_id == message), None)
+
+        for number in range(TRIES + 1):  # the first one warms up; the rules are taken over meanwhile
+            user = f"looker-{number}"
+            shop.view("i1", userId=user)
+            each = []
+            for change, event in (("entered", "Product Viewed"), ("left", "Order Completed")):
+                message = shop.post("track", event=event, properties={"product_id": "i2"}, userId=user)
+                acknowledged = time.monotonic()
+                said = until(lambda message=message: moved(message), 20, f"{user} {change}")
+                each.append(time.monotonic() - acknowledged)
+                assert (said.user_id, said.segment, said.change) == (user, "lookers", change)
+            took_s.append((each[0], each[1]))
+    best = [min(times) for times in zip(*took_s[1:], strict=True)]
+    print(f"entered and left {best[0]:.3f} and {best[1]:.3f} s after the collector had acknowledged the event")
     assert max(best) < WITHIN_S, took_s
 
 

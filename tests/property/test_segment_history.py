@@ -14,8 +14,10 @@ from schemas.catalog import Item
 from schemas.events import Event
 from stream.core import identity, segments
 from stream.core.fold import fold
+from stream.core.segment_fields import values_of
 from stream.core.segment_history import Handover, SegmentHistory, Turn, before, handover, refusals
-from stream.core.segments import Rule, Rules, RulesFile, compiled, move
+from stream.core.segment_rules import Rule, Rules, RulesFile, compiled
+from stream.core.segments import move
 from stream.core.state import DAY_MS, UserState
 from tests.support.fakes import T0_MS, event
 
@@ -80,7 +82,7 @@ class Live:
             return
         for user, state in self.states.items():
             if state.events:
-                values = segments.values_of(state, now_ms, 0.0, self.rules.measures, CATALOG)
+                values = values_of(state, now_ms, 0.0, self.rules.measures, CATALOG)
                 inside = [] if state.claims else self.rules.inside("t", values)
                 self.changes += [Turn(user, change.segment, now_ms, change.entered, {}, "")
                                  for change in move(state, inside, now_ms)]  # fmt: skip
@@ -101,7 +103,7 @@ def inside_at(turns: Sequence[Turn], user: str, now_ms: int) -> set[str]:
 def replayed(events: Sequence[Event], since_ms: int = 0) -> list[Turn]:
     history = SegmentHistory("t", RULES, since_ms=since_ms, catalog=CATALOG)
     for one in in_order(events):
-        history.take(one)
+        history.replay.take(one)
     return [turn for turns in history.finish(T0_MS + DAYS * DAY_MS).values() for turn in turns]
 
 
@@ -146,7 +148,7 @@ def test_only_what_is_certain_is_filled_in() -> None:
         Rule(name="a", when="churn > 0.5"), Rule(name="b", when="revenue > quantile(revenue, 0.9)"),
         Rule(name="c", cluster="x"), Rule(name="d", when="orders > 0"),
     )))  # fmt: skip
-    assert refusals(rules).keys() == {"a", "b", "c"}
+    assert refusals(rules, released=False).keys() == {"a", "b", "c"} and refusals(rules, released=True).keys() == {"b"}
     one = Turn("u", "d", 5, entered=True, values={"orders": 1.0}, as_of_event_id="m")
     assert before([one], Handover(9, outside=True)) == [one, one._replace(at_ms=9, entered=False)]
     assert before([one], Handover(9, outside=False)) == [one] and before([one], Handover(5, outside=True)) == []

@@ -13,7 +13,8 @@ from schemas.outputs import DeliveryRecord
 from stream.adapters.refusals import AdsRefusals
 from stream.api.offers import AskOffer, AskOfferFor, Person
 from stream.core import identity
-from stream.core.segments import Rule, RulesFile, compiled, values_of
+from stream.core.segment_fields import values_of
+from stream.core.segment_rules import Rule, RulesFile, compiled
 from stream.core.state import ADS_REFUSED, Stated, UserState
 from stream.delivery.rules import Delivery
 from stream.partition import NOBODY, unpack

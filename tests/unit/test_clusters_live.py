@@ -19,7 +19,9 @@ from stream.core import audience, segments
 from stream.core.audience import CALM_MS, STEPS, Audience, Cluster, before_last_visit_ms, from_bytes, history_mark, to_bytes
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.fold import fold
-from stream.core.segments import Rule, RulesError, RulesFile, compiled, members, move
+from stream.core.segment_fields import values_of
+from stream.core.segment_rules import Rule, RulesError, RulesFile, compiled
+from stream.core.segments import members, move
 from stream.core.state import Placed, UserState
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event, run_inline
 from tests.unit.test_personalize import Bench
@@ -128,7 +130,7 @@ def test_a_batch_over_the_log_says_what_the_stream_said_whenever_it_looked(
             fold(states.setdefault(one["userId"], UserState()), msgspec.convert(one, Event), 0, 1 << 60)
         await placing.place(bench.serving.current, "t", list(states.values()), run_inline)
         known = bench.personalizer.segments.rules
-        return {user: sorted(known.inside("t", segments.values_of(state, now_ms, 0.0))) for user, state in states.items()}
+        return {user: sorted(known.inside("t", values_of(state, now_ms, 0.0))) for user, state in states.items()}
 
     bench, now_ms = asyncio.run(streamed())
     expected = asyncio.run(batch(bench, now_ms))

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from schemas.catalog import Item
 from stream.core.measures import measured, read
-from stream.core.segments import Rule, RulesError, RulesFile, compiled, values_of
+from stream.core.segment_fields import values_of
+from stream.core.segment_rules import Rule, RulesError, RulesFile, compiled
 from stream.core.state import DAY_MS, RING_TOUCHES_MAX, Kind, Touch, UserState
 from tests.support.fakes import T0_MS
 

@@ -31,7 +31,7 @@ from stream.core.offers import (
     held_out,
     refusal,
 )
-from stream.core.segments import values_of
+from stream.core.segment_fields import values_of
 from stream.core.state import DAY_MS, UserState
 
 NOW_MS = 20_000 * DAY_MS + 6 * HOUR_MS  # a quarter of the day has passed

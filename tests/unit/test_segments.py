@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from clickwake.cli import app
 from clickwake.segments_backfill import chosen
-from stream.core import segments
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.fold import fold
-from stream.core.segments import NEVER_DAYS, Rule, RulesError, RulesFile, compiled, members, move, values_of
+from stream.core.segment_fields import NEVER_DAYS, values_of
+from stream.core.segment_rules import Rule, RulesError, RulesFile, compiled
+from stream.core.segments import members, move
 from stream.core.state import UserState
 from stream.segments import load
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
@@ -70,7 +71,7 @@ async def test_users_enter_and_leave_with_the_values_that_moved_them(rules: Path
 
 
 async def test_time_alone_moves_people_when_everybody_is_looked_at(rules: Path) -> None:
-    bench = Bench(FakeModels(), rules=rules)
+    bench = Bench(FakeModels(hazard_per_day=1.0), rules=rules)  # all come back: no alert is raised, which would be looked at
     bench.items()
     await bench.feed(event(item="i1"), event(item="i2", ts_ms=T0_MS + 1))
     await bench.close()
@@ -191,20 +192,34 @@ def test_a_batch_over_the_log_says_what_the_stream_says() -> None:
         state = UserState()
         for one in order:
             fold(state, msgspec.convert(one, Event), 0, 1 << 60)
-        return rules.inside("t", segments.values_of(state, T0_MS + 3 * DAY_MS, 0.0))
+        return rules.inside("t", values_of(state, T0_MS + 3 * DAY_MS, 0.0))
 
     assert inside(events) == inside([*events[15:], *events[:15]])
 
 
+async def test_who_is_alerted_is_in_a_segment_about_alerts_at_once_and_not_in_the_next_sweep(rules: Path) -> None:
+    rewrite(rules, "lifecycle: false\nsegments: [{name: call them, when: alerted}]\n")
+    bench = Bench(FakeModels(hazard_per_day=0.01), rules=rules)
+    bench.items()
+    await bench.feed(event(user="u"))
+    await bench.close()
+    assert bench.part.read(b"t/u").due_ts_ms == T0_MS
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    await bench.close()
+    assert said(bench) == [("call them", "entered", 1)]
+
+
 def test_what_is_filled_in_is_chosen_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rules = compiled(RulesFile(segments=(Rule(name="slipping", when="churn > 0.5"), Rule(name="all", when="events > 0"))))
-    every, left_out = chosen(rules, [])
+    every, left_out = chosen(rules, [], released=False)
     assert "all" in {rule.name for rule in every.rules} and len(every.rules) == len(rules.rules) - 1
-    assert list(left_out) == ["slipping"] and "what a model said" in left_out["slipping"]
-    assert [rule.name for rule in chosen(rules, ["all"])[0].rules] == ["all"] and chosen(rules, ["all"])[1] == {}
+    assert list(left_out) == ["slipping"] and "there is no release" in left_out["slipping"]
+    assert chosen(rules, [], released=True) == (rules, {})
+    only, left_out = chosen(rules, ["all"], released=False)
+    assert [rule.name for rule in only.rules] == ["all"] and left_out == {} and only.reads == {"events"}
     for name, complaint in (("slipping", "cannot be filled in: it reads churn"), ("al", "no segment .al.")):
         with pytest.raises(RulesError, match=complaint):
-            chosen(rules, [name])
+            chosen(rules, [name], released=False)
     monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
     done = CliRunner().invoke(app, ["segments", "backfill", "--json"])
     assert done.exit_code == 1 and "segments.yml" in msgspec.json.decode(done.stdout)["error"]
