@@ -100,11 +100,13 @@ class Step(NamedTuple):
 
 
 STEPS = st.lists(st.builds(
-    Step, st.sampled_from(ALL), st.sampled_from(("u1", "u2")), st.sampled_from((0.0, 0.0, 5.0, 30.0)), st.booleans(),
-), max_size=25)  # fmt: skip
+    Step, st.sampled_from(ALL), st.sampled_from(("u1", "u1", "u2")), st.sampled_from((0.0, 0.0, 5.0, 30.0)), st.booleans(),
+), min_size=5, max_size=25)  # fmt: skip
 CAPS = st.lists(st.builds(
-    Cap, messages=st.integers(2, 3), days=st.sampled_from((0.5, 1.0, 7.0)), kept=st.integers(0, 1),
-    channels=st.sampled_from(((), ("crm",), ("files", "crm")))), max_size=3).map(tuple)  # fmt: skip
+    lambda messages, kept, **more: Cap(messages=messages, kept=min(kept, messages - 1), **more),
+    messages=st.integers(1, 3), kept=st.integers(0, 1), days=st.sampled_from((0.5, 1.0, 7.0)),
+    channels=st.sampled_from(((), ("crm",), ("files", "crm"))),
+), min_size=1, max_size=3).map(tuple)  # fmt: skip
 
 
 async def play(steps: list[Step], caps: tuple[Cap, ...], restarts: bool, *deliveries: Delivery) -> list[DeliveryRecord]:
