@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from clickwake.answering import refused, rows
-from stream.delivery.rules import DeliveryError, DeliveryFile, Email, Webhook, load
+from stream.delivery.rules import Cap, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
 from stream.settings import load as load_settings
 
-RESULTS = """SELECT tenant, delivery, channel, status, count() AS messages, max(at) AS newest, anyLast(error) AS error
-FROM deliveries FINAL GROUP BY tenant, delivery, channel, status ORDER BY tenant, delivery, status"""
+RESULTS = """SELECT tenant, delivery, channel, status, if(status IN ('capped', 'suppressed'), reason, '') AS why,
+    count() AS messages, max(at) AS newest, anyLast(error) AS error
+FROM deliveries FINAL GROUP BY tenant, delivery, channel, status, why ORDER BY tenant, delivery, status, why"""
 
 
 def check(*, as_json: bool) -> int:
@@ -27,15 +29,29 @@ def check(*, as_json: bool) -> int:
     missing = sorted(name for name in _secrets(file) if not os.environ.get(name))
     if as_json:
         print(msgspec.json.encode({"ok": True, "channels": sorted(file.channels), "secrets_not_set_here": missing,
-                                   "deliveries": [one.name for one in file.deliveries]}).decode())  # fmt: skip
+                                   "deliveries": [one.name for one in file.deliveries], "caps": file.caps,
+                                   "capped": [one.name for one in file.deliveries if one.advertises]}).decode())  # fmt: skip
         return 0
     console = Console()
     for one in file.deliveries:
         what = f"{one.about} {one.segment} {one.change}" if one.segment else one.about
         console.print(f"{one.name}: {what} → {one.channel}", highlight=False, markup=False)
+    for cap in file.caps:
+        console.print(_told(cap, file), highlight=False, markup=False, soft_wrap=True)
     if missing:
         console.print(f"not set in this shell, the worker needs them: {', '.join(missing)}", style="yellow", highlight=False)
     return 0
+
+
+def _told(cap: Cap, file: DeliveryFile) -> str:
+    """A cap, and which deliveries it is about."""
+    about = [one for one in file.deliveries if cap.holds(one)]
+    kept = f", {cap.kept} of them kept for {_names(one for one in about if one.priority == 'high')}" if cap.kept else ""
+    return f"{cap}{kept}: {_names(about) or 'no delivery yet'}"
+
+
+def _names(deliveries: Iterable[Delivery]) -> str:
+    return ", ".join(one.name for one in deliveries)
 
 
 def _secrets(file: DeliveryFile) -> set[str]:
@@ -45,7 +61,8 @@ def _secrets(file: DeliveryFile) -> set[str]:
 
 
 def results(*, as_json: bool) -> int:
-    """How many messages of each delivery have which status, and the last error."""
+    """How many messages of each delivery have which status, and why: the cap, what they were suppressed for, the last
+    error."""
     (found,) = rows(load_settings().clickhouse, RESULTS)
     if as_json:
         print(msgspec.json.encode(found).decode())
@@ -54,10 +71,10 @@ def results(*, as_json: bool) -> int:
         Console().print(f"nothing went out yet; what goes where is written in {load_settings().deliveries_file}, see "
                         "docs/deliveries.md", highlight=False, soft_wrap=True)  # fmt: skip
         return 0
-    table = Table("delivery", "channel", "status", "messages", "newest", "error", box=None, header_style="dim")
+    table = Table("delivery", "channel", "status", "messages", "newest", "why", box=None, header_style="dim")
     for row in found:
         newest = f"{row['newest']:%Y-%m-%d %H:%M}"
         names = (row["delivery"], row["channel"], row["status"])
-        table.add_row(*names, f"{row['messages']:,}", newest, row["error"][:60])
+        table.add_row(*names, f"{row['messages']:,}", newest, row["why"] or row["error"][:60])
     Console().print(table)
     return 0

@@ -201,6 +201,17 @@ class Segments(Section):
 
 class Deliveries(Section):
     rules: Path | None = Field(None, description="file of channels and deliveries; default <home>/deliveries.yml")
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/delivery.json")
+
+
+class Catalog(Section):
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/catalog-*.json")
+
+
+class Erasing(Section):
+    """The worker that carries out requests to forget somebody."""
+
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/erasure.json")
 
 
 class Offers(Section):
@@ -279,6 +290,8 @@ class Settings(BaseSettings):
     metrics: Metrics = Metrics()
     segments: Segments = Segments()
     deliveries: Deliveries = Deliveries()
+    catalog: Catalog = Catalog()
+    erasure: Erasing = Erasing()
     offers: Offers = Offers()
     insights: Insights = Insights()
     sink: Sink = Sink()

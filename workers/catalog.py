@@ -9,13 +9,15 @@ Encoded is for every space in use: that of the announced release, and that of th
 next release will want. Each has a consumer group of its own, so one that comes into use, again after a roll-back too, reads
 what it has not read of the catalog, while the other goes on. They share one thread: a new item of the released space waits
 for one poll of the other at most.
+
+Metrics are on a loopback port, written with the process id to `<home>/run/catalog-*.json`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,17 +28,20 @@ import msgspec
 import numpy as np
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from prometheus_client import Counter, Gauge, Histogram
 
 from schemas import topics
 from schemas.catalog import Item, ItemVector
-from schemas.dead_letter import Message, Source
+from schemas.dead_letter import Source
 from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, model_store, producing, signing
 from stream.adapters.global_reader import GlobalReader, readable
 from stream.adapters.logs import configure
+from stream.adapters.metrics_port import served
 from stream.adapters.onnx import TextEncoder
-from stream.core.decode import Reject, message_of
+from stream.core.decode import Reject
+from stream.core.items import content_hash, decode
 from stream.endings import on_signal, until
 from stream.outbox import Outbox, OutRecord
 from stream.settings import Settings, load
@@ -47,46 +52,17 @@ REGISTRY_POLL_S = 2.0  # while there is no text encoder at all
 SPACE_POLL_S = 15.0  # a registry does not tell when there is a newer one
 RELEASED_KEY = b"current"
 
-_item = msgspec.json.Decoder(Item)
+ITEMS = Counter("clickwake_catalog_items", "Items by what became of them: encoded, known (their text had a vector), without "
+                                           "text, removed, refused", ["space", "outcome"])
+SECONDS = Histogram("clickwake_catalog_poll_seconds", "Steps 2 to 5 of one poll", ["space"],
+                    buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60))
+LAG = Gauge("clickwake_catalog_lag", "Items that are not encoded for a space yet, or in hand", ["space"])
+SPACES = Gauge("clickwake_catalog_spaces", "Spaces that are encoded for: 0 while there is no text encoder")
+VECTORS = Gauge("clickwake_catalog_vectors", "Texts whose vector is known, over all spaces the fleet has encoded for")
+REGISTRY_AWAY = Gauge("clickwake_catalog_registry_away", "1 while the registry does not answer: what is encoded for stays")
+
 _vector = msgspec.msgpack.Decoder(ItemVector)
 _release = msgspec.json.Decoder(ModelRelease)
-
-
-def content_hash(space: str, text: str) -> str:
-    """Equal hashes mean equal vectors."""
-    return hashlib.blake2b(f"{space}\x1f{text}".encode(), digest_size=16).hexdigest()
-
-
-def decode(key: bytes | None, value: bytes | None) -> Item | Reject | None:
-    """The item of a record, None for a removal, or why it is neither. Total: any bytes give a value.
-
-    The key must name the same item as the value. Every worker splits keys at "/" to find the tenant, so a key that
-    cannot be split would end all of them, and one that splits elsewhere would put an item into another tenant's shop.
-
-    >>> decode(b"shop/mug", None) is None, decode(b"mug", None).messages[0].keyword
-    (True, 'pattern')
-    """
-    try:
-        tenant, _, item_id = (key or b"").decode().partition("/")
-    except UnicodeDecodeError as error:
-        return _reject("key", "encoding", f"the key is not UTF-8 at byte {error.start}")
-    if not tenant or tenant.startswith("#") or not item_id:
-        return _reject("key", "pattern", f"the key {key!r} is not tenant/item_id, or its tenant starts with #")
-    if value is None:
-        return None
-    try:
-        item = _item.decode(value)
-    except msgspec.ValidationError as error:
-        return Reject("undecodable", (message_of(error),))
-    except UNREADABLE as error:
-        return Reject("undecodable", (Message(path="", keyword="json", message=str(error)),))
-    if (item.tenant, item.item_id) != (tenant, item_id):
-        return _reject("key", "const", f"the key {key!r} names another item than the value, {item.tenant}/{item.item_id}")
-    return item
-
-
-def _reject(path: str, keyword: str, text: str) -> Reject:
-    return Reject("unprocessable", (Message(path=path, keyword=keyword, message=text),))
 
 
 class Known:
@@ -138,12 +114,20 @@ class Catalog:
             if isinstance(decoded, Reject):
                 where = Source(topic=record.topic, partition=record.partition, offset=record.offset)
                 outbox.dead_letter(decoded, record.value or b"", record.key, where, record.timestamp)
+                ITEMS.labels(self.space, "refused").inc()
             else:
                 taken.append((f"{self.space}/".encode() + record.key, decoded))
-        await self._encode_unknown([item for _, item in taken if item is not None])
+        items = [item for _, item in taken if item is not None]
+        encoded = await self._encode_unknown(items)
         for key, item in taken:
             outbox.add(topics.ITEM_VECTORS, key, None if item is None else self._vector(item))
         await self._send(outbox)
+        with_text = sum(bool(item.text()) for item in items)
+        became = {"encoded": encoded, "known": with_text - encoded, "without text": len(items) - with_text,
+                  "removed": len(taken) - len(items)}  # fmt: skip
+        for outcome, count in became.items():
+            ITEMS.labels(self.space, outcome).inc(count)
+        VECTORS.set(len(self.known))
 
     def _vector(self, item: Item) -> bytes:
         text = item.text()
@@ -151,16 +135,18 @@ class Catalog:
         vector = self.known[digest] if text else b""
         return msgspec.msgpack.encode(ItemVector(space=self.space, content_hash=digest, vector=vector, item=item))
 
-    async def _encode_unknown(self, items: list[Item]) -> None:
+    async def _encode_unknown(self, items: list[Item]) -> int:
+        """How many texts were encoded."""
         texts = {content_hash(self.space, text): text for item in items if (text := item.text())}
         unknown = {digest: text for digest, text in texts.items() if digest not in self.known}
         if not unknown:
-            return
+            return 0
         loop = asyncio.get_running_loop()
         vectors = await loop.run_in_executor(self.thread, self.encoder.encode, list(unknown.values()))
         for digest, vector in zip(unknown, vectors, strict=True):
             self.known[digest] = np.ascontiguousarray(vector, dtype="<f4").tobytes()
         self.encoded += len(unknown)
+        return len(unknown)
 
     async def _send(self, outbox: Outbox) -> None:
         prefix = self.settings.kafka.topic_prefix
@@ -224,6 +210,7 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -
                         over = asyncio.Event()
                         catalog = Catalog(settings, space, encoder, producer, known.vectors, thread)
                         running[space] = (over, group.create_task(_encode(catalog, over, ready)))
+                SPACES.set(len(running))
                 await _first_of(stop, known.announced, timeout_s=SPACE_POLL_S if running else REGISTRY_POLL_S)
                 known.announced.clear()
             for over, _ in running.values():
@@ -238,7 +225,9 @@ async def _spaces(settings: Settings, known: Known) -> list[str] | None:
         found = await asyncio.to_thread(spaces_in_use, settings, known.release)
     except model_store.RegistryAway as error:
         log.warning("the registry is away", registry=settings.registry, why=str(error), again_in_s=SPACE_POLL_S)
+        REGISTRY_AWAY.set(1)
         return None
+    REGISTRY_AWAY.set(0)
     if not found and not known.none_said:
         known.none_said = True
         log.warning("no text encoder yet", registry=settings.registry, do="python -m training.text_encoder makes it")
@@ -273,14 +262,17 @@ async def _encode(catalog: Catalog, over: asyncio.Event, ready: asyncio.Event) -
         while not over.is_set():
             fetched = await consumer.getmany(timeout_ms=500)
             records = [record for some in fetched.values() for record in some]
+            LAG.labels(catalog.space).set(len(records) + (await kafka_clients.unfetched(consumer)).total())
             if records:
                 started = time.perf_counter()
                 await catalog.handle(records)
                 await consumer.commit()
+                SECONDS.labels(catalog.space).observe(time.perf_counter() - started)
                 log.info("items", space=catalog.space, records=len(records), encoded=catalog.encoded,
                          s=round(time.perf_counter() - started, 2))  # fmt: skip
     finally:
         await kafka_clients.stopped(consumer)
+        LAG.remove(catalog.space)  # nobody waits for it any more
 
 
 async def _first_of(*events: asyncio.Event, timeout_s: float) -> None:
@@ -294,4 +286,6 @@ async def _first_of(*events: asyncio.Event, timeout_s: float) -> None:
 if __name__ == "__main__":
     settings = load()
     configure(settings)
-    asyncio.run(run(settings))
+    with served(settings, f"catalog-{os.getpid()}", settings.catalog.metrics_port) as run_file:
+        run_file.say()
+        asyncio.run(run(settings))

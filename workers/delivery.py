@@ -2,13 +2,15 @@
 `<home>/deliveries.yml` says. One is enough: two would not know of each other's messages, and caps would hold for each alone.
 The protocol is numbered in `stream/delivery/deliverer.py`. Without a file it waits for one.
 
-SIGTERM: the message under way is finished and logged.
+Metrics (`stream/delivery/metrics.py`) are on a loopback port, written with the process id, and whether it is ready, to
+`<home>/run/delivery.json`. SIGTERM: the message under way is finished and logged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,9 +29,10 @@ from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader, readable
 from stream.adapters.logs import configure
+from stream.adapters.metrics_port import served
 from stream.adapters.producing import Message
 from stream.adapters.refusals import AdsRefusals
-from stream.delivery import channels
+from stream.delivery import channels, metrics
 from stream.delivery.deliverer import Deliverer
 from stream.delivery.rules import Channel, DeliveryError, load
 from stream.delivery.said import Said
@@ -52,8 +55,8 @@ _record = msgspec.json.Decoder(DeliveryRecord)
 class Worker:
     """Reads, delivers, logs and commits, until `stop` is set."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.stop = settings, asyncio.Event()
+    def __init__(self, settings: Settings, on_ready: Callable[[], object]) -> None:
+        self.settings, self.stop, self._on_ready = settings, asyncio.Event(), on_ready
         prefix = settings.kafka.topic_prefix
         self.log_topic = topics.DELIVERIES.name(prefix)
         self.inputs: dict[str, msgspec.json.Decoder[Any]] = {
@@ -91,6 +94,7 @@ class Worker:
             await history.stop()  # from here on the log is its own
             await consumer.start()
             log.info("delivery worker ready")
+            self._on_ready()
             while not self.stop.is_set():
                 erasures.check()
                 refusals.check()
@@ -106,15 +110,24 @@ class Worker:
         await deliverer.take_due()
         wait_ms = int(1000 * min(0.5, deliverer.wait_s()))
         fetched = await consumer.getmany(timeout_ms=wait_ms, max_records=200)
+        await self._say_lag(consumer, (record for records in fetched.values() for record in records))
         for tp, records in fetched.items():
             with self.tracing.batch(self.group, records):
                 if not await deliverer.take(self._decoded(tp.topic, records)):
                     return
         if fetched:
+            await self._say_lag(consumer)
             try:
                 await consumer.commit()
             except KafkaError as error:  # what was handled is known from the log; the next commit makes up for this one
                 log.warning("not committed", why=repr(error))
+
+    async def _say_lag(self, consumer: AIOKafkaConsumer, in_hand: Iterable[Any] = ()) -> None:
+        """`in_hand`: records that were taken and are not handled."""
+        behind = await kafka_clients.unfetched(consumer)
+        behind.update(one.topic for one in in_hand)
+        for topic in self.inputs:
+            metrics.LAG.labels(topic).set(behind[topic])
 
     def _decoded(self, topic: str, records: list[Any]) -> list[Said]:
         found: list[Said] = []
@@ -146,9 +159,9 @@ def _note(deliverer: Deliverer, records: list[Any]) -> None:
         deliverer.note(record)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
     """Until SIGTERM or SIGINT."""
-    worker = Worker(settings)
+    worker = Worker(settings, on_ready)
     on_signal(worker.stop)
     await until(worker.stop, worker.run, patience_s=PATIENCE_S)
     log.info("delivery worker ended")
@@ -158,11 +171,13 @@ def main() -> int:
     """Exit code: 0 after a signal, 1 when the file cannot be used."""
     settings = load_settings()
     configure(settings)
-    try:
-        uvloop.run(run(settings))
-    except DeliveryError as error:
-        log.error("deliveries refused", why=str(error), next="mend the file and start again")
-        return 1
+    with served(settings, "delivery", settings.deliveries.metrics_port) as run_file:
+        run_file.say(ready=False)
+        try:
+            uvloop.run(run(settings, lambda: run_file.say(ready=True)))
+        except DeliveryError as error:
+            log.error("deliveries refused", why=str(error), next="mend the file and start again")
+            return 1
     return 0
 
 

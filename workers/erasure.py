@@ -1,6 +1,7 @@
 """`python -m workers.erasure`: carries out what the erasures topic asks for, one request after the other. One is enough; two
 do the same things twice, without harm. The protocol is numbered in `stream/erasure/eraser.py`.
 
+Metrics are on a loopback port, written with the process id, and whether it is ready, to `<home>/run/erasure.json`.
 SIGTERM: ends at once; what was begun is begun again at the next start.
 """
 
@@ -9,18 +10,28 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 import structlog
 import uvloop
+from prometheus_client import Counter, Gauge, Histogram
 
 from schemas.erasure import Erasure
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.logs import configure
+from stream.adapters.metrics_port import served
 from stream.erasure.eraser import Eraser
 from stream.settings import Settings, load
 
 log = structlog.get_logger()
+
+OPEN = Gauge("clickwake_erasures_open", "Requests to forget a user that are not done")
+OLDEST = Gauge("clickwake_erasures_oldest_timestamp_seconds", "When the oldest of them was made; 0 while there is none")
+DONE = Counter("clickwake_erasures_done", "Requests carried out everywhere")
+SECONDS = Histogram("clickwake_erasure_seconds", "From a request to its receipt",
+                    buckets=(1, 10, 60, 600, 3_600, 21_600, 86_400))  # fmt: skip
 
 
 class Requests:
@@ -36,15 +47,20 @@ class Requests:
         if erasure.user_id is not None:
             self._open[record_key] = erasure
             self._arrived.set()
+        OPEN.set(len(self._open))
+        OLDEST.set(self._oldest().requested_at.timestamp() if self._open else 0)
 
     async def next(self) -> Erasure:
         while not self._open:
             self._arrived.clear()
             await self._arrived.wait()
+        return self._oldest()
+
+    def _oldest(self) -> Erasure:
         return min(self._open.values(), key=lambda one: one.requested_at)
 
 
-async def serve(settings: Settings) -> None:
+async def serve(settings: Settings, on_ready: Callable[[], object]) -> None:
     """For ever; raises what cannot be gone on with."""
     await kafka_clients.wait_for_kafka(settings)
     requests = Requests()
@@ -55,20 +71,24 @@ async def serve(settings: Settings) -> None:
     try:
         await reader.ready()
         log.info("erasure worker ready")
+        on_ready()
         eraser = Eraser(settings, producer)
         async with asyncio.TaskGroup() as group:
             group.create_task(reader.wait_failed())
             while True:
-                await eraser.erase(await requests.next())
+                request = await requests.next()
+                await eraser.erase(request)
+                DONE.inc()
+                SECONDS.observe(max(0.0, (datetime.now(UTC) - request.requested_at).total_seconds()))
                 await reader.caught_up()  # with what was just written, by which the request is done
     finally:
         await reader.stop()
         await kafka_clients.stopped(producer)
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
     """Until SIGTERM or SIGINT."""
-    serving = asyncio.ensure_future(serve(settings))
+    serving = asyncio.ensure_future(serve(settings, on_ready))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     try:
@@ -81,7 +101,9 @@ def main() -> int:
     """Exit code: 0 after a signal."""
     settings = load()
     configure(settings)
-    uvloop.run(run(settings))
+    with served(settings, "erasure", settings.erasure.metrics_port) as run_file:
+        run_file.say(ready=False)
+        uvloop.run(run(settings, lambda: run_file.say(ready=True)))
     return 0
 
 

@@ -21,7 +21,7 @@ import structlog
 import uvloop
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
-from prometheus_client import Counter, Gauge, start_http_server
+from prometheus_client import Counter, Gauge
 
 from schemas import topics
 from schemas.catalog import Item
@@ -31,9 +31,9 @@ from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
-from stream.adapters.files import RunFile
 from stream.adapters.global_reader import GlobalReader, read_whole, readable
 from stream.adapters.logs import configure
+from stream.adapters.metrics_port import served
 from stream.adapters.opinion_reader import OpinionReader
 from stream.adapters.producing import Message
 from stream.core.changes import Policy
@@ -269,13 +269,8 @@ def main() -> int:
     """Exit code: 0 after a signal."""
     settings = load()
     configure(settings)
-    server, _ = start_http_server(settings.insights.metrics_port, addr=settings.metrics.host)
-    run_file = RunFile(settings.home, f"insights-{os.getpid()}", metrics_port=server.server_port)
-    try:
+    with served(settings, f"insights-{os.getpid()}", settings.insights.metrics_port) as run_file:
         uvloop.run(run(settings, run_file.say))
-    finally:
-        run_file.end()
-        server.shutdown()
     return 0
 
 

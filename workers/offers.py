@@ -28,7 +28,7 @@ import structlog
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerFenced
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import Counter, Gauge, Histogram
 
 from schemas import topics
 from schemas.erasure import Erasure
@@ -39,9 +39,9 @@ from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
-from stream.adapters.files import RunFile
 from stream.adapters.global_reader import read_whole, readable
 from stream.adapters.logs import configure
+from stream.adapters.metrics_port import served
 from stream.core.decode import Ok, decode
 from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
 from stream.endings import on_signal, until
@@ -226,17 +226,13 @@ def main() -> int:
     """Exit code: 0 after a signal, 1 when another worker has taken over."""
     settings = load()
     configure(settings)
-    server, _ = start_http_server(settings.offers.metrics_port, addr=settings.metrics.host)
-    run_file = RunFile(settings.home, "offers", metrics_port=server.server_port)
-    run_file.say(ready=False)
-    try:
-        uvloop.run(run(settings, lambda: run_file.say(ready=True)))
-    except TakenOver as error:
-        log.error("ended", why=str(error), next="one is enough: leave the other to it")
-        return 1
-    finally:
-        run_file.end()
-        server.shutdown()
+    with served(settings, "offers", settings.offers.metrics_port) as run_file:
+        run_file.say(ready=False)
+        try:
+            uvloop.run(run(settings, lambda: run_file.say(ready=True)))
+        except TakenOver as error:
+            log.error("ended", why=str(error), next="one is enough: leave the other to it")
+            return 1
     return 0
 
 

@@ -45,11 +45,10 @@ from collections.abc import Callable
 
 import structlog
 import uvloop
-from prometheus_client import start_http_server
 
 from stream.adapters.clickhouse import MigrationError
-from stream.adapters.files import RunFile
 from stream.adapters.logs import configure
+from stream.adapters.metrics_port import served
 from stream.adapters.producing import SendFailed
 from stream.settings import Settings, load
 from stream.sink.consumer import Sink
@@ -85,18 +84,14 @@ def main() -> int:
     """Exit code: 0 after a signal, 1 after an error that a restart may not cure (said in the log)."""
     settings = load()
     configure(settings)
-    server, _ = start_http_server(settings.sink.metrics_port, addr=settings.metrics.host)
-    run_file = RunFile(settings.home, "sink", metrics_port=server.server_port)
-    run_file.say(ready=False)
-    log.info("sink.started", pid=os.getpid(), metrics=f"http://{settings.metrics.host}:{server.server_port}/metrics")
-    try:
-        uvloop.run(serve(settings, lambda: run_file.say(ready=True)))
-    except (MigrationError, SendFailed) as error:
-        log.error("sink.failed", error=str(error))
-        return 1
-    finally:
-        run_file.end()
-        server.shutdown()
+    log.info("sink.started", pid=os.getpid())
+    with served(settings, "sink", settings.sink.metrics_port) as run_file:
+        run_file.say(ready=False)
+        try:
+            uvloop.run(serve(settings, lambda: run_file.say(ready=True)))
+        except (MigrationError, SendFailed) as error:
+            log.error("sink.failed", error=str(error))
+            return 1
     log.info("sink.ended")
     return 0
 

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -14,7 +15,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.partitioner import murmur2
 
 from stream.settings import Settings
@@ -67,6 +68,20 @@ async def reader(settings: Settings, **options: Any) -> AsyncIterator[AIOKafkaCo
         yield consumer
     finally:
         await stopped(consumer)
+
+
+async def unfetched(consumer: AIOKafkaConsumer) -> Counter[str]:
+    """Records of each topic that the broker has, as far as it has said, and a running consumer has not taken. Those of
+    partitions that a rebalance takes away meanwhile are somebody else's."""
+    found: Counter[str] = Counter()
+    for tp in consumer.assignment():
+        try:
+            position = await consumer.position(tp)
+        except IllegalStateError:
+            continue
+        if tp in consumer.assignment():
+            found[tp.topic] += max(0, (consumer.highwater(tp) or 0) - position)
+    return found
 
 
 async def stopped(client: Any) -> None:

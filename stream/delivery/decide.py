@@ -10,10 +10,13 @@ from typing import Literal, NamedTuple
 from schemas.opinions import SatisfactionAlert
 from schemas.outputs import ChurnAlert, Expected, Reminder
 from stream.core.featurize import mean_order
-from stream.delivery.rules import Delivery
+from stream.delivery.rules import Delivery, several
 from stream.delivery.said import Said, subject_of
 
 Status = Literal["send", "held_out", "left_out", "capped", "suppressed", "expired", "deferred"]
+
+
+CAPPED_ALONE = "this delivery's own cap, once in"
 
 
 class Verdict(NamedTuple):
@@ -41,10 +44,13 @@ def concerns(delivery: Delivery, said: Said) -> bool:
 
 
 def decide(
-    delivery: Delivery, said: Said, now: datetime, last_sent: Mapping[tuple[str, str], datetime], suppressed: str
+    delivery: Delivery, said: Said, now: datetime, last_sent: Mapping[tuple[str, str], datetime], suppressed: str = "",
+    full: str = "",
 ) -> Verdict:
     """`last_sent`: (delivery, tenant/user or tenant/thing) → when it last went out, or would have gone to somebody held out.
-    `suppressed`: why nothing of this delivery may go to the user; empty when it may."""
+    `suppressed`: why nothing of this delivery may go to the user; empty when it may. `full`: the cap over all deliveries by
+    which the user has had enough, see `stream.delivery.caps`; empty where there is none. Both are asked before the lot is
+    drawn: the held-out are a random share of those who would have been sent it."""
     subject = subject_of(said)
     if suppressed:
         return Verdict("suppressed", reason=suppressed)
@@ -52,7 +58,9 @@ def decide(
         return Verdict("expired")
     last = last_sent.get((delivery.name, subject))
     if last is not None and now - last < timedelta(days=delivery.cap_days):
-        return Verdict("capped")
+        return Verdict("capped", reason=f"{CAPPED_ALONE} {several(delivery.cap_days, 'day')}")
+    if full:
+        return Verdict("capped", reason=full)
     drawn, foreseen = lot(delivery, subject), expected(delivery, said)
     chance, why = _chance(delivery, foreseen)
     if drawn < delivery.holdout:
@@ -73,6 +81,20 @@ def lot(delivery: Delivery, user: str) -> float:
     """
     digest = hashlib.blake2b(f"{delivery.name}\x1f{user}".encode(), digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+def would_be_sent(delivery: Delivery, user: str, chance: float | None) -> bool:
+    """Whether somebody who is held out of a delivery would have been sent it, had it no hold-out: by the same lot, and as
+    likely as everybody else in the same case, who was sent it with a propensity of `chance`.
+
+    >>> from stream.delivery.rules import Delivery
+    >>> half = Delivery(name="x", channel="c", about="churn", holdout=0.5)
+    >>> would_be_sent(half, "shop/u2", 0.5), would_be_sent(half, "shop/u2", 0.0)
+    (True, False)
+    """
+    if chance is None or not 0 < delivery.holdout < 1:
+        return True
+    return lot(delivery, user) / delivery.holdout >= 1 - chance / (1 - delivery.holdout)
 
 
 def expected(delivery: Delivery, said: Said) -> Expected | None:

@@ -10,8 +10,6 @@ asked again for some minutes: what is for it waits, and others go on.
 from __future__ import annotations
 
 import asyncio
-import heapq
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,11 +20,12 @@ import structlog
 from schemas.events import key, ms
 from schemas.outputs import DeliveryRecord, output_id
 from stream.core.state import ADS_REFUSED
-from stream.delivery import channels
+from stream.delivery import channels, metrics
 from stream.delivery.channels import Message, Refused, TryAgain
 from stream.delivery.decide import concerns, decide
+from stream.delivery.known import QUIET, Known, waits_for
 from stream.delivery.rules import Channel, Delivery, DeliveryFile
-from stream.delivery.said import KINDS, Said, details, id_of, put_off, thing_of, user_of, waiting
+from stream.delivery.said import KINDS, Said, details, id_of, put_off, subject_of, thing_of, user_of, waiting
 from stream.endings import pause
 from stream.ports import Erasures, Refusals
 
@@ -36,7 +35,6 @@ BACKOFF_FIRST_S = 0.5
 AWAY_FOR = timedelta(minutes=5)  # after TRIES: then the message waits, and others go on
 AWAY_AFTER = 3  # messages in a row that a channel did not take: one alone may be the message's fault
 GIVEN_UP_AFTER = timedelta(days=1)
-KNOWN_FOR = timedelta(days=30)  # as long as the log is kept, and the longest cap
 
 Send = Callable[[Channel, Message], Awaitable[None]]
 Log = Callable[[list[DeliveryRecord]], Awaitable[None]]
@@ -51,38 +49,21 @@ class Deliverer:
         self.file, self.erasures, self.refusals = file, erasures, refusals
         self.write, self.now, self.send = write, now, send
         self.stopping = stopping or asyncio.Event()
-        self._by_name = {one.name: one for one in file.deliveries}
+        self.known = Known(file)
         self._suppressed = frozenset(file.suppress)
-        self._last: dict[tuple[str, str], datetime] = {}
-        self._final: set[str] = set()
-        self._known: deque[tuple[datetime, str, tuple[str, str]]] = deque()  # what `_final` and `_last` hold, oldest first
         self._missed: dict[str, int] = {}  # channel → messages in a row that it did not take
         self._away: dict[str, tuple[datetime, str]] = {}  # channel → until when it is not asked, and why
-        self._waiting: dict[str, DeliveryRecord] = {}
-        self._due: list[tuple[datetime, str]] = []
+        metrics.begin(file)
 
     def note(self, record: DeliveryRecord) -> None:
-        """One record of the log: from before this process, or its own."""
-        if record.status == "deferred" and record.until is not None:
-            self._waiting[record.delivery_id] = record
-            heapq.heappush(self._due, (record.until, record.delivery_id))
-            return
-        self._waiting.pop(record.delivery_id, None)
-        place = (record.delivery, record.subject)
-        self._final.add(record.delivery_id)
-        self._known.append((record.at, record.delivery_id, place))
-        if record.status in ("sent", "held_out"):
-            self._last[place] = max(record.at, self._last.get(place, record.at))
-        while self._known and self._known[0][0] < record.at - KNOWN_FOR:
-            at, ident, place = self._known.popleft()
-            self._final.discard(ident)
-            if self._last.get(place) == at:
-                del self._last[place]
+        """One record of the log from before this process."""
+        self.known.note(record)
 
     async def take(self, several: Iterable[Said]) -> bool:
         """Steps 2 to 4. False when it was stopped before all were handled: then nothing is to be committed, and those that
         were are known from the log."""
         wanted = [(delivery, said) for said in several for delivery in self.file.deliveries if concerns(delivery, said)]
+        wanted.sort(key=lambda one: one[0].priority != "high")  # where a cap leaves room for one, it is theirs
         if wanted:
             await self._read_refusals()
         for delivery, said in wanted:
@@ -93,23 +74,18 @@ class Deliverer:
 
     async def take_due(self) -> None:
         """What has waited long enough by now: what comes due meanwhile has its turn after what is new."""
-        now, due = self.now(), dict[str, DeliveryRecord]()
-        while self._due and self._due[0][0] <= now:
-            _, ident = heapq.heappop(self._due)
-            record = self._waiting.get(ident)
-            if record is not None and record.until is not None and record.until <= now:
-                due[ident] = record
+        due = self.known.take_due(self.now())
         if due:
             await self._read_refusals()
-        for ident, record in sorted(due.items(), key=lambda one: one[1].attempts):  # a channel may dislike those it was sent
+        for record in due:
             if self.stopping.is_set():
                 return  # they are known from the log
-            said, delivery = waiting(record), self._by_name.get(record.delivery)
-            del self._waiting[ident]
+            said, delivery = waiting(record), self.file.named(record.delivery)
+            self.known.take_up(record)
             if said is None or delivery is None:  # the file has no such delivery any more
                 await self._log(self._record_of(record, "failed", error="there is no such delivery any more"))
                 continue
-            await self._handle(delivery, said, attempts=record.attempts, since=record.at)
+            await self._handle(delivery, said, attempts=record.attempts, since=record.at, waited_for=waits_for(record))
 
     async def _read_refusals(self) -> None:
         """Up to the present: a refusal is on its topic before anything that was said after it. However long the broker is
@@ -126,14 +102,15 @@ class Deliverer:
 
     def wait_s(self) -> float:
         """Until something is due; a minute at most."""
-        return min(60.0, max(0.0, (self._due[0][0] - self.now()).total_seconds())) if self._due else 60.0
+        return self.known.wait_s(self.now())
 
-    async def _handle(self, delivery: Delivery, said: Said, attempts: int, since: datetime) -> None:
+    async def _handle(self, delivery: Delivery, said: Said, attempts: int, since: datetime, waited_for: str = "") -> None:
         about_kind, about_id, user = KINDS[type(said)].name, id_of(said), user_of(said)
         ident = output_id("delivery", delivery.name, about_id)
-        if ident in self._final or ident in self._waiting or self._erased(said):
+        if ident in self.known or self._erased(said):
             return
-        verdict = decide(delivery, said, self.now(), self._last, self._suppressed_by(delivery, said.tenant, user))
+        full = self.known.full(delivery, subject_of(said), self.now())
+        verdict = decide(delivery, said, self.now(), self.known.last, self._suppressed_by(delivery, said.tenant, user), full)
         blank = DeliveryRecord(
             delivery_id=ident, tenant=said.tenant, user_id=user, delivery=delivery.name, channel=delivery.channel,
             about_kind=about_kind, about_id=about_id, status="sent", at=self.now(), attempts=attempts,
@@ -141,11 +118,14 @@ class Deliverer:
             thing=thing_of(said),
         )  # fmt: skip
         if verdict.status == "deferred":
-            await self._log(self._put_off(blank, said, verdict.until, "quiet hours", since))
+            await self._log(self._put_off(blank, said, verdict.until, QUIET, since))
         elif verdict.status != "send":
             await self._log(msgspec.structs.replace(blank, status=verdict.status))
         else:
-            await self._log(await self._sent(blank, said, since))
+            done = await self._sent(blank, said, since)
+            await self._log(done)
+            if done.status == "sent":
+                metrics.sent(done, said.as_of_ts, waited_for)
 
     def _erased(self, said: Said) -> bool:
         user = user_of(said)
@@ -172,9 +152,10 @@ class Deliverer:
             attempts += 1
             try:
                 await self.send(channel, message)
-                self._missed.pop(record.channel, None)
+                self._answers(record.channel)
                 return msgspec.structs.replace(record, status="sent", at=self.now(), attempts=attempts)
             except Refused as refused:
+                self._answers(record.channel)
                 log.error("message refused", delivery=record.delivery, channel=record.channel, why=str(refused))
                 return msgspec.structs.replace(record, status="failed", attempts=attempts, error=str(refused))
             except TryAgain as again:
@@ -182,16 +163,27 @@ class Deliverer:
                 if self.stopping.is_set():
                     return self._late(msgspec.structs.replace(record, attempts=attempts), said, self.now(), error, since)
                 if tried < TRIES - 1:
+                    metrics.RETRIES.labels(record.delivery, record.channel).inc()
                     await pause(self.stopping, BACKOFF_FIRST_S * 2**tried)
             except Exception as broken:  # a message that cannot be made must not keep others from going out
                 log.exception("message not made", delivery=record.delivery, channel=record.channel, about=record.about_id)
                 return msgspec.structs.replace(record, status="failed", attempts=attempts, error=repr(broken))
         log.warning("channel away", delivery=record.delivery, channel=record.channel, why=error, attempts=attempts,
                     next=f"again in {AWAY_FOR}")  # fmt: skip
-        self._missed[record.channel] = self._missed.get(record.channel, 0) + 1
-        if self._missed[record.channel] >= AWAY_AFTER:
-            self._away[record.channel] = (self.now() + AWAY_FOR, error)
+        self._misses(record.channel, error)
         return self._late(msgspec.structs.replace(record, attempts=attempts), said, self.now() + AWAY_FOR, error, since)
+
+    def _answers(self, channel: str) -> None:
+        """A channel has taken a message, or said that it will not."""
+        self._missed.pop(channel, None)
+        metrics.CHANNEL_UP.labels(channel).set(1)
+
+    def _misses(self, channel: str, error: str) -> None:
+        """A channel did not take a message."""
+        self._missed[channel] = self._missed.get(channel, 0) + 1
+        if self._missed[channel] >= AWAY_AFTER:
+            self._away[channel] = (self.now() + AWAY_FOR, error)
+            metrics.CHANNEL_UP.labels(channel).set(0)
 
     def _late(self, record: DeliveryRecord, said: Said, until: datetime, error: str, since: datetime) -> DeliveryRecord:
         """It waits for its channel, or has done so for long enough."""
@@ -211,4 +203,5 @@ class Deliverer:
     async def _log(self, record: DeliveryRecord) -> None:
         """Step 4."""
         await self.write([record])
-        self.note(record)
+        self.known.note(record)
+        metrics.became(record, waits_for(record))

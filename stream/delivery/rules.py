@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 
+DAYS_KNOWN = 30  # as long as the log of deliveries is kept
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9 _-]{0,63}$")]
 
 
@@ -45,6 +46,39 @@ class Csv(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
 Channel = Webhook | Email | Csv
 
 
+class Cap(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """So many `messages` to one person within any so many `days`, over all deliveries of advertising, or over those by some
+    `channels`. `kept`: so many of them are for deliveries of high priority alone."""
+
+    messages: Annotated[int, msgspec.Meta(ge=1)]
+    days: Annotated[float, msgspec.Meta(gt=0, le=DAYS_KNOWN)]
+    channels: tuple[str, ...] = ()
+    kept: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> str(Cap(messages=3, days=7, channels=("crm", "files")))
+        'at most 3 messages to a person in 7 days by crm and files'
+        """
+        by = f" by {' and '.join(self.channels)}" if self.channels else ""
+        messages, days = several(self.messages, "message"), several(self.days, "day")
+        return f"at most {messages} to a person in {days}{by}"
+
+    def holds(self, delivery: Delivery) -> bool:
+        """Whether it is about what this delivery sends."""
+        return delivery.advertises and (not self.channels or delivery.channel in self.channels)
+
+
+def several(number: float, what: str) -> str:
+    """A number of things.
+
+    >>> several(1, "day"), several(0.5, "day")
+    ('1 day', '0.5 days')
+    """
+    return f"{number:g} {what}" if number == 1 else f"{number:g} {what}s"
+
+
 class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Whom an alert is sent of: those whose expected gain, uplift × value − `cost`, is above `above`, once a model knows of
     the delivery; until then everybody. Money is in the shop's currency. `value`: of a return; with `order_share`, for who
@@ -61,21 +95,23 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stream of messages. `about`: churn (an alert raised), reminder (a purchase is due) or segment (`change` of
     `segment`); to the shop's own people satisfaction (an item or a brand, as `of` says, has fallen, by `fall_min` at least).
-    `purpose`: only a service goes to users who refuse advertising. `probability_min`: of the alert or reminder. `cap_days`:
-    nobody, and of no item or brand, twice within so many days, by this delivery. `quiet`: between these times of `timezone`
-    nothing goes out, it waits. `holdout`: a share of users who would have got it and do not, for comparison. `gain`: only
-    where it pays."""
+    `purpose`: only a service goes to users who refuse advertising, and whatever the `caps` of the file say. `priority`: what
+    is high goes first, and may use what caps keep for such. `probability_min`: of the alert or reminder. `cap_days`: nobody,
+    and of no item or brand, twice within so many days, by this delivery. `quiet`: between these times of `timezone` nothing
+    goes out, it waits. `holdout`: a share of users who would have got it and do not, for comparison. `gain`: only where it
+    pays."""
 
     name: Name
     channel: str
     about: Literal["churn", "segment", "reminder", "satisfaction"]
     purpose: Literal["ads", "service"] = "ads"
+    priority: Literal["high", "normal"] = "normal"
     of: Literal["item", "brand"] | None = None
     fall_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     segment: str | None = None
     change: Literal["entered", "left"] = "entered"
     probability_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-    cap_days: Annotated[float, msgspec.Meta(ge=0, le=30)] = 7.0  # what was sent is known for 30 days
+    cap_days: Annotated[float, msgspec.Meta(ge=0, le=DAYS_KNOWN)] = 7.0
     quiet: tuple[time, time] | None = None
     timezone: str = "UTC"
     holdout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -83,16 +119,27 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     gain: Gain | None = None
 
     @property
+    def advertises(self) -> bool:
+        """Whether it is advertising to users, which `caps` are about."""
+        return self.purpose == "ads" and self.about != "satisfaction"
+
+    @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)
 
 
 class DeliveryFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`suppress`: users, `tenant/user`, who get nothing, and are in nobody's comparison."""
+    """`caps`: how much one person gets of all deliveries of advertising together. `suppress`: users, `tenant/user`, who get
+    nothing, and are in nobody's comparison."""
 
     channels: dict[Name, Channel] = {}
+    caps: tuple[Cap, ...] = ()
     deliveries: tuple[Delivery, ...] = ()
     suppress: tuple[str, ...] = ()
+
+    def named(self, name: str) -> Delivery | None:
+        """The delivery of that name; None where there is none, or none any more."""
+        return next((one for one in self.deliveries if one.name == name), None)
 
 
 def load(path: Path) -> DeliveryFile:
@@ -106,11 +153,28 @@ def load(path: Path) -> DeliveryFile:
         if one.name in names:
             raise DeliveryError(f"{path}: there are two deliveries named {one.name!r}")
         names.add(one.name)
-        if one.channel not in found.channels:
-            raise DeliveryError(f"{path}: delivery {one.name!r} names channel {one.channel!r}; there are "
-                                f"{', '.join(sorted(found.channels)) or 'none'}")  # fmt: skip
+        _check_channels(f"{path}: delivery {one.name!r}", (one.channel,), found)
         _check(f"{path}: delivery {one.name!r}", one)
+    for number, cap in enumerate(found.caps, 1):
+        _check_cap(f"{path}: cap {number}, {cap}", cap, found)
     return found
+
+
+def _check_channels(where: str, names: tuple[str, ...], file: DeliveryFile) -> None:
+    for name in names:
+        if name not in file.channels:
+            raise DeliveryError(f"{where} names channel {name!r}; there are {', '.join(sorted(file.channels)) or 'none'}")
+
+
+def _check_cap(where: str, cap: Cap, file: DeliveryFile) -> None:
+    """Whether it can do what it says. Raises DeliveryError."""
+    _check_channels(where, cap.channels, file)
+    if cap.kept >= cap.messages:
+        raise DeliveryError(f"{where}: it keeps {cap.kept}, so nothing but what has `priority: high` would ever go out; "
+                            "`kept` is to be less than `messages`")  # fmt: skip
+    if cap.kept and not any(one.priority == "high" and cap.holds(one) for one in file.deliveries):
+        raise DeliveryError(f"{where}: it keeps {cap.kept} for what has `priority: high`, and no delivery that it is about "
+                            "says so")  # fmt: skip
 
 
 def _check(where: str, one: Delivery) -> None:
@@ -123,6 +187,9 @@ def _check(where: str, one: Delivery) -> None:
     if one.about == "satisfaction" and (one.holdout or one.probability_min):
         raise DeliveryError(f"{where}: it tells the shop's own people of items and brands: `holdout` and `probability_min` "
                             "are about users; leave them out")  # fmt: skip
+    if one.priority != "normal" and not one.advertises:
+        raise DeliveryError(f"{where}: `priority` is about caps, and those of advertising to users; what this one sends is "
+                            "never held back by them: leave it out")  # fmt: skip
     if one.about != "satisfaction" and (one.of is not None or one.fall_min):
         raise DeliveryError(f"{where}: `of` and `fall_min` go with `about: satisfaction`, and only with it")
     try:

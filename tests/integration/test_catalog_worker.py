@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.catalog import Item, ItemVector
 from stream.settings import Settings
-from tests.support.cluster import read_all, start_worker, until
+from tests.support.cluster import Worker, read_all, start_worker, until
 
 ITEMS = [
     Item(item_id="mug", tenant="t", title="Red ceramic mug", category="Kitchen"),
@@ -30,6 +31,14 @@ def vectors(settings: Settings) -> dict[str, ItemVector]:
             one = msgspec.msgpack.decode(record.value, type=ItemVector)
             found[one.item.item_id] = one
     return found
+
+
+def counted(worker: Worker) -> dict[str, int]:
+    """Items of one space by what became of them, as the worker's metrics say; one of another space would be a second."""
+    found = [(re.findall(r'outcome="(.*?)"', name), value) for name, value in worker.metrics().items()
+             if name.startswith("clickwake_catalog_items_total")]  # fmt: skip
+    assert len({outcome for (outcome,), _ in found}) == len(found)
+    return {outcome: round(value) for (outcome,), value in found}
 
 
 def test_texts_become_vectors_once_and_bad_items_dead_letters(settings: Settings, registry: Path) -> None:
@@ -51,6 +60,8 @@ def test_texts_become_vectors_once_and_bad_items_dead_letters(settings: Settings
     producer.send(name, key=b"t/mug", value=None)
     producer.flush()
     until(lambda: "mug2" in vectors(settings), 30, "the same text under another id")
+    counts = {"encoded": 3, "without text": 1, "refused": 1, "known": 1, "removed": 1}
+    until(lambda: counted(Worker(worker, settings.home, "workers.catalog")) == counts, 20, "all are counted, once each")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
     log = "".join(path.read_text() for path in settings.home.glob("*.log"))

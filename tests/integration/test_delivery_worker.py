@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -26,11 +27,12 @@ from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord
 from stream.adapters import clickhouse
 from stream.settings import Settings
-from tests.support.cluster import Sender, Tail, read_all, running, until
+from tests.support.cluster import Sender, Tail, Worker, read_all, running, until
 from tests.support.fakes import event
 
 T = TypeVar("T")
 GROUP_SETTLES_S = 60
+FULL = "cap over all: at most 1 message to a person in 7 days"
 
 
 class Hook:
@@ -96,22 +98,36 @@ def test_an_alert_reaches_its_webhook_once(settings: Settings, hook: Hook) -> No
             until(lambda: "nothing to deliver yet" in worker.log(), 30, "it waits for the file and says so")
             settings.deliveries_file.write_text(
                 f"channels: {{crm: {{type: webhook, url: '{url}', secret_env: HOOK_SECRET}}}}\n"
+                "caps: [{messages: 1, days: 7}]\n"
                 "deliveries: [{name: save them, channel: crm, about: churn, cap_days: 7, holdout: 0.0000001, "
-                "gain: {value: 10.0, cost: 1.0, explore: 0.0}}]\n")
+                "gain: {value: 10.0, cost: 1.0, explore: 0.0}}, {name: also, channel: crm, about: churn, cap_days: 0}]\n")
             until(lambda: "delivery worker ready" in worker.log(), 30, "it has read the file")
             lost = alert("u8", effects={"save them": (0.2, 0.15)})  # worth less than its cost
             alerts.send([alert("u1"), (b"t/u9", b"{"), lost, alert("u2", effects={"save them": (0.5, 0.25)})])
-            until(lambda: len(got) == 2, GROUP_SETTLES_S, "both reached the webhook")
-            until(lambda: len(read_all(settings, topics.DELIVERIES)) == 3, 20, "all three are logged")
+            until(lambda: len(got) == 3, GROUP_SETTLES_S, "all three reached the webhook, each by one delivery")
+            until(lambda: len(read_all(settings, topics.DELIVERIES)) == 6, 20, "all six decisions are logged")
+            counted = until(lambda: _counted(worker, 6), 20, "and counted")
+        assert counted == {("save them", "sent", ""): 2, ("save them", "left_out", ""): 1, ("also", "sent", ""): 1,
+                           ("also", "capped", FULL): 2}  # fmt: skip
         alerts.send([alert("u1"), alert("u3")])  # the first one again, as after a crash of who said it
-        with running(settings, "workers.delivery", **secret), running(settings, "workers.sink"):
-            until(lambda: len(got) == 3, GROUP_SETTLES_S, "only the new one goes out")
-            until(lambda: _sent(settings) == 3, 60, "the table says so")
-    assert [one["user_id"] for one in got] == ["u1", "u2", "u3"]
+        with running(settings, "workers.delivery", **secret) as worker, running(settings, "workers.sink"):
+            until(lambda: len(got) == 4, GROUP_SETTLES_S, "only the new one goes out")
+            alerts.send([alert("u8", alert_id="later")])
+            until(lambda: _counted(worker, 4), 20, "what it got of the worker before is known from the log")
+            until(lambda: _sent(settings) == 4, 60, "the table says so")
+            metrics = worker.metrics()
+    assert metrics['clickwake_delivery_channel_up{channel="crm"}'] == 1
+    assert metrics[f'clickwake_delivery_lag{{topic="{topics.CHURN_ALERTS.name(settings.kafka.topic_prefix)}"}}'] == 0
+    assert metrics['clickwake_delivery_seconds_bucket{delivery="save them",le="60.0",waited_for="nothing"}'] == 1
+    assert sorted(one["user_id"] for one in got) == ["u1", "u2", "u3", "u8"]
     records = [msgspec.json.decode(one.value, type=DeliveryRecord) for one in read_all(settings, topics.DELIVERIES)]
-    assert len({one.delivery_id for one in records}) == len(records) == 4
-    told = {one.user_id: (one.status, one.expected and one.expected.gain) for one in records}
-    assert told == {"u1": ("sent", None), "u2": ("sent", 1.5), "u3": ("sent", None), "u8": ("left_out", pytest.approx(-0.5))}
+    assert len({one.delivery_id for one in records}) == len(records) == 10
+    save, also = ([one for one in records if one.delivery == name] for name in ("save them", "also"))
+    told = {one.about_id: (one.status, one.expected and one.expected.gain) for one in save}
+    assert told == {"alert-u1": ("sent", None), "alert-u2": ("sent", 1.5), "alert-u3": ("sent", None),
+                    "alert-u8": ("left_out", pytest.approx(-0.5)), "later": ("capped", None)}  # fmt: skip
+    assert {one.about_id: (one.status, one.reason) for one in also} == {
+        "alert-u8": ("sent", "")} | dict.fromkeys(("alert-u1", "alert-u2", "alert-u3", "later"), ("capped", FULL))
     assert time.time() - records[0].at.timestamp() < 300
 
 
@@ -161,11 +177,12 @@ def test_killed_in_the_middle_the_shops_people_are_told_once_and_who_refuses_adv
     told = {(one.user_id or one.thing, one.delivery, one.about_id): (one.status, one.reason)
             for one in _logged(settings).values()}  # fmt: skip
     assert [status for (_, name, _), (status, _) in told.items() if name == "quality"].count("sent") == 6
-    assert told["brand/brand 0", "quality", "again"] == ("capped", "")
+    assert told["brand/brand 0", "quality", "again"] == ("capped", "this delivery's own cap, once in 7 days")
     refused, sent = ("suppressed", "refused: ads consent"), ("sent", "")
     assert {key: what for key, what in told.items() if key[1] != "quality"} == {
         ("no", "save them", "alert-no"): refused, ("no", "bills", "alert-no"): sent, ("yes", "save them", "alert-yes"): sent,
-        ("yes", "bills", "alert-yes"): sent, ("yes", "save them", "next"): refused, ("yes", "bills", "next"): ("capped", "")}
+        ("yes", "bills", "alert-yes"): sent, ("yes", "save them", "next"): refused,
+        ("yes", "bills", "next"): ("capped", "this delivery's own cap, once in 7 days")}
 
 
 def _logged(settings: Settings) -> dict[str, DeliveryRecord]:
@@ -174,6 +191,16 @@ def _logged(settings: Settings) -> dict[str, DeliveryRecord]:
     found = {one.delivery_id: one for one in records}
     assert len(found) == len(records)
     return found
+
+
+def _counted(worker: Worker, messages: int) -> dict[tuple[str, str, str], int] | None:
+    """Messages that a worker counted, by delivery, status and reason; None while there are others than so many."""
+    found = {}
+    for name, value in worker.metrics().items():
+        if name.startswith("clickwake_deliveries_total{") and value:
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', name))
+            found[labels["delivery"], labels["status"], labels["reason"]] = round(value)
+    return found if sum(found.values()) == messages else None
 
 
 def _things(settings: Settings) -> set[str] | None:

@@ -66,7 +66,8 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
     ]
     broken = (f"t/{GONE}".encode(), json.dumps(event(user=GONE, id="bad") | {"properties": {"price": "x"}}).encode())
     late = [event(user=GONE, ts_ms=start - 60_000, id="late"), event(user=STAYS, ts_ms=start, id="v2")]
-    with running(settings, "workers.personalize"), running(settings, "workers.sink"), running(settings, "workers.erasure"):
+    with (running(settings, "workers.personalize"), running(settings, "workers.sink"),
+          running(settings, "workers.erasure") as eraser):  # fmt: skip
         produce_events(settings, [*before, broken])
         until(lambda: len(rows(settings)) == 4 and rows(settings, "recommendations"), 60, "rows stored")
         until(lambda: len(stored_states(settings)) == 3, 30, "three states")
@@ -74,6 +75,8 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
 
         code, (done,) = say(GONE)
         assert code == 0
+        until(lambda: eraser.metrics()["clickwake_erasures_done_total"] == 1, 20, "it is counted")
+        assert [eraser.metrics()[f"clickwake_erasures_{what}"] for what in ("open", "oldest_timestamp_seconds")] == [0, 0]
         receipt = json.loads(done["receipt"])
         assert receipt["subjects"] == [subject(f"t/{one}".encode()).decode().removeprefix("t/") for one in (GONE, DEVICE)]
         deleted = {one["place"]: one["records"] for one in receipt["done"]}

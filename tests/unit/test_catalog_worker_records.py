@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from schemas.catalog import Item, ItemVector
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject
+from stream.core.items import decode
 from stream.outbox import Outbox
 from stream.serving import ServingState
 from stream.settings import Settings
 from tests.support.fakes import T0_MS
-from workers.catalog import Catalog, Known, decode
+from workers.catalog import Catalog, Known
 
 MUG = Item(item_id="mug", tenant="t", title="Red mug")
 

@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import pytest
 import standardwebhooks
+from prometheus_client import REGISTRY
 
 from schemas.erasure import Erasure, subject
 from schemas.opinions import Quote, SatisfactionAlert
@@ -28,7 +29,7 @@ from stream.delivery import channels, deliverer
 from stream.delivery.channels import Message, Refused, TryAgain
 from stream.delivery.decide import lot, quiet_until
 from stream.delivery.deliverer import AWAY_FOR, GIVEN_UP_AFTER, Deliverer
-from stream.delivery.rules import Csv, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
+from stream.delivery.rules import Cap, Csv, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
 from tests.support.fakes import FakeErasures, FakeRefusals
 
 AT = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -67,12 +68,14 @@ class Bench:
     """A deliverer with a clock of its own and a channel that keeps what it gets."""
 
     def __init__(self, *deliveries: Delivery, suppress: tuple[str, ...] = (), before: list[DeliveryRecord] | None = None,
-                 erasures: FakeErasures | None = None, refusals: FakeRefusals | None = None) -> None:  # fmt: skip
-        self.now = AT
+                 erasures: FakeErasures | None = None, refusals: FakeRefusals | None = None, caps: tuple[Cap, ...] = (),
+                 now: datetime = AT) -> None:  # fmt: skip
+        self.now = now
         self.sent: list[Message] = []
         self.logged: list[DeliveryRecord] = before or []
         self.failures: list[Exception] = []
-        file = DeliveryFile(channels={"crm": HOOK}, deliveries=deliveries, suppress=suppress)
+        file = DeliveryFile(channels={one.channel: HOOK for one in deliveries}, deliveries=deliveries, suppress=suppress,
+                            caps=caps)  # fmt: skip
         self.made = Deliverer(file, erasures or FakeErasures(), refusals or FakeRefusals(), self.write, lambda: self.now,
                               self.send)  # fmt: skip
         for record in self.logged:
@@ -94,6 +97,11 @@ SAVE = Delivery(name="save", channel="crm", about="churn", probability_min=0.6)
 TEA = Delivery(name="again", channel="crm", about="reminder", probability_min=0.3)
 FALLS = Delivery(name="quality", channel="crm", about="satisfaction", of="brand", fall_min=0.2, cap_days=3.0)
 CART = Delivery(name="cart", channel="crm", about="segment", segment="full cart", cap_days=1.0)
+
+
+def gauge(metric: str, **labels: str) -> float | None:
+    """What is scraped."""
+    return REGISTRY.get_sample_value(metric, labels)
 
 
 @pytest.fixture(autouse=True)
@@ -186,6 +194,46 @@ async def test_a_channel_that_is_away_is_tried_again_and_given_up_after_a_day() 
     assert bench.statuses()[-1] == "failed"
 
 
+async def test_a_channel_that_refuses_one_has_answered_and_is_asked_on() -> None:
+    bench = Bench(SAVE)
+    away = [TryAgain("away")] * 3
+    bench.failures = [*away, *away, Refused("410"), *away, *away]
+    await bench.made.take([alert(f"u{n}", f"a{n}") for n in range(6)])
+    assert bench.statuses() == ["deferred", "deferred", "failed", "deferred", "deferred", "sent"], "not three in a row"
+    assert gauge("clickwake_delivery_channel_up", channel="crm") == 1
+    bench.failures = away * 3
+    await bench.made.take([alert(f"v{n}", f"b{n}") for n in range(4)])
+    assert bench.statuses()[6:] == ["deferred"] * 4 and bench.logged[-1].attempts == 0
+    assert gauge("clickwake_delivery_channel_up", channel="crm") == 0
+    bench.now += AWAY_FOR
+    bench.failures = [Refused("410")]
+    await bench.made.take([alert("w", "c")])
+    assert bench.statuses()[-1] == "failed" and gauge("clickwake_delivery_channel_up", channel="crm") == 1
+
+
+async def test_what_the_worker_counts() -> None:
+    quiet = msgspec.structs.replace(SAVE, name="counted", quiet=(time(11), time(13)))
+    cart = msgspec.structs.replace(CART, name="counted cart")
+    bench = Bench(quiet, cart, suppress=("shop/u9",))
+    bench.failures = [TryAgain("away"), TryAgain("away")]
+    await bench.made.take([alert(), alert("u2", "a2"), change(), change(number=2), change("u9")])
+    assert gauge("clickwake_deliveries_waiting", delivery="counted", waits_for="quiet hours") == 2
+    assert gauge("clickwake_delivery_retries_total", delivery="counted cart", channel="crm") == 2
+    found = {(status, reason): gauge("clickwake_deliveries_total", delivery="counted cart", status=status, reason=reason)
+             for status, reason in (("sent", ""), ("failed", ""), ("capped", "this delivery's own cap, once in 1 day"),
+                                    ("suppressed", "in the file's `suppress`"))}  # fmt: skip
+    assert list(found.values()) == [1, 0, 1, 1]
+    again = Bench(quiet, cart, before=bench.logged)
+    assert gauge("clickwake_deliveries_waiting", delivery="counted", waits_for="quiet hours") == 2, "known from the log"
+    again.now += timedelta(hours=1)
+    again.failures = [TryAgain("away")] * 3
+    await again.made.take_due()
+    assert gauge("clickwake_deliveries_waiting", delivery="counted", waits_for="quiet hours") == 0
+    assert gauge("clickwake_deliveries_waiting", delivery="counted", waits_for="channel") == 1
+    hour = {"delivery": "counted", "waited_for": "quiet hours"}
+    assert [gauge(f"clickwake_delivery_seconds_{what}", **hour) for what in ("sum", "count")] == [3_600, 1]
+
+
 async def test_a_channel_that_takes_nothing_is_left_alone_for_some_minutes_and_others_go_on() -> None:
     bench = Bench(SAVE)
     bench.failures = [TryAgain("away")] * 9
@@ -242,7 +290,7 @@ async def test_what_is_older_than_the_log_is_forgotten() -> None:
     for day in range(100):
         bench.now = AT + timedelta(days=day)
         await bench.made.take([alert(f"u{day}", f"a{day}")])
-    assert len(bench.made._final) == len(bench.made._known) == len(bench.made._last) == 31
+    assert len(bench.made.known._done) == len(bench.made.known._order) == len(bench.made.known.last) == 31
 
 
 async def test_the_shops_own_people_are_told_of_what_fell_once_and_of_nothing_twice_in_the_cap() -> None:
@@ -321,6 +369,17 @@ async def test_nothing_goes_out_about_who_was_erased() -> None:
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, gain: {value: 9}}]", "hold"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, of: brand}]", "`fall_min` go"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: satisfaction, holdout: 1}]", "users"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, priority: high, "
+     "purpose: service}]", "never held back"),
+    ("channels: {f: {type: csv, folder: x}}\ncaps: [{messages: 2, days: 7, channels: [g]}]", "person in 7 days by g names "
+     "channel 'g'; there are f"),
+    ("caps: [{messages: 2, days: 1}, {messages: 2, days: 7, kept: 2}]", "cap 2, at most 2 messages to a person in 7 days: "
+     "it keeps 2, so"),
+    ("channels: {f: {type: csv, folder: x}, g: {type: csv, folder: x}}\n"
+     "caps: [{messages: 2, days: 7, kept: 1, channels: [g]}]\n"
+     "deliveries: [{name: a, channel: f, about: churn, priority: high}]", "no delivery that it is about"),
+    ("caps: [{messages: 0, days: 7}]", ">= 1"),
+    ("caps: [{messages: 1, days: 31}]", "<= 30"),
 ])
 def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "deliveries.yml"

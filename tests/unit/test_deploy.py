@@ -14,12 +14,14 @@ import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 
 import clickwake
+from reference import streams
 from stream.erasure.rows import ABOUT
 from stream.settings import Settings
 from stream.sink.tables import TABLES
@@ -27,6 +29,7 @@ from stream.sink.tables import TABLES
 ROOT = Path(__file__).parents[2]
 CONFIG = ElementTree.parse(ROOT / "deploy" / "clickhouse" / "users.xml").getroot()  # noqa: S314  # our own file
 COMPOSE = ROOT / "docker-compose.yml"
+METRIC = r"clickwake_[a-z_]+"
 
 
 def test_compose_config_is_valid() -> None:
@@ -154,16 +157,62 @@ def metric_names() -> set[str]:
     return found
 
 
+def alerts() -> list[dict[str, Any]]:
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
+    return [rule for group in rules["groups"] for rule in group["rules"]]
+
+
+def expressions() -> list[str]:
+    """What Grafana's panels and Prometheus' rules ask for."""
+    grafana = json.loads((ROOT / "deploy" / "grafana" / "clickwake.json").read_text())
+    return [target["expr"] for panel in grafana["panels"] for target in panel["targets"]] + [one["expr"] for one in alerts()]
+
+
+def kubernetes() -> list[dict[str, Any]]:
+    text = (ROOT / "deploy" / "kubernetes" / "clickwake.yaml").read_text()
+    return [one for one in yaml.safe_load_all(text) if one]
+
+
 def test_dashboards_and_alert_rules_ask_for_metrics_that_exist() -> None:
     known = metric_names()
-    grafana = json.loads((ROOT / "deploy" / "grafana" / "clickwake.json").read_text())
-    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
-    asked = [target["expr"] for panel in grafana["panels"] for target in panel["targets"]]
-    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
-    asked += [rule["expr"] for rule in alerts]
-    used = {name for expression in asked for name in re.findall(r"clickwake_[a-z_]+", expression)}
-    assert len(used) > 15 and used <= known, used - known
-    assert all({"summary", "description"} <= rule["annotations"].keys() and rule["labels"]["severity"] for rule in alerts)
+    used = {name for expression in expressions() for name in re.findall(METRIC, expression)}
+    assert len(used) > 25 and used <= known, used - known
+    assert all({"summary", "description"} <= rule["annotations"].keys() and rule["labels"]["severity"] for rule in alerts())
+    for worker in ("collector", "api", "sink", "offers", "delivery", "deliveries", "catalog", "erasure", "erasures"):
+        assert any(name.startswith(f"clickwake_{worker}_") for name in used), worker
+
+
+def test_dashboards_and_alert_rules_ask_for_labels_that_exist() -> None:
+    labels = {name: set(of) for name, _, of, *_ in streams.metrics()}
+    for expression in expressions():
+        of = {name: labels[re.sub(r"_(bucket|sum|count)$", "", name) if name not in labels else name]
+              for name in re.findall(METRIC, expression)}  # fmt: skip
+        for name, matchers in re.findall(rf"({METRIC}){{(.*?)}}", expression):
+            assert set(re.findall(r"([a-z_]+)[=!]", matchers)) <= of[name], expression
+        by = {label.strip() for inner in re.findall(r"by \((.*?)\)", expression) for label in inner.split(",")}
+        assert by <= {"le"}.union(*of.values()), expression
+
+
+def test_every_worker_with_metrics_says_them_where_prometheus_looks() -> None:
+    """Each port of a setting, in the compose file as in the manifests, is the one that is scraped, beyond loopback."""
+    ports = {f"CLICKWAKE_{name.upper()}__METRICS_PORT" for name, field in Settings.model_fields.items()
+             if "metrics_port" in getattr(field.annotation, "model_fields", ())}  # fmt: skip
+    jobs = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"]
+    scraped = {tuple(one.split(":")) for job in jobs for group in job.get("static_configs", ()) for one in group["targets"]}
+    scraped |= {(name, str(group["port"])) for job in jobs for group in job.get("dns_sd_configs", ())
+                for name in group["names"]}  # fmt: skip
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    said = {name: service.get("environment") or {} for name, service in services.items()}
+    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in kubernetes() if "template" in one.get("spec", {})}
+    applied = {name: {one["name"]: one.get("value") for one in pod["spec"]["containers"][0].get("env", ())}
+               for name, pod in pods.items()}  # fmt: skip
+    for place in (said, applied):
+        found = {(variable, name, place[name][variable]) for name in place for variable in place[name] if variable in ports}
+        assert {variable for variable, *_ in found} == ports and {one[1:] for one in found} <= scraped
+        assert {place[name]["CLICKWAKE_METRICS__HOST"] for _, name, _ in found} == {"0.0.0.0"}  # noqa: S104  # what they say
+    for name, port in ((name, port) for name, env in applied.items() for variable, port in env.items() if variable in ports):
+        assert pods[name]["metadata"]["annotations"] == {"prometheus.io/scrape": "true", "prometheus.io/port": port}
+        assert pods[name]["spec"]["containers"][0]["ports"] == [{"name": "metrics", "containerPort": int(port)}]
 
 
 def test_prometheus_takes_its_configuration_and_the_alerts_are_raised_when_they_should() -> None:
@@ -201,7 +250,7 @@ def test_kustomize_builds_what_is_applied() -> None:
 def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -> None:
     """No cluster was at hand: what can be held against the code is."""
     folder = ROOT / "deploy" / "kubernetes"
-    documents = [one for one in yaml.safe_load_all((folder / "clickwake.yaml").read_text()) if one]
+    documents = kubernetes()
     kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
     sections = {name: field.annotation for name, field in Settings.model_fields.items()}
     names = [one.split("=")[0] for one in kustomization["configMapGenerator"][0]["literals"]]
