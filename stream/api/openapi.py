@@ -26,6 +26,7 @@ SAID = {
     "boost": f"A factor of each item's score. {EXPRESSIONS}",
     "exclude": "Items of the user's past that are left out.",
     "category_cap": "Items of one category at most.",
+    "diversity": "How much the items are to differ: 0, by score alone, to 1.",
     "placement": "Where it is to be shown: a placement of the file of offers.",
     "id": "What stands for the moment of the decision (a page view, a message): asking again with it chooses alike.",
     "offers": "Only from these offers, separated by commas.",

@@ -36,6 +36,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     boost: str | None = None
     exclude: Literal["none", "bought", "seen"] | None = None
     category_cap: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     fields: tuple[Field, ...] = ()
 
     def as_asked(self) -> dict[str, str]:

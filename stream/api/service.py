@@ -48,7 +48,7 @@ from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.partition import NOBODY
 from stream.ports import Clock
-from stream.recommending import Scored, degraded
+from stream.recommending import Scored, degraded, rules_of
 from stream.serving import Serving
 from stream.settings import Settings
 
@@ -75,7 +75,7 @@ class Service:
         self._coalescer = Coalescer(lambda: self.ranking.serving.current, ranking.run_model)
         own = settings.personalize
         self._reminders = Policy(window_days=own.reminders_window_days)
-        self._rules = Rules(top_n=own.recommend_top_n, category_cap=own.category_cap, exclude=own.exclude)
+        self._rules = rules_of(own)
 
     async def recommend(self, tenant: str, user: str, ask: Ask) -> Answer:
         """The best items for a user in a scenario. Raises Refused."""
@@ -244,7 +244,8 @@ class Service:
             raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
         usual = "none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude
         exclude = "none" if ask.scenario == "again" else ask.exclude or usual  # of what was bought nothing would be left
-        return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude)
+        diversity = own.diversity if ask.diversity is None else ask.diversity
+        return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude, diversity=diversity)
 
     def _now_ms(self, tenant: str, user: str, state: UserState) -> int:
         """The present in event time, carried on by nothing but events; by the wall clock before the first live one."""
@@ -265,6 +266,7 @@ def _with_arm(ask: Ask, arm: Arm) -> Ask:
     return msgspec.structs.replace(
         ask, filter=ask.filter or arm.filter, boost=ask.boost or arm.boost, exclude=ask.exclude or arm.exclude,
         category_cap=ask.category_cap or arm.category_cap,
+        diversity=arm.diversity if ask.diversity is None else ask.diversity,
     )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     filter: str | None = None
     exclude: Literal["none", "bought", "seen"] | None = None
     category_cap: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     explore: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
 
