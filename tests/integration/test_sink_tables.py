@@ -29,8 +29,8 @@ from training import trials
 
 VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "cohort_retention", "recommendations_served",
          "churn_alerts_served", "recommendation_hits", "recommendation_hit_rate", "alert_outcomes", "alert_precision",
-         "accounting", "decisions_served", "decision_outcomes", "experiment_results", "segment_changes_served",
-         "segment_intervals", "segment_sizes", "delivery_outcomes",
+         "accounting", "decisions_served", "decision_outcomes", "experiment_results", "experiment_users",
+         "experiment_metrics", "segment_changes_served", "segment_intervals", "segment_sizes", "delivery_outcomes",
          "delivery_trials", "delivery_campaigns", "delivery_gains", "satisfaction_daily", "satisfaction_by_item",
          "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served", "reminders_served",
          "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision", "offer_decisions_served",
