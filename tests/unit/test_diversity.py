@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +17,9 @@ from stream.core.diversity import NEW_MIN, nearest, varied
 from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, rank
 from stream.core.state import UserState
+from training import diversity
+from training.asking import Question
+from training.texts import Texts
 
 
 def unit(rng: np.random.Generator, n: int, dim: int) -> Any:
@@ -94,3 +99,23 @@ def test_who_is_like_nothing_is_told_so() -> None:
     one = np.array([0.0, 1.0], dtype=np.float32)
     assert nearest(one, np.zeros((0, 2), dtype=np.float32)) is None
     assert nearest(one, np.array([[1.0, 0.0], [0.0, -1.0]], dtype=np.float32)) is None
+
+
+def test_what_it_costs_is_measured_as_it_is_served() -> None:
+    """Two planted tastes: the score knows the one that is wanted, so that to differ is to miss."""
+    rng = np.random.default_rng(4)
+    index = shop(rng, 60, 4, pinned=0.0)
+    for item in index.items:
+        index.put(msgspec.structs.replace(item, in_stock=True), index.matrix[index.row_of[item.item_id]])
+    ids = list(index.ids)
+    wanted = np.arange(0, 60, 4)[:8]
+    total = np.where(np.arange(60) % 4 == 0, 1.0, 0.2).astype(np.float32) + np.linspace(0.1, 0, 60, dtype=np.float32)
+    asked = [Question("u", UserState(), 1, wanted, np.zeros(0, dtype=np.int64))] * 3
+    columns: Any = SimpleNamespace(known=lambda now_ms: np.arange(60) < 56)
+    ours: Any = SimpleNamespace(index=index, scores=lambda some: np.stack([total] * len(some)))
+    models, ahead = diversity.measured(ours, asked, columns, Texts.named("s", ids, index.matrix.copy()), ids, "ours")
+    at = [models[name] for name in ("ours", "ours, diversity 0.3", "ours, diversity 0.7")]
+    assert at[0]["differing.ndcg@10"].value == pytest.approx(1.0), "the best eight, and two that nobody wanted"
+    quality, similar = ([one[f"differing.{name}@10"].value for one in at] for name in ("ndcg", "alike"))
+    assert quality[0] > quality[1] > quality[2] and similar[0] > similar[1] > similar[2]
+    assert ahead["ours, diversity 0.7"]["differing.ndcg@10"].value == pytest.approx(quality[0] - quality[2])

@@ -96,7 +96,7 @@ def test_running_sums_are_what_the_users_add_up_to() -> None:
 @pytest.mark.parametrize("weights", [(8, 1, 1), (1, 1, 1)])
 def test_where_arms_are_alike_nothing_is_said_however_often_one_looks(weights: tuple[int, ...]) -> None:
     """Two arms against the first, with a tenth of the users or a third: of each role, any word at any look is an error."""
-    runs = 60
+    runs = 100
     said = [first_words(Crowd(np.random.default_rng(seed), weights), THREE) for seed in range(runs)]
     for role in ("primary", "guardrail", "secondary"):
         wrong = sum(role in one for one in said)
