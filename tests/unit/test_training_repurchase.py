@@ -131,7 +131,8 @@ def test_what_is_due_comes_from_the_past_alone_and_rules_rank_what_they_say(hist
     early = history.until(cut_ms)
     cut = due.answers(early, *interactions(early), SPLIT_MS, models, Policy(), "ours")
     assert [one.ranked for one in cut] == [one.ranked for one in whole[: len(cut)]] and len(cut) >= 50
-    assert {item for one in whole for item in one.ranked["ours"]} == {"milk"}, "the rest is bought once"
+    first = [one.ranked["ours"][0] == "milk" for one in whole if "milk" in one.ranked["ours"]]
+    assert len(first) > 50 and np.mean(first) > 0.9, "the rest is bought by chance"
     milk = next(one for one in whole if "milk" in one.wanted)
     assert milk.ranked[due.FREQUENT][0] == "milk" and {len(milk.ranked[name]) for name in (
         due.FREQUENT, due.INTERVAL, due.RECENT)} == {len(milk.ranked[due.RECENT])}  # fmt: skip
