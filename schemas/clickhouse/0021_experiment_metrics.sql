@@ -1,6 +1,6 @@
 -- What users in an experiment did, whatever answer led them there: money, orders, and what must not get worse.
-ALTER TABLE decisions COMMENT COLUMN applied
-    'JSON of what it was made by, the experiment''s arm included: n, exclude, category_cap, filter, boost, explore, diversity; empty before 0.5.0';
+ALTER TABLE decisions
+    COMMENT COLUMN applied 'JSON of what it was made by, the experiment''s arm included: n, exclude, category_cap, filter, boost, explore, diversity; empty before 0.5.0';
 
 CREATE OR REPLACE VIEW experiment_users
 (

@@ -172,7 +172,7 @@ class Service:
         index = serving.index(tenant)
         if item_id not in index.row_of:
             raise unknown_item(item_id)
-        asked = Ask(scenario="similar", n=ask.n, items=(item_id,), filter=ask.filter, exclude="none")
+        asked = Ask(scenario="similar", n=ask.n, items=(item_id,), filter=ask.filter, exclude="none", diversity=0.0)
         chosen = about_items(index, NOBODY, Wanted(asked, self._asked(asked)), 0)
         return Items(
             user_id="", scenario="similar", items=with_fields(chosen.items(), index, ask.fields), as_of_event_id="",

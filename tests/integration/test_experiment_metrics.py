@@ -63,7 +63,7 @@ class World:
                     self.records.append(("Product Clicked", user, later, {"recommendation_id": f"r{n}-{k}"}))
             for k in range(int(rng.poisson(3 if n % 2 else 2))):
                 at = begin + timedelta(hours=int(rng.integers(-800, 300)))
-                order = {"order_id": f"o{n}-{k}", "revenue": float(rng.lognormal(3, 1).round(2))}
+                order = {"order_id": f"o{n}-{k}", "revenue": round(float(rng.lognormal(3, 1)), 2)}
                 self.records.append(("Order Completed", user, at, order))
                 if rng.random() < 0.3:  # the same order said again under another message, or given back
                     again = at + timedelta(hours=1)
