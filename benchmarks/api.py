@@ -37,6 +37,7 @@ from stream import settings as settings_module
 WORLD_DAYS = 5
 CONNECTIONS = 32
 FRESH_WITHIN_S = 20.0
+DIVERSITY = 0.2  # of items that are chosen to differ, beside those by score alone
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Bench(Stage):
         paths = [f"/v1/recommendations/{user}" for user in users]
         self.tell("warming up")
         await Load(connections, paths).run(2.0)
-        rates: dict[str, list[float]] = {"bare": [], "recommendations": []}
+        differing = [f"{path}?diversity={DIVERSITY}" for path in paths]
+        rates: dict[str, list[float]] = {"bare": [], "recommendations": [], "differing": []}
         latencies: list[float] = []
         for turn in range(3):  # in turns: the machine is not the same from one minute to the next
             self.tell(f"load, turn {turn + 1} of 3")
@@ -112,15 +114,19 @@ class Bench(Stage):
             load = Load(connections, paths)
             rates["recommendations"].append(await load.run(options.seconds / 3))
             latencies += load.latencies_s
+            rates["differing"].append(await Load(connections, differing).run(options.seconds / 3))
         self.tell("one at a time")
-        alone = Load(connections[:1], paths)
-        await alone.run(options.seconds / 3)
+        alone, alone_differing = Load(connections[:1], paths), Load(connections[:1], differing)
+        for one_by_one in (alone, alone_differing):
+            await one_by_one.run(options.seconds / 3)
         self.tell("freshness")
         fresh = [await self._fresh(connections[0], user) for user in users[: options.fresh]]
         for one in connections:
             one.close()
-        answered, bare = statistics.median(rates["recommendations"]), statistics.median(rates["bare"])
+        answered, bare, differ = (statistics.median(rates[name]) for name in ("recommendations", "bare", "differing"))
         return {"recommendations_per_s": round(answered), "bare_per_s": round(bare), "ratio": round(answered / bare, 3),
+                "differing_per_s": round(differ), "differing_ratio": round(differ / bare, 3),
+                "alone_differing": percentiles(alone_differing.latencies_s)._asdict(),
                 "loaded": percentiles(latencies)._asdict(), "alone": percentiles(alone.latencies_s)._asdict(),
                 "fresh": percentiles(fresh)._asdict(), "connections": CONNECTIONS}  # fmt: skip
 
@@ -173,7 +179,10 @@ def main(options: Options, *, as_json: bool) -> int:
     table = Table(box=None, show_header=False, padding=(0, 2))
     table.add_row("recommendations", f"{figures['recommendations_per_s']:,}/s", f"{figures['ratio']:.2f} of the bare "
                   f"server's {figures['bare_per_s']:,}/s, {CONNECTIONS} connections")  # fmt: skip
-    for name, what in (("alone", "one request at a time"), ("loaded", "under that load"), ("fresh", "event to answer")):
+    table.add_row(f"with diversity {DIVERSITY}", f"{figures['differing_per_s']:,}/s", f"{figures['differing_ratio']:.2f} of "
+                  "the bare server's")  # fmt: skip
+    for name, what in (("alone", "one request at a time"), ("alone_differing", f"with diversity {DIVERSITY}"),
+                       ("loaded", "under that load"), ("fresh", "event to answer")):  # fmt: skip
         table.add_row(what, f"{figures[name]['p50_ms']:.1f} ms", f"99%: {figures[name]['p99_ms']:.1f} ms")
     Console().print(table)
     return 0

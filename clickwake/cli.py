@@ -843,7 +843,7 @@ def experiments(
     check: Annotated[bool, typer.Option("--check", help="only whether the file can be used")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
 ) -> None:
-    """What runs, and how the arms do: rates with intervals that hold whenever somebody looks."""
+    """What runs, and how the arms do: differences with intervals that hold whenever somebody looks, and what follows."""
     from clickwake import experiments as command
 
     raise typer.Exit(command.check(as_json=as_json) if check else command.results(as_json=as_json))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -10,10 +12,15 @@ from rich.table import Table
 
 from clickwake.answering import refused, rows
 from stream.api.experiments import ExperimentsError, load
+from stream.core.confidence import Sample
+from stream.core.effects import Verdict, judged
+from stream.core.experiments import Arm, Experiment
 from stream.settings import load as load_settings
 
-RESULTS = """SELECT tenant, experiment, arm, users, click_rate, click_low, click_high, order_rate, order_low, order_high
-FROM experiment_results ORDER BY tenant, experiment, arm"""
+METRICS = """SELECT tenant, experiment, arm, metric, users, pending, some, mean, variance, mean_before, variance_before,
+    covariance
+FROM experiment_metrics ORDER BY tenant, experiment, arm, metric"""
+FORMS = {"revenue": ".2f", "orders": ".3f"}  # the others are shares of users
 
 
 def check(*, as_json: bool) -> int:
@@ -33,38 +40,76 @@ def check(*, as_json: bool) -> int:
 
 
 def results(*, as_json: bool) -> int:
-    """Each arm of each experiment, and what may be said of it against the others."""
-    (found,) = rows(load_settings().clickhouse, RESULTS)
-    for row in found:
-        row["clicks"], row["orders"] = (verdict(row, found, what) for what in ("click", "order"))
+    """Each arm of each experiment beside the first, by each measure, and what may be done about it."""
+    settings = load_settings()
+    try:
+        known = {one.name: one for one in load(settings.experiments_file)} if settings.experiments_file.exists() else {}
+    except ExperimentsError as error:
+        return refused(error, as_json=as_json)
+    (found,) = rows(settings.clickhouse, METRICS)
+    ran = [_judged(known, some) for some in _by_experiment(found)]
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        print(msgspec.json.encode(ran).decode())
         return 0
-    if not found:
+    if not ran:
         Console().print("nobody has seen an answer of an experiment yet; they are written in "
-                        f"{load_settings().experiments_file}, see docs/experiments.md", highlight=False, soft_wrap=True)
-        return 0
-    table = Table("experiment", "arm", "users", "click rate", "", "order rate", "", box=None, header_style="dim")
-    for row in found:
-        rates = (f"{row[f'{what}_rate']:.2%} ({row[f'{what}_low']:.2%} to {row[f'{what}_high']:.2%})" for what in
-                 ("click", "order"))  # fmt: skip
-        clicks, orders = rates
-        table.add_row(row["experiment"], row["arm"], f"{row['users']:,}", clicks, row["clicks"], orders, row["orders"])
-    Console().print(table)
+                        f"{settings.experiments_file}, see docs/experiments.md", highlight=False, soft_wrap=True)
+    for one in ran:
+        _show(one)
     return 0
 
 
-def verdict(row: dict[str, Any], rows: list[dict[str, Any]], what: str) -> str:
-    """`better` or `worse` than every other arm of its experiment, else `no decision`.
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an experiment of a tenant. `listed`: the file has it, so its first arm and its primary measure are known;
+    else arms are compared with the first by name, by clicks. `pending` users of each arm do not count yet."""
 
-    >>> one = {"tenant": "t", "experiment": "e", "arm": "a", "click_low": 0.2, "click_high": 0.3}
-    >>> verdict(one, [one, one | {"arm": "b", "click_low": 0.05, "click_high": 0.1}], "click")
-    'better'
-    """
-    others = [one for one in rows if (one["tenant"], one["experiment"]) == (row["tenant"], row["experiment"])
-              and one["arm"] != row["arm"]]  # fmt: skip
-    if others and all(row[f"{what}_low"] > one[f"{what}_high"] for one in others):
-        return "better"
-    if others and all(row[f"{what}_high"] < one[f"{what}_low"] for one in others):
-        return "worse"
-    return "no decision"
+    tenant: str
+    experiment: str
+    listed: bool
+    control: str
+    primary: str
+    users: dict[str, int]
+    pending: dict[str, int]
+    arms: list[Verdict]
+
+
+def _by_experiment(found: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    return [list(some) for _, some in groupby(found, key=itemgetter("tenant", "experiment"))]
+
+
+def _judged(known: dict[str, Experiment], some: list[dict[str, Any]]) -> Ran:
+    tenant, name = some[0]["tenant"], some[0]["experiment"]
+    listed = known.get(name)
+    arms = tuple(Arm(name=arm) for arm in dict.fromkeys(row["arm"] for row in some))
+    one = listed or Experiment(name=name, arms=arms)
+    samples = {(row["arm"], row["metric"]): sample(row) for row in some}
+    return Ran(
+        tenant=tenant, experiment=name, listed=listed is not None, control=one.arms[0].name, primary=one.primary,
+        users={row["arm"]: row["users"] for row in some}, pending={row["arm"]: row["pending"] for row in some},
+        arms=judged(one, samples),
+    )  # fmt: skip
+
+
+def sample(row: dict[str, Any]) -> Sample:
+    """A row of experiment_metrics."""
+    return Sample(row["users"], row["mean"], row["variance"], row["some"], row["mean_before"], row["variance_before"],
+                  row["covariance"])  # fmt: skip
+
+
+def _show(one: Ran) -> None:
+    console = Console()
+    users = ", ".join(f"{arm} {n:,} (+{one.pending[arm]:,} whose 7 days are not over)" for arm, n in one.users.items())
+    console.print(f"{one.experiment}, tenant {one.tenant}: {users}", highlight=False, markup=False, soft_wrap=True)
+    if not one.listed:
+        console.print(f"not in the file any more: compared with {one.control!r}, by clicks", style="yellow", markup=False,
+                      highlight=False, soft_wrap=True)  # fmt: skip
+    table = Table("arm", "measure", "", f"mean of {one.control}", "mean", "difference", "", box=None, header_style="dim")
+    for arm in one.arms:
+        for effect in arm.effects:
+            form = FORMS.get(effect.metric, ".2%")
+            between = "too few users" if effect.low is None else f"{effect.low:+{form}} to {effect.high:+{form}}"
+            table.add_row(arm.arm, effect.metric, effect.role, f"{effect.control_mean:{form}}", f"{effect.mean:{form}}",
+                          f"{effect.difference:+{form}} ({between})", effect.verdict)  # fmt: skip
+    console.print(table)
+    for arm in one.arms:
+        console.print(f"{arm.arm} against {arm.against}: {arm.decision}", highlight=False, markup=False)

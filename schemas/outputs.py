@@ -102,7 +102,8 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision was made by: the request's words, where it says nothing the experiment's arm's, else the defaults.
-    `category_cap` null: none, as where given items were ranked. `explore`: the arm's share of places."""
+    `category_cap` null: none, as where given items were ranked. `explore`: the arm's share of places. `diversity`: how much
+    items were chosen to differ, from 0 to 1; before 0.6.0 they never were."""
 
     n: int
     exclude: Literal["none", "bought", "seen"]
@@ -110,6 +111,7 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True):
     filter: str | None = None
     boost: str | None = None
     explore: float = 0.0
+    diversity: float = 0.0
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

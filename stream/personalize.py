@@ -22,7 +22,7 @@ from stream.core import fold, identity
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.core.featurize import Float32, Sequence
 from stream.core.fold import Outcome
-from stream.core.recommend import Rules, rank
+from stream.core.recommend import rank
 from stream.core.reminders import Policy
 from stream.core.state import NOTHING_STATED, Kind, Stated, UserState
 from stream.core.terms import CLAIM_KEY
@@ -30,7 +30,7 @@ from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import PartitionState
 from stream.ports import Clock, Erasures, Fence, Runner
-from stream.recommending import degraded, score_users, with_basket
+from stream.recommending import degraded, rules_of, score_users, with_basket
 from stream.reminders import ReminderDesk
 from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
@@ -90,7 +90,7 @@ class Personalizer:
             window_days=settings.reminders_window_days,
         )))  # fmt: skip
         self.segments = segments
-        self.rules = Rules(top_n=settings.recommend_top_n, category_cap=settings.category_cap, exclude=settings.exclude)
+        self.rules = rules_of(settings)
 
     async def process(self, part: PartitionState, source: Input, records: Seq[Record], waiting: int = 0) -> None:
         """Steps 2 to 5 for one batch of one input topic; `waiting` is how far the worker is behind, in records."""

@@ -15,6 +15,12 @@ from stream.core.state import UserState
 from stream.outbox import utc
 from stream.ports import Runner
 from stream.serving import Serving
+from stream.settings import Personalize
+
+
+def rules_of(own: Personalize) -> Rules:
+    """What may be recommended, as the settings have it: for the worker, the read API and whoever judges them."""
+    return Rules(top_n=own.recommend_top_n, category_cap=own.category_cap, exclude=own.exclude, diversity=own.diversity)
 
 
 class Scored(NamedTuple):

@@ -170,6 +170,7 @@ class Personalize(Section):
     recommend_top_n: int = Field(10, ge=1, le=100)
     category_cap: int = Field(3, ge=1, description="items of one category among the recommended")
     exclude: Literal["none", "bought", "seen"] = Field("bought", description="items of a user's past left out")
+    diversity: float = Field(0.0, ge=0, le=1, description="how much the recommended are to differ; 0: by score alone")
     satisfaction_weight: float = Field(
         0.0, ge=0, le=10, description="scores times (item's satisfaction / mean) to this power, at most 1; 0: off"
     )

@@ -20,7 +20,7 @@ Measures = dict[str, Interval]  # measure → value
 Statistic = Callable[[FloatArray, FloatArray], float]  # (predictions (U,), truth (U,)) → a measure of the whole sample
 NEUTRAL = ("tail_shown@10", "tail_wanted", "coverage")  # described, not better or worse
 NEUTRAL_TASKS = ("exposure-",)
-LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss", "rmse", "rmse_expected", "wrong")
+LESS_IS_BETTER = ("brier", "ece", "mae", "stars_mae", "log_loss", "rmse", "rmse_expected", "wrong", "alike@10")
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,9 +21,8 @@ import numpy.typing as npt
 from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, excluded, rank
 from stream.core.state import UserState
-from stream.recommending import Scored, score_users
+from stream.recommending import Scored, rules_of, score_users
 from stream.serving import Serving
-from stream.settings import Settings
 from training import offline, train
 from training.asking import Columns, Question, next_of
 from training.clustered import by_user
@@ -68,14 +67,8 @@ def run(request: Request) -> Evaluated:
     users = int(request.options.get("users", USERS_MAX))
     asked = next_of(replay, Columns(history), split_ms, history.to_ms + 1, users)
     request.say(f"taking the histories of {len(asked)} users apart")
-    found = cases(serving, tenant, history, asked, split_ms, rules_of(request.settings))
+    found = cases(serving, tenant, history, asked, split_ms, rules_of(request.settings.personalize))
     return judged(found, history.name, split_ms)
-
-
-def rules_of(settings: Settings) -> Rules:
-    """Of the workers."""
-    own = settings.personalize
-    return Rules(top_n=own.recommend_top_n, category_cap=own.category_cap, exclude=own.exclude)
 
 
 def cases(

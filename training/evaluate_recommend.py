@@ -3,8 +3,9 @@
 Sub-tasks: each known user's next moment after the split; of it, items new to the user (`new`), items outside the most
 touched fifth (`long-tail`), items with fewer than five touches ranked among themselves (`cold`); quality by how long users
 have been here (`users-…`), how much of the long tail is shown and was wanted (`exposure`), exposure by brand, or by category
-where there are none (`exposure-by-…`, `exposure-gap-by-…`); and, but for these, the same before every moment after the split
-(`successive`), with histories and live counts as they then were, and models as of the split.
+where there are none (`exposure-by-…`, `exposure-gap-by-…`), what it costs to choose items that differ (`differing`); and,
+but for these, the same before every moment after the split (`successive`), with histories and live counts as they then
+were, and models as of the split.
 Ours is learned on what came before a validation window, blended on that window, and learned again up to the split; it is
 asked through its ONNX files and stream.core.
 """
@@ -23,8 +24,9 @@ from stream.core.blend import PARTS, USER_FEATURES, Blend
 from stream.core.counts import PartitionCounts
 from stream.core.state import DAY_MS
 from stream.settings import Settings
-from training import exposure, held_out, train
+from training import diversity, exposure, held_out, train
 from training.asking import Columns, next_of, walk
+from training.comparison import Measures, merged
 from training.evaluations import Evaluated, Request, iso
 from training.exposure import Groups
 from training.judging import Judge, Ours, Panelist, Ranker, Values, averaged
@@ -101,6 +103,14 @@ class Stage:
             found[name][""]["coverage@10"] = np.array([len(at_split[name].shown) / known])  # one value: no interval
         return found
 
+    def differing(self, learned: train.Learned, blend: Blend) -> tuple[dict[str, Measures], dict[str, Measures]]:
+        """Ours at the split, choosing items that differ."""
+        columns, replay = Columns(self.history), Replay(self.history)
+        replay.advance(self.split_ms)
+        ours = Ours(learned.bundle, self.history, self.texts, replay.snapshot.counts, blend)
+        asked = next_of(replay, columns, self.split_ms, self.history.to_ms + 1, held_out.USERS_MAX)
+        return diversity.measured(ours, asked, columns, self.texts, list(self.history.items), SERVED)
+
     def groups(self) -> Groups | None:
         """Brands, or categories, by which exposure is measured."""
         past, _ = interactions(self.history, self.split_ms)
@@ -143,7 +153,11 @@ def run(request: Request) -> Evaluated:
     comparison = held_out.comparison(request.dataset, split_ms, {SERVED: averaged(several)} | found, SERVED)
     settings: dict[str, float | str] = {"seeds": len(seeds), "budget_s": request.settings.training.budget_s, **blend.named()}
     settings |= exposure.said(stage.groups(), comparison.models[SERVED])
-    comparison = msgspec.structs.replace(comparison, settings=settings)
+    request.say("choosing items that differ")
+    models, ahead = stage.differing(first, blend)
+    comparison = msgspec.structs.replace(
+        comparison, settings=settings, models=merged(comparison.models, models), ahead=merged(comparison.ahead, ahead)
+    )
     figures = {"Shares of the blend's parts": lambda figure: _shares(figure, blend)}
     if options.get("freshness"):
         aged = freshness(stage)

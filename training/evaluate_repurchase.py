@@ -3,7 +3,7 @@
 At the split every known user is asked about every item they bought before: bought again within 30, 60 or 90 days? Ours is
 what training makes of the history before the split (`repurchase.learn`, `links.fit`), as a bundle would hold it, and reads
 the replayed state alone. Users are drawn with replacement, with all their pairs. Sub-tasks `cross-sell…`: see `cross_sell`;
-`reminders…`, through the worker's own desk: see `reminders`.
+`reminders…`, through the worker's own desk: see `reminders`; `due`, as the read API answers: see `due`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from stream.core.repurchase import FEATURES, Repurchase
 from stream.core.state import DAY_MS
-from training import baselines, cross_sell, links, reminders, report, repurchase
+from training import baselines, cross_sell, due, links, reminders, report, repurchase
 from training.clustered import by_user, clustered
 from training.comparison import Comparison, Measures, merged
 from training.evaluations import Evaluated, Request, iso
@@ -65,11 +65,13 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
             models, ahead = merged(models, part), merged(ahead, difference)
     say("saying reminders as a worker would")
     told, told_ahead = reminders.evaluated(history, past, number, split_ms, model, linked, SERVED)
+    say("asking what is due")
+    due_now, due_ahead, due_asked = due.evaluated(history, past, number, split_ms, model, linked, SERVED)
     baskets = {f"{task} baskets": float(len(users)) for task, (_, users) in asked.items()}
     comparison = Comparison(
         task="repurchase", dataset=history.name, split=iso(split_ms), n=len(test.x), served=SERVED,
-        models=merged(models, told), ahead=merged(ahead, told_ahead),
-        settings={"users": float(len(np.unique(test.users))), **baskets, "seed": float(seed),
+        models=merged(models, told, due_now), ahead=merged(ahead, told_ahead, due_ahead),
+        settings={"users": float(len(np.unique(test.users))), **baskets, **due_asked, "seed": float(seed),
                   "power_of_days": model.shape, **dict(zip(FEATURES, model.weights, strict=True))},
     )  # fmt: skip
     figures: dict[str, report.Draw] = {

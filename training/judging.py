@@ -132,7 +132,7 @@ class Judge:
     ) -> dict[str, Verdict]:
         """Verdicts by name. `together`: the questions are all of one time and may be asked in batches."""
         verdicts = {name: Verdict() for name in rankers}
-        for some in _batches(questions, BATCH if together else 1):
+        for some in batched(questions, BATCH if together else 1):
             changed = {key: self.counts.counts[key] for key in self.counts.dirty}
             self.counts.dirty.clear()
             for name, ranker in rankers.items():
@@ -177,7 +177,8 @@ def _named(prefix: str, task: str) -> str:
     return f"{prefix}-{task}" if prefix else task
 
 
-def _batches(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
+def batched(questions: Iterable[Question], size: int) -> Iterator[list[Question]]:
+    """The same in lists of at most `size`."""
     some: list[Question] = []
     for question in questions:
         some.append(question)

@@ -16,6 +16,7 @@ from stream.adapters.onnx import Bundle
 from stream.core.fold import touches
 from stream.core.recommend import Rules, rank
 from stream.core.state import Kind
+from stream.recommending import rules_of
 from stream.serving import Serving
 from stream.settings import Settings
 from training import offline
@@ -48,8 +49,7 @@ def compare(
     if not served:
         raise EmptyHistory(f"nothing that {version} recommended after {iso(since_ms)} is {horizon} old yet; ask again later")
     later = doings(history)
-    rules = Rules(top_n=settings.personalize.recommend_top_n, category_cap=settings.personalize.category_cap,
-                  exclude=settings.personalize.exclude)  # fmt: skip
+    rules = rules_of(settings.personalize)
     values = {}
     for bundle in (candidate, current):
         say(f"asking {bundle.manifest.model_version} again what was asked live {len(served)} times")

@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -27,10 +27,11 @@ from stream.adapters.offers import OffersReader
 from stream.adapters.replica import StateReplica
 from stream.adapters.serving_readers import ServingReaders
 from stream.api import openapi
+from stream.api.answers import Answer, Explained, Items, User
 from stream.api.metrics import Metrics
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
-from stream.api.requests import Ask, AskForMany, Neighbors, ToRank, from_body, from_query
-from stream.api.service import Answer, Explained, Items, Service, User
+from stream.api.requests import Ask, AskForMany, Neighbors, Nothing, ToRank, from_body, from_query
+from stream.api.service import Service
 from stream.api.texts import TextFeatures
 from stream.endings import only_when_asked
 from stream.http import body, keys, page, server
@@ -42,6 +43,7 @@ RETRY_AFTER_S = 1
 BODY_BYTES_MAX = 256 * 1024
 DRAIN_S = 5.0  # for decisions that were noted
 
+T = TypeVar("T", bound=msgspec.Struct)
 Handler = Callable[[Request, str], Awaitable[Response]]
 
 log = structlog.get_logger("api")
@@ -134,12 +136,12 @@ class Api:
 
     async def recommendations_of_many(self, request: Request, tenant: str) -> Response:
         """`POST /v1/recommendations`"""
-        ask = from_body(await body.read(request, BODY_BYTES_MAX, "The request"), AskForMany)
+        ask = await _posted(request, AskForMany)
         return Json({"recommendations": await self.service.recommend_many(tenant, ask.users, ask)})
 
     async def rank(self, request: Request, tenant: str) -> Response:
         """`POST /v1/rank`"""
-        ask = from_body(await body.read(request, BODY_BYTES_MAX, "The request"), ToRank)
+        ask = await _posted(request, ToRank)
         return Json(await self.service.rank(tenant, ask))
 
     async def offer(self, request: Request, tenant: str) -> Response:
@@ -148,7 +150,7 @@ class Api:
 
     async def offer_for(self, request: Request, tenant: str) -> Response:
         """`POST /v1/offers`"""
-        ask = from_body(await body.read(request, BODY_BYTES_MAX, "The request"), AskOfferFor)
+        ask = await _posted(request, AskOfferFor)
         return await self._offered(tenant, ask.user_id, ask)
 
     async def _offered(self, tenant: str, user: str, ask: AskOffer) -> Response:
@@ -158,6 +160,7 @@ class Api:
 
     async def user(self, request: Request, tenant: str) -> Response:
         """`GET /v1/users/{user}`"""
+        from_query(request.query_params, Nothing)
         return _answered(request, await self.service.user(tenant, request.path_params["user"]))
 
     async def neighbors(self, request: Request, tenant: str) -> Response:
@@ -184,6 +187,12 @@ class Api:
         self.metrics.decisions.labels("sent").set(self.decisions.sent)
         self.metrics.decisions.labels("lost").set(self.decisions.lost)
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def _posted(request: Request, kind: type[T]) -> T:
+    """What is asked by a body, and by nothing else. Raises Refused."""
+    from_query(request.query_params, Nothing)
+    return from_body(await body.read(request, BODY_BYTES_MAX, "The request"), kind)
 
 
 def _answered(request: Request, answer: Answer | Items | User | Explained) -> Response:

@@ -43,7 +43,7 @@ class Wanted(NamedTuple):
         """For the log of decisions."""
         rules = self.rules
         return Applied(n=rules.top_n, exclude=rules.exclude, category_cap=rules.category_cap, filter=self.ask.filter,
-                       boost=self.ask.boost, explore=self.arm.explore)  # fmt: skip
+                       boost=self.ask.boost, diversity=rules.diversity, explore=self.arm.explore)  # fmt: skip
 
 
 class ForUser(NamedTuple):

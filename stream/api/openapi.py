@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
+from stream.api.answers import Answer, Explained, Items, OfferServed, Ranked, User
 from stream.api.offers import AskOffer, AskOfferFor
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank
-from stream.api.service import Answer, Explained, Items, OfferServed, Ranked, User
 from stream.core.index import FIELDS
 from stream.http import page
 from stream.http.answers import Error
@@ -26,6 +26,7 @@ SAID = {
     "boost": f"A factor of each item's score. {EXPRESSIONS}",
     "exclude": "Items of the user's past that are left out.",
     "category_cap": "Items of one category at most.",
+    "diversity": "How much the items are to differ: 0, by score alone, to 1.",
     "placement": "Where it is to be shown: a placement of the file of offers.",
     "id": "What stands for the moment of the decision (a page view, a message): asking again with it chooses alike.",
     "offers": "Only from these offers, separated by commas.",
@@ -114,7 +115,8 @@ def document(settings: Api) -> dict[str, Any]:
         }},
         "/v1/users/{user}": {"get": {
             "operationId": "user", "summary": "What is known of a user: history, cart, and the curve of survival.",
-            "security": key, "parameters": _in_path("user"), "responses": _answers("Known.", _ref("User"), "304", "404"),
+            "security": key, "parameters": _in_path("user"),
+            "responses": _answers("Known.", _ref("User"), "304", "400", "404"),
         }},
         "/v1/items/{item}/neighbors": {"get": {
             "operationId": "neighbors", "summary": "Items like a given one.", "security": key,

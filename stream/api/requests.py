@@ -36,6 +36,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     boost: str | None = None
     exclude: Literal["none", "bought", "seen"] | None = None
     category_cap: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     fields: tuple[Field, ...] = ()
 
     def as_asked(self) -> dict[str, str]:
@@ -72,6 +73,10 @@ class Neighbors(msgspec.Struct, frozen=True, kw_only=True):
     fields: tuple[Field, ...] = ()
 
 
+class Nothing(msgspec.Struct, frozen=True):
+    """Where no parameter may be given."""
+
+
 def from_query(query: Mapping[str, str], kind: type[T]) -> T:
     """Parameters of a URL; lists are separated by commas. Raises Refused 400."""
     given: dict[str, Any] = dict(query)
@@ -98,8 +103,8 @@ def _known(given: Mapping[str, object], kind: type[msgspec.Struct], what: str) -
     """A word that is not understood must not pass: who misspells `filter` would be shown what they left out."""
     unknown = sorted(given.keys() - set(kind.__struct_fields__))
     if unknown:
-        raise invalid(unknown[0], "unknown", f"There is no {what} {unknown[0]!r}; there are "
-                      f"{', '.join(sorted(kind.__struct_fields__))}.")  # fmt: skip
+        there_are = ", ".join(sorted(kind.__struct_fields__)) or "none"
+        raise invalid(unknown[0], "unknown", f"There is no {what} {unknown[0]!r}; there are {there_are}.")
 
 
 def _complaint(error: Exception) -> Refused:

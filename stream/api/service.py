@@ -9,17 +9,29 @@ from __future__ import annotations
 
 import asyncio
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from schemas.catalog import Item
-from schemas.events import Instant, key
+from schemas.events import key
 from schemas.outputs import Applied, Decision, RecommendedItem, output_id
 from stream.adapters.decisions import DecisionLog
 from stream.adapters.replica import StateReplica
 from stream.adapters.serving_readers import ServingReaders
+from stream.api.answers import (
+    Advertising,
+    Answer,
+    ChurnNow,
+    Done,
+    Explained,
+    Items,
+    OfferServed,
+    Ranked,
+    User,
+    fields_of,
+    with_fields,
+)
 from stream.api.choosing import FILTERED, Chosen, Wanted, about_items, boosted, due, for_user, unknown_item
 from stream.api.coalesce import Coalescer
 from stream.api.experiments import NO_ARM, Experiments
@@ -28,139 +40,19 @@ from stream.api.requests import Ask, Neighbors, ToRank
 from stream.core import churn, scenarios, segments
 from stream.core.experiments import Arm, assigned
 from stream.core.featurize import churn_features
-from stream.core.index import ItemIndex
 from stream.core.recommend import Rules
 from stream.core.reminders import Policy
 from stream.core.scenarios import PERSONAL
 from stream.core.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
-from stream.core.why import Why
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.partition import NOBODY
 from stream.ports import Clock
-from stream.recommending import Scored, degraded
+from stream.recommending import Scored, degraded, rules_of
 from stream.serving import Serving
 from stream.settings import Settings
 
 REASONED_MAX = 20  # items of a ranking that are logged with their reasons: a thousand with all of them are half a megabyte
-
-
-class Recommended(RecommendedItem, frozen=True, kw_only=True):
-    """`item`: what was asked of the catalog about it."""
-
-    item: dict[str, Any] | None = None
-
-
-class Items(msgspec.Struct, frozen=True, kw_only=True):
-    """Items, best first. As in every answer, `as_of_event_id` and `as_of_ts` are the last event of the user that it knows of
-    (empty and null for nobody), `model_version` the release it was made with, and `stale_ms` how old at most what the API
-    knows is, beside what the workers have written."""
-
-    user_id: str
-    scenario: str
-    items: tuple[Recommended, ...]
-    as_of_event_id: str
-    as_of_ts: Instant | None
-    model_version: str
-    degraded: str | None
-    stale_ms: int
-
-
-class Answer(Items, frozen=True, kw_only=True):
-    """`recommendation_id` stands for the content: send it back in `properties.recommendation_id` of what is done with it."""
-
-    recommendation_id: str
-    experiment: str = ""
-    arm: str = ""
-
-
-class Ranked(msgspec.Struct, frozen=True, kw_only=True):
-    """Given items, best first, with an id as of recommendations. `unknown` are in no catalog and no event."""
-
-    recommendation_id: str
-    user_id: str
-    items: tuple[RecommendedItem, ...]
-    unknown: tuple[str, ...]
-    as_of_event_id: str
-    as_of_ts: Instant | None
-    model_version: str
-    degraded: str | None
-    stale_ms: int
-
-
-class Explained(Why, frozen=True, kw_only=True):
-    """Of which user, by which request's scenario and experiment, and how fresh. `item`: what was asked of the catalog."""
-
-    user_id: str
-    scenario: str
-    experiment: str
-    arm: str
-    item: dict[str, Any] | None
-    as_of_event_id: str
-    as_of_ts: Instant | None
-    model_version: str
-    degraded: str | None
-    stale_ms: int
-
-
-class OfferServed(OfferAnswer, frozen=True, kw_only=True):
-    """`model_version`: the release by which conditions about churn are judged."""
-
-    model_version: str
-
-
-class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing the user did to an item."""
-
-    at: Instant
-    event_id: str
-    item_id: str
-    did: str
-    value: float
-
-
-class ChurnNow(msgspec.Struct, frozen=True, kw_only=True):
-    """`p_no_return`: chance of no event within `horizon_days` from now; `curve`: chance of no event until so many days after
-    the last one. `due_at`: when silence alone raises an alert; null: it does not within a year."""
-
-    p_no_return: float
-    interval: tuple[float, float]
-    horizon_days: float
-    silent_days: float
-    due_at: Instant | None
-    alerted: bool
-    curve: tuple[tuple[float, float], ...]
-
-
-class Advertising(msgspec.Struct, frozen=True, kw_only=True):
-    """What was said last of advertising. `assumed`: not by the user, it is the tenant's default."""
-
-    refused: bool
-    stated_at: Instant
-    assumed: bool
-
-
-class User(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a user. `churn` is null without a model, `ads` where nothing was ever said of advertising, both times
-    where no event is known: of who refuses a profile, `ads` alone is."""
-
-    user_id: str
-    first_seen: Instant | None
-    last_seen: Instant | None
-    events: int
-    orders: int
-    revenue: float
-    active_days: int
-    cart: tuple[str, ...]
-    segments: tuple[str, ...]
-    anonymous_ids: tuple[str, ...]
-    as_of_event_id: str
-    as_of_ts: Instant | None
-    history: tuple[Done, ...]
-    churn: ChurnNow | None
-    model_version: str
-    stale_ms: int
-    ads: Advertising | None
 
 
 class _Decided(NamedTuple):
@@ -183,7 +75,7 @@ class Service:
         self._coalescer = Coalescer(lambda: self.ranking.serving.current, ranking.run_model)
         own = settings.personalize
         self._reminders = Policy(window_days=own.reminders_window_days)
-        self._rules = Rules(top_n=own.recommend_top_n, category_cap=own.category_cap, exclude=own.exclude)
+        self._rules = rules_of(own)
 
     async def recommend(self, tenant: str, user: str, ask: Ask) -> Answer:
         """The best items for a user in a scenario. Raises Refused."""
@@ -201,7 +93,7 @@ class Service:
         ))  # fmt: skip
         return Answer(
             recommendation_id=ident, user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
-            items=_with_fields(items, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id,
+            items=with_fields(items, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id,
             as_of_ts=_as_of(state),
             model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
@@ -270,7 +162,7 @@ class Service:
         told = chosen.why(row)
         return Explained(
             **msgspec.structs.asdict(told), user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
-            item=_fields_of(item_id, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
+            item=fields_of(item_id, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
             model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
@@ -280,10 +172,10 @@ class Service:
         index = serving.index(tenant)
         if item_id not in index.row_of:
             raise unknown_item(item_id)
-        asked = Ask(scenario="similar", n=ask.n, items=(item_id,), filter=ask.filter, exclude="none")
+        asked = Ask(scenario="similar", n=ask.n, items=(item_id,), filter=ask.filter, exclude="none", diversity=0.0)
         chosen = about_items(index, NOBODY, Wanted(asked, self._asked(asked)), 0)
         return Items(
-            user_id="", scenario="similar", items=_with_fields(chosen.items(), index, ask.fields), as_of_event_id="",
+            user_id="", scenario="similar", items=with_fields(chosen.items(), index, ask.fields), as_of_event_id="",
             as_of_ts=None, model_version=serving.version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
@@ -352,7 +244,8 @@ class Service:
             raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
         usual = "none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude
         exclude = "none" if ask.scenario == "again" else ask.exclude or usual  # of what was bought nothing would be left
-        return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude)
+        diversity = own.diversity if ask.diversity is None else ask.diversity
+        return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude, diversity=diversity)
 
     def _now_ms(self, tenant: str, user: str, state: UserState) -> int:
         """The present in event time, carried on by nothing but events; by the wall clock before the first live one."""
@@ -373,6 +266,7 @@ def _with_arm(ask: Ask, arm: Arm) -> Ask:
     return msgspec.structs.replace(
         ask, filter=ask.filter or arm.filter, boost=ask.boost or arm.boost, exclude=ask.exclude or arm.exclude,
         category_cap=ask.category_cap or arm.category_cap,
+        diversity=arm.diversity if ask.diversity is None else ask.diversity,
     )  # fmt: skip
 
 
@@ -383,19 +277,3 @@ def _as_of(state: UserState) -> datetime | None:
 def _logged(items: tuple[RecommendedItem, ...]) -> tuple[RecommendedItem, ...]:
     """A ranking as it is logged: whole, but for the reasons of what comes late in it."""
     return items[:REASONED_MAX] + tuple(msgspec.structs.replace(one, reasons=()) for one in items[REASONED_MAX:])
-
-
-def _with_fields(
-    items: tuple[RecommendedItem, ...], index: ItemIndex, fields: tuple[str, ...]
-) -> tuple[Recommended, ...]:  # fmt: skip
-    return tuple(
-        Recommended(item_id=one.item_id, score=one.score, source=one.source, reasons=one.reasons,
-                    item=_fields_of(one.item_id, index, fields))
-        for one in items
-    )  # fmt: skip
-
-
-def _fields_of(item_id: str, index: ItemIndex, fields: tuple[str, ...]) -> dict[str, Any] | None:
-    """What was asked of the catalog about an item; null where nothing was."""
-    item: Item | None = index.items[index.row_of[item_id]]
-    return {name: getattr(item, name, None) for name in fields} if fields else None

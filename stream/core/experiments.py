@@ -17,6 +17,8 @@ from stream.core.scenarios import Bool, Scenario
 from stream.core.state import DAY_MS
 
 COLD_TOUCHES = 3.0  # weight of touches in the long run below which nobody knows how an item does
+Primary = Literal["clicked", "orders", "revenue"]
+Guardrail = Literal["alerted", "dissatisfied"]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9 _-]{0,63}$")]
 
 
@@ -30,17 +32,21 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     filter: str | None = None
     exclude: Literal["none", "bought", "seen"] | None = None
     category_cap: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     explore: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`share` of users are in it; the first arm is what the others are compared with."""
+    """`share` of users are in it; the first arm is what the others are compared with. `primary`: by what it is decided;
+    `guardrails`: what stops an arm. See `stream.core.effects`."""
 
     name: Name
     arms: Annotated[tuple[Arm, ...], msgspec.Meta(min_length=1, max_length=10)]
     scenario: Scenario = "for_you"
     share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     tenant: str | None = None
+    primary: Primary = "clicked"
+    guardrails: tuple[Guardrail, ...] = ("alerted", "dissatisfied")
 
 
 class ExperimentsFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

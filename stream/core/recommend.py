@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from schemas.outputs import Reason, RecommendedItem
 from stream.core.blend import AGAIN_DAYS, AGAIN_LOG_DAYS, PARTS, POPULAR, Blend
+from stream.core.diversity import POOL, varied
 from stream.core.featurize import Float32, Sequence
 from stream.core.index import ItemIndex
 from stream.core.state import DAY_MS, UserState
@@ -41,6 +42,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     top_n: int = 10
     category_cap: int = 3
     exclude: Literal["none", "bought", "seen"] = "bought"
+    diversity: float = 0.0  # 0: by scores alone; 1: as different as can be, see `diversity.varied`
 
 
 class Evidence(NamedTuple):
@@ -234,24 +236,31 @@ def rank(
         allowed &= only[:n]
     lifted = total + index.pinned[:n] * np.float32(1e6) if index.pinned[:n].any() else total
     masked = np.where(allowed, lifted, _NEVER)
-    width = min(n, rules.top_n * (8 if rules.category_cap else 1))
+    width = min(n, max(POOL if rules.diversity else 0, rules.top_n * (8 if rules.category_cap else 1)))
     while True:
         best = np.arange(n)
         if width < n:  # values first, then rows: partitioning values is vectorised, partitioning rows is not
             best = np.flatnonzero(masked >= -np.partition(-masked, width - 1)[width - 1])
         best = best[np.argsort(-masked[best], kind="stable")][:width]
-        chosen = _cap(best, masked, index, rules)
+        best = best[masked[best] > _NEVER / 2]
+        chosen = _varied(best, total, index, rules) if rules.diversity else _cap(best, index, rules)
         if len(chosen) == rules.top_n or width >= n:
             return chosen
         width = min(n, width * 4)
 
 
-def _cap(best: npt.NDArray[np.int64], masked: Float32, index: ItemIndex, rules: Rules) -> list[int]:
+def _varied(best: npt.NDArray[np.int64], total: Float32, index: ItemIndex, rules: Rules) -> list[int]:
+    chosen = varied(total[best], index.matrix[best], index.pinned[best], index.category[best], rules.top_n,
+                    rules.category_cap, rules.diversity)  # fmt: skip
+    return [int(row) for row in best[chosen]]
+
+
+def _cap(best: npt.NDArray[np.int64], index: ItemIndex, rules: Rules) -> list[int]:
     chosen: list[int] = []
     used: dict[int, int] = {}
-    columns = (best, masked[best], index.category[best], index.pinned[best])  # whole columns: numpy's scalars are slow
-    for row, value, code, pinned in zip(*(one.tolist() for one in columns), strict=True):
-        if value <= _NEVER / 2 or len(chosen) == rules.top_n:
+    columns = (best, index.category[best], index.pinned[best])  # whole columns: numpy's scalars are slow
+    for row, code, pinned in zip(*(one.tolist() for one in columns), strict=True):
+        if len(chosen) == rules.top_n:
             break
         if code >= 0 and not pinned:
             if used.get(code, 0) >= rules.category_cap:

@@ -9,6 +9,7 @@ import numpy as np
 
 from schemas.outputs import Reason, RecommendedItem
 from stream.core.choice import Choice
+from stream.core.diversity import nearest
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
 from stream.core.recommend import excluded
@@ -28,8 +29,9 @@ class Disliked(msgspec.Struct, frozen=True, kw_only=True):
 class Why(msgspec.Struct, frozen=True, kw_only=True):
     """One item for one user, by one request. `position`: where it is shown, from 1; null where it is not. `place`: by its
     score, 1 for the highest among the items that rules and filter let through; null for one they do not. The two differ
-    where items are pinned, capped or explored. `lift`: the score against that of the average item. `shares`: what each part
-    of the mixture adds, summing to 1. `removed_by`: why it is not shown, in words; empty where it is."""
+    where items are pinned, capped, explored or chosen to differ. `lift`: the score against that of the average item.
+    `shares`: what each part of the mixture adds, summing to 1. `removed_by`: why it is not shown, in words; empty where it
+    is."""
 
     item_id: str
     shown: bool
@@ -101,6 +103,16 @@ def _removed_by(
     same = sum(1 for one in choice.ranked if index.category[one] == code and not index.pinned[one])
     if code >= 0 and not index.pinned[row] and same >= rules.category_cap:
         return (f"its category has {same} before it, more are not shown at once",)
+    if rules.diversity:
+        return (_too_alike(row, choice, index, place),)
     if place <= rules.top_n:
         return (f"its place is {place}, but pinned items come first and {rules.top_n} are shown",)
     return (f"its place is {place}, {rules.top_n} are shown",)
+
+
+def _too_alike(row: int, choice: Choice, index: ItemIndex, place: int) -> str:
+    rules = choice.rules
+    others = "pinned items first, the others" if any(index.pinned[one] for one in choice.ranked) else "and they are"
+    words = f"its place is {place}, {rules.top_n} are shown, {others} chosen to differ (diversity {rules.diversity:g})"
+    alike = nearest(index.matrix[row], index.matrix[choice.ranked])
+    return words if alike is None else f"{words}: it is most like {index.ids[choice.ranked[alike]]!r}"

@@ -29,8 +29,8 @@ from training import trials
 
 VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "cohort_retention", "recommendations_served",
          "churn_alerts_served", "recommendation_hits", "recommendation_hit_rate", "alert_outcomes", "alert_precision",
-         "accounting", "decisions_served", "decision_outcomes", "experiment_results", "segment_changes_served",
-         "segment_intervals", "segment_sizes", "delivery_outcomes",
+         "accounting", "decisions_served", "decision_outcomes", "experiment_results", "experiment_users",
+         "experiment_metrics", "segment_changes_served", "segment_intervals", "segment_sizes", "delivery_outcomes",
          "delivery_trials", "delivery_campaigns", "delivery_gains", "satisfaction_daily", "satisfaction_by_item",
          "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served", "reminders_served",
          "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision", "offer_decisions_served",
@@ -407,7 +407,7 @@ def test_a_replay_changes_nothing(database: Database) -> None:
                       "decisions": 5, "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3,
                       "offer_decisions": 1, "opinions": 1, "satisfaction_alerts": 1, "dead_letters": 4}
     # nobody has seen an answer or an offer yet, or bought anything twice
-    empty = {"experiment_results", "interval_due", "offer_exposure", "offer_spend"}
+    empty = {"experiment_results", "experiment_users", "experiment_metrics", "interval_due", "offer_exposure", "offer_spend"}
     assert {name for name, value in content.items() if not value} == empty
     database.store(ALL)
     assert database.rows("SELECT count() FROM events") == [(12,)], "the server skips an insert it has seen"

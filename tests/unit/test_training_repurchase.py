@@ -12,7 +12,7 @@ from schemas.events import ms
 from stream.core.reminders import Policy
 from stream.core.repurchase import FEATURES, Repurchase, own_gap_days
 from stream.core.state import DAY_MS
-from training import clustered, cross_sell, evaluate_repurchase, links, metrics, reminders, repurchase, snapshot
+from training import clustered, cross_sell, due, evaluate_repurchase, links, metrics, reminders, repurchase, snapshot
 from training.repurchase import HORIZONS_DAYS, Pairs
 from training.snapshot import EmptyHistory, History, Replay, interactions
 from training.without_encoder import WithoutEncoder
@@ -117,6 +117,25 @@ def test_planted_periods_are_reminded_of_though_an_invoice_names_the_item_on_two
     ours, average = found.models["clickwake"], found.models["item's average interval"]
     assert ours["reminders.precision"].low > 0.9 and ours["reminders.said"].value > 60
     assert average["reminders.precision"].high < 0.1
+    assert {"due.recall@10", "due.ndcg@10", "due.hr@10", "due.precision"} <= ours.keys(), "asked as the read API answers too"
+    assert ours["due.precision"].low > 0.5 and found.settings["due: something said"] > 60
+
+
+def test_what_is_due_comes_from_the_past_alone_and_rules_rank_what_they_say(history: History) -> None:
+    past, number = interactions(history)
+    model, known = learned(history.until(SPLIT_MS)), repurchase.links_until(past, list(history.items), SPLIT_MS)
+    assert model is not None
+    models = WithoutEncoder(model, known)
+    whole = due.answers(history, past, number, SPLIT_MS, models, Policy(), "ours")
+    cut_ms = SPLIT_MS + 28 * DAY_MS
+    early = history.until(cut_ms)
+    cut = due.answers(early, *interactions(early), SPLIT_MS, models, Policy(), "ours")
+    assert [one.ranked for one in cut] == [one.ranked for one in whole[: len(cut)]] and len(cut) >= 50
+    first = [one.ranked["ours"][0] == "milk" for one in whole if "milk" in one.ranked["ours"]]
+    assert len(first) > 50 and np.mean(first) > 0.9, "the rest is bought by chance"
+    milk = next(one for one in whole if "milk" in one.wanted)
+    assert milk.ranked[due.FREQUENT][0] == "milk" and {len(milk.ranked[name]) for name in (
+        due.FREQUENT, due.INTERVAL, due.RECENT)} == {len(milk.ranked[due.RECENT])}  # fmt: skip
 
 
 def test_asking_on_the_way_changes_nothing_of_what_the_replay_leaves(history: History) -> None:

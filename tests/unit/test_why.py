@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.outputs import Applied
 from stream.api.requests import Ask
 from stream.core.counts import ItemCount
 from tests.support.fakes import T0_MS
@@ -23,6 +24,9 @@ experiments:
   - name: caps
     scenario: for_you
     arms: [{name: cheap, filter: price < 6}, {name: new, explore: 0.4, category_cap: 1, exclude: none}]
+  - name: unlike
+    scenario: trending
+    arms: [{name: unlike, diversity: 0.6}, {name: mixed, diversity: 0.6, explore: 0.4}]
   - name: rising
     scenario: popular
     arms: [{name: dear, filter: price > 1, boost: price}]
@@ -96,6 +100,22 @@ async def test_pinned_items_push_out_what_has_the_better_place(tmp_path: Path) -
     assert second["removed_by"] == ["its place is 2, but pinned items come first and 2 are shown"]
 
 
+async def test_what_is_like_what_is_shown_has_its_reason(tmp_path: Path) -> None:
+    """i1 is i0 again under another name; i2 is pinned."""
+    pinned = [msgspec.structs.replace(one, pinned=one.item_id == "i2") for one in ITEMS]
+    for items, others in ((ITEMS, "and they are"), (pinned, "pinned items first, the others")):
+        shop = Shop(tmp_path / "home", items=items)
+        shop.index.put(items[1], shop.index.matrix[0])
+        params = {"scenario": "popular", "exclude": "none", "n": 3, "category_cap": 12}
+        assert (await why(shop, "nobody", "i1", **params))["shown"], "by score it is the second"
+        said = await why(shop, "nobody", "i1", diversity=0.9, **params)
+        assert said["removed_by"] == [f"its place is 2, 3 are shown, {others} chosen to differ (diversity 0.9): it is most "
+                                      "like 'i0'"]  # fmt: skip
+        shown = (await shop.get("/v1/recommendations/nobody", params=params | {"diversity": 0.9})).json()["items"]
+        assert "i0" in {one["item_id"] for one in shown} and (shown[0]["source"] == "pinned") == (items is pinned)
+    assert shop.logged()[-1].applied == Applied(n=3, exclude="none", category_cap=12, diversity=0.9)
+
+
 async def test_it_speaks_of_the_arm_that_the_user_is_in(tmp_path: Path) -> None:
     shop = Shop(tmp_path / "home", EXPERIMENTS)
     arm_of = {f"v{n}": (await shop.get(f"/v1/recommendations/v{n}")).json()["arm"] for n in range(20)}
@@ -131,6 +151,7 @@ ASKED = st.builds(
     filter=st.sampled_from([None, "price < 7", "category in ['c1', 'c2']", "False"]),
     boost=st.sampled_from([None, "price", "1 if item_id == 'i7' else 0", "-1"]),
     exclude=st.sampled_from([None, "none", "bought", "seen"]), category_cap=st.sampled_from([None, 1, 2, 12]),
+    diversity=st.sampled_from([None, 0.0, 0.2, 0.9, 1.0]),
 )  # fmt: skip
 
 
