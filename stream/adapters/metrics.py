@@ -6,7 +6,7 @@ import os
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from stream.adapters.files import RunFile
+from stream.files import RunFile
 from stream.partition import PartitionState
 from stream.settings import Settings
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import structlog
 from prometheus_client import start_http_server
 
-from stream.adapters.files import RunFile
+from stream.files import RunFile
 from stream.settings import Settings
 
 log = structlog.get_logger()

@@ -12,9 +12,9 @@ import structlog
 from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
 from stream.adapters import model_store, signing
-from stream.adapters.files import write_whole
 from stream.adapters.metrics import ReleaseMetrics
 from stream.adapters.onnx import Bundle
+from stream.files import write_whole
 from stream.serving import ServingState
 from stream.settings import Settings
 

@@ -17,9 +17,9 @@ import httpx
 import msgspec
 import standardwebhooks
 
-from stream.adapters.files import append_line
 from stream.delivery.rules import Channel, Csv, Email, Webhook
 from stream.delivery.said import AboutKind
+from stream.files import append_line
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 SECRET_PREFIX = "whsec_"  # noqa: S105  # of a secret, not one

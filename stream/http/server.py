@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
-import msgspec
 import structlog
 import uvicorn
 from starlette.applications import Starlette
@@ -16,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stream.files import RunFile
 from stream.http.answers import Refused
 from stream.settings import Settings
 
@@ -27,7 +25,7 @@ log = structlog.get_logger()
 class Server(uvicorn.Server):
     """uvicorn's server, which says where it listens once it does, and takes that back when it stops."""
 
-    def __init__(self, config: uvicorn.Config, run_file: Path) -> None:
+    def __init__(self, config: uvicorn.Config, run_file: RunFile) -> None:
         super().__init__(config)
         self._run_file = run_file
 
@@ -36,14 +34,11 @@ class Server(uvicorn.Server):
         if self.should_exit or not sockets:
             return
         host, port = sockets[0].getsockname()[:2]
-        self._run_file.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._run_file.with_suffix(".tmp")
-        draft.write_bytes(msgspec.json.encode({"pid": os.getpid(), "host": host, "port": port}))
-        draft.replace(self._run_file)
+        self._run_file.say(host=host, port=port)
         log.info("listening", url=f"http://{host}:{port}", docs=f"http://{host}:{port}/docs")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._run_file.unlink(missing_ok=True)
+        self._run_file.end()
         log.info("draining")
         await super().shutdown(sockets=sockets)
         log.info("stopped")
@@ -85,7 +80,7 @@ def serve(
         timeout_keep_alive=KEEP_ALIVE_S, timeout_graceful_shutdown=drain_s,
     )
     with listener:
-        Server(config, settings.home / "run" / f"{name}.json").run(sockets=[listener])
+        Server(config, RunFile(settings.home, name)).run(sockets=[listener])
     return 0
 
 

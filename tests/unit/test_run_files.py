@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from stream.adapters.files import RunFile
+from stream.files import RunFile
 
 
 def test_it_says_more_and_more_until_it_ends(tmp_path: Path) -> None:
