@@ -16,9 +16,6 @@ from stream.delivery.said import Said, subject_of
 Status = Literal["send", "held_out", "left_out", "capped", "suppressed", "expired", "deferred"]
 
 
-CAPPED_ALONE = "this delivery's own cap, once in"
-
-
 class Verdict(NamedTuple):
     """`until`: when a deferred message is looked at again. `propensity`: the chance to be sent that the user's lot had."""
 
@@ -58,7 +55,7 @@ def decide(
         return Verdict("expired")
     last = last_sent.get((delivery.name, subject))
     if last is not None and now - last < timedelta(days=delivery.cap_days):
-        return Verdict("capped", reason=f"{CAPPED_ALONE} {several(delivery.cap_days, 'day')}")
+        return Verdict("capped", reason=f"this delivery's own cap, once in {several(delivery.cap_days, 'day')}")
     if full:
         return Verdict("capped", reason=full)
     drawn, foreseen = lot(delivery, subject), expected(delivery, said)

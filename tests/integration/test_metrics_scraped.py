@@ -97,8 +97,6 @@ def prometheus(where: dict[str, str], home: Path) -> Iterator[Prometheus]:
 @pytest.fixture
 def home(kafka: str, clickhouse: ClickHouse, topic_prefix: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Of an installation on the tests' servers, with something to deliver."""
-    if shutil.which("prometheus") is None:
-        pytest.skip("prometheus is not installed")
     made = tmp_path / "home"
     for name, value in {"CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": kafka, "CLICKWAKE_KAFKA__TOPIC_PREFIX": topic_prefix,
                         "CLICKWAKE_CLICKHOUSE__HOST": clickhouse.host, "CLICKWAKE_CLICKHOUSE__PORT": str(clickhouse.port),
@@ -109,6 +107,7 @@ def home(kafka: str, clickhouse: ClickHouse, topic_prefix: str, monkeypatch: pyt
     return made
 
 
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_prometheus_evaluates_every_expression_about_metrics_that_live_processes_have(home: Path, tmp_path: Path) -> None:
     with Local(home) as local, prometheus(targets(local), tmp_path / "prometheus") as made:
         until(lambda: _all_up(made), 60, "every job is scraped")
