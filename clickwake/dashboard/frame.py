@@ -73,7 +73,7 @@ class Page:
         ui.page_title(f"Clickwake · {title}")
         ui.add_head_html(STYLE)
         ui.colors(primary="#0b6e5f", positive="#1b7a35")
-        dark = ui.dark_mode(value=None)
+        ui.dark_mode(value=None)  # as the system has it
         with ui.header(elevated=False, add_scroll_padding=True), ui.element("div").classes("bar"):
             ui.link("Clickwake", self.href("/")).classes("text-white text-lg no-underline mr-4")
             with ui.element("nav").props(f'aria-label="{t("Pages")}"'):
@@ -84,8 +84,8 @@ class Page:
             ui.space().classes("md:hidden")
             other, name = ("en", "English") if t.language == "zh" else ("zh", "中文")
             ui.link(name, self.href(self.path, other)).classes("text-white px-2").props(f"lang={other}")
-            ui.button(icon="contrast", on_click=lambda: dark.set_value(not dark.value)).props(
-                f'flat color=white aria-label="{t("Dark or light")}"')
+            ui.button(icon="contrast").props(f'flat color=white aria-label="{t("Dark or light")}"').on(
+                "click", js_handler="() => setDark(!Quasar.Dark.isActive)")  # the browser knows which of both it shows
             if self.visitor.session:
                 who = f"{t('Sign out')} ({html.escape(self.visitor.name)})"
                 ui.html(f'<form method="post" action="{OUT}"><button class="text-white underline">{who}</button></form>',

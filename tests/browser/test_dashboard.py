@@ -187,9 +187,12 @@ def test_keys_do_what_a_pointer_does(dashboard: tuple[Settings, str], page: Page
     for order in ("ascending", "descending"):
         page.keyboard.press("Enter")
         expect(header).to_have_attribute("aria-sort", order)
-    page.get_by_label("Dark or light").focus()
-    page.keyboard.press("Space")
+    page.emulate_media(color_scheme="dark")
     expect(page.locator("body.body--dark")).to_be_visible()
+    page.get_by_label("Dark or light").focus()
+    for mode in ("light", "dark"):
+        page.keyboard.press("Space")
+        expect(page.locator(f"body.body--{mode}")).to_be_visible()
     page.get_by_role("link", name="中文").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("流失")
@@ -244,10 +247,8 @@ def test_one_signs_in_and_sees_what_the_role_lets_one_see(settings: Settings, pa
         expect(page).to_have_url(f"{url}/users/u1?lang=en")
         expect(page.get_by_role("alert").first).to_contain_text("does not answer")  # there is no ClickHouse in this test
         assert page.get_by_role("button", name="Forget this user").count() == 0
-        page.get_by_label("Dark or light").click()  # the socket is let through too
-        expect(page.locator("body.body--dark")).to_be_visible()
         accounts.write(path, {"ann": accounts.read(path)["ann"]})
-        expect(page.get_by_label("Password")).to_be_visible(timeout=20_000)  # bob is gone, and so is his page
+        expect(page.get_by_label("Password")).to_be_visible(timeout=20_000)  # bob is gone, and his page, by its socket
         page.get_by_label("Name").fill("ann")
         page.get_by_label("Password").fill(PASSWORD)
         page.keyboard.press("Enter")
