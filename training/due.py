@@ -17,8 +17,8 @@ from stream.api.choosing import Wanted, due
 from stream.api.requests import Ask
 from stream.core.links import Links
 from stream.core.recommend import Rules
-from stream.core.reminders import Policy
-from stream.core.repurchase import Repurchase
+from stream.core.reminders import Policy, Rhythms
+from stream.core.repurchase import Repurchase, features
 from stream.core.state import DAY_MS, ItemStat, Kind, UserState
 from stream.serving import Serving
 from training import metrics
@@ -33,6 +33,7 @@ K = 10
 MEASURES = ("recall@10", "ndcg@10", "hr@10")
 ASKED = Wanted(Ask(scenario="due", n=K), Rules(top_n=K, exclude="none"))
 FREQUENT, INTERVAL, RECENT = "most frequent items of the user", "item's average interval: how near", "most recently bought"
+MODEL = "clickwake, whether a window has begun or not"  # what windows cost, which keep off what was just bought
 
 
 class Answers(NamedTuple):
@@ -41,6 +42,13 @@ class Answers(NamedTuple):
     user: int
     ranked: dict[str, list[str]]
     wanted: set[str]
+
+
+def by_model(state: UserState, now_ms: int, rhythms: Rhythms, policy: Policy) -> list[str]:
+    """What the state knows the user to have bought, by the chance that it is bought within a window's length."""
+    items, x = features(state, now_ms, rhythms.repeat)
+    chances = rhythms.model.p_within(x, policy.window_days)
+    return [items[at] for at in np.argsort(-chances, kind="stable").tolist()]
 
 
 def by_rules(state: UserState, now_ms: int, gap_days: Mapping[str, float]) -> dict[str, list[str]]:
@@ -76,6 +84,8 @@ def answers(
     """Of every known user, at the split and as often after it as a whole window is left."""
     serving, tenant = Serving(models), history.events[0].tenant
     serving.put_items([(item, np.zeros(models.manifest.text_dim, dtype=np.float32)) for item in history.items.values()])
+    rhythms = serving.rhythms(tenant)
+    assert rhythms is not None, "the bundle was made with a model of repurchase"
     item_ids, window_ms = list(history.items), round(policy.window_days * DAY_MS)
     gaps = average_gaps(order_gaps(past, split_ms), len(item_ids), prior=0.0).tolist()
     gap_days = dict(zip(item_ids, gaps, strict=True))
@@ -87,7 +97,8 @@ def answers(
             if not state.known or not state.orders:
                 continue
             said = due(serving, tenant, state, ASKED, now_ms, policy).items()
-            ranked = {served: [one.item_id for one in said], **by_rules(state, now_ms, gap_days)}
+            ranked = {served: [one.item_id for one in said], MODEL: by_model(state, now_ms, rhythms, policy)}
+            ranked |= by_rules(state, now_ms, gap_days)
             found.append(Answers(number[user], ranked, {item_ids[at] for at in wanted.get(number[user], ())}))
     return found
 
@@ -97,7 +108,7 @@ def judged(found: list[Answers], served: str) -> tuple[dict[str, Measures], dict
     drawn with all their questions."""
     models: dict[str, Measures] = {}
     ahead: dict[str, Measures] = {}
-    names = (served, FREQUENT, INTERVAL, RECENT)
+    names = (served, MODEL, FREQUENT, INTERVAL, RECENT)
     back = [one for one in found if one.wanted]
     tables = {name: np.array([_measured(one, name) for one in back]).reshape(-1, len(MEASURES)) for name in names}
     parts = {measure: {name: table[:, at] for name, table in tables.items()} for at, measure in enumerate(MEASURES)}

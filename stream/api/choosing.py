@@ -74,7 +74,7 @@ class AboutItems(NamedTuple):
 
 
 class Due(NamedTuple):
-    """Chances of a purchase while it is due, the boost included."""
+    """Chances of a purchase of what is due, the boost included."""
 
     state: UserState
     total: Float32  # (N,)

@@ -37,18 +37,18 @@ def varied(
     liked = (1 - diversity) * np.log(np.maximum(scores.astype(np.float64), SCORE_MIN)) + FIRST * first  # (W,)
     new = np.ones(len(scores))  # (W,) share of each vector, squared, that the chosen ones do not span
     spanned = np.zeros((n, len(scores)))  # (n, W) rows of the Cholesky factor
-    left = np.ones(len(scores), dtype=bool)
     used: dict[int, int] = {}
     chosen: list[int] = []
-    while len(chosen) < n and left.any():
-        gain = np.where(left, liked + diversity * np.log(np.maximum(new, NEW_MIN)), -np.inf)
-        at = int(gain.argmax())
-        left[at] = False
+    for _ in range(min(n, len(scores))):
+        at = int((liked + diversity * np.log(np.maximum(new, NEW_MIN))).argmax())
+        if liked[at] == -np.inf:  # of what is left nothing may be chosen
+            break
+        liked[at] = -np.inf
         kind = int(kinds[at])
         if kind >= 0 and not first[at]:
             used[kind] = used.get(kind, 0) + 1
             if used[kind] >= cap:
-                left &= (kinds != kind) | first
+                liked[(kinds == kind) & ~first] = -np.inf
         if new[at] > NEW_MIN:
             row = (vectors @ vectors[at] - spanned[: len(chosen), at] @ spanned[: len(chosen)]) / np.sqrt(new[at])  # (W,)
             spanned[len(chosen)] = row

@@ -180,19 +180,15 @@ def say(
 
 
 def due_now(state: UserState, now_ms: int, rhythms: Rhythms, policy: Policy) -> dict[str, float]:
-    """Items whose window is open, whether a reminder was said or not, and P(bought by its end) of each; of a category's
-    rhythm each of its items. What the catalog has no more is among them."""
-    due = [one for one in expected(state, rhythms, policy) if one.from_ms <= now_ms < one.until_ms]
-    found: dict[str, float] = {}
+    """Items whose window has begun since they were bought last, whether a reminder was said or not, and P(bought within a
+    window's length from now) of each; of a category's rhythm each of its items. What is overdue is still due, as far as the
+    model still expects it. What the catalog has no more is among them."""
+    due = [one for one in expected(state, rhythms, policy) if one.from_ms <= now_ms]
     if not due:
-        return found
+        return {}
     known, x = features(state, now_ms, rhythms.repeat)
-    log_odds = dict(zip(known, rhythms.model.log_odds(x).tolist(), strict=True))
-    for one in due:
-        in_time = rhythms.model.shape * np.log((one.until_ms - now_ms) / DAY_MS)
-        for item in one.items:
-            found[item] = max(found.get(item, 0.0), float(1 / (1 + np.exp(-(log_odds[item] + in_time)))))
-    return found
+    chances = dict(zip(known, rhythms.model.p_within(x, policy.window_days).tolist(), strict=True))
+    return {item: chances[item] for one in due for item in one.items}
 
 
 def _chances(state: UserState, due_ms: int, due: list[Expected], rhythms: Rhythms) -> list[float]:
