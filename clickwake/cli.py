@@ -508,6 +508,7 @@ def evaluate_clusters(
     path: Annotated[Path | None, typer.Argument(help="the data set's file, gzip or plain")] = None,
     shoppers: Annotated[int, typer.Option(min=50, help="of the simulated shop")] = 400,
     seed: Annotated[int, typer.Option(min=0, help="of the simulated shop")] = 7,
+    retrain: Annotated[bool, typer.Option("--retrain", help="train twice more: are the same users together?")] = False,
     as_json: AsJson = False,
     report: ReportDir = None,
 ) -> None:
@@ -516,7 +517,7 @@ def evaluate_clusters(
 
     if dataset != "simulated" and path is None:
         raise typer.BadParameter(f"{dataset} needs its file: clickwake evaluate clusters {dataset} PATH")
-    options = {"shoppers": float(shoppers), "seed": float(seed)}
+    options = {"shoppers": float(shoppers), "seed": float(seed), "retrain": float(retrain)}
     evaluations.main("clusters", dataset, path or Path(), None, as_json, report, options)
 
 

@@ -5,6 +5,7 @@ agree with them is the adjusted Rand index (Hubert & Arabie 1985: 0 by chance, 1
 `stability` clusters users drawn with replacement anew and asks how well all users then agree (Hennig 2007; von Luxburg
 2010), at the k of each, and at the k of ours. `staying` asks users again after each of their last moments: the share of
 moments after which they are where they were. Nobody is told a truth before; all methods choose k by the same criterion.
+`between_trainings` asks of the same users where another training puts them: with another seed, and without the last month.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from stream.adapters.onnx import Bundle
 from stream.core import audience as core
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
-from stream.core.state import UserState
+from stream.core.state import DAY_MS, UserState
 from training import audience, report, train
 from training.audience import Ints
 from training.comparison import Comparison, Measures, merged, statistics, under
@@ -39,6 +40,7 @@ DRAWS = 30  # clusterings of resampled users
 RESTARTS_DRAWN = 3  # of each of them
 STAYING_USERS_MAX = 200
 STAYING_MOMENTS = 20  # the last of each
+MONTH_MS = 30 * DAY_MS
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def evaluated(shop: Shop, request: Request) -> Evaluated:
     part, difference = staying(bundle, index, held, seed)
     models.append(under("staying", part))
     ahead.append(under("staying", difference))
+    if request.options.get("retrain"):
+        models.append(between_trainings(shop, learned, held, request))
     comparison = Comparison(
         task="clusters", dataset=history.name, split=iso(history.to_ms), n=len(users), served=SERVED,
         models=merged(*models), ahead=merged(*ahead),
@@ -196,6 +200,39 @@ def staying(
     models = {name: {"share": bootstrap(one)} for name, one in values.items()}
     ahead = {name: {"share": bootstrap(values[SERVED] - one)} for name, one in values.items() if name != SERVED}
     return models, ahead
+
+
+def between_trainings(
+    shop: Shop, first: train.Learned, states: Sequence[UserState], request: Request
+) -> dict[str, Measures]:  # fmt: skip
+    """Agreement on where the same users are between this training and two others, each of which is told this one's names;
+    and the share of users whose cluster has the same name."""
+    history, training = shop.history, request.settings.training
+    month_less = history.until(history.to_ms - MONTH_MS)
+    if not month_less.events:
+        raise EmptyHistory(f"{history.name}: no event is older than a month; name a longer history, or leave --retrain out")
+    here = [_name_at(first.bundle, at) for at in _places(first.bundle, shop, first, states)]
+    found = []
+    for task, past, seed in (("another seed", history, training.seed + 1), ("a month less", month_less, training.seed)):
+        request.say(f"training anew: {task}")
+        settings = request.settings.model_copy(update={"training": training.model_copy(update={"seed": seed})})
+        other = train.learn(past, shop.texts, settings, budget_s=training.budget_s / 2)
+        other = train.with_audience(other, past, shop.texts, settings, first.bundle)
+        there = [_name_at(other.bundle, at) for at in _places(other.bundle, shop, first, states)]
+        numbers = {name: float(at) for at, name in enumerate(sorted({*here, *there}))}
+        now, then = (np.array([numbers[name] for name in names]) for names in (here, there))
+        agreement, _ = statistics({SERVED: then}, now, {"ari": _ari}, SERVED)
+        same = {SERVED: {"same name": bootstrap((now == then).astype(np.float64))}}
+        found += [under(f"trained with {task}", agreement), under(f"trained with {task}", same)]
+    return merged(*found)
+
+
+def _places(bundle: Bundle, shop: Shop, first: train.Learned, states: Sequence[UserState]) -> Ints:
+    return audience.assigned(bundle, index_of(bundle, shop.history.items, shop.texts, first.snapshot.counts), states)
+
+
+def _name_at(bundle: Bundle, at: int) -> str:
+    return bundle.audience.clusters[at].name if at >= 0 else ""
 
 
 def prefixes(state: UserState) -> list[UserState]:

@@ -18,7 +18,7 @@ from schemas.catalog import Item
 from schemas.events import Event, ms
 from schemas.outputs import SegmentChange, output_id
 from stream.adapters import clickhouse, stored_events
-from stream.core.replay import Told
+from stream.core.replay import Told, in_order
 from stream.core.segment_history import Turn
 from stream.outbox import utc
 from stream.sink.batch import by_months
@@ -84,16 +84,12 @@ class SegmentPast:
                 yield stored_events.event(self.tenant, tuple(row))
 
     def alerts(self, page: Page) -> list[Told]:
-        """What was said of the page's users, in order of time. One that came late does not count before what it follows."""
-        sql = ("SELECT user_id, state, as_of_ts FROM churn_alerts FINAL WHERE tenant = {tenant:String} "
+        """What was said of the page's users, see `replay.in_order`."""
+        sql = ("SELECT user_id, as_of_ts, state = 'raised' FROM churn_alerts FINAL WHERE tenant = {tenant:String} "
                "AND user_id > {after:String} AND user_id <= {upto:String} "
                "ORDER BY broker_time, kafka_partition, kafka_offset LIMIT 1 BY alert_id")  # fmt: skip
-        last_ms: dict[str, int] = {}
-        found = []
-        for user, state, at in self.client.query(sql, parameters=self._parameters(page)).result_rows:
-            last_ms[user] = max(ms(at), last_ms.get(user, 0))
-            found.append(Told(user, last_ms[user], state == "raised"))
-        return sorted(found, key=lambda one: one.at_ms)
+        rows = self.client.query(sql, parameters=self._parameters(page)).result_rows
+        return in_order(Told(user, ms(at), bool(raised)) for user, at, raised in rows)
 
     def catalog(self) -> dict[str, Item]:
         """Items as they are now, by id: what a rule's own counts may ask of one."""

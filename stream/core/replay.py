@@ -24,6 +24,21 @@ class Told(NamedTuple):
     raised: bool
 
 
+def in_order(said: Iterable[Told]) -> list[Told]:
+    """Alerts in the order of their times, from that in which they were said: one about a time before what was said last of
+    its user counts from there on, so that what was said last stands.
+
+    >>> in_order([Told("u", 5, True), Told("u", 3, False), Told("v", 4, True)])[1:]
+    [Told(user='u', at_ms=5, raised=True), Told(user='u', at_ms=5, raised=False)]
+    """
+    last_ms: dict[str, int] = {}
+    found = []
+    for one in said:
+        last_ms[one.user] = max(one.at_ms, last_ms.get(one.user, 0))
+        found.append(one._replace(at_ms=last_ms[one.user]))
+    return sorted(found, key=lambda one: one.at_ms)
+
+
 class Watching(Protocol):
     """Of users of whom something is known; `Replay.states` has it."""
 

@@ -17,7 +17,7 @@ from schemas.events import Event, ms
 from stream.core import segments
 from stream.core.audience import CALM_MS, Audience
 from stream.core.churn import EDGES_DAYS, ChurnPolicy, bends_days, p_after
-from stream.core.replay import Told
+from stream.core.replay import Told, in_order
 from stream.core.segment_history import SegmentHistory, Turn
 from stream.core.segment_rules import Rule, Rules, RulesFile, compiled
 from stream.core.state import UserState
@@ -102,7 +102,7 @@ def replayed(bench: Bench, rules: Rules, events: list[dict[str, Any]], end_ms: i
         first.finish()
         asked.on_asked = lambda n: pytest.fail("all was asked ahead")
     history = SegmentHistory("t", rules, asked=asked)
-    history.replay.follow(known, sorted(told, key=lambda one: one.at_ms))
+    history.replay.follow(known, in_order(told))
     return [turn for turns in history.finish(end_ms).values() for turn in turns]
 
 

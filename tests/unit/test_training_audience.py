@@ -150,15 +150,18 @@ def test_evaluate_clusters_prints_one_object_and_writes_a_page(
     learned = train.Learned(None, None, fitted, files, bundle, shop.snapshot)  # type: ignore[arg-type]  what is asked of it
     monkeypatch.setattr(train, "learn", lambda *args, **named: learned)
     monkeypatch.setattr(evaluate_clusters, "DRAWS", 3)
+    monkeypatch.setattr(evaluate_clusters, "MONTH_MS", 1)
     monkeypatch.setattr(comparison, "BOOTSTRAP_ROUNDS", 20)
     asked = evaluate_clusters.Shop(shop.history, shop.texts, truth)
     monkeypatch.setattr(evaluate_clusters, "shop_of", lambda request: asked)
     monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
-    evaluations.main("clusters", "simulated", Path(), None, True, tmp_path / "report")
+    evaluations.main("clusters", "simulated", Path(), None, True, tmp_path / "report", {"retrain": 1.0})
     found = json.loads(capsys.readouterr().out)
     assert (found["task"], found["n"], found["settings"]["k of clickwake"]) == ("clusters", 90, 3.0)
     ours = found["models"]["clickwake"]
     assert ours["stability.ari"]["value"] > 0.95 and 0.5 < ours["staying.share"]["value"] <= 1
+    for other in ("another seed", "a month less"):  # here the same vectors again: the seed is k-means' alone
+        assert ours[f"trained with {other}.ari"]["value"] > 0.9 and ours[f"trained with {other}.same name"]["value"] > 0.9
     assert -1 <= ours["department.ari"]["value"] <= 1 and {"style.ari", "department, k as planted.ari"} <= ours.keys()
     assert found["models"]["k-means on category counts"]["stability.ari"]["value"] > 0.9
     assert (tmp_path / "report" / "index.html").read_text().count("data:image/png;base64,") >= 3
