@@ -209,6 +209,8 @@ def between_trainings(
     and the share of users whose cluster has the same name."""
     history, training = shop.history, request.settings.training
     month_less = history.until(history.to_ms - MONTH_MS)
+    if not month_less.events:
+        raise EmptyHistory(f"{history.name}: no event is older than a month; name a longer history, or leave --retrain out")
     here = [_name_at(first.bundle, at) for at in _places(first.bundle, shop, first, states)]
     found = []
     for task, past, seed in (("another seed", history, training.seed + 1), ("a month less", month_less, training.seed)):

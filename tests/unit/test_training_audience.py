@@ -150,6 +150,7 @@ def test_evaluate_clusters_prints_one_object_and_writes_a_page(
     learned = train.Learned(None, None, fitted, files, bundle, shop.snapshot)  # type: ignore[arg-type]  what is asked of it
     monkeypatch.setattr(train, "learn", lambda *args, **named: learned)
     monkeypatch.setattr(evaluate_clusters, "DRAWS", 3)
+    monkeypatch.setattr(evaluate_clusters, "MONTH_MS", 1)
     monkeypatch.setattr(comparison, "BOOTSTRAP_ROUNDS", 20)
     asked = evaluate_clusters.Shop(shop.history, shop.texts, truth)
     monkeypatch.setattr(evaluate_clusters, "shop_of", lambda request: asked)
