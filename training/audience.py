@@ -52,7 +52,7 @@ ENCODED_MAX = 256  # users in one call
 TERMS = 8
 NAME_TERMS = 2
 MEDOIDS = 5
-OVERLAP_MIN = 0.25  # Jaccard: below it a cluster is another one
+OVERLAP_MIN = 0.25  # of the way from the Jaccard that chance gives to 1: below it a cluster is another one
 NAME_CHARS_MAX = 48
 
 Ints = npt.NDArray[np.int64]
@@ -212,15 +212,18 @@ def handed_on(previous: Bundle, index: ItemIndex, states: Sequence[UserState], l
 
 
 def matched(labels: Ints, before: Ints, old: Sequence[Cluster]) -> dict[int, Cluster]:
-    """The one-to-one matching with the largest sum of Jaccard overlaps, of labels (U,) now and before; -1: in none."""
+    """The one-to-one matching with the largest sum of Jaccard overlaps, of labels (U,) now and before; -1: in none. Two
+    halves that have nothing to do with each other overlap by a third: what counts is how much more than chance it is."""
     k = int(labels.max()) + 1
     both = np.zeros((k, len(old)))
     some = before >= 0
     np.add.at(both, (labels[some], before[some]), 1)
-    either = np.bincount(labels, minlength=k)[:, None] + np.bincount(before[some], minlength=len(old)) - both
-    overlap = both / np.maximum(either, 1)  # (K, K before)
+    now, then = np.bincount(labels, minlength=k)[:, None], np.bincount(before[some], minlength=len(old))
+    by_chance = np.bincount(labels[some], minlength=k)[:, None] * then / max(1, int(some.sum()))
+    overlap, chance = (one / np.maximum(now + then - one, 1) for one in (both, by_chance))  # (K, K before)
     pairs = zip(*linear_sum_assignment(overlap, maximize=True), strict=True)
-    return {int(new): old[int(was)] for new, was in pairs if overlap[new, was] >= OVERLAP_MIN}
+    enough = overlap - chance >= OVERLAP_MIN * (1 - chance) - 1e-9
+    return {int(new): old[int(was)] for new, was in pairs if enough[new, was] and both[new, was]}
 
 
 def named(

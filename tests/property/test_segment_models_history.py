@@ -144,7 +144,7 @@ def test_between_two_bends_a_chance_goes_in_one_direction(
     assert min(first, last) - 1e-6 <= between <= max(first, last) + 1e-6
 
 
-def test_a_state_of_nobody_asks_nothing_of_a_model_that_no_rule_reads(tmp_path: Path) -> None:
+def test_only_what_rules_read_is_asked(tmp_path: Path) -> None:
     rules = tmp_path / "segments.yml"
     rules.write_text("lifecycle: false\nclusters: false\nsegments: [{name: a, when: churn > 0.5}]\n")
     bench = Bench(Fading(), rules=rules)

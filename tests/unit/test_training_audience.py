@@ -192,6 +192,17 @@ def test_matching_undoes_any_renaming(now: list[int], renamed: list[int]) -> Non
     assert audience.matched(dense, np.full(len(now), -1), old) == {}, "nobody was anywhere"
 
 
+def test_clusters_that_have_nothing_to_do_with_each_other_hand_on_no_names() -> None:
+    """Whatever their number: of two halves each has a third in common with each."""
+    rng = np.random.default_rng(1)
+    for k in (2, 3, 8):
+        old = [Cluster(id=f"c{at}", name=f"n{at}", terms=(), users=0, items=(), centroid=(1.0,)) for at in range(k)]
+        now, then = rng.integers(0, k, (2, 2_000))
+        assert audience.matched(now, then, old) == {}
+        mostly = np.where(rng.random(2_000) < 0.7, now, then)
+        assert {new: one.id for new, one in audience.matched(now, mostly, old).items()} == {at: f"c{at}" for at in range(k)}
+
+
 def test_a_new_cluster_gets_a_new_id_and_a_name_that_was_nobodys() -> None:
     old = [Cluster(id="c4", name="red mug", terms=(), users=5, items=(), centroid=(1.0, 0.0))]
     centroids = np.eye(3, dtype=np.float32)
