@@ -19,6 +19,8 @@ class ReleaseMetrics:
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         self.releases = Counter("clickwake_releases", "bundles announced, by what became of them", ["result"],
                                 registry=registry)
+        for result in ("taken", "refused"):  # a counter that begins at 1 has not increased, and nobody would be alerted
+            self.releases.labels(result)
         self.model = Gauge("clickwake_model_info", "1 for the model in use", ["model_version"], registry=registry)
 
     def release(self, result: str, version: str) -> None:

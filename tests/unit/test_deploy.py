@@ -19,9 +19,11 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 import clickwake
 from reference import streams
+from stream.adapters.metrics import ReleaseMetrics
 from stream.erasure.rows import ABOUT
 from stream.settings import Settings
 from stream.sink.tables import TABLES
@@ -213,6 +215,12 @@ def test_every_worker_with_metrics_says_them_where_prometheus_looks() -> None:
     for name, port in ((name, port) for name, env in applied.items() for variable, port in env.items() if variable in ports):
         assert pods[name]["metadata"]["annotations"] == {"prometheus.io/scrape": "true", "prometheus.io/port": port}
         assert pods[name]["spec"]["containers"][0]["ports"] == [{"name": "metrics", "containerPort": int(port)}]
+
+
+def test_what_is_alerted_on_when_it_increases_is_there_before() -> None:
+    registry = CollectorRegistry()
+    ReleaseMetrics(registry)
+    assert registry.get_sample_value("clickwake_releases_total", {"result": "refused"}) == 0
 
 
 def test_prometheus_takes_its_configuration_and_the_alerts_are_raised_when_they_should() -> None:
