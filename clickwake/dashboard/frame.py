@@ -31,23 +31,43 @@ STYLE = """<style>
 body { font-family: system-ui, sans-serif; --ink: #59636c; --focus: #0b6e5f; }
 body.body--dark { --ink: #a9b3bc; --focus: #4cc2ab; --q-primary: #4cc2ab !important; --q-negative: #ff8f86 !important;
   --q-positive: #6fd58a !important; }
-@layer theme { body.body--dark :is(.bg-primary, .bg-negative, .bg-positive) { color: #10211d !important; } }
+@layer theme {
+  body.body--dark :is(.bg-primary, .bg-negative, .bg-positive) { color: #10211d !important; }
+  :focus-visible, .q-field__control:has(:focus-visible) {
+    outline: 3px solid var(--focus) !important; outline-offset: 2px !important; }
+  .q-header :focus-visible { outline-color: #fff !important; }
+}
 .q-page { padding-bottom: 3rem; } .q-table th { font-weight: 600; } .q-table th button { font: inherit; cursor: pointer; }
-:focus-visible, .q-field__control:has(:focus-visible) { outline: 3px solid var(--focus); outline-offset: 2px; }
-.q-header { background: #0b6e5f; } .q-header :focus-visible { outline-color: #fff; }
+.q-table__sort-icon { cursor: default; } .q-header { background: #0b6e5f; }
 .bar { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem; width: 100%; }
 .bar nav { display: flex; flex-wrap: wrap; flex: 1; gap: .25rem; }
 .chart { height: 17rem; width: 100%; } .chart svg text { fill: var(--ink) !important; }
 .nicegui-code pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+body:not(.body--dark) .nicegui-code .gi { color: #007000; }
 @media (max-width: 48rem) {
   .bar nav { order: 1; flex: 0 0 100%; flex-wrap: nowrap; overflow-x: auto; padding: .3rem; }
   .bar nav a { white-space: nowrap; }
 }
 </style>"""
+# A header that sorts is made anew by that, and would lose the focus: who goes by keys would begin at the top of the page
+KEEP_FOCUS = """<script>(() => {
+  let place = null;
+  const buttons = (table) => document.getElementById(table)?.querySelectorAll("thead button") ?? [];
+  addEventListener("focusin", ({target}) => {
+    const table = target.closest("thead")?.closest("[id]").id;
+    place = table ? [table, [...buttons(table)].indexOf(target)] : null;
+  });
+  addEventListener("pointerdown", () => { place = null; });
+  new MutationObserver(() => {
+    if (place && document.activeElement === document.body) buttons(place[0])[place[1]]?.focus({preventScroll: true});
+  }).observe(document, {childList: true, subtree: true});
+})();</script>"""
 # what a pointer can do, keys can: sorting is a button, and what chooses a row has the row's name
-HEADER = """<q-th :props="props" scope="col" :aria-sort="!props.col.__thClass.includes(' sorted') ? 'none'
-    : props.col.__thClass.includes(' sort-desc') ? 'descending' : 'ascending'"
-    ><button type="button">{{ props.col.label }}</button></q-th>"""
+HEADER = """<q-th :props="props" scope="col" :aria-sort="!COL.__thClass.includes(' sorted') ? 'none'
+    : COL.__thClass.includes(' sort-desc') ? 'descending' : 'ascending'"
+    ><button type="button">{{ COL.label }}</button></q-th>"""
+CHOICES = """<q-tr :props="props"><q-th auto-width><span class="sr-only">CALLED</span></q-th>""" + HEADER.replace(
+    "<q-th", '<q-th v-for="col in props.cols" :key="col.name"', 1).replace("COL", "col") + "</q-tr>"
 CHOICE = """<q-checkbox v-model="props.selected" :aria-label="String(props.row[NAMES])" />"""
 
 
@@ -71,7 +91,7 @@ class Page:
         client.page = copy.copy(client.page)
         client.page.language = "zh-CN" if t.language == "zh" else "en-US"
         ui.page_title(f"Clickwake · {title}")
-        ui.add_head_html(STYLE)
+        ui.add_head_html(STYLE + KEEP_FOCUS)
         ui.colors(primary="#0b6e5f", positive="#1b7a35")
         ui.dark_mode(value=None)  # as the system has it
         with ui.header(elevated=False, add_scroll_padding=True), ui.element("div").classes("bar"):
@@ -144,7 +164,7 @@ class Page:
         table = ui.table(columns=made, rows=rows, row_key=key or next(iter(columns)),
                          pagination={"rowsPerPage": ROWS_MAX if pages else 0}).classes("w-full")  # fmt: skip
         table.props(f'flat bordered wrap-cells :rows-per-page-options="[{ROWS_MAX}]"{"" if pages else " hide-pagination"}')
-        table.add_slot("header-cell", HEADER)
+        table.add_slot("header-cell", HEADER.replace("COL", "props.col"))
         return table
 
 
@@ -167,7 +187,8 @@ def link_users(page: Page, table: ui.table, field: str) -> None:
         :href="'{where}'.replace('USER', encodeURIComponent(props.value))">{{{{ props.value }}}}</a></q-td>""")  # fmt: skip
 
 
-def choose_one(table: ui.table, names: str, then: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+def choose_one(page: Page, table: ui.table, names: str, then: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
     """A row can be chosen, by a box that is called what the row's field `names` says; `then` gets the row."""
     table.props("selection=single").on("selection", lambda event: then(event.args["rows"][0]))
+    table.add_slot("header", CHOICES.replace("CALLED", html.escape(page.t("choice"))))
     table.add_slot("body-selection", CHOICE.replace("NAMES", repr(names)))

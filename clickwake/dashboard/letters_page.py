@@ -43,7 +43,7 @@ async def dead_letters(page: Page) -> None:
         with below:
             await page.guarded(lambda: _try(page, row))
 
-    choose_one(found, "where", attempt)
+    choose_one(page, found, "where", attempt)
 
 
 async def _try(page: Page, row: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ async def segments(page: Page) -> None:
                "changed_at": "changed"}  # fmt: skip
     found = page.table(rows, columns, key="segment")
     assert found is not None
-    choose_one(found, "segment", lambda row: show(row["segment"]))
+    choose_one(page, found, "segment", lambda row: show(row["segment"]))
     at = ui.input(t("as of (UTC)"), value=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}").classes("w-64")
     below = ui.column().classes("w-full")
     with below:

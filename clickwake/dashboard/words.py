@@ -13,7 +13,7 @@ CHINESE = {
     "day": "日期", "segment": "客群", "members": "成员数", "entered, 1 day": "一天内进入", "left, 1 day": "一天内离开",
     "changed": "最近变化", "Members of": "客群成员：", "as of (UTC)": "截至（UTC）", "user": "用户",
     "entered": "进入时间", "left": "离开时间", "because": "依据",
-    "Choose a segment to see who is in it.": "选择一个客群以查看成员。",
+    "choice": "选择", "Choose a segment to see who is in it.": "选择一个客群以查看成员。",
     "No segments yet: write rules into": "尚无客群：请将规则写入",
     "Alerts raised, newest first": "已发出的流失预警（最新在前）", "at": "时间", "probability": "概率", "days": "天数",
     "reasons": "原因", "outcome": "结果", "How often alerts were right": "预警准确率", "model": "模型",

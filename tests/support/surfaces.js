@@ -31,7 +31,8 @@ window.surfaces ??= (() => {
         return false;
       };
       const beyond = (one) => { const box = one.getBoundingClientRect(); return box.right > innerWidth + 1 || box.left < -1; };
-      const found = all("*").filter((one) => shown(one) && beyond(one) && !scrolls(one)).map(called);
+      const waits = (one) => one.matches(".q-loading-bar"); // a bar that comes in from outside
+      const found = all("*").filter((one) => shown(one) && beyond(one) && !scrolls(one) && !waits(one)).map(called);
       return document.documentElement.scrollWidth > innerWidth ? ["the page itself scrolls sideways", ...found] : found;
     },
 
