@@ -46,7 +46,7 @@ body.body--dark { --ink: #a9b3bc; --focus: #4cc2ab; --q-primary: #4cc2ab !import
 body:not(.body--dark) .nicegui-code .gi { color: #007000; }
 @media (max-width: 48rem) {
   .bar nav { order: 1; flex: 0 0 100%; flex-wrap: nowrap; overflow-x: auto; padding: .3rem; }
-  .bar nav a { white-space: nowrap; }
+  .bar nav a, .q-table th { white-space: nowrap; } .q-table td { min-width: 6rem; }
 }
 </style>"""
 # A header that sorts is made anew by that, and would lose the focus: who goes by keys would begin at the top of the page
