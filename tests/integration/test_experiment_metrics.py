@@ -25,7 +25,7 @@ from tests.integration.test_sink_tables import alert as churn_alert
 from tests.integration.test_strategy_view import said
 
 START, WEEK, MONTH = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=7), timedelta(days=28)
-NOW = START + timedelta(days=60)
+END = START + timedelta(days=72)  # of what is known
 USERS = 260
 Record = tuple[str, str, datetime, dict[str, Any]]  # event, user, time, properties
 
@@ -46,11 +46,11 @@ class World:
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.decisions: list[dict[str, Any]] = []
-        self.records: list[Record] = [("Product Viewed", "somebody", NOW, {"product_id": "A"})]
+        self.records: list[Record] = []
         self.alerts: list[tuple[str, datetime, str]] = []
         self.opinions: list[tuple[str, datetime, float | None]] = []
         for n in range(USERS):
-            user, begin = f"u{n}", START + timedelta(minutes=int(rng.integers(30 * 1440, 58 * 1440)))
+            user, begin = f"u{n}", START + timedelta(minutes=int(rng.integers(30 * 1440, 70 * 1440)))
             for k in range(int(rng.integers(1, 4))):
                 arm = "ab"[n % 2] if k == 0 or rng.random() < 0.8 else "ba"[n % 2]
                 self.decisions.append(recommendation(f"r{n}-{k}", user, "05T10:00", "A") | {
@@ -62,7 +62,7 @@ class World:
                     later = at + timedelta(hours=int(rng.integers(0, 400)))
                     self.records.append(("Product Clicked", user, later, {"recommendation_id": f"r{n}-{k}"}))
             for k in range(int(rng.poisson(3 if n % 2 else 2))):
-                at = begin + timedelta(hours=int(rng.integers(-800, 300)))
+                at = begin + timedelta(hours=int(rng.integers(-800, 240)))
                 order = {"order_id": f"o{n}-{k}", "revenue": round(float(rng.lognormal(3, 1)), 2)}
                 self.records.append(("Order Completed", user, at, order))
                 if rng.random() < 0.3:  # the same order said again under another message, or given back
@@ -76,6 +76,8 @@ class World:
             if rng.random() < 0.5:
                 value = float(rng.choice([0.0, 0.25, 0.5, 1.0])) if rng.random() < 0.9 else None
                 self.opinions.append((user, begin + timedelta(hours=int(rng.integers(-50, 250))), value))
+
+        self.records = [one for one in self.records if one[2] <= END]
 
     def stored(self) -> list[Any]:
         events = [{"messageId": f"m{n}", "type": "track", "event": name, "userId": user, "tenant": "shop",
@@ -91,6 +93,7 @@ class World:
     def users(self) -> dict[str, tuple[Any, ...]]:
         """User → (arm, closed, clicked, orders, revenue, alerted, dissatisfied, orders before, revenue before)."""
         of = {one["recommendation_id"]: one for one in self.decisions}
+        newest = max(at for _, _, at, _ in self.records)
         first: dict[str, tuple[datetime, str]] = {}
         shown: set[str] = set()
         for name, user, at, properties in self.records:
@@ -106,11 +109,11 @@ class World:
             after = [one for one in acts if one[0].startswith("Order ") and seen < one[2] <= seen + WEEK]
             before = [one for one in acts if one[0].startswith("Order ") and seen - MONTH < one[2] <= seen]
             found[user] = (
-                of[ident]["arm"], seen + WEEK < NOW, any(at <= seen + WEEK for at in clicked.values()),
+                of[ident]["arm"], int(seen + WEEK < newest), int(any(at <= seen + WEEK for at in clicked.values())),
                 *_bought(after),
-                any(who == user and state == "raised" and seen < at <= seen + WEEK for who, at, state in self.alerts),
-                any(who == user and value is not None and value < 0.5 and seen < at <= seen + WEEK
-                    for who, at, value in self.opinions), *_bought(before),
+                int(any(who == user and state == "raised" and seen < at <= seen + WEEK for who, at, state in self.alerts)),
+                int(any(who == user and value is not None and value < 0.5 and seen < at <= seen + WEEK
+                        for who, at, value in self.opinions)), *_bought(before),
             )  # fmt: skip
         return found
 
@@ -123,8 +126,8 @@ class World:
                 values = table[:, at]
                 past = table[:, 5] if metric == "orders" else table[:, 6] if metric == "revenue" else np.zeros(len(table))
                 both = np.cov(values, past)
-                found[arm, metric] = Sample(len(values), values.mean(), both[0, 0], int((values != 0).sum()), past.mean(),
-                                            both[1, 1], both[0, 1])  # fmt: skip
+                found[arm, metric] = Sample(len(values), float(values.mean()), float(both[0, 0]), int((values != 0).sum()),
+                                            float(past.mean()), float(both[1, 1]), float(both[0, 1]))  # fmt: skip
         return found
 
 
@@ -142,8 +145,8 @@ def test_the_views_say_what_the_records_add_up_to(database: Database) -> None:
                               "revenue_before FROM experiment_users WHERE tenant = 'shop' AND experiment = 'e'")  # fmt: skip
         users = world.users()
         assert {row[0] for row in found} == users.keys() and len(found) == len(users) < USERS
-        for user, *row in found:
-            assert row == pytest.approx(users[user]), user
+        for user, arm, *row in found:
+            assert arm == users[user][0] and row == pytest.approx(list(users[user][1:])), user
         rows = database.rows("SELECT arm, metric, users, pending, mean, low, high FROM experiment_metrics")
         assert len(rows) == 2 * len(MEASURES)
         for (arm, metric), one in world.samples().items():
