@@ -201,7 +201,7 @@ def test_keys_do_what_a_pointer_does(dashboard: tuple[Settings, str], page: Page
     forget.focus()
     page.keyboard.press("Enter")
     expect(sure).to_be_visible()
-    surfaces.can_be_read(page)
+    surfaces.can_be_read(page, dialog=".q-dialog__inner")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('[role=dialog]') !== null"), "the keys stay with the question"
     page.keyboard.press("Escape")

@@ -36,10 +36,13 @@ window.surfaces ??= (() => {
       return document.documentElement.scrollWidth > innerWidth ? ["the page itself scrolls sideways", ...found] : found;
     },
 
-    /* Texts of pictures whose contrast is less. */
-    pale(least) {
-      return all("svg text").filter(shown).map((one) => [one.textContent,
-        contrast(channels(getComputedStyle(one).fill), behind(one.closest("svg").parentElement))]).filter(([, found]) => found < least);
+    /* Texts whose contrast is less: of pictures by default. */
+    pale(least, what = "svg text") {
+      const drawn = (one) => one.closest("svg") ? [getComputedStyle(one).fill, one.closest("svg").parentElement] :
+        [getComputedStyle(one).color, one];
+      const found = all(what).filter((one) => shown(one) && one.textContent.trim() && (one.closest("svg") || !one.childElementCount));
+      return found.map((one) => { const [ink, on] = drawn(one); return [one.textContent, contrast(channels(ink), behind(on))]; })
+        .filter(([, found]) => found < least);
     },
 
     /* Numbers what can be worked with; returns what that is, and what invites a click and is none of it. */
