@@ -184,7 +184,9 @@ def serves(shell: Shell, block: Block) -> None:
     answer = asyncio.run(visit())
     assert answer.status_code == 200, answer.text
     found = answer.json()
-    assert found["user_id"] == "customer-1" and any(one["item"]["title"] for one in found["items"] if one["item"])
+    assert found["user_id"] == "customer-1" and found["items"]
+    fields = {"title", "price", "image_url", "url"}  # null: the catalog is known from the first training on
+    assert all(one["item"].keys() == fields for one in found["items"])
 
 
 # what a piece of Python has in it → what it is to have done
