@@ -136,7 +136,9 @@ async def users(page: Page) -> None:
         if wanted.value:
             ui.navigate.to(page.href(f"/users/{quote(wanted.value, safe='')}"))
 
-    wanted.on("keydown.enter", go)
+    where = page.href("/users/USER")  # by the browser itself: what is typed before the page is connected would be lost
+    wanted.on("keydown.enter", js_handler=f"""(event) => {{
+        if (event.target.value) location.href = "{where}".replace("USER", encodeURIComponent(event.target.value)) }}""")
     ui.button(t("Look"), on_click=go)
 
 
