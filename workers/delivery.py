@@ -16,7 +16,6 @@ from typing import Any
 
 import msgspec
 import structlog
-import uvloop
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
@@ -25,11 +24,10 @@ from schemas.events import ms
 from schemas.opinions import SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from schemas.unreadable import UNREADABLE
-from stream.adapters import kafka_clients, producing
+from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader, readable
 from stream.adapters.logs import configure
-from stream.adapters.metrics_port import served
 from stream.adapters.producing import Message
 from stream.adapters.refusals import AdsRefusals
 from stream.delivery import channels, metrics
@@ -171,13 +169,11 @@ def main() -> int:
     """Exit code: 0 after a signal, 1 when the file cannot be used."""
     settings = load_settings()
     configure(settings)
-    with served(settings, "delivery", settings.deliveries.metrics_port) as run_file:
-        run_file.say(ready=False)
-        try:
-            uvloop.run(run(settings, lambda: run_file.say(ready=True)))
-        except DeliveryError as error:
-            log.error("deliveries refused", why=str(error), next="mend the file and start again")
-            return 1
+    try:
+        metrics_port.run(settings, "delivery", settings.deliveries.metrics_port, run)
+    except DeliveryError as error:
+        log.error("deliveries refused", why=str(error), next="mend the file and start again")
+        return 1
     return 0
 
 

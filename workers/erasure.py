@@ -14,14 +14,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 import structlog
-import uvloop
 from prometheus_client import Counter, Gauge, Histogram
 
 from schemas.erasure import Erasure
-from stream.adapters import kafka_clients, producing
+from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.logs import configure
-from stream.adapters.metrics_port import served
 from stream.erasure.eraser import Eraser
 from stream.settings import Settings, load
 
@@ -101,9 +99,7 @@ def main() -> int:
     """Exit code: 0 after a signal."""
     settings = load()
     configure(settings)
-    with served(settings, "erasure", settings.erasure.metrics_port) as run_file:
-        run_file.say(ready=False)
-        uvloop.run(run(settings, lambda: run_file.say(ready=True)))
+    metrics_port.run(settings, "erasure", settings.erasure.metrics_port, run)
     return 0
 
 

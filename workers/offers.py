@@ -25,7 +25,6 @@ from typing import Any
 
 import msgspec
 import structlog
-import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import ProducerFenced
 from prometheus_client import Counter, Gauge, Histogram
@@ -37,11 +36,10 @@ from schemas.offers import POSITIONS_KEY, Positions
 from schemas.outputs import Decision
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
-from stream.adapters import kafka_clients, producing
+from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import read_whole, readable
 from stream.adapters.logs import configure
-from stream.adapters.metrics_port import served
 from stream.core.decode import Ok, decode
 from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
 from stream.endings import on_signal, until
@@ -226,13 +224,11 @@ def main() -> int:
     """Exit code: 0 after a signal, 1 when another worker has taken over."""
     settings = load()
     configure(settings)
-    with served(settings, "offers", settings.offers.metrics_port) as run_file:
-        run_file.say(ready=False)
-        try:
-            uvloop.run(run(settings, lambda: run_file.say(ready=True)))
-        except TakenOver as error:
-            log.error("ended", why=str(error), next="one is enough: leave the other to it")
-            return 1
+    try:
+        metrics_port.run(settings, "offers", settings.offers.metrics_port, run)
+    except TakenOver as error:
+        log.error("ended", why=str(error), next="one is enough: leave the other to it")
+        return 1
     return 0
 
 

@@ -44,11 +44,10 @@ import threading
 from collections.abc import Callable
 
 import structlog
-import uvloop
 
+from stream.adapters import metrics_port
 from stream.adapters.clickhouse import MigrationError
 from stream.adapters.logs import configure
-from stream.adapters.metrics_port import served
 from stream.adapters.producing import SendFailed
 from stream.settings import Settings, load
 from stream.sink.consumer import Sink
@@ -85,13 +84,11 @@ def main() -> int:
     settings = load()
     configure(settings)
     log.info("sink.started", pid=os.getpid())
-    with served(settings, "sink", settings.sink.metrics_port) as run_file:
-        run_file.say(ready=False)
-        try:
-            uvloop.run(serve(settings, lambda: run_file.say(ready=True)))
-        except (MigrationError, SendFailed) as error:
-            log.error("sink.failed", error=str(error))
-            return 1
+    try:
+        metrics_port.run(settings, "sink", settings.sink.metrics_port, serve)
+    except (MigrationError, SendFailed) as error:
+        log.error("sink.failed", error=str(error))
+        return 1
     log.info("sink.ended")
     return 0
 

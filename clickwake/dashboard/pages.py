@@ -132,14 +132,11 @@ async def users(page: Page) -> None:
     t = page.t
     wanted = ui.input(t("Find a user by id")).classes("w-80").props("autofocus")
 
-    def go() -> None:
-        if wanted.value:
-            ui.navigate.to(page.href(f"/users/{quote(wanted.value, safe='')}"))
-
-    where = page.href("/users/USER")  # by the browser itself: what is typed before the page is connected would be lost
-    wanted.on("keydown.enter", js_handler=f"""(event) => {{
-        if (event.target.value) location.href = "{where}".replace("USER", encodeURIComponent(event.target.value)) }}""")
-    ui.button(t("Look"), on_click=go)
+    # by the browser itself: what is typed before the page is connected would be lost
+    look = f"""(event) => {{ const id = event.target.closest("main").querySelector("input").value;
+        if (id) location.href = "{page.href("/users/USER")}".replace("USER", encodeURIComponent(id)) }}"""
+    wanted.on("keydown.enter", js_handler=look)
+    ui.button(t("Look")).on("click", js_handler=look)
 
 
 async def user(page: Page, ident: str) -> None:

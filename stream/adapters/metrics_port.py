@@ -1,11 +1,13 @@
-"""A worker's metrics over HTTP, and the file that says where."""
+"""A worker's metrics over HTTP, and the file that says where, and whether the worker is ready."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import structlog
+import uvloop
 from prometheus_client import start_http_server
 
 from stream.files import RunFile
@@ -27,3 +29,12 @@ def served(settings: Settings, name: str, port: int) -> Iterator[RunFile]:
         run_file.end()
         server.shutdown()
         server.server_close()
+
+
+def run(
+    settings: Settings, name: str, port: int, work: Callable[[Settings, Callable[[], object]], Coroutine[Any, Any, None]]
+) -> None:  # fmt: skip
+    """A worker of which there is one, to its end: `work` gets the settings, and what says that it is ready."""
+    with served(settings, name, port) as run_file:
+        run_file.say(ready=False)
+        uvloop.run(work(settings, lambda: run_file.say(ready=True)))

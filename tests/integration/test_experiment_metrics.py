@@ -3,8 +3,6 @@ what the command says of it."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from math import log, sqrt
 from pathlib import Path
@@ -19,24 +17,16 @@ from schemas import topics
 from stream.core.confidence import Sample
 from stream.core.effects import MEASURES, judged
 from stream.core.experiments import Arm, Experiment
-from stream.settings import Api, ClickHouse, Settings
-from tests.integration.test_sink_tables import Database, on, recommendation
+from stream.settings import Api, Settings
 from tests.integration.test_sink_tables import alert as churn_alert
+from tests.integration.test_sink_tables import recommendation
 from tests.integration.test_strategy_view import said
+from tests.support.database import Database, on
 
 START, WEEK, MONTH = datetime(2026, 1, 1, tzinfo=UTC), timedelta(days=7), timedelta(days=28)
 END = START + timedelta(days=72)  # of what is known
 USERS = 260
 Record = tuple[str, str, datetime, dict[str, Any]]  # event, user, time, properties
-
-
-@pytest.fixture
-def database(clickhouse: ClickHouse) -> Iterator[Database]:
-    name = f"experiments_{uuid.uuid4().hex[:8]}"
-    database = Database(clickhouse.model_copy(update={"database": name}))
-    yield database
-    database.client.command(f"DROP DATABASE {name}")
-    database.client.close()
 
 
 class World:

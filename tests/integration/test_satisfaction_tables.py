@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import pytest
-
 from schemas import topics
 from stream.erasure.rows import Rows
-from stream.settings import ClickHouse, Settings
-from tests.integration.test_sink_tables import Database, on
-
-
-@pytest.fixture
-def database(clickhouse: ClickHouse) -> Iterator[Database]:
-    name = f"satisfaction_{uuid.uuid4().hex[:8]}"
-    database = Database(clickhouse.model_copy(update={"database": name}))
-    yield database
-    database.client.command(f"DROP DATABASE {name}")
-    database.client.close()
+from stream.settings import Settings
+from tests.support.database import Database, on
 
 
 def opinion(ident: str, day: int, item: str, satisfaction: float | None, source: str = "review", user: str = "u",

@@ -4,8 +4,6 @@ join of a simulated shop, and what the commands say of it."""
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,22 +21,14 @@ from stream.adapters.opinion_reader import Read
 from stream.adapters.strategies import read
 from stream.core.strategies import NONE, learn
 from stream.insights import Listener, opinion
-from stream.settings import ClickHouse, Settings
-from tests.integration.test_sink_tables import Database, event, on
+from stream.settings import Settings
+from tests.integration.test_sink_tables import event
+from tests.support.database import Database, on
 from tests.unit.test_insights import NOW_MS, Part
 from training.evaluate_strategies import run, simulated
 from training.evaluations import Request
 
 ORDER, CLICK = "Order Completed", "Product Clicked"
-
-
-@pytest.fixture
-def database(clickhouse: ClickHouse) -> Iterator[Database]:
-    name = f"strategies_{uuid.uuid4().hex[:8]}"
-    database = Database(clickhouse.model_copy(update={"database": name}))
-    yield database
-    database.client.command(f"DROP DATABASE {name}")
-    database.client.close()
 
 
 def at(day: int, hour: int = 12) -> datetime:
