@@ -68,12 +68,11 @@ async def fill(settings: Settings, packed: list[bytes], users: int, tell: Any) -
     await producer.start()
     try:
         for start in range(0, users, SEND_USERS_MAX):
-            split: dict[int, list[producing.Message]] = {}
-            for number in range(start, min(start + SEND_USERS_MAX, users)):
-                record_key, value = key("demo", f"user-{number}"), packed[number % len(packed)]
-                size += len(value)
-                split.setdefault(partition_of(record_key, partitions), []).append((record_key, value, ()))
-            await producing.send_batches(producer, name, split)
+            numbers = range(start, min(start + SEND_USERS_MAX, users))
+            messages: list[producing.Message] = [
+                (key("demo", f"user-{number}"), packed[number % len(packed)], ()) for number in numbers]  # fmt: skip
+            size += sum(len(value or b"") for _, value, _ in messages)
+            await producing.send_keyed(producer, name, messages, partitions)
             tell(f"{start:,} of {users:,} states written")
     finally:
         await producer.stop()

@@ -20,7 +20,6 @@ from producers.simulate.world import World
 from schemas import topics
 from schemas.topics import Topic
 from stream.adapters import model_store, producing
-from stream.adapters.kafka_clients import partition_of
 from stream.settings import Settings
 
 SEND_RECORDS_MAX = 10_000
@@ -92,9 +91,7 @@ async def _send(settings: Settings, topic: str, records: Sequence[Record], parti
     await producer.start()
     try:
         for start in range(0, len(records), SEND_RECORDS_MAX):
-            split: dict[int, list[producing.Message]] = {}
-            for key, value, _ in records[start : start + SEND_RECORDS_MAX]:
-                split.setdefault(partition_of(key, partitions), []).append((key, value, ()))
-            await producing.send_batches(producer, topic, split)
+            some = records[start : start + SEND_RECORDS_MAX]
+            await producing.send_keyed(producer, topic, ((key, value, ()) for key, value, _ in some), partitions)
     finally:
         await producer.stop()

@@ -13,7 +13,7 @@ from rich.table import Table
 from clickwake.answering import refused, rows
 from stream.api.experiments import ExperimentsError, load
 from stream.core.confidence import Sample
-from stream.core.effects import Verdict, judged
+from stream.core.effects import Sizes, Verdict, judged, sizes
 from stream.core.experiments import Arm, Experiment
 from stream.settings import load as load_settings
 
@@ -61,7 +61,8 @@ def results(*, as_json: bool) -> int:
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
     """What came of an experiment of a tenant. `listed`: the file has it, so its first arm and its primary measure are known;
-    else arms are compared with the first by name, by clicks. `pending` users of each arm do not count yet."""
+    else arms are compared with the first by name, by clicks, and nobody knows the `sizes` they should have. `pending`
+    users of each arm do not count yet."""
 
     tenant: str
     experiment: str
@@ -70,6 +71,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
     primary: str
     users: dict[str, int]
     pending: dict[str, int]
+    sizes: Sizes | None
     arms: list[Verdict]
 
 
@@ -83,10 +85,12 @@ def _judged(known: dict[str, Experiment], some: list[dict[str, Any]]) -> Ran:
     arms = tuple(Arm(name=arm) for arm in dict.fromkeys(row["arm"] for row in some))
     one = listed or Experiment(name=name, arms=arms)
     samples = {(row["arm"], row["metric"]): sample(row) for row in some}
+    users, pending = ({row["arm"]: row[which] for row in some} for which in ("users", "pending"))
+    known_sizes = sizes(listed, {arm: n + pending[arm] for arm, n in users.items()}) if listed else None
     return Ran(
         tenant=tenant, experiment=name, listed=listed is not None, control=one.arms[0].name, primary=one.primary,
-        users={row["arm"]: row["users"] for row in some}, pending={row["arm"]: row["pending"] for row in some},
-        arms=judged(one, samples),
+        users=users, pending=pending, sizes=known_sizes,
+        arms=judged(one, samples, as_assigned=known_sizes is None or known_sizes.as_assigned),
     )  # fmt: skip
 
 
@@ -103,6 +107,12 @@ def _show(one: Ran) -> None:
     if not one.listed:
         console.print(f"not in the file any more: compared with {one.control!r}, by clicks", style="yellow", markup=False,
                       highlight=False, soft_wrap=True)  # fmt: skip
+    if one.sizes and not one.sizes.as_assigned:
+        seen = ", ".join(f"{arm} {n:,} ({one.sizes.assigned[arm]:.0%} were assigned)" for arm, n in one.sizes.users.items())
+        console.print(f"the arms are not as large as they were made: {seen}; by chance in one of "
+                      f"{1 / max(one.sizes.chance, 1e-12):,.0f} experiments. Believe nothing of it before it is known why: "
+                      "pages that fail or are slow in one arm, views of lists that are not sent, arms changed while it ran",
+                      style="red", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
     table = Table("arm", "measure", "", f"mean of {one.control}", "mean", "difference", "", box=None, header_style="dim")
     for arm in one.arms:
         for effect in arm.effects:

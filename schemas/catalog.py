@@ -9,6 +9,7 @@ import msgspec
 from schemas.events import Id, Instant
 
 TEXT_CHARS_MAX = 4_000  # MiniLM reads 256 tokens; the rest would only be carried around
+UNENCODED = "unencoded"  # the space of items as they are, each with an empty vector: in use while nothing is released
 
 
 class Item(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -42,7 +43,7 @@ class ItemVector(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
     It carries the item too, so that a reader needs one topic to rank and to apply the catalog's rules.
     `content_hash` is the hash of (space, text): equal hashes mean equal vectors, and nothing is encoded twice.
-    An item without text has an empty vector.
+    An item without text has an empty vector, and so has every item in the space `UNENCODED`.
     """
 
     space: str

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from schemas.catalog import Item, ItemVector
+from schemas.catalog import UNENCODED, Item, ItemVector
 from schemas.unreadable import UNREADABLE
 from stream.core.audience import NO_AUDIENCE
 from stream.core.blend import Blend
@@ -111,9 +111,10 @@ class ServingState:
             return None
         vector = _item_vector.decode(value)
         told = None
-        if not self.current.space or space == self.current.space:
+        known, current = self.vectors.get((tenant, item_id), {}), self.current.space
+        if space == current or not current or (space == UNENCODED and current not in known):
             told = vector.item, self._text_vector(vector, self.current)
-        self.vectors.setdefault((tenant, item_id), {})[space] = vector
+        self.vectors.setdefault((tenant, item_id), known)[space] = vector
         return told
 
     def on_count(self, key: bytes, value: bytes | None, log_partition: int = 0, term: int | None = None) -> None:
@@ -164,7 +165,8 @@ class ServingState:
         }
 
     def prepare(self, models: Models) -> Serving:
-        """A Serving for a bundle with all known items and counts; the caller swaps it in between two batches.
+        """A Serving for a bundle with all known items and counts; the caller swaps it in between two batches. Items that are
+        not encoded yet for it are there like items without text.
 
         Raises ValueError when the catalog's vectors are of another dimension than the bundle expects.
         """
@@ -172,7 +174,7 @@ class ServingState:
         serving = Serving(models, self._satisfaction_weight)
         entries = []
         for spaces in self.vectors.values():
-            vector = spaces.get(serving.space)
+            vector = spaces.get(serving.space) or spaces.get(UNENCODED)
             if vector is not None:
                 entries.append((vector.item, self._text_vector(vector, serving)))
         serving.put_items(entries)

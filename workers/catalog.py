@@ -8,7 +8,8 @@ A crash before 5 reads the items again: what was encoded is found by its hash, s
 Encoded is for every space in use: that of the announced release, and that of the registry's newest text encoder, which the
 next release will want. Each has a consumer group of its own, so one that comes into use, again after a roll-back too, reads
 what it has not read of the catalog, while the other goes on. They share one thread: a new item of the released space waits
-for one poll of the other at most.
+for one poll of the other at most. While nothing is released, items are passed on as they are, too, in the space `UNENCODED`:
+the read API knows them, their fields and what is blocked from the first minute on, and ranks them by counts.
 
 Metrics are on a loopback port, written with the process id to `<home>/run/catalog-*.json`.
 """
@@ -31,7 +32,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from prometheus_client import Counter, Gauge, Histogram
 
 from schemas import topics
-from schemas.catalog import Item, ItemVector
+from schemas.catalog import UNENCODED, Item, ItemVector
 from schemas.dead_letter import Source
 from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
@@ -43,7 +44,7 @@ from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject
 from stream.core.items import content_hash, decode
 from stream.endings import on_signal, until
-from stream.outbox import Outbox, OutRecord
+from stream.outbox import Outbox
 from stream.settings import Settings, load
 
 log = structlog.get_logger()
@@ -53,7 +54,7 @@ SPACE_POLL_S = 15.0  # a registry does not tell when there is a newer one
 RELEASED_KEY = b"current"
 
 ITEMS = Counter("clickwake_catalog_items", "Items by what became of them: encoded, known (their text had a vector), without "
-                                           "text, removed, refused", ["space", "outcome"])
+                                           "text (or without an encoder), removed, refused", ["space", "outcome"])
 SECONDS = Histogram("clickwake_catalog_poll_seconds", "Steps 2 to 5 of one poll", ["space"],
                     buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60))
 LAG = Gauge("clickwake_catalog_lag", "Items that are not encoded for a space yet, or in hand", ["space"])
@@ -94,12 +95,12 @@ class Catalog:
     """One space in one process; several processes share the partitions of the items topic."""
 
     def __init__(
-        self, settings: Settings, space: str, encoder: TextEncoder, producer: AIOKafkaProducer, known: dict[str, bytes],
-        thread: ThreadPoolExecutor,
+        self, settings: Settings, space: str, encoder: TextEncoder | None, producer: AIOKafkaProducer,
+        known: dict[str, bytes], thread: ThreadPoolExecutor,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.space = space
-        self.encoder = encoder
+        self.encoder = encoder  # None in the space UNENCODED
         self.producer = producer
         self.known = known  # content hash → vector bytes
         self.thread = thread
@@ -116,30 +117,34 @@ class Catalog:
                 outbox.dead_letter(decoded, record.value or b"", record.key, where, record.timestamp)
                 ITEMS.labels(self.space, "refused").inc()
             else:
-                taken.append((f"{self.space}/".encode() + record.key, decoded))
+                taken.append((record.key, decoded))
         items = [item for _, item in taken if item is not None]
         encoded = await self._encode_unknown(items)
         for key, item in taken:
-            outbox.add(topics.ITEM_VECTORS, key, None if item is None else self._vector(item))
+            for space in {self.space, UNENCODED} if item is None else {self.space}:
+                outbox.add(topics.ITEM_VECTORS, f"{space}/".encode() + key, None if item is None else self._vector(item))
         await self._send(outbox)
-        with_text = sum(bool(item.text()) for item in items)
+        with_text = sum(bool(self._text(item)) for item in items)
         became = {"encoded": encoded, "known": with_text - encoded, "without text": len(items) - with_text,
                   "removed": len(taken) - len(items)}  # fmt: skip
         for outcome, count in became.items():
             ITEMS.labels(self.space, outcome).inc(count)
         VECTORS.set(len(self.known))
 
+    def _text(self, item: Item) -> str:
+        return item.text() if self.encoder else ""
+
     def _vector(self, item: Item) -> bytes:
-        text = item.text()
+        text = self._text(item)
         digest = content_hash(self.space, text)
         vector = self.known[digest] if text else b""
         return msgspec.msgpack.encode(ItemVector(space=self.space, content_hash=digest, vector=vector, item=item))
 
     async def _encode_unknown(self, items: list[Item]) -> int:
         """How many texts were encoded."""
-        texts = {content_hash(self.space, text): text for item in items if (text := item.text())}
+        texts = {content_hash(self.space, text): text for item in items if (text := self._text(item))}
         unknown = {digest: text for digest, text in texts.items() if digest not in self.known}
-        if not unknown:
+        if self.encoder is None or not unknown:
             return 0
         loop = asyncio.get_running_loop()
         vectors = await loop.run_in_executor(self.thread, self.encoder.encode, list(unknown.values()))
@@ -152,15 +157,12 @@ class Catalog:
         prefix = self.settings.kafka.topic_prefix
         for topic, records in outbox.records.values():
             partitions = self.settings.kafka.partitions if topic.by_user else topic.partitions
-            split: dict[int, list[OutRecord]] = {}
-            for record in records:
-                split.setdefault(kafka_clients.partition_of(record.key, partitions), []).append(record)
-            await producing.send_batches(self.producer, topic.name(prefix), split)
+            await producing.send_keyed(self.producer, topic.name(prefix), records, partitions)
 
 
 def spaces_in_use(settings: Settings, release: ModelRelease | None) -> list[str]:
-    """The released bundle's space, then the registry's newest if it is another. A release that workers would refuse is
-    left out with the reason. Raises `RegistryAway`."""
+    """The released bundle's space, or `UNENCODED` without one, then the registry's newest if it is another. A release that
+    workers would refuse is left out with the reason. Raises `RegistryAway`."""
     keys, found = signing.trusted(settings.models), []
     if release is not None:
         try:
@@ -169,6 +171,7 @@ def spaces_in_use(settings: Settings, release: ModelRelease | None) -> list[str]
             raise
         except model_store.BundleRefused as error:
             log.warning("release left out", model_version=release.model_version, why=str(error))
+    found = found or [UNENCODED]
     newest = model_store.newest_text_space(settings.registry, keys)
     return found if newest is None or newest in found else [*found, newest]
 
@@ -206,12 +209,16 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -
                     log.info("space no longer in use", space=space)
                     running.pop(space)[0].set()
                 for space in wanted:
-                    if space not in running and (encoder := await _encoder(settings, space)) is not None:
+                    if space in running:
+                        continue
+                    encoder = None if space == UNENCODED else await _encoder(settings, space)
+                    if encoder is not None or space == UNENCODED:
                         over = asyncio.Event()
                         catalog = Catalog(settings, space, encoder, producer, known.vectors, thread)
                         running[space] = (over, group.create_task(_encode(catalog, over, ready)))
-                SPACES.set(len(running))
-                await _first_of(stop, known.announced, timeout_s=SPACE_POLL_S if running else REGISTRY_POLL_S)
+                encoded_for = len(running.keys() - {UNENCODED})
+                SPACES.set(encoded_for)
+                await _first_of(stop, known.announced, timeout_s=SPACE_POLL_S if encoded_for else REGISTRY_POLL_S)
                 known.announced.clear()
             for over, _ in running.values():
                 over.set()
@@ -228,9 +235,10 @@ async def _spaces(settings: Settings, known: Known) -> list[str] | None:
         REGISTRY_AWAY.set(1)
         return None
     REGISTRY_AWAY.set(0)
-    if not found and not known.none_said:
+    if found == [UNENCODED] and not known.none_said:
         known.none_said = True
-        log.warning("no text encoder yet", registry=settings.registry, do="python -m training.text_encoder makes it")
+        log.warning("no text encoder yet: items go on without vectors", registry=settings.registry,
+                    do="python -m training.text_encoder makes it")  # fmt: skip
     return found
 
 

@@ -215,11 +215,8 @@ class Worker:
     async def _send(self, topic: Topic, messages: Sequence[Message]) -> None:
         if not messages:
             return
-        name, split = self._name(topic), dict[int, list[Message]]()
-        partitions = len(await self.producer.partitions_for(name))
-        for message in messages:
-            split.setdefault(kafka_clients.partition_of(message[0] or b"", partitions), []).append(message)
-        await producing.send_batches(self.producer, name, split)
+        name = self._name(topic)
+        await producing.send_keyed(self.producer, name, messages, len(await self.producer.partitions_for(name)))
 
     def _consumer(self, group: str) -> AIOKafkaConsumer:
         session_ms = self.settings.kafka.session_timeout_ms

@@ -18,6 +18,8 @@ from clickwake.dashboard.frame import NAV, Page, choose_one, draw, link_users, p
 from clickwake.dashboard.sessions import Sessions
 from clickwake.storefront.app import NoKey, plain_key
 from producers.kafka import KafkaUnavailable, NotAcknowledged
+from stream.core.segment_rules import RulesError
+from stream.segments import load as load_rules
 from stream.settings import Settings
 
 log = structlog.get_logger()
@@ -66,8 +68,11 @@ async def segments(page: Page) -> None:
     if not rows:
         ui.label(f"{t('No segments yet: write rules into')} {page.settings.segments_file.absolute()}")
         return
-    columns = {"segment": "segment", "members": "members", "entered_1d": "entered, 1 day", "left_1d": "left, 1 day",
-               "changed_at": "changed"}  # fmt: skip
+    told = _meanings(page)
+    for row in rows:
+        row["meaning"] = t(told.get(row["segment"], ""))
+    columns = {"segment": "segment", "meaning": "meaning", "members": "members", "entered_1d": "entered, 1 day",
+               "left_1d": "left, 1 day", "changed_at": "changed"}  # fmt: skip
     found = page.table(rows, columns, key="segment")
     assert found is not None
     choose_one(page, found, "segment", lambda row: show(row["segment"]))
@@ -91,6 +96,19 @@ async def segments(page: Page) -> None:
             made = page.table(members, {"user_id": "user", "entered_at": "entered", "left_at": "left", "values": "because"})
             if made is not None:
                 link_users(page, made, "user_id")
+
+
+def _meanings(page: Page) -> dict[str, str]:
+    """Segment → what it is, by the file of rules: its description, or else its condition."""
+    path = page.settings.segments_file
+    if not path.exists():  # it is where the workers are
+        return {}
+    try:
+        rules = load_rules(path)
+    except RulesError as error:
+        page.problem("The rules cannot be used", str(error))
+        return {}
+    return {rule.name: rule.description or rule.when for rule in rules.rules}
 
 
 async def churn(page: Page) -> None:

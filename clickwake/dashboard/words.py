@@ -13,8 +13,8 @@ CHINESE = {
     "day": "日期", "segment": "客群", "members": "成员数", "entered, 1 day": "一天内进入", "left, 1 day": "一天内离开",
     "changed": "最近变化", "Members of": "客群成员：", "as of (UTC)": "截至（UTC）", "user": "用户",
     "entered": "进入时间", "left": "离开时间", "because": "依据",
-    "choice": "选择", "Choose a segment to see who is in it.": "选择一个客群以查看成员。",
-    "No segments yet: write rules into": "尚无客群：请将规则写入",
+    "choice": "选择", "meaning": "含义", "Choose a segment to see who is in it.": "选择一个客群以查看成员。",
+    "No segments yet: write rules into": "尚无客群：请将规则写入", "The rules cannot be used": "规则无法使用",
     "Alerts raised, newest first": "已发出的流失预警（最新在前）", "at": "时间", "probability": "概率", "days": "天数",
     "reasons": "原因", "outcome": "结果", "How often alerts were right": "预警准确率", "model": "模型",
     "raised": "已发出", "judged": "已判定", "right": "正确", "precision": "准确率", "as said": "预测概率",
@@ -80,7 +80,19 @@ CHINESE = {
     "personal": "个人习惯", "links": "关联", "rules": "先后规则", "popularity": "热度", "pinned": "置顶",
     "undecodable": "无法解码", "unprocessable": "无法处理", "too_large": "过大", "dropped": "有意略去",
     "sink_rejected": "写入被拒",
-}
+    # what the built-in segments are
+    "first seen within a week": "一周内首次出现", "seen within two weeks": "两周内出现过",
+    "silent for two weeks": "沉默超过两周", "silent for two months": "沉默超过两个月",
+    "never bought": "从未购买", "bought on two days or more": "在两天或以上购买过",
+    "bought lately and often": "近期购买且次数多", "bought often within three months": "三个月内多次购买",
+    "bought lately, not often": "近期购买但次数少", "bought often, not for three months": "曾多次购买，三个月未购买",
+    "no order for half a year": "半年没有订单",
+} | {
+    f"of the buyers' fifths by {field} the {fifth}": f"购买者按{by}分五档：{place}"
+    for field, by in (("last order", "最近下单"), ("orders", "订单数"), ("revenue", "消费额"))
+    for fifth, place in (("worst", "最低档"), ("second", "第二档"), ("middle", "中间档"), ("fourth", "第四档"),
+                         ("best", "最高档"))
+}  # fmt: skip
 
 # what is said in sentences: of an alert (stream/alerts.py), of an item (stream/core/why.py), by the read API. A pattern of
 # the English, and the Chinese with its groups

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
 
-from stream.adapters.kafka_clients import aiokafka_arguments
+from stream.adapters.kafka_clients import aiokafka_arguments, partition_of
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,16 @@ async def send_batches(target: HasProducer | AIOKafkaProducer, topic: str, messa
     parts = [(partition, rows) for partition, rows in messages.items() if rows]
     last = await asyncio.gather(*(_send_partition(producer, topic, partition, rows, timeout_s) for partition, rows in parts))
     return {partition: offset for (partition, _), offset in zip(parts, last, strict=True)}
+
+
+async def send_keyed(target: HasProducer | AIOKafkaProducer, topic: str, messages: Iterable[Message], partitions: int,
+                     *, timeout_s: float = SEND_TIMEOUT_S) -> dict[int, int]:  # fmt: skip
+    """`send_batches`, each message to the partition of its key, where Kafka's own clients put it too; those of a partition
+    keep their order."""
+    split: dict[int, list[Message]] = {}
+    for message in messages:
+        split.setdefault(partition_of(message[0] or b"", partitions), []).append(message)
+    return await send_batches(target, topic, split, timeout_s=timeout_s)
 
 
 async def _send_partition(producer: AIOKafkaProducer, topic: str, partition: int, rows: Sequence[Message],

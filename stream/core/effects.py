@@ -4,6 +4,10 @@ One measure decides, the primary. Its intervals of all arms hold together at 95%
 compared (Bonferroni), so that whoever looks whenever they like is led astray by the primary at most once in twenty
 experiments, and the same holds for all guardrails of all arms together. What else is measured is secondary: its intervals
 hold together too, but they say what to try next, they decide nothing.
+
+Arms whose sizes are not those that were assigned decide nothing either: somebody is missing from one of them, and who is
+missing is hardly like those who are there (Fabijan et al., "Diagnosing Sample Ratio Mismatch in Online Controlled
+Experiments", KDD 2019).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from typing import Literal, get_args
 
 import msgspec
 
-from stream.core.confidence import ALPHA, Sample, difference
+from stream.core.confidence import ALPHA, Sample, chance_of_sizes, difference
 from stream.core.experiments import Experiment, Guardrail, Primary
 
 Role = Literal["primary", "guardrail", "secondary"]
@@ -24,6 +28,7 @@ Seen = Literal["better", "worse", "stop", "higher", "lower", ""]  # empty: the i
 SEEN: Mapping[Role, tuple[Seen, Seen]] = MappingProxyType({  # of what is surely less, or surely more
     "primary": ("worse", "better"), "guardrail": ("lower", "stop"), "secondary": ("lower", "higher")})  # fmt: skip
 NOTHING = Sample(0, 0.0, 0.0, 0)
+SIZES_ALPHA = 0.001  # one experiment in a thousand is called ill without being so
 
 
 class Effect(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,12 +47,23 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Seen
 
 
+class Sizes(msgspec.Struct, frozen=True, kw_only=True):
+    """Users of each arm who saw an answer, beside the share that was assigned. `chance`: a p-value that holds at any
+    time."""
+
+    users: dict[str, int]
+    assigned: dict[str, float]
+    chance: float
+    as_assigned: bool
+
+
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What may be done about an arm: `stop` because of a guardrail, whatever the primary says; else by the primary."""
+    """What may be done about an arm: `stop` because of a guardrail, whatever else is said; `not as assigned` where arms'
+    sizes say that users are missing; else by the primary."""
 
     arm: str
     against: str
-    decision: Literal["stop", "better", "worse", "no decision"]
+    decision: Literal["stop", "not as assigned", "better", "worse", "no decision"]
     effects: tuple[Effect, ...]
 
 
@@ -57,8 +73,25 @@ def role_of(experiment: Experiment, metric: str) -> Role:
     return "guardrail" if metric in experiment.guardrails else "secondary"
 
 
-def judged(experiment: Experiment, samples: Mapping[tuple[str, str], Sample]) -> list[Verdict]:
-    """Every arm but the first, from (arm, measure) → its sample.
+def sizes(experiment: Experiment, users: Mapping[str, int]) -> Sizes:
+    """`users`: of each arm, all who saw an answer; an arm that the experiment does not have (any more) was assigned nobody.
+
+    >>> from stream.core.experiments import Arm
+    >>> one = Experiment(name="caps", arms=(Arm(name="three"), Arm(name="five", weight=3.0)))
+    >>> sizes(one, {"three": 251, "five": 749}).as_assigned, sizes(one, {"three": 500, "five": 500}).as_assigned
+    (True, False)
+    """
+    whole = sum(arm.weight for arm in experiment.arms)
+    assigned = dict.fromkeys(users, 0.0) | {arm.name: arm.weight / whole for arm in experiment.arms}
+    seen = {arm: users.get(arm, 0) for arm in assigned}
+    chance = chance_of_sizes(list(seen.values()), list(assigned.values()))
+    return Sizes(users=seen, assigned=assigned, chance=chance, as_assigned=chance > SIZES_ALPHA)
+
+
+def judged(
+    experiment: Experiment, samples: Mapping[tuple[str, str], Sample], *, as_assigned: bool = True
+) -> list[Verdict]:
+    """Every arm but the first, from (arm, measure) → its sample. `as_assigned`: what `sizes` says.
 
     >>> from stream.core.experiments import Arm
     >>> one = Experiment(name="caps", arms=(Arm(name="three"), Arm(name="five")), primary="orders")
@@ -75,7 +108,7 @@ def judged(experiment: Experiment, samples: Mapping[tuple[str, str], Sample]) ->
                     ALPHA / len(others) / list(roles.values()).count(role))
             for metric, role in roles.items()
         )  # fmt: skip
-        found.append(Verdict(arm=arm, against=control, decision=_decision(effects), effects=effects))
+        found.append(Verdict(arm=arm, against=control, decision=_decision(effects, as_assigned), effects=effects))
     return found
 
 
@@ -88,8 +121,12 @@ def _effect(arm: str, metric: str, role: Role, own: Sample, control: Sample, alp
                   difference=value, low=low if known else None, high=high if known else None, verdict=verdict)  # fmt: skip
 
 
-def _decision(effects: tuple[Effect, ...]) -> Literal["stop", "better", "worse", "no decision"]:
+def _decision(
+    effects: tuple[Effect, ...], as_assigned: bool
+) -> Literal["stop", "not as assigned", "better", "worse", "no decision"]:
     if any(one.verdict == "stop" for one in effects):
         return "stop"
+    if not as_assigned:
+        return "not as assigned"
     (primary,) = (one for one in effects if one.role == "primary")
     return "better" if primary.verdict == "better" else "worse" if primary.verdict == "worse" else "no decision"

@@ -33,7 +33,7 @@ from stream.adapters import signing
 from stream.adapters.clickhouse import missing
 from stream.adapters.kafka_clients import partition_of, reader
 from stream.adapters.lag import Lag
-from stream.adapters.producing import Message, send_batches
+from stream.adapters.producing import Message, send_keyed
 from stream.core import identity
 from stream.erasure.rows import Rows
 from stream.settings import Settings
@@ -92,33 +92,28 @@ class Eraser:
 
     async def note(self, entries: Sequence[tuple[bytes, Erasure]]) -> None:
         """Write entries of the list, by their subjects."""
-        name, split = topics.ERASURES.name(self.settings.kafka.topic_prefix), dict[int, list[Message]]()
-        partitions = len(await self.producer.partitions_for(name))  # where everybody else puts the key too
-        for record_key, value in entries:
-            at = partition_of(record_key, partitions)
-            split.setdefault(at, []).append((record_key, msgspec.json.encode(value), []))
-        await send_batches(self.producer, name, split)
+        name = topics.ERASURES.name(self.settings.kafka.topic_prefix)
+        messages: list[Message] = [(record_key, msgspec.json.encode(value), []) for record_key, value in entries]
+        await send_keyed(self.producer, name, messages, len(await self.producer.partitions_for(name)))
 
     async def _forgotten(self, tenant: str, ids: Sequence[str]) -> None:
         """Step 3: whoever owns the states deletes them; seen by the tombstones in the changelog."""
         prefix, partitions = self.settings.kafka.topic_prefix, self.settings.kafka.partitions
-        wanted = {key(tenant, one): partition_of(key(tenant, one), partitions) for one in ids}
+        commands = {key(tenant, one): identity.encode(identity.Erase(tenant, one)) for one in ids}
+        theirs = sorted({partition_of(one, partitions) for one in commands})
         async with reader(self.settings, auto_offset_reset="latest") as consumer:  # an older tombstone answers nothing
-            tps = [TopicPartition(topics.STATE.name(prefix), number) for number in sorted(set(wanted.values()))]
+            tps = [TopicPartition(topics.STATE.name(prefix), number) for number in theirs]
             consumer.assign(tps)
             for tp, end in (await consumer.end_offsets(tps)).items():
                 consumer.seek(tp, end)
-            messages: dict[int, list[Message]] = {}
-            for one in ids:
-                state_key = key(tenant, one)
-                value = identity.encode(identity.Erase(tenant, one))
-                messages.setdefault(wanted[state_key], []).append((state_key, value, []))
-            await send_batches(self.producer, topics.IDENTITY.name(prefix), messages)
+            said = ((record_key, value, ()) for record_key, value in commands.items())
+            await send_keyed(self.producer, topics.IDENTITY.name(prefix), said, partitions)
+            wanted = set(commands)
             while wanted:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     for record in records:
                         if record.value is None:
-                            wanted.pop(record.key, None)
+                            wanted.discard(record.key)
 
     async def _stored(self) -> None:
         """Step 4: the sink has committed everything that is on its topics now."""

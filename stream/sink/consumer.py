@@ -20,8 +20,8 @@ from schemas.dead_letter import DeadLetter
 from schemas.events import ms
 from schemas.unreadable import UNREADABLE
 from stream.adapters.erasures import Erasures
-from stream.adapters.kafka_clients import aiokafka_arguments, missing, partition_of, stopped, wait_for_kafka
-from stream.adapters.producing import Message, create_producer, send_batches
+from stream.adapters.kafka_clients import aiokafka_arguments, missing, stopped, wait_for_kafka
+from stream.adapters.producing import create_producer, send_keyed
 from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.sink import metrics, rows
@@ -232,11 +232,9 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
             await producer.start()
             self._producer = producer
         partitions = len(await self._producer.partitions_for(self._dead_letters))
-        messages: dict[int, list[Message]] = {}
-        for ident, (key, letter) in letters.items():
-            headers = cloud_event("dead-letter", ident, letter.tenant, ms(letter.first_seen))
-            messages.setdefault(partition_of(key, partitions), []).append((key, msgspec.json.encode(letter), headers))
-        await send_batches(self._producer, self._dead_letters, messages)
+        await send_keyed(self._producer, self._dead_letters, (
+            (key, msgspec.json.encode(letter), cloud_event("dead-letter", ident, letter.tenant, ms(letter.first_seen)))
+            for ident, (key, letter) in letters.items()), partitions)  # fmt: skip
 
     async def _commit(self) -> None:
         """Failing is harmless: the rows are stored, the next commit includes these offsets, and a second reading

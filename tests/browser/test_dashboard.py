@@ -32,6 +32,7 @@ PAGES = [*frame.NAV, "/users/u3"]
 NAMES = r"Clickwake|Kafka|ClickHouse|UTC|PSI|NDCG@10|Recall@20"
 DATA = "|".join((
     r"[ui]\d+", r"thing \d+", r"lookers|(lifecycle|rfm)/[a-z ]+", r"(views_7d|orders|order_days|days_\w+) [\d.e+]+",
+    r"views_7d >= 2 and orders == 0",
     r"Product Viewed|Product Added|Checkout Started|Order Completed|Promotion Viewed|Promotion Clicked", r"home|offer \d",
     r"Clay|The handle broke\.", r"\d{8}T\d{6}Z-[0-9a-f]{8}", r"\d{4}-\d\d-\d\dT[\d:]+", r"[0-9a-f]{16,}",
     r"properties\.price.*", r"Expected `.*",  # what a dead letter says
@@ -90,6 +91,7 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page)
     row.first.locator(".q-checkbox, td").first.click()
     expect(page.get_by_text("Members of")).to_be_visible()
     expect(page.locator("a[href*='/users/u']").first).to_be_visible()
+    expect(page.get_by_role("row", name="lifecycle/prospect")).to_contain_text("never bought")
     shot(page, "dashboard-segments")
     page.get_by_role("link", name="Churn").click()
     expect(page.get_by_text("Alerts raised, newest first")).to_be_visible()

@@ -185,8 +185,8 @@ def serves(shell: Shell, block: Block) -> None:
     assert answer.status_code == 200, answer.text
     found = answer.json()
     assert found["user_id"] == "customer-1" and found["items"]
-    fields = {"title", "price", "image_url", "url"}  # null: the catalog is known from the first training on
-    assert all(one["item"].keys() == fields for one in found["items"])
+    assert all(one["item"].keys() == {"title", "price", "image_url", "url"} for one in found["items"])
+    assert all(one["item"]["title"] for one in found["items"]), "known before anything is trained"
 
 
 # what a piece of Python has in it → what it is to have done

@@ -15,7 +15,7 @@ from kafka import KafkaProducer
 from clickwake import process
 from clickwake import topics as topic_admin
 from schemas import topics
-from schemas.catalog import Item
+from schemas.catalog import UNENCODED, Item
 from stream.settings import Kafka, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
@@ -59,7 +59,8 @@ def test_a_text_encoder_that_is_new_gets_the_whole_catalog(settings: Settings, t
         return {record.key for record in read_all(settings, topics.ITEM_VECTORS)}
 
     worker = start_worker(settings, "workers.catalog", CLICKWAKE_MODELS__REGISTRY=str(registry))
-    until(lambda: keys() == {f"{first}/t/mug".encode()}, 60, "the item in the first space")
+    both = {f"{space}/t/mug".encode() for space in (first, UNENCODED)}
+    until(lambda: keys() == both, 60, "the item in the first space, and as it is while nothing is released")
     put_beside(registry, first, "other")
     until(lambda: b"other/t/mug" in keys(), 60, "the item in the new space, without a restart")
     worker.send_signal(signal.SIGTERM)

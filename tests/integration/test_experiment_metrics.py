@@ -174,9 +174,16 @@ def test_the_command_judges_them_by_what_the_file_says(
         assert (said["arm"], said["against"], said["decision"]) == (other, control, wanted.decision)
         for one, effect in zip(said["effects"], wanted.effects, strict=True):
             assert one == pytest.approx(msgspec.to_builtins(effect), abs=1e-9)
+        seen = {arm: ran["users"][arm] + ran["pending"][arm] for arm in "ab"}
+        assert ran["sizes"] is None if not listed else (ran["sizes"]["users"], ran["sizes"]["as_assigned"]) == (seen, True)
     monkeypatch.setenv("COLUMNS", "200")
     assert command.results(as_json=False) == 0
     shown = capsys.readouterr().out
     assert "not in the file any more" in shown and "b against a: " in shown and "guardrail" in shown
+    path.write_text("experiments: [{name: e, arms: [{name: a, weight: 2}, {name: b}]}]")
+    assert command.results(as_json=False) == 0
+    shown = capsys.readouterr().out
+    assert "not as large as they were made" in shown and "(67% were assigned)" in shown
+    assert "b against a: not as assigned" in shown
     path.write_text("experiments: 3")
     assert command.results(as_json=False) == 1

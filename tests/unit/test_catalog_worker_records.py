@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from random import Random
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -11,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalog import Item, ItemVector
+from schemas.catalog import UNENCODED, Item, ItemVector
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject
 from stream.core.items import decode
 from stream.outbox import Outbox
 from stream.serving import ServingState
 from stream.settings import Settings
-from tests.support.fakes import T0_MS
+from tests.support.fakes import T0_MS, FakeModels
 from workers.catalog import Catalog, Known
 
 MUG = Item(item_id="mug", tenant="t", title="Red mug")
@@ -47,10 +49,10 @@ class CountingEncoder:
 class Written(Catalog):
     """A catalog whose topics are a list."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: str = "s") -> None:
         self.encoding, self.read = CountingEncoder(), Known()
-        thread = ThreadPoolExecutor(1)
-        super().__init__(Settings(), "space", cast(TextEncoder, self.encoding), cast(Any, None), self.read.vectors, thread)
+        encoder = None if space == UNENCODED else cast(TextEncoder, self.encoding)
+        super().__init__(Settings(), space, encoder, cast(Any, None), self.read.vectors, ThreadPoolExecutor(1))
         self.sent: list[tuple[str, bytes, bytes | None]] = []
 
     async def _send(self, outbox: Outbox) -> None:
@@ -134,3 +136,62 @@ async def test_what_the_fleet_has_encoded_is_not_encoded_again() -> None:
     second.read.on_vectors([Record(key, value) for _, key, value in first.sent])
     await second.handle([put(MUG)])
     assert second.encoding.texts == [] and second.sent == first.sent
+
+
+async def test_without_an_encoder_items_go_on_as_they_are() -> None:
+    catalog = Written(UNENCODED)
+    await catalog.handle([put(MUG), put(msgspec.structs.replace(MUG, item_id="cup", blocked=True)), REMOVED])
+    assert catalog.encoding.texts == []
+    assert [key for _, key, _ in catalog.sent] == [b"unencoded/t/mug", b"unencoded/t/cup", b"unencoded/t/mug"]
+    index = ServingState()
+    for _, key, value in catalog.sent:
+        if (told := index.on_vector(key, value)) is not None:
+            index.current.put_items([told])
+    shop = index.current.index("t")
+    assert shop.item("cup") == Item(item_id="cup", tenant="t", title="Red mug", blocked=True)
+    assert not shop.recommendable.any()  # the one is removed, the other blocked
+
+
+def shop_of(state: ServingState) -> dict[str, str]:
+    """Items a shop can recommend, with the titles they have."""
+    index = state.current.index("t")
+    return {name: (index.item(name) or MUG).title for name, yes in zip(index.ids, index.recommendable, strict=True) if yes}
+
+
+@given(
+    titles=st.lists(st.none() | st.sampled_from(["Red mug", "Blue mug", "Mug"]), min_size=1, max_size=6),
+    released_after=st.integers(0, 6), random=st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_readers_end_with_the_catalog_as_it_is_whoever_is_ahead(
+    titles: list[str | None], released_after: int, random: Random
+) -> None:
+    """Each space is written at its own pace, that of items as they are until something is released; readers read the two
+    in any order, and take the release over at any time after it. A title of None removes the item."""
+    records = [REMOVED if title is None else put(msgspec.structs.replace(MUG, title=title)) for title in titles]
+    plain, encoded = Written(UNENCODED), Written()
+    encoded.sent = plain.sent  # one topic, in the order in which they write
+    before = records[:released_after]
+    turns = [plain] * len(before) + [encoded] * len(before)
+    random.shuffle(turns)
+    at = {id(plain): iter(before), id(encoded): iter(before)}
+    for one in turns:
+        asyncio.run(one.handle([next(at[id(one)])]))
+    for record in records[released_after:]:
+        asyncio.run(encoded.handle([record]))
+    state, released = ServingState(), False
+    logs = {space: [(key, value) for _, key, value in plain.sent if key.startswith(f"{space}/".encode())]
+            for space in ("s", UNENCODED)}  # fmt: skip
+    while any(logs.values()):
+        released = released or random.random() < 0.2
+        if released and state.current.models is None:
+            state.current = state.prepare(FakeModels(dim=2))
+        key, value = random.choice([one for one in logs.values() if one]).pop(0)
+        if (told := state.on_vector(key, value)) is not None:
+            state.current.put_items([told])
+    if state.current.models is None:
+        state.current = state.prepare(FakeModels(dim=2))
+    last = titles[-1]
+    # a tenant of which the catalog names nothing has no rules: nothing is in its index then
+    assert shop_of(state) == ({} if last is None else {"mug": last})
+    row = state.current.index("t").row_of.get("mug")
+    assert last is None or state.current.index("t").matrix[row].any()  # and with its vector

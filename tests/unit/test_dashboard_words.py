@@ -22,6 +22,7 @@ from stream.api.choosing import unknown_item
 from stream.core import why
 from stream.core.recommend import SOURCES
 from stream.core.scenarios import Scenario
+from stream.core.segment_rules import RulesFile, compiled
 from stream.core.state import UserState
 
 LATIN = re.compile("[A-Za-z]{2}")
@@ -42,6 +43,11 @@ def test_every_code_has_its_chinese() -> None:
     codes = {*get_args(Scenario), *SOURCES, "pinned", "rank", "offer", *get_args(dead_letter.Kind),
              "correct", "wrong", "pending", "1h", "1d", "7d"}  # fmt: skip
     assert codes - set(CHINESE) == set()
+
+
+def test_every_built_in_segment_is_told_in_chinese() -> None:
+    rules = compiled(RulesFile(rfm=True, fifths=True)).rules
+    assert len(rules) == 26 and {rule.description for rule in rules if LATIN.search(chinese(rule.description))} == set()
 
 
 @given(days=st.lists(st.integers(0, 30_000), unique=True, min_size=1).map(sorted), orders=st.integers(0, 10_000),

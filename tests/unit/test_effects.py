@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stream.core.confidence import ALPHA, SOME_MIN, USERS_MIN, Sample, difference
-from stream.core.effects import MEASURES, Verdict, judged, role_of
+from stream.core.effects import MEASURES, SIZES_ALPHA, Verdict, judged, role_of, sizes
 from stream.core.experiments import Arm, Experiment
 
 USERS, LOOKS = 12_000, np.arange(400, 12_001, 400)
@@ -146,6 +146,38 @@ def test_more_arms_and_measures_make_it_no_easier(arms: int, seed: int) -> None:
         assert widths["primary"] < widths["secondary"] == widths["guardrail"]
         alone = difference(two, one, ALPHA / arms)
         assert widths["primary"] == pytest.approx(alone.high - alone.low)
+
+
+@pytest.mark.parametrize("weights", [(8, 1, 1), (1, 1)])
+def test_sizes_as_they_were_assigned_are_called_so_however_often_one_looks(weights: tuple[int, ...]) -> None:
+    rng, names = np.random.default_rng(4), "abc"[: len(weights)]
+    arms = tuple(Arm(name=name, weight=weight) for name, weight in zip(names, weights, strict=True))
+    one = Experiment(name="e", arms=arms)
+    wrong = 0
+    for _ in range(300):
+        looks = rng.multinomial(200, np.array(weights) / sum(weights), size=50).cumsum(axis=0)  # up to 10,000 users
+        wrong += not all(sizes(one, dict(zip(names, look, strict=True))).as_assigned for look in looks.tolist())
+    assert wrong <= 3 * SIZES_ALPHA * 300
+
+
+@pytest.mark.parametrize(("lost", "until"), [(0.3, 2_000), (0.1, 20_000), (0.03, 200_000)])
+def test_users_who_are_missing_from_an_arm_are_found_and_nothing_is_decided(lost: float, until: int) -> None:
+    even = Experiment(name="two", arms=(Arm(name="a"), Arm(name="b")))
+    rng = np.random.default_rng(5)
+    seen = [rng.binomial(until, (1 - lost) / (2 - lost)) for _ in range(50)]
+    found = [sizes(even, {"a": until - n, "b": n}) for n in seen]
+    assert sum(not one.as_assigned for one in found) >= 0.9 * len(found)
+    sure = {("a", "clicked"): Sample(5_000, 0.2, 0.16, 1_000), ("b", "clicked"): Sample(5_000, 0.3, 0.21, 1_500)}
+    assert [judged(even, sure, as_assigned=yes)[0].decision for yes in (True, False)] == ["better", "not as assigned"]
+    harm = {("a", "alerted"): Sample(5_000, 0.1, 0.09, 500), ("b", "alerted"): Sample(5_000, 0.3, 0.21, 1_500)}
+    assert judged(even, sure | harm, as_assigned=False)[0].decision == "stop"
+
+
+def test_an_arm_that_the_file_does_not_have_was_assigned_nobody() -> None:
+    even = Experiment(name="two", arms=(Arm(name="a"), Arm(name="b")))
+    found = sizes(even, {"a": 50, "b": 50, "c": 1})
+    assert (found.assigned, found.chance, found.as_assigned) == ({"c": 0.0, "a": 0.5, "b": 0.5}, 0.0, False)
+    assert sizes(even, {"a": 2}).users == {"a": 2, "b": 0}
 
 
 def test_too_few_say_nothing() -> None:
