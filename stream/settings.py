@@ -115,6 +115,8 @@ class Api(Section):
     users_max: int = Field(100, ge=1, description="users in one batch read")
     inflight_max: int = Field(512, ge=1, description="requests at once; beyond: 429")
     experiments: Path | None = Field(None, description="file of experiments, YAML; default <home>/experiments.yml")
+    explore: float = Field(0.0, ge=0, le=1, description="share of places for items that nobody knows yet, where neither the "
+                                                         "request nor an experiment's arm says")
     log_decisions: bool = Field(True, description="answers go to the decisions topic, each once")
     cors_origins: tuple[str, ...] = Field((), description="browsers that may read; none: a read key belongs on a server")
 

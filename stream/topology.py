@@ -42,10 +42,6 @@ log = structlog.get_logger()
 HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worker may own the partition
 
 
-class InputChanged(RuntimeError):
-    """A topic holds other records than were folded, and the group's place in it is behind some nobody has read."""
-
-
 class KafkaOutputs:
     """The Outputs port over the app's idempotent producer: whole batches, acks=all, awaited."""
 
@@ -234,7 +230,7 @@ class Personalize:
                       next="events are told apart by their ids")  # fmt: skip
             committed = await asyncio.to_thread(self._committed, tp.topic, tp.partition)
             if place.begin < committed <= place.end:
-                raise InputChanged(
+                raise changelog.InputChanged(
                     f"{tp.topic}[{tp.partition}]: {why}. The group goes on at {committed} and would pass over what was "
                     "written before it: end all workers, then clickwake rewind, then start them (docs/faults.md, 'Broker "
                     "restored')"

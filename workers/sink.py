@@ -46,6 +46,7 @@ from collections.abc import Callable
 import structlog
 
 from stream.adapters import metrics_port
+from stream.adapters.changelog import InputChanged
 from stream.adapters.clickhouse import MigrationError
 from stream.adapters.logs import configure
 from stream.adapters.producing import SendFailed
@@ -86,7 +87,7 @@ def main() -> int:
     log.info("sink.started", pid=os.getpid())
     try:
         metrics_port.run(settings, "sink", settings.sink.metrics_port, serve)
-    except (MigrationError, SendFailed) as error:
+    except (InputChanged, MigrationError, SendFailed) as error:
         log.error("sink.failed", error=str(error))
         return 1
     log.info("sink.ended")

@@ -103,8 +103,8 @@ SENTENCES = {
     r"the catalog does not have it": "商品目录中没有它", r"blocked in the catalog": "在商品目录中被屏蔽",
     r"out of stock": "缺货", r"removed from the catalog": "已从商品目录移除", r"the user bought it": "该用户已购买",
     r"the user dealt with it": "该用户已接触过",
-    r"its place was given to an item that nobody knows yet: the experiment explores":
-        "其位置让给了尚无人了解的商品：实验正在探索",
+    r"its place was given to an item that nobody knows yet, to learn about it":
+        "其位置让给了尚无人了解的商品，以便了解它",
     r"its category has (\d+) before it, more are not shown at once": r"同类商品已有 \1 个排在其前，不再同时展示",
     r"its place is (\d+), but pinned items come first and (\d+) are shown": r"排名第 \1，但置顶商品优先，只展示 \2 个",
     r"its place is (\d+), (\d+) are shown": r"排名第 \1，只展示 \2 个",

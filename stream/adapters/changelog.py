@@ -132,6 +132,10 @@ def _check_silence(tp: TopicPartition, silent_s: float, position: int, end: int)
                              f"{position} of {end}; is the broker up?")
 
 
+class InputChanged(RuntimeError):
+    """A topic holds other records than were read, and the group's place in it is behind some nobody has read."""
+
+
 class Place(NamedTuple):
     """How a partition looks from an offset."""
 
@@ -146,20 +150,27 @@ async def look(places: dict[TopicPartition, int], settings: Settings) -> dict[To
     try:
         async with kafka_clients.reader(settings) as consumer:
             begins, ends = await consumer.beginning_offsets(list(places)), await consumer.end_offsets(list(places))
-            found = {}
-            for tp, offset in places.items():
-                append_ms = await _append_ms(consumer, tp, offset) if begins[tp] <= offset < ends[tp] else None
-                found[tp] = Place(begins[tp], ends[tp], append_ms)
-            return found
+            there = {tp: offset for tp, offset in places.items() if begins[tp] <= offset < ends[tp]}
+            appended_ms = await _appended_ms(consumer, there) if there else {}
+            return {tp: Place(begins[tp], ends[tp], appended_ms.get(tp)) for tp in places}
     except KafkaError as error:
         raise RecoveryFailed(f"the broker does not say where {', '.join(map(str, places))} end: {error!r}") from error
 
 
-async def _append_ms(consumer: AIOKafkaConsumer, tp: TopicPartition, offset: int) -> int | None:
-    consumer.assign([tp])
-    consumer.seek(tp, offset)
-    found = (await consumer.getmany(tp, timeout_ms=int(SILENCE_S_MAX * 1000), max_records=1)).get(tp, [])
-    return int(found[0].timestamp) if found and found[0].offset == offset else None
+async def _appended_ms(consumer: AIOKafkaConsumer, places: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+    """When the records at these offsets were appended, of those that are still there."""
+    consumer.assign(list(places))
+    for tp, offset in places.items():
+        consumer.seek(tp, offset)
+    found: dict[TopicPartition, int] = {}
+    waiting, heard_at = set(places), time.monotonic()
+    while waiting and time.monotonic() - heard_at < SILENCE_S_MAX:
+        for tp, records in (await consumer.getmany(*waiting, timeout_ms=1_000, max_records=1)).items():
+            heard_at = time.monotonic()
+            waiting.discard(tp)
+            if records[0].offset == places[tp]:
+                found[tp] = int(records[0].timestamp)
+    return found
 
 
 async def keys_between(topic: str, partition: int, first: int, last: int, settings: Settings) -> set[bytes]:

@@ -52,6 +52,11 @@ class Lag:
         found = self.admin.list_group_offsets(group)[group].get(TopicPartition(topic, partition))
         return 0 if found is None else int(found.offset)
 
+    def notes(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
+        """Where a group goes on, and what it noted with its last commit; by partition, those with a note."""
+        found = self.admin.list_group_offsets(group)[group]
+        return {tp: (int(one.offset), one.metadata) for tp, one in found.items() if one.metadata}
+
     def answers(self, group: str, partitions: Iterable[tuple[str, int]]) -> bool:
         """Whether the broker says now where these partitions end and where the group is. Raises `KafkaError`."""
         self.admin.list_partition_offsets({TopicPartition(*tp): OffsetSpec.LATEST for tp in partitions})

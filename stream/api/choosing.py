@@ -31,19 +31,20 @@ FILTERED = "the request's filter leaves it out"
 
 
 class Wanted(NamedTuple):
-    """A request as it is carried out: `ask` with the arm's words where it says nothing itself. `filtered`: what is said of
-    an item that the filter leaves out."""
+    """A request as it is carried out: `ask` with the arm's words where it says nothing itself. `explore`: share of places
+    for items that nobody knows. `filtered`: what is said of an item that the filter leaves out."""
 
     ask: Ask
     rules: Rules
     arm: Arm = NO_ARM
+    explore: float = 0.0
     filtered: str = FILTERED
 
     def applied(self) -> Applied:
         """For the log of decisions."""
         rules = self.rules
         return Applied(n=rules.top_n, exclude=rules.exclude, category_cap=rules.category_cap, filter=self.ask.filter,
-                       boost=self.ask.boost, diversity=rules.diversity, explore=self.arm.explore)  # fmt: skip
+                       boost=self.ask.boost, diversity=rules.diversity, explore=self.explore)  # fmt: skip
 
 
 class ForUser(NamedTuple):
@@ -65,9 +66,10 @@ class AboutItems(NamedTuple):
     by_given: Float32  # (S, N)
     given: list[int]
     total: Float32  # (N,)
+    state: UserState
 
     def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
-        return scenarios.told(rows, self.by_given, self.given, self.total, self.source, index)
+        return scenarios.told(rows, self.by_given, self.given, self.total, self.source, index, self.state)
 
     def shares(self, row: int) -> dict[str, float]:
         return {self.source: 1.0} if self.total[row] > 0 else {}
@@ -126,7 +128,7 @@ def for_user(serving: Serving, index: ItemIndex, scored: Scored, wanted: Wanted,
         conditions["the user never bought it"] = scenarios.bought(state, index)[: len(total)]
     scored = boosted(scored, wanted.ask.boost, index)
     choice = choose(scored.scores.total, state, index, wanted.rules, conditions)
-    found = explored(choice.ranked, scored.scores, index, choice.allowed, wanted.arm, who, now_ms)
+    found = explored(choice.ranked, scored.scores, index, choice.allowed, wanted.explore, who, now_ms)
     return Chosen(index, state, choice._replace(rows=found.rows, chances=found.chances), ForUser(scored),
                   degraded(index, serving, scored.known, explained=True))  # fmt: skip
 
@@ -157,7 +159,7 @@ def about_items(index: ItemIndex, state: UserState, wanted: Wanted, now_ms: int)
     choice = choose(total, state, index, wanted.rules, conditions)
     why_not = "no_items" if not n else None if choice.rows else "no_history" if not given else None
     return Chosen(index, state, choice,
-                  AboutItems(ask.scenario, by_given if given else by_given[:0], given, total), why_not)  # fmt: skip
+                  AboutItems(ask.scenario, by_given if given else by_given[:0], given, total, state), why_not)  # fmt: skip
 
 
 def due(serving: Serving, tenant: str, state: UserState, wanted: Wanted, now_ms: int, policy: Policy) -> Chosen:

@@ -27,6 +27,7 @@ SAID = {
     "exclude": "Items of the user's past that are left out.",
     "category_cap": "Items of one category at most.",
     "diversity": "How much the items are to differ: 0, by score alone, to 1.",
+    "explore": "The share of places that go to items nobody knows yet; scenarios that are scored for the user.",
     "placement": "Where it is to be shown: a placement of the file of offers.",
     "id": "What stands for the moment of the decision (a page view, a message): asking again with it chooses alike.",
     "offers": "Only from these offers, separated by commas.",

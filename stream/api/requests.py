@@ -26,7 +26,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     """What to recommend, beyond to whom.
 
     `items`: what a scenario is about (similar: these; complements: goes with these, default the user's cart). `filter` and
-    `boost` are expressions over items: a condition, and a factor of the score. `fields`: what of the catalog comes along.
+    `boost` are expressions over items: a condition, and a factor of the score. `explore`: the share of places that go to
+    items nobody knows yet. `fields`: what of the catalog comes along.
     """
 
     scenario: Scenario = "for_you"
@@ -37,6 +38,7 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     exclude: Literal["none", "bought", "seen"] | None = None
     category_cap: Annotated[int, msgspec.Meta(ge=1)] | None = None
     diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    explore: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     fields: tuple[Field, ...] = ()
 
     def as_asked(self) -> dict[str, str]:

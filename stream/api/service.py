@@ -104,7 +104,8 @@ class Service:
         arm = found.arm if found else NO_ARM
         asked, who = _with_arm(ask, arm), f"{tenant}/{user}"
         filtered = FILTERED if ask.filter else f"the filter of the experiment's arm {arm.name!r} leaves it out"
-        wanted = Wanted(asked, self._asked(asked), arm, filtered)
+        explore = self.settings.api.explore if asked.explore is None else asked.explore
+        wanted = Wanted(asked, self._asked(asked), arm, explore if ask.scenario in PERSONAL else 0.0, filtered)
         if ask.scenario in PERSONAL:
             serving, scored = await self._scored(tenant, user)
             chosen = for_user(serving, serving.index(tenant), scored, wanted, who, self._now_ms(tenant, user, scored.state))
@@ -267,6 +268,7 @@ def _with_arm(ask: Ask, arm: Arm) -> Ask:
         ask, filter=ask.filter or arm.filter, boost=ask.boost or arm.boost, exclude=ask.exclude or arm.exclude,
         category_cap=ask.category_cap or arm.category_cap,
         diversity=arm.diversity if ask.diversity is None else ask.diversity,
+        explore=arm.explore if ask.explore is None else ask.explore,
     )  # fmt: skip
 
 

@@ -23,8 +23,7 @@ Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9 _-]{0,63}$")]
 
 
 class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is different for its users, where a request does not say so itself. `explore`: share of places that go to items
-    nobody knows yet."""
+    """What is different for its users, where a request does not say so itself."""
 
     name: Name
     weight: Annotated[float, msgspec.Meta(gt=0)] = 1.0
@@ -33,7 +32,7 @@ class Arm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     exclude: Literal["none", "bought", "seen"] | None = None
     category_cap: Annotated[int, msgspec.Meta(ge=1)] | None = None
     diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    explore: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    explore: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,24 +85,24 @@ class Explored(NamedTuple):
 
 
 def explored(
-    rows: list[int], scores: Scores, index: ItemIndex, only: Bool, arm: Arm, who: str, now_ms: int
+    rows: list[int], scores: Scores, index: ItemIndex, only: Bool, share: float, who: str, now_ms: int
 ) -> Explored:  # fmt: skip
-    """Ranked rows with some places given to cold items, those that the encoder likes most for this user. Which places: by
-    the hash of user, place and day, each alike and for itself, so that chances are known: over users, the k-th cold item
-    is at a place when it is drawn and k places before it are."""
-    if not arm.explore or not rows:
+    """Ranked rows with a share of the places given to cold items, those that the encoder likes most for this user. Which
+    places: by the hash of user, place and day, each alike and for itself, so that chances are known: over users, the k-th
+    cold item is at a place when it is drawn and k places before it are."""
+    if not share or not rows:
         return Explored(rows, [], (1.0,) * len(rows))
     n, day = len(scores.total), now_ms // DAY_MS
     lasting = index.popularity(now_ms)[:n, 2]
     cold = index.recommendable[:n] & only[:n] & index.placed[:n] & (lasting < COLD_TOUCHES)
     cold[rows] = False
-    places = [at for at in range(len(rows)) if _unit("explore", who, str(at), str(day)) < arm.explore]
+    places = [at for at in range(len(rows)) if _unit("explore", who, str(at), str(day)) < share]
     candidates = sorted(cold.nonzero()[0].tolist(), key=lambda row: (-float(scores.encoder[row]), row))[: len(places)]
     taken = dict(zip(places, candidates, strict=False))
     drawn = list(taken)
     chances = tuple(
-        _p_cold(arm.explore, at, drawn.index(at)) if at in taken
-        else 1 - sum(_p_cold(arm.explore, at, k) for k in range(min(int(cold.sum()), at + 1)))
+        _p_cold(share, at, drawn.index(at)) if at in taken
+        else 1 - sum(_p_cold(share, at, k) for k in range(min(int(cold.sum()), at + 1)))
         for at in range(len(rows))
     )  # fmt: skip
     return Explored([taken.get(at, row) for at, row in enumerate(rows)], list(taken.values()), chances)

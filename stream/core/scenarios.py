@@ -83,7 +83,7 @@ def beside(basket: list[str], state: UserState, index: ItemIndex, rules: Rules) 
         total = total * index.demotion[: len(total)]
     if not total.any():
         return ()
-    return told(rank(total, state, index, rules, total > 0), by_given, given, total, "complements", index)
+    return told(rank(total, state, index, rules, total > 0), by_given, given, total, "complements", index, state)
 
 
 def popular(index: ItemIndex, now_ms: int) -> Float32:
@@ -100,16 +100,18 @@ def trending(index: ItemIndex, now_ms: int) -> Float32:
 
 
 def told(
-    rows: list[int], by_given: Float32, given: list[int], total: Float32, source: str, index: ItemIndex
+    rows: list[int], by_given: Float32, given: list[int], total: Float32, source: str, index: ItemIndex, state: UserState
 ) -> tuple[RecommendedItem, ...]:  # fmt: skip
-    """Chosen rows with the given items that speak for each; by_given (S, N), total (N,)."""
+    """Chosen rows with the given items that speak for each, and the user's newest event about each of these, if one is
+    remembered; by_given (S, N), total (N,)."""
+    events = {touch.item_id: touch.event_id for touch in state.history()}
     whole = max(float(total.sum(dtype=np.float64)), 1e-12)
     items = []
     for row in rows:
         shares = by_given[:, row] / max(float(by_given[:, row].sum(dtype=np.float64)), 1e-12)
         strongest = np.argsort(-shares, kind="stable")[:REASONS_MAX]
-        why = tuple(Reason(event_id="", item_id=index.ids[given[at]], share=round(float(shares[at]), 4))
-                    for at in strongest if shares[at] > 0)  # fmt: skip
+        why = tuple(Reason(event_id=events.get(item := index.ids[given[at]], ""), item_id=item,
+                           share=round(float(shares[at]), 4)) for at in strongest if shares[at] > 0)  # fmt: skip
         items.append(RecommendedItem(item_id=index.ids[row], score=round(float(total[row]) / whole, 6),
                                      source="pinned" if index.pinned[row] else source, reasons=why))  # fmt: skip
     return tuple(items)

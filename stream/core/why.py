@@ -96,7 +96,7 @@ def _removed_by(
         found.append("the user bought it" if rules.exclude == "bought" else "the user dealt with it")
     found += [words for words, met in choice.conditions.items() if not met[row]]
     if row in choice.ranked:
-        found.append("its place was given to an item that nobody knows yet: the experiment explores")
+        found.append("its place was given to an item that nobody knows yet, to learn about it")
     if found or place is None:
         return tuple(found)
     code = index.category[row]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import threading
 import time
@@ -14,13 +15,17 @@ import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaConnectionError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+from kafka.errors import KafkaError as AdminError
 
 from schemas import topics
 from schemas.dead_letter import DeadLetter
 from schemas.events import ms
 from schemas.unreadable import UNREADABLE
+from stream.adapters.changelog import InputChanged, RecoveryFailed, look
 from stream.adapters.erasures import Erasures
 from stream.adapters.kafka_clients import aiokafka_arguments, missing, stopped, wait_for_kafka
+from stream.adapters.lag import Lag
 from stream.adapters.producing import create_producer, send_keyed
 from stream.outbox import cloud_event
 from stream.settings import Settings
@@ -83,7 +88,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._consumer: Any = None
         self._producer: AIOKafkaProducer | None = None
         self._generation = 0  # of the assignment: a batch read under an older one is stored, but never committed
-        self._uncommitted: dict[TopicPartition, int] = {}
+        self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}  # with each, when the record before was appended
+        self._unchecked = False  # whether the topics go on where this assignment's commits say
         self._read: set[TopicPartition] = set()  # partitions that anything was read of, so that they have a position
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
 
@@ -111,6 +117,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
                 if storing is not None:
                     await storing
                     storing = None
+                if records and self._unchecked and generation == self._generation:
+                    await self._check_places()
                 if records and not self._stopping.is_set():  # on the way out they were not touched yet
                     storing = asyncio.create_task(self._store(records, generation))
                 elif self._uncommitted:
@@ -159,7 +167,37 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         log.info("sink.assigned", partitions=len(assigned))
+        self._unchecked = True
         self._on_ready()
+
+    async def _check_places(self) -> None:
+        """A broker that lost its last records, or was restored from an older copy than its groups' places, gives offsets
+        away a second time: the group would pass over what is new there. The append time that was noted with each commit
+        tells. Raises `InputChanged`; asks again while the broker does not answer."""
+        while self._unchecked and not self._stopping.is_set():
+            generation, mine = self._generation, self._consumer.assignment()
+            try:
+                notes = {tp: one for tp, one in (await asyncio.to_thread(self._notes)).items() if tp in mine}
+                places = await look({tp: offset - 1 for tp, (offset, _) in notes.items()}, self.settings) if notes else {}
+            except (KafkaError, AdminError, RecoveryFailed) as error:
+                log.warning("sink.places_unknown", kafka=self.settings.kafka.bootstrap_servers, error=repr(error),
+                            again_in_s=TOPICS_PAUSE_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), TOPICS_PAUSE_S)
+                continue
+            self._unchecked = generation != self._generation  # a rebalance came in between
+            for tp, place in places.items():
+                offset, appended_ms = notes[tp]
+                if place.append_ms is not None and str(place.append_ms) != appended_ms:
+                    raise InputChanged(
+                        f"{tp.topic}[{tp.partition}]: at offset {offset - 1} there is another record than was stored: the "
+                        f"broker lost records. The group goes on at {offset} and would pass over what was written before "
+                        "it: end all workers, then clickwake rewind, then start them (docs/faults.md, 'Broker restored')"
+                    )
+
+    def _notes(self) -> dict[TopicPartition, tuple[int, str]]:
+        with Lag(self.settings) as lag:
+            return {TopicPartition(*tp): note for tp, note in lag.notes(group(self.settings)).items()}
 
     async def _collect(self) -> tuple[list[Record], int]:
         """1: records until the batch is full or `flush_interval_ms` after the first one; none after POLL_MS of silence.
@@ -208,8 +246,9 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
             await self._reject(rejections)  # 4
         self._count(batch, records)
         if generation == self._generation:
-            last = {(record.topic, record.partition): record.offset for record in records}  # offsets ascend in a partition
-            self._uncommitted |= {TopicPartition(*tp): offset + 1 for tp, offset in last.items()}
+            last = {(record.topic, record.partition): record for record in records}  # offsets ascend in a partition
+            self._uncommitted |= {TopicPartition(*tp): OffsetAndMetadata(record.offset + 1, str(record.timestamp))
+                                  for tp, record in last.items()}  # fmt: skip
             await self._commit()  # 5
 
     async def _reject(self, rejections: list[Rejection]) -> None:
@@ -253,7 +292,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
                 del self._uncommitted[tp]
             end = self._consumer.highwater(tp) if tp in self._consumer.assignment() else None
             if end is not None:
-                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, end - offset))
+                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, end - offset.offset))
 
     def _count(self, batch: Batch, records: list[Record]) -> None:
         for (topic, outcome), count in batch.outcomes.items():

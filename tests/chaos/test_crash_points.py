@@ -8,33 +8,40 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 
-import clickhouse_connect
 import msgspec
 import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.catalog import Item
+from stream.adapters import clickhouse as adapter
 from stream.settings import Settings
 from tests.chaos import crashing
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
+    NO_EVENT,
     REPURCHASE,
     Stream,
+    all_alerted,
+    assert_aggregates_are_true,
+    assert_each_is_alerted_once,
     assert_each_is_reminded_once,
     assert_states_are_true,
     caught_up,
     emissions,
     ended_by_kill,
     orders_due_again,
+    sent_again,
     sink_lag,
+    soon_silent,
     start_crashing,
 )
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import Sender, read_all, running, until
+from tests.support.cluster import Sender, lag, read_all, running, until
 from training import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
@@ -60,22 +67,25 @@ def test_personalize(settings: Settings, exported: Exported, registry: Path) -> 
     releases.release(settings, bundle.model_version)
     stream = Stream(seed=1)
     with Sender(settings) as sender:
-        sender.send(orders_due_again())
+        sender.send([*orders_due_again(), *soon_silent(10.0 * len(PERSONALIZE))])
+        read_again = 0
         for point, times in PERSONALIZE:
             sender.send(stream.take(CHUNK))
             ended_by_kill(start_crashing(settings, "personalize", point, times, settings.home), CRASH_S, f"{point}, {times}")
+            read_again += lag(settings, "personalize", topics.EVENTS)
         started = time.monotonic()
         with running(settings, "workers.personalize"):
             until(lambda: caught_up(settings), CONSUMING_AGAIN_S + 15, "all events folded after the last crash")
             again_s = time.monotonic() - started
             sender.send(stream.take(CHUNK))
             until(lambda: caught_up(settings), 30, "and what came after it")
+            until(lambda: all_alerted(settings), 10.0 * len(PERSONALIZE) + 30, "all who have fallen silent alerted about")
     assert again_s < CONSUMING_AGAIN_S
     assert_states_are_true(settings)
     assert_each_is_reminded_once(settings)
-    sent = emissions(settings)
-    assert len(sent) > CHUNK / 10
-    assert sent.total() - len(sent) <= CHUNK * len(PERSONALIZE), "more was sent again than was read again"
+    assert_each_is_alerted_once(settings)
+    assert len(emissions(settings)) > CHUNK / 10
+    assert max(sent_again(settings).values()) <= read_again, "more was sent again than was read again"
     assert read_all(settings, topics.DEAD_LETTERS) == []
 
 
@@ -91,14 +101,11 @@ def test_sink(settings: Settings) -> None:
             until(lambda process=process: process.poll() is not None or not sender.send(stream.take(5)), CRASH_S,
                   f"the sink comes to {point}, {times}")  # fmt: skip
             ended_by_kill(process, 1.0, f"{point}, {times}")
-        sender.send([*stream.take(CHUNK), (b"t/u1", b"{")])
+        sender.send([*stream.take(CHUNK), (b"t/u1", NO_EVENT)])
         with running(settings, "workers.sink"):
             until(lambda: sink_lag(settings) == 0, CONSUMING_AGAIN_S, "everything stored after the last crash")
-    on_topic = {msgspec.json.decode(r.value)["messageId"] for r in read_all(settings, topics.EVENTS) if r.value != b"{"}
-    client = clickhouse_connect.get_client(host=settings.clickhouse.host, port=settings.clickhouse.port,
-                                           database=settings.clickhouse.database)  # fmt: skip
-    rows = client.query("SELECT message_id, count() FROM events FINAL GROUP BY message_id").result_rows
-    by_user = client.query("SELECT user, uniqExact(message_id) FROM events GROUP BY user").result_rows
-    client.close()
-    assert {message for message, _ in rows} == on_topic and {count for _, count in rows} == {1}
-    assert sum(count for _, count in by_user) == len(on_topic)
+    on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(settings, topics.EVENTS)
+                if record.value != NO_EVENT}  # fmt: skip
+    with closing(adapter.open_client(settings.clickhouse)) as client:
+        assert {row[0] for row in client.query("SELECT message_id FROM events").result_rows} == on_topic
+    assert_aggregates_are_true(settings)

@@ -10,36 +10,52 @@ import random
 import signal
 import statistics
 import time
+from contextlib import closing
 from pathlib import Path
 
-import clickhouse_connect
-import msgspec
 import psutil
 import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
+from stream.adapters import clickhouse as adapter
 from stream.core.terms import CLAIM_KEY, term_of
 from stream.partition import unpack
-from stream.settings import Settings
+from stream.settings import Kafka, Settings
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
     Committed,
     Feed,
+    all_alerted,
+    assert_aggregates_are_true,
+    assert_each_is_alerted_once,
     assert_states_are_true,
     caught_up,
     emissions,
+    sent_again,
     sink_lag,
+    soon_silent,
 )
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import Worker, lag, members, read_all, running, start_worker, stored_states, until
+from tests.support.cluster import (
+    Worker,
+    lag,
+    members,
+    produce_events,
+    read_all,
+    running,
+    start_worker,
+    stored_states,
+    until,
+)
 from training import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 KILLS, JOINS = (200, 20) if FULL else (3, 3)
 EVENTS_PER_S = 200.0
 SESSION_MS = 6_000  # the broker notices sooner, so that more happens in the time there is
+AS_SHIPPED = 4 if FULL else 0  # kills of workers whose sessions are those of the settings
 
 
 @pytest.fixture
@@ -55,40 +71,44 @@ def town(settings: Settings, exported: Exported, registry: Path) -> Settings:
 @pytest.mark.timeout(180 + 30 * KILLS)
 def test_killed_at_random_moments(town: Settings) -> None:
     """Personalize and the sink in turn, each of them KILLS times."""
-    draw, again_s = random.Random(5), []
+    draw, again_s, read_again = random.Random(5), [], 0
+    produce_events(town, soon_silent(10.0 * KILLS))
     groups = {"personalize": f"{town.kafka.topic_prefix}-personalize", "sink": f"{town.kafka.topic_prefix}.sink"}
     with Feed(town, 5, EVENTS_PER_S) as feed:
         for name, group in groups.items():
             with Committed(town, group) as committed:
-                for _ in range(KILLS):
+                for number in range(KILLS):
                     before, started = committed(), time.monotonic()
-                    worker = start_worker(town, f"workers.{name}")
+                    worker = start_worker(town, f"workers.{name}", **({} if number < KILLS - AS_SHIPPED else {
+                        "CLICKWAKE_KAFKA__SESSION_TIMEOUT_MS": str(Kafka().session_timeout_ms)}))
                     until(lambda before=before: committed() > before, 2 * CONSUMING_AGAIN_S, f"{name} consumes again")
                     again_s.append(time.monotonic() - started)
                     time.sleep(draw.random() * 3)  # the moment itself is what is drawn; nothing is waited for
                     assert worker.poll() is None, f"{name} ended by itself"
                     worker.kill()
                     worker.wait(10)
+                    read_again += lag(town, "personalize", topics.EVENTS) if name == "personalize" else 0
     print(f"consuming again after {statistics.median(again_s):.1f} s, at most {max(again_s):.1f} s, in {len(again_s)} kills")
     assert max(again_s) < CONSUMING_AGAIN_S
     with running(town, "workers.personalize"), running(town, "workers.sink"):
         until(lambda: caught_up(town), 60, "all events folded")
+        until(lambda: all_alerted(town), 10.0 * KILLS + 60, "all who have fallen silent alerted about")
         until(lambda: sink_lag(town) == 0, 60, "everything stored")
     assert_states_are_true(town)
+    assert_each_is_alerted_once(town)
+    assert_aggregates_are_true(town)
     sent = emissions(town)
     assert len(sent) > feed.sent / 100
-    on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(town, topics.EVENTS)}
-    client = clickhouse_connect.get_client(host=town.clickhouse.host, port=town.clickhouse.port,
-                                           database=town.clickhouse.database)  # fmt: skip
-    assert client.query("SELECT count(), uniqExact(message_id) FROM events FINAL").first_row == (len(on_topic),) * 2
-    assert client.query("SELECT uniqExact(recommendation_id) FROM recommendations").first_row[0] == len(sent)
-    client.close()
+    assert max(sent_again(town).values()) <= read_again, "more was sent again than was read again"
+    with closing(adapter.open_client(town.clickhouse)) as client:
+        assert client.query("SELECT uniqExact(recommendation_id) FROM recommendations").first_row[0] == len(sent)
     assert read_all(town, topics.DEAD_LETTERS) == []
 
 
 @pytest.mark.timeout(180 + 30 * JOINS)
 def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
-    draw = random.Random(6)
+    draw, began = random.Random(6), time.monotonic()
+    produce_events(town, soon_silent(15.0 * JOINS))  # timers move with their partitions
     group = f"{town.kafka.topic_prefix}-personalize"
     with Feed(town, 6, EVENTS_PER_S), Committed(town, group) as committed, running(town, "workers.personalize"):
         until(lambda: committed() > 0, CONSUMING_AGAIN_S, "the first worker consumes")
@@ -100,9 +120,12 @@ def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
                 time.sleep(draw.random() * 2)  # how long a guest stays is what is drawn
             before = committed()
             until(lambda before=before: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "one goes on alone")
+        print(f"{JOINS} joins and leaves in {time.monotonic() - began:.0f} s")
         until(lambda: lag(town, "personalize", topics.EVENTS) < 2 * EVENTS_PER_S, 60, "no stall")
+        until(lambda: all_alerted(town), 15.0 * JOINS + 30, "all who have fallen silent alerted about")
     _finish(town)
     assert_states_are_true(town)
+    assert_each_is_alerted_once(town)
 
 
 def _finish(town: Settings) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,18 +16,22 @@ import msgspec
 
 from schemas import topics
 from schemas.events import Event
-from schemas.outputs import Recommendation, Reminder, output_id
+from schemas.outputs import ChurnAlert, Recommendation, Reminder, output_id
+from stream.adapters import clickhouse
 from stream.adapters.lag import Lag
 from stream.core import state as states
 from stream.core.repurchase import FEATURES, Repurchase
-from stream.core.state import DAY_MS, UserState
+from stream.core.state import DAY_MS, Alert, UserState
 from stream.settings import Settings
+from tests.support.bundles import LAPSE_DAYS
 from tests.support.cluster import Sender, comparable, lag, oracle, read_all, start_worker, stored_states
 from tests.support.fakes import event
 
 USERS, ITEMS = 120, 40
 PORTION = 20  # events sent at once
-NOT_COMPARED = ("recommended_ts_ms", "due_ts_ms", "claimed", "reminders", "put_event_id")  # when something was said
+QUIET = 20  # users of `soon_silent`
+NO_EVENT = b"{"  # what a client sends now and then
+NOT_COMPARED = ("recommended_ts_ms", "due_ts_ms", "claimed", "reminders", "put_event_id", "alert")  # what was said, and when
 REPURCHASE = Repurchase(weights=(0.0,) * len(FEATURES), constant=0.0, shape=1.0, usual_days=30.0)  # for everybody
 CONSUMING_AGAIN_S = 30.0  # after a crash
 
@@ -67,11 +73,16 @@ def caught_up(settings: Settings) -> bool:
 
 
 def assert_states_are_true(settings: Settings) -> None:
-    """Every user's state is what folding the log once gives: nothing lost, nothing twice."""
+    """Every user's state is what folding the log once gives: nothing lost, nothing twice. What was said is compared by what
+    is on the output topics."""
     truth, found = oracle(settings), stored_states(settings)
     assert found.keys() == truth.keys()
-    wrong = {key: different(found[key], truth[key]) for key in truth if comparable(found[key]) != comparable(truth[key])}
+    wrong = {key: different(found[key], truth[key]) for key in truth if _folded(found[key]) != _folded(truth[key])}
     assert not wrong, f"{len(wrong)} of {len(truth)} states differ; found and true: {list(wrong.items())[:3]}"
+
+
+def _folded(state: UserState) -> bytes:
+    return comparable(msgspec.structs.replace(state, alert=Alert()))
 
 
 def different(found: UserState, true: UserState) -> dict[str, Any]:
@@ -104,6 +115,62 @@ def assert_each_is_reminded_once(settings: Settings) -> None:
     said = [msgspec.json.decode(record.value, type=Reminder) for record in read_all(settings, topics.REMINDERS)]
     assert wanted and {one.reminder_id for one in said} == wanted
     assert {(one.item_id, one.state) for one in said} == {("tea", "due")}
+
+
+def soon_silent(spread_s: float) -> list[dict[str, Any]]:
+    """Of users who do nothing else, so that the bundles' churn model calls each of them gone one after the other within
+    `spread_s` from now: timers that are running while workers come, go and die."""
+    now_ms = time.time_ns() // 1_000_000 - round(LAPSE_DAYS * DAY_MS)
+    return [event(user=f"quiet{n}", ts_ms=now_ms + round(spread_s * 1_000 * n / QUIET), lane="live", id=f"quiet{n}")
+            for n in range(QUIET)]  # fmt: skip
+
+
+def alerted(settings: Settings) -> list[ChurnAlert]:
+    """Alerts about these users, as often as they were sent."""
+    said = (msgspec.json.decode(record.value, type=ChurnAlert) for record in read_all(settings, topics.CHURN_ALERTS))
+    return [one for one in said if one.user_id.startswith("quiet")]
+
+
+def all_alerted(settings: Settings) -> bool:
+    return len({one.user_id for one in alerted(settings)}) == QUIET
+
+
+def assert_each_is_alerted_once(settings: Settings) -> None:
+    """Of every such user one alert, under the id that its last event gives, however often it was sent."""
+    wanted = {output_id("churn-alert", "t", f"quiet{n}", f"quiet{n}", "raised") for n in range(QUIET)}
+    said = alerted(settings)
+    assert {one.alert_id for one in said} == wanted and {one.state for one in said} == {"raised"}
+
+
+def assert_aggregates_are_true(settings: Settings) -> None:
+    """ClickHouse's views give what counting the log once by hand gives; an event that is stored twice would be in them."""
+    records = (record.value for record in read_all(settings, topics.EVENTS) if record.value != NO_EVENT)
+    log = {one.message_id: one for one in (msgspec.json.decode(value, type=Event) for value in records)}
+    items: Counter[tuple[str, str, str]] = Counter()
+    users: dict[tuple[str, str], set[str]] = {}
+    for one in log.values():
+        at = datetime.fromtimestamp(one.ts_ms / 1000, tz=UTC)
+        items[f"{at:%Y-%m-%d %H}", one.properties.product_id or "", one.event or ""] += 1
+        users.setdefault((f"{at:%Y-%m-%d}", one.event or ""), set()).add(one.user)
+    with closing(clickhouse.open_client(settings.clickhouse)) as client:
+        hours = client.query("SELECT substring(toString(hour), 1, 13), product_id, views, carts, orders FROM items_by_hour")
+        days = client.query("SELECT toString(day), viewing, adding, ordering FROM funnel_daily")
+    names = ("Product Viewed", "Product Added", "Order Completed")
+    found = {(hour, item, name): count for hour, item, *counts in hours.result_rows
+             for name, count in zip(names, counts, strict=True) if count}  # fmt: skip
+    assert found == dict(items)
+    assert {(day, name): count for day, *counts in days.result_rows for name, count in zip(names, counts, strict=True)
+            if count} == {key: len(some) for key, some in users.items()}  # fmt: skip
+
+
+def sent_again(settings: Settings) -> dict[str, int]:
+    """Topic → records on it that say what was said before."""
+    found = {}
+    for topic, ident in ((topics.RECOMMENDATIONS, "recommendation_id"), (topics.COMPLEMENTS, "recommendation_id"),
+                         (topics.REMINDERS, "reminder_id"), (topics.CHURN_ALERTS, "alert_id")):  # fmt: skip
+        ids = [msgspec.json.decode(record.value)[ident] for record in read_all(settings, topic)]
+        found[topic.entity] = len(ids) - len(set(ids))
+    return found
 
 
 def emissions(settings: Settings) -> Counter[str]:

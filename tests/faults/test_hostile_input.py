@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import re
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -55,6 +57,7 @@ CATALOG = [*bundles.ITEMS, Item(item_id="bare", tenant=TENANT)]  # one without t
 class Seen(NamedTuple):
     """What a run left behind."""
 
+    outcomes: Counter[str]
     states: dict[bytes, bytes]
     recommendations: dict[bytes, list[Recommendation]]
     letters: list[DeadLetter]
@@ -178,10 +181,14 @@ def in_others_words() -> list[tuple[str, str, bytes, int]]:
     ]  # fmt: skip
 
 
-def accounted(worker: Worker) -> int:
-    """Inputs that have exactly one of these ends."""
+def accounted(worker: Worker) -> Counter[int]:
+    """Partition → inputs that have exactly one of these ends."""
     ends = ("folded", "duplicate", "late", "rejected", "dropped:")
-    return sum(number for name, number in outcomes(worker).items() if name.startswith(ends))
+    found: Counter[int] = Counter()
+    for name, value in worker.metrics().items():
+        if labels := re.match(r'clickwake_outcomes_total\{outcome="(.*?)",partition="(\d+)"\}', name):
+            found[int(labels[2])] += round(value) if labels[1].startswith(ends) else 0
+    return found
 
 
 Hostile = Callable[[Settings, Worker], None]
@@ -209,8 +216,10 @@ def run(settings: Settings, version: str, home: Path, now_ms: int, hostile: Host
         sender.send(live[40:])
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "everything folded")
         until(lambda: lag(settings, "personalize", topics.IDENTITY) == 0, 60, "identities too")
-        records = len(read_all(settings, topics.EVENTS)) + len(read_all(settings, topics.IDENTITY))
+        log = [*read_all(settings, topics.EVENTS), *read_all(settings, topics.IDENTITY)]
+        records = Counter(record.partition for record in log)
         until(lambda: accounted(worker) == records, 20, f"{records} records accounted for, {outcomes(worker)}")
+        ends = outcomes(worker)
         until(lambda: len(recommended(settings)) >= NEIGHBOURS, 30, "a recommendation for every neighbour")
         found = [msgspec.json.decode(one.value, type=DeadLetter) for one in read_all(settings, topics.DEAD_LETTERS)]
         letters = {letter.dead_letter_id: letter for letter in found}  # the same refused twice is the same letter
@@ -224,7 +233,7 @@ def run(settings: Settings, version: str, home: Path, now_ms: int, hostile: Host
         }
         client.close()
     states = {key: comparable(state) for key, state in stored_states(settings).items()}
-    return Seen(states, recommended(settings), list(letters.values()),
+    return Seen(ends, states, recommended(settings), list(letters.values()),
                 {name: [tuple(row) for row in rows.result_rows] for name, rows in stored.items()})  # fmt: skip
 
 
@@ -320,5 +329,8 @@ def test_hostile_input_is_answered_kept_and_changes_nothing_for_the_neighbours(
     assert sorted(kept) == sorted(tuple(sorted((m.path, m.keyword) for m in letter.failure.messages))
                                   for letter in with_hostile.letters)  # fmt: skip
     assert all(all(messages) for _, _, _, messages, _ in rows)
+    too_late = json.loads(late(now_ms)[1])["messageId"]
+    assert with_hostile.outcomes["late"] >= 1 and without.outcomes["late"] == 0
+    assert ("h3", too_late) in with_hostile.stored["events"], "counted as late, and kept"
     neighbours_stored = [row for row in with_hostile.stored["events"] if row[0].startswith("n")]
     assert sorted(neighbours_stored) == sorted(without.stored["events"])

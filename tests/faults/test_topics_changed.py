@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from clickwake.cli import app
 from clickwake.local_kafka import Broker
 from producers.kafka import partition_of
 from schemas import topics
-from stream.settings import Kafka, Settings
+from stream.adapters import clickhouse as adapter
+from stream.adapters.lag import Lag
+from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.cluster import (
     comparable,
     item_counts,
@@ -63,11 +66,12 @@ def test_events_in_added_partitions_reach_their_users_and_none_is_taken_for_a_du
 
 
 def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event_after_that(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # fmt: skip
     """The state is ahead of the log, as after a power cut: what is sent then comes under offsets that were folded before."""
     with Broker(tmp_path, port=process.free_port()) as broker:
-        settings = Settings(home=tmp_path / "home", kafka=Kafka(bootstrap_servers=broker.bootstrap_servers))
+        settings = Settings(home=tmp_path / "home", kafka=Kafka(bootstrap_servers=broker.bootstrap_servers),
+                            clickhouse=clickhouse.model_copy(update={"database": "older_copy"}))  # fmt: skip
         topic_admin.create(settings)
         produce_events(settings, some(0, 100))
         broker.stop()
@@ -78,9 +82,11 @@ def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event
             shutil.copytree(path, tmp_path / "copy" / path.name)
         broker.start()
         produce_events(settings, some(100, 100))
-        with running(settings, "workers.personalize") as first:
+        with running(settings, "workers.personalize") as first, running(settings, "workers.sink") as sink:
             until(lambda: sum(one.events for one in stored_states(settings).values()) == 200, 60, "everything folded")
+            until(lambda: lag_of_sink(settings) == 0, 60, "everything stored")
             first.stop()
+            sink.stop()
         broker.stop()
         for path in logs:
             shutil.rmtree(path)
@@ -89,19 +95,28 @@ def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event
         assert len(read_all(settings, topics.EVENTS)) == 100
         counted = item_counts(settings)
         produce_events(settings, some(150, 150))  # 50 of them were folded before, and the offsets are used again
-        blind = start_worker(settings, "workers.personalize", tmp_path / "blind")
-        assert blind.wait(60) != 0
-        said = "".join(path.read_text() for path in (tmp_path / "blind").glob("*.log"))
-        assert "clickwake rewind" in said and "the broker lost records" in said
+        for name in ("personalize", "sink"):
+            blind = start_worker(settings, f"workers.{name}", tmp_path / name)
+            assert blind.wait(60) != 0
+            said = "".join(path.read_text() for path in (tmp_path / name).glob("*.log"))
+            assert "clickwake rewind" in said and "the broker lost records" in said, said[-3_000:]
         until(lambda: members(settings, "personalize") == 0, 60, "the group is empty")
         monkeypatch.setenv("CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap_servers)
         done = CliRunner().invoke(app, ["rewind"])
         assert done.exit_code == 0, done.output
-        with running(settings, "workers.personalize") as second:
+        with running(settings, "workers.personalize") as second, running(settings, "workers.sink"):
             until(lambda: sum(one.events for one in stored_states(settings).values()) == 300, 60, "the new ones folded")
             assert outcomes(second)["duplicate"] == 150
+            until(lambda: lag_of_sink(settings) == 0, 60, "the new ones stored")
+            with closing(adapter.open_client(settings.clickhouse)) as client:
+                assert client.query("SELECT uniqExact(message_id), count() FROM events FINAL").first_row == (300, 300)
             until(lambda: sum(item_counts(settings).values()) > sum(counted.values()) + 90, 30, "the new ones counted")
             second.stop()
+
+
+def lag_of_sink(settings: Settings) -> int:
+    with Lag(settings) as seen:
+        return seen.storing()
 
 
 def oracle_once(settings: Settings) -> dict[bytes, bytes]:

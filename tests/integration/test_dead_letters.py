@@ -14,7 +14,7 @@ from clickwake.cli import app
 from schemas import topics
 from stream.adapters import clickhouse
 from stream.settings import Settings
-from tests.support.cluster import produce_events, read_all, running, until
+from tests.support.cluster import lag, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import event
 
 
@@ -63,6 +63,8 @@ def test_listed_mended_and_sent_again(settings: Settings, monkeypatch: pytest.Mo
 
         until(lambda: len(stored()) == 4, 60, "the mended events in ClickHouse")
         until(lambda: say("list")[1]["sent_again"] == 3, 30, "they count as sent again")
+        until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 30, "both replays folded")
+    assert stored_states(settings)[b"t/u1"].events == 4, "sent twice, folded once"
     assert stored() == [("good", "live", 1), ("m0", "repair", 1), ("m1", "repair", 1), ("m2", "repair", 1)]
     assert [cause["keyword"] for cause in say("list")[1]["causes"]] == ["json"]
     assert sum(cause["letters"] for cause in say("list", "--all")[1]["causes"]) == 4

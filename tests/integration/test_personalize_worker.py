@@ -72,8 +72,12 @@ def test_states_equal_a_recomputation_and_survive_a_lost_store(settings: Setting
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
     assert_equals_oracle(settings)
-    produce_events(settings, history(4_000))  # the whole replay again: nothing changes
+    new = [event(user=f"u{n}", ts_ms=T0_MS + 5_000_000 + n, id=f"new{n}", lane="import") for n in range(USERS)]
+    produce_events(settings, new)  # one of each user: folded onto what was rebuilt, it shows all of it
     again = start_worker(settings, "workers.personalize", home=tmp_path / "empty")  # store rebuilt from the changelog
+    until(lambda: caught_up(settings), 60, "the new events folded")
+    assert_equals_oracle(settings)
+    produce_events(settings, history(4_000))  # the whole replay again: nothing changes
     until(lambda: caught_up(settings), 60, "the replay folded")
     again.send_signal(signal.SIGTERM)
     assert again.wait(20) == 0

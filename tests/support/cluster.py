@@ -30,6 +30,7 @@ from stream.core.state import encode as encode_state
 from stream.settings import Settings
 
 ROOT = Path(__file__).parents[2]
+ENDS_S = 20.0  # after SIGTERM, whatever it is at
 
 
 def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
@@ -157,10 +158,10 @@ class Worker:
         self.stopped = False
 
     def stop(self) -> None:
-        """It must have lived until now and end in order when told to."""
+        """It must have lived until now and end in order within ENDS_S when told to."""
         assert self.process.poll() is None, f"{self.module} ended by itself:\n{self.log()[-3_000:]}"
         self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(30) == 0, self.log()[-3_000:]
+        assert self.process.wait(ENDS_S) == 0, self.log()[-3_000:]
         self.stopped = True
 
     def log(self) -> str:

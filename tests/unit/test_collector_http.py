@@ -7,7 +7,7 @@ import base64
 import gzip
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -21,6 +21,7 @@ from producers.collector.app import INFLIGHT_MAX, create_app
 from producers.collector.broker import Record, Unavailable
 from producers.collector.serve import refusal
 from schemas.dead_letter import DeadLetter
+from stream.http import body as body_reader
 from stream.http.answers import Refused
 from stream.http.body import Inflater
 from stream.http.keys import hashed, new, tenant_of
@@ -138,6 +139,19 @@ def test_a_batch_that_is_none_is_400(client: Client, body: bytes, path: str) -> 
     response = post(client, "/v1/batch", body)
     assert response.status_code == 400
     assert response.json()["error"]["messages"][0]["path"] == path
+
+
+def test_a_body_that_does_not_come_to_its_end_is_given_up(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_reader, "BODY_TIMEOUT_S", 0.05)
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield b'{"userId": "u1", '
+        await asyncio.Event().wait()  # nothing more ever comes
+
+    basic = "Basic " + base64.b64encode(f"{KEY}:".encode()).decode()
+    answer = client.request("POST", "/v1/track", content=dripping(),
+                            headers={"Authorization": basic, "Content-Type": "application/json"})  # fmt: skip
+    assert (answer.status_code, answer.json()["error"]["code"]) == (408, "timeout")
 
 
 def test_the_write_key_gives_the_tenant(client: Client, kafka_fake: FakeKafka) -> None:

@@ -47,19 +47,19 @@ def scored(n: int) -> tuple[ItemIndex, Scores]:
 
 def test_a_share_of_places_goes_to_cold_items_for_a_day() -> None:
     index, scores = scored(40)
-    arm, only, rows = Arm(name="new", explore=0.2), np.ones(40, dtype=bool), list(range(10))
+    only, rows = np.ones(40, dtype=bool), list(range(10))
     replaced = 0
     for user in range(500):
-        found, new, _ = explored(rows, scores, index, only, arm, f"t/u{user}", 5)
+        found, new, _ = explored(rows, scores, index, only, 0.2, f"t/u{user}", 5)
         assert set(new) <= set(range(20, 40)) and len(set(found)) == 10
         assert len(new) == sum(a != b for a, b in zip(found, rows, strict=True))
         assert new == sorted(new, reverse=True), "those that the encoder likes most come first"
-        assert explored(rows, scores, index, only, arm, f"t/u{user}", 86_000_000)[0] == found
+        assert explored(rows, scores, index, only, 0.2, f"t/u{user}", 86_000_000)[0] == found
         replaced += len(new)
     assert abs(replaced / 5_000 - 0.2) < 0.02
     only[20:] = False
-    assert explored(rows, scores, index, only, arm, "t/u1", 5) == (rows, [], (1.0,) * 10), "a filter holds for them too"
-    assert explored(rows, scores, index, only, Arm(name="none"), "t/u1", 5) == (rows, [], (1.0,) * 10)
+    assert explored(rows, scores, index, only, 0.2, "t/u1", 5) == (rows, [], (1.0,) * 10), "a filter holds for them too"
+    assert explored(rows, scores, index, only, 0.0, "t/u1", 5) == (rows, [], (1.0,) * 10)
 
 
 @pytest.mark.parametrize(("explore", "cold"), [(0.3, 20), (0.5, 2), (1.0, 3), (0.9, 1)])
@@ -70,7 +70,7 @@ def test_places_hold_what_they_hold_as_often_as_is_said(explore: float, cold: in
     held: Counter[tuple[int, int]] = Counter()
     said: dict[tuple[int, int], float] = {}
     for user in range(2_000):
-        found = explored(list(range(5)), scores, index, only, Arm(name="new", explore=explore), f"t/u{user}", 5)
+        found = explored(list(range(5)), scores, index, only, explore, f"t/u{user}", 5)
         for place in enumerate(found.rows):
             held[place] += 1
             assert said.setdefault(place, found.chances[place[0]]) == found.chances[place[0]], "it depends on nothing else"

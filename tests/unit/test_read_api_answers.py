@@ -119,6 +119,28 @@ async def test_a_decision_says_by_what_it_was_made_and_with_which_chance(tmp_pat
     assert popular.propensities == (1.0,) * len(popular.items)
 
 
+async def test_the_request_the_arm_and_the_settings_say_how_much_is_explored(tmp_path: Path) -> None:
+    async def shares(shop: Shop, **asked: str) -> set[float]:
+        for n in range(8):
+            assert (await shop.get(f"/v1/recommendations/v{n}", params={"n": "4", **asked})).status_code == 200
+        logged = shop.logged()
+        assert len(logged) == 8
+        put_in = any(item.source == "explore" for one in logged for item in one.items)
+        shares = {one.applied.explore for one in logged if one.applied is not None}
+        assert put_in == any(share > 0.2 for share in shares) or 0.125 in shares
+        return shares
+
+    plain = Shop(tmp_path / "plain")
+    assert await shares(plain) == {0.0}
+    assert await shares(plain, explore="0.5") == {0.5}
+    plain.api.settings = plain.api.service.settings = plain.api.settings.model_copy(
+        update={"api": plain.api.settings.api.model_copy(update={"explore": 0.125})})  # fmt: skip
+    assert await shares(plain) == {0.125}
+    assert await shares(plain, scenario="popular") == {0.0}, "what is popular is not scored for anybody"
+    in_arms = Shop(tmp_path / "arms", EXPLORES)
+    assert await shares(in_arms) == {0.5} and await shares(in_arms, explore="0") == {0.0}
+
+
 def test_decisions_of_before_are_read() -> None:
     record = {"recommendation_id": "r", "tenant": "t", "user_id": "u", "scenario": "for_you", "items": [], "candidates": 0,
               "as_of_event_id": "", "as_of_ts": None, "served_at": "2026-01-01T00:00:00Z", "model_version": "v"}  # fmt: skip

@@ -128,7 +128,7 @@ async def test_it_speaks_of_the_arm_that_the_user_is_in(tmp_path: Path) -> None:
     explored = 0
     for user in (user for user, arm in arm_of.items() if arm == "new"):
         found = [await why(shop, user, item.item_id, n=6, category_cap=6) for item in ITEMS]
-        replaced = [one["item_id"] for one in found if any("experiment explores" in words for words in one["removed_by"])]
+        replaced = [one["item_id"] for one in found if any("to learn about it" in words for words in one["removed_by"])]
         put_in = [one["item_id"] for one in found if one["source"] == "explore"]
         assert len(replaced) == len(put_in), "who is put in takes another's place"
         explored += len(put_in)

@@ -1,0 +1,130 @@
+"""A log that is read again from the last commit after every crash, at whatever send the process is gone: what is said and
+what is kept are as if nothing had happened.
+
+The log and the sends are fakes, so that thousands of crashes can be drawn; `tests/chaos` does it to processes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from schemas import topics
+from schemas.topics import Topic
+from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.outbox import OutRecord
+from tests.support.fakes import T0_MS, FakeModels, FakeOutputs, FakeStore, event
+from tests.unit.test_personalize import Bench
+
+USERS, ITEMS = 4, 6
+SAID = {"recommendations": "recommendation_id", "churn-alerts": "alert_id", "complements": "recommendation_id"}
+
+
+class Abort(NamedTuple):
+    """The process is gone at its `send`th send: before the broker has it, or after."""
+
+    send: int
+    acknowledged: bool
+
+
+class Gone(Exception):
+    """The process is no more."""
+
+
+class Dying(FakeOutputs):
+    """Ends the process at its abort."""
+
+    def __init__(self, abort: Abort | None) -> None:
+        super().__init__()
+        self.abort = abort
+
+    async def send(self, topic: Topic, records: dict[int, list[OutRecord]]) -> dict[int, int]:
+        gone = self.abort is not None and self.sends + 1 == self.abort.send
+        if gone and self.abort is not None and not self.abort.acknowledged:
+            raise Gone
+        last = await super().send(topic, records)
+        if gone:
+            raise Gone
+        return last
+
+
+class Installation:
+    """What outlives a process: the log and where its group is, the outputs, the changelog, the store's folder."""
+
+    def __init__(self, batches: list[list[dict[str, Any]]], closing: set[int]) -> None:
+        self.batches, self.closing = batches, closing  # an interval closes after these batches
+        self.committed = 0  # batches
+        self.sent: list[tuple[str, OutRecord]] = []
+        self.store = FakeStore()
+
+    async def live(self, abort: Abort | None) -> Bench | None:
+        """One process from its start to its abort, or to the end of the log; then what it holds."""
+        for entity, record in self.sent:  # recovery: the store is brought up to the changelog's end
+            if entity == topics.STATE.entity:
+                self.store.write({record.key: record.value}, 0, 0)
+        bench = Bench(FakeModels(hazard_per_day=0.01), store=self.store, recommend_interval_ms=0)
+        bench.personalizer.outputs = bench.outputs = outputs = Dying(abort)
+        for entity, record in self.sent:
+            if entity == topics.ITEM_COUNTS.entity:
+                bench.serving.on_count(record.key, record.value)
+        bench.part = bench.opened(PartitionCounts(CountsPolicy(), bench.serving.counts_of(0)))
+        due = {key[5:]: value for key, value in self.store.values.items() if key.startswith(b"#due/")}
+        bench.part.load_timers([(key, int.from_bytes(value, "big")) for key, value in due.items()])
+        bench.items(ITEMS)
+        bench.offset = sum(map(len, self.batches[: self.committed])) - 1
+        try:
+            for number in range(self.committed, len(self.batches)):
+                await bench.feed(*self.batches[number])
+                if number in self.closing:
+                    await bench.close()
+                    self.committed = number + 1
+        except Gone:
+            return None
+        finally:
+            self.sent += [(entity, record) for entity, _, record in outputs.sent]
+        return bench
+
+    def said(self) -> dict[str, set[str]]:
+        """Output topic → ids on it."""
+        return {entity: {msgspec.json.decode(record.value or b"")[ident] for name, record in self.sent if name == entity}
+                for entity, ident in SAID.items()}  # fmt: skip
+
+
+def stream(draw: random.Random, count: int) -> Iterator[dict[str, Any]]:
+    """Live events in a little disorder, some of them twice, with pauses that are long enough for an alert."""
+    at_ms, made = T0_MS, []
+    for number in range(count):
+        at_ms += draw.choice([1_000, 60_000, 3_600_000, 40 * 86_400_000])
+        if made and draw.random() < 0.15:
+            yield draw.choice(made)
+            continue
+        late_ms = draw.choice([0, 0, 0, 30_000])
+        made.append(event(user=f"u{draw.randrange(USERS)}", item=f"i{draw.randrange(ITEMS)}", id=f"m{number}",
+                          ts_ms=at_ms - late_ms, name=draw.choice(["Product Viewed", "Product Added", "Order Completed"]),
+                          lane="live"))  # fmt: skip
+        yield made[-1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1), sizes=st.lists(st.integers(1, 6), min_size=2, max_size=8),
+    aborts=st.lists(st.builds(Abort, st.integers(1, 14), st.booleans()), max_size=6), data=st.data(),
+)  # fmt: skip
+async def test_crashes_show_in_nothing(seed: int, sizes: list[int], aborts: list[Abort], data: st.DataObject) -> None:
+    events = stream(random.Random(seed), sum(sizes))
+    batches = [[next(events) for _ in range(size)] for size in sizes]
+    closing = data.draw(st.sets(st.integers(0, len(sizes) - 1))) | {len(sizes) - 1}
+    undisturbed, crashing = Installation(batches, closing), Installation(batches, closing)
+    whole = await undisturbed.live(None)
+    for abort in aborts:
+        await crashing.live(abort)
+    again = await crashing.live(None)
+    assert whole is not None and again is not None
+    assert crashing.said() == undisturbed.said()
+    assert crashing.store.values == undisturbed.store.values
+    assert again.part.counts.counts == whole.part.counts.counts
