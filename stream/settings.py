@@ -281,6 +281,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".clickwake")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["logfmt", "json"] = "logfmt"
     kafka: Kafka = Kafka()
     clickhouse: ClickHouse = ClickHouse()
     models: Models = Models()

@@ -189,7 +189,7 @@ def check_parity(model: torch.nn.Module, graph: bytes, tokenizer: bytes) -> floa
 
 
 if __name__ == "__main__":
-    from stream.adapters.logs import configure
+    from stream.logs import configure
     from stream.settings import load
 
     configure(load())

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import sys
 
-from stream.adapters.logs import configure
 from stream.api.app import create_app
 from stream.http import keys, server
+from stream.logs import configure
 from stream.settings import Api, Settings, load
 
 DRAIN_S = 10

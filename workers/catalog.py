@@ -38,12 +38,12 @@ from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, model_store, producing, signing
 from stream.adapters.global_reader import GlobalReader, readable
-from stream.adapters.logs import configure
 from stream.adapters.metrics_port import served
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject
 from stream.core.items import content_hash, decode
 from stream.endings import on_signal, until
+from stream.logs import configure
 from stream.outbox import Outbox
 from stream.settings import Settings, load
 

@@ -27,7 +27,6 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader, readable
-from stream.adapters.logs import configure
 from stream.adapters.producing import Message
 from stream.adapters.refusals import AdsRefusals
 from stream.delivery import channels, metrics
@@ -35,6 +34,7 @@ from stream.delivery.deliverer import Deliverer
 from stream.delivery.rules import Channel, DeliveryError, load
 from stream.delivery.said import Said
 from stream.endings import on_signal, pause, until
+from stream.logs import configure
 from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.settings import load as load_settings

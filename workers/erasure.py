@@ -19,8 +19,8 @@ from prometheus_client import Counter, Gauge, Histogram
 from schemas.erasure import Erasure
 from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
-from stream.adapters.logs import configure
 from stream.erasure.eraser import Eraser
+from stream.logs import configure
 from stream.settings import Settings, load
 
 log = structlog.get_logger()

@@ -32,7 +32,6 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader, read_whole, readable
-from stream.adapters.logs import configure
 from stream.adapters.metrics_port import served
 from stream.adapters.opinion_reader import OpinionReader
 from stream.adapters.producing import Message
@@ -40,6 +39,7 @@ from stream.core.changes import Policy
 from stream.core.satisfaction import Place
 from stream.endings import on_signal, until
 from stream.insights import BATCH_RECORDS_MAX, Listener, Tracker, opinion
+from stream.logs import configure
 from stream.outbox import cloud_event
 from stream.settings import Settings, load
 

@@ -39,10 +39,10 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import read_whole, readable
-from stream.adapters.logs import configure
 from stream.core.decode import Ok, decode
 from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
 from stream.endings import on_signal, until
+from stream.logs import configure
 from stream.settings import Settings, load
 
 log = structlog.get_logger()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 
 from stream.adapters import faust_compat
-from stream.adapters.logs import configure
+from stream.logs import configure
 from stream.settings import load
 from stream.topology import create_app
 

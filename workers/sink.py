@@ -48,8 +48,8 @@ import structlog
 from stream.adapters import metrics_port
 from stream.adapters.changelog import InputChanged
 from stream.adapters.clickhouse import MigrationError
-from stream.adapters.logs import configure
 from stream.adapters.producing import SendFailed
+from stream.logs import configure
 from stream.settings import Settings, load
 from stream.sink.consumer import Sink
 

@@ -7,8 +7,8 @@ import sys
 import structlog
 
 from clickwake.storefront.app import NoKey, create_app
-from stream.adapters.logs import configure
 from stream.http import server
+from stream.logs import configure
 from stream.settings import load
 
 DRAIN_S = 2

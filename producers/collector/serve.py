@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-
-import structlog
-
 from producers.collector.app import create_app
 from stream.http import keys, server
+from stream.logs import configure
 from stream.settings import Collector, Settings, load
 
 DRAIN_MARGIN_S = 5  # beyond the acknowledgement's own timeout
@@ -20,8 +17,8 @@ def refusal(own: Collector) -> str | None:
 
 def main(host: str | None = None, port: int | None = None) -> int:
     """Serves until SIGTERM or SIGINT, finishes the requests in flight, returns the exit code."""
-    structlog.configure(logger_factory=lambda *_: structlog.PrintLogger(sys.stderr))
     settings: Settings = load()
+    configure(settings)
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"collector": settings.collector.model_copy(update=changes)})
     own = settings.collector

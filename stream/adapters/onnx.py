@@ -23,7 +23,10 @@ from stream.core.featurize import Float32
 TEXT_BATCH_MAX = 32
 TOKENS_MAX = 256
 LENGTHS = (8, 16, 32)  # users are encoded with others of like length: most are short, and padding costs as much as events
-SPLIT_USERS_MIN = 16  # fewer are not worth several calls
+# … and not more touches in one call, padding included: what is worked out in between stays in the core's own cache then. At
+# lengths of 50, 5 users at once take 0.46 ms each, 32 take 1.1 and 128 take 1.3 (one thread, 2 MB of L2); at 20, 12 take
+# 0.17 and 64 take 0.35. And the runtime keeps what its largest calls needed: 217 MB once there were 256 users, now 7.
+TOUCHES_MAX = 256
 
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -33,6 +36,7 @@ def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # it keeps a plan of every shape it has ever seen, and is no faster
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     options.log_severity_level = 3
@@ -132,14 +136,16 @@ class Bundle:
         """`featurize.batch` → user vectors (B, D), event weights (B, L); what a user gets does not depend on the others."""
         mask = arrays["mask"]  # (B, L)
         size, length = mask.shape
-        if size < SPLIT_USERS_MIN:
+        if size * length <= TOUCHES_MAX:
             return self._encode(arrays)
         users, weights = np.zeros((size, self.manifest.dim), np.float32), np.zeros((size, length), np.float32)
         used = np.where(mask.any(axis=1), length - mask[:, ::-1].argmax(axis=1), 1)  # (B,): up to the last known item
         ends = [*(one for one in LENGTHS if one < length), length]
         for above, end in zip([0, *ends], ends, strict=False):
-            some = np.flatnonzero((used > above) & (used <= end))
-            if len(some):
+            alike = np.flatnonzero((used > above) & (used <= end))
+            step = max(1, TOUCHES_MAX // end)
+            for start in range(0, len(alike), step):
+                some = alike[start : start + step]
                 users[some], weights[some, :end] = self._encode({name: one[some, :end] for name, one in arrays.items()})
         return users, weights
 

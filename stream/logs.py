@@ -1,11 +1,13 @@
-"""Structured logs: one line an event, to standard error."""
+"""Structured logs: one line an event, to standard error, as logfmt or JSON. Within a traced call each names its trace."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import structlog
+from structlog.typing import EventDict
 
 from stream.settings import Settings
 
@@ -18,6 +20,7 @@ def configure(settings: Settings) -> None:
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _with_trace,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -26,8 +29,18 @@ def configure(settings: Settings) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler()
-    line = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+    line: Any = (structlog.processors.JSONRenderer(ensure_ascii=False) if settings.log_format == "json"
+                 else structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"]))  # fmt: skip
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=line))
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("aiokafka", "kafka", "faust", "mode", "httpx"):  # the last one would log ids of users
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+
+
+def _with_trace(logger: Any, method: str, event: EventDict) -> EventDict:
+    """The span that is current, if this process traces: without it the library was never loaded."""
+    if (tracing := sys.modules.get("opentelemetry.trace")) is not None:
+        context = tracing.get_current_span().get_span_context()
+        if context.is_valid:
+            event["trace_id"], event["span_id"] = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+    return event
