@@ -1,4 +1,4 @@
-"""The user encoder in pieces: what a user gets does not depend on who is encoded with them, and no call is larger than said."""
+"""The user encoder in pieces: what a user gets does not depend on who is encoded with them; calls are as small as said."""
 
 from __future__ import annotations
 
