@@ -59,7 +59,7 @@ def client_options(kafka: Kafka) -> dict[str, Any]:
     }
     if kafka.ssl_cafile is not None:
         options["ssl_cafile"] = str(kafka.ssl_cafile)
-    if kafka.security_protocol.startswith("SASL"):
+    if _signs_in(kafka):
         assert kafka.sasl_password is not None, "the settings tree refuses SASL without a password"
         options["sasl_mechanism"] = kafka.sasl_mechanism
         options["sasl_plain_username"] = kafka.sasl_username
@@ -102,11 +102,16 @@ class Murmur2Partitioner(DefaultPartitioner):  # type: ignore[misc]  # kafka-pyt
 
 
 def unreachable(kafka: Kafka, error: BaseException | str) -> str:
-    """What to tell a person when the cluster does not answer."""
+    """What to tell a person when the cluster does not answer. Of a wrong password its clients do not say more than that."""
+    or_user = f" Or it refuses the user {kafka.sasl_username!r} or the password." if _signs_in(kafka) else ""
     return (
         f"Kafka at {kafka.bootstrap_servers} does not answer ({error}). Start it with `clickwake up`, or name another "
-        "cluster with CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS."
+        f"cluster with CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS.{or_user}"
     )
+
+
+def _signs_in(kafka: Kafka) -> bool:
+    return kafka.security_protocol.startswith("SASL")
 
 
 def missing_topic(kafka: Kafka, topic: str) -> str:

@@ -29,9 +29,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import faust
@@ -43,6 +45,7 @@ from stream.adapters import kafka_clients, producing
 from stream.adapters.faust_batches import TP, RecordBatch
 from stream.adapters.faust_transport import Consumer, PartitionsHook
 from stream.adapters.producing import Message, send_batches
+from stream.endings import on_signal, until
 from stream.settings import Settings
 
 __all__ = ["TP", "App", "Message", "RecordBatch", "batch_agent", "commit", "create_app", "current_generation",
@@ -230,6 +233,14 @@ def owns(app: App, generation: int) -> bool:
     return app.consumer.generation == generation and app.consumer.heartbeat_age_ms < session_ms
 
 
+async def _broker_answers(settings: Settings) -> bool:
+    """Waits for it; False where the process is told to end meanwhile. Faust obeys signals only once it has started."""
+    stop = asyncio.Event()
+    on_signal(stop)
+    await until(stop, partial(kafka_clients.wait_for_kafka, settings), ready=asyncio.Event())
+    return not stop.is_set()
+
+
 def run(app: App) -> NoReturn:
     """Run the app in this process until SIGTERM or SIGINT (exit code 0) or a failure (exit code 1).
 
@@ -241,7 +252,8 @@ def run(app: App) -> NoReturn:
         log.info("uvloop is not installed; the standard event loop is used")
     else:
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    asyncio.run(kafka_clients.wait_for_kafka(app.settings))
+    if not asyncio.run(_broker_answers(app.settings)):
+        sys.exit(0)
     asyncio.set_event_loop(asyncio.new_event_loop())
     worker = faust.Worker(app, quiet=True, override_logging=False, redirect_stdouts=False)
     worker.spinner = None

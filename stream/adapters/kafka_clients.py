@@ -154,8 +154,10 @@ def handshake_failure(settings: Settings) -> OSError | None:
 
 def missing(settings: Settings, error: BaseException) -> str:
     """What to tell a person when no broker answers."""
-    return (f"no Kafka broker answers at {settings.kafka.bootstrap_servers} ({error!r}); start one (clickwake up) "
-            f"or set CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS")
+    kafka = settings.kafka
+    or_user = f"; or it refuses the user {kafka.sasl_username!r} or the password" if kafka.sasl_username else ""
+    return (f"no Kafka broker answers at {kafka.bootstrap_servers} ({error!r}); start one (clickwake up) "
+            f"or set CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS{or_user}")
 
 
 @lru_cache(maxsize=CACHED_KEYS_MAX)
