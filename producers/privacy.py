@@ -1,57 +1,101 @@
-"""What of an event is nobody's business downstream: ids become pseudonyms, IP addresses lose their end, consent is stated.
+"""What of an event is nobody's business downstream: ids become pseudonyms (`stream.pseudonyms`), addresses lose their end,
+and consent is stated.
 
-A pseudonym is HMAC-SHA256 (RFC 2104) of tenant and id under a secret key: the same id gives the same pseudonym, so that
-histories stay whole, and nobody without the key can tell whose they are, or try ids out. With a new key everybody begins
-anew, which is the point of it; the old keys stay in the settings so that erasures still find what was written under them.
+Ids and addresses are found by their names, wherever in the event they stand and whatever system's names they are. The ids
+that were found, and the addresses, are then looked for in every text of the event, as they are and as addresses of pages
+have them: a page's `?uid=…` is no place to keep what became a pseudonym elsewhere.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import hmac
 import ipaddress
-from typing import Any
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, Literal
+from urllib.parse import quote, quote_plus
 
 import msgspec
 
+from schemas.dialects import DERIVED
+from stream.pseudonyms import Pseudonyms
 from stream.settings import ConsentDefault
 from stream.settings import Privacy as Settings
 
 IDS = ("userId", "anonymousId", "previousId")
-PREFIX = "pn_"
-DIGEST_BYTES = 16  # 22 characters: two of a billion ids meet with a chance of 10^-21
+# of a person or of their device, in Segment's words, GA4's, Snowplow's, PostHog's and telephones'; spelled in any way
+ID_NAMES = frozenset({
+    "userid", "anonymousid", "previousid", "uid", "distinctid", "anondistinctid", "deviceid", "clientid", "appinstanceid",
+    "duid", "nuid", "tnuid", "domainuserid", "networkuserid", "visitorid", "externalids", "advertisingid",
+    "idfa", "idfv", "gaid",
+})  # fmt: skip
+ADDRESS_NAMES = frozenset({
+    "ip", "ipaddress", "useripaddress", "userip", "clientip", "remoteip", "remoteaddr", "remoteaddress", "ipoverride",
+    "xforwardedfor", "xrealip",
+})  # fmt: skip
+SESSION = "sessionid"  # some systems know a visitor by the session alone
+PATHS = (("traits", "id"), ("context", "traits", "id"), ("context", "device", "id"))  # where a plain `id` is a person's
+LOOKED_FOR_CHARS_MIN = 8  # in texts: shorter ones are part of everything
+ADDRESS_CHARS_MIN, ADDRESS_CHARS_MAX = len("1.2.3.4"), 64
+NAME_CHARS_MAX = 64  # longer ones have no meaning here, and are not remembered
+NAMES_MAX = ADDRESSES_MAX = 4_096  # that are remembered, with what they come to
+
+_PUNCTUATION = str.maketrans("", "", "$_-. ")
+_SAME_IN_ADDRESSES = re.compile(r"[A-Za-z0-9_.~-]*")
+
+
+Meaning = Literal["id", "address", "session"]
+
+
+@lru_cache(maxsize=NAMES_MAX)
+def _meaning(name: str) -> Meaning | None:
+    """
+    >>> [_meaning(one) for one in ("$user_id", "X-Forwarded-For", "sessionId", "product_id")]
+    ['id', 'address', 'session', None]
+    """
+    plain = name.lower().translate(_PUNCTUATION)
+    if plain in ID_NAMES:
+        return "id"
+    if plain in ADDRESS_NAMES:
+        return "address"
+    return "session" if plain == SESSION else None
+
+
+def _named(holder: dict[str, Any], what: Meaning) -> list[str]:
+    return [one for one in holder if len(one) <= NAME_CHARS_MAX and _meaning(one) == what]
 
 
 class Privacy:
     """The settings at work, the same for every event."""
 
     def __init__(self, settings: Settings) -> None:
-        self._keys = [one.get_secret_value().encode() for one in settings.pseudonym_keys]
-        self._fields = [path.split(".") for path in settings.pseudonym_fields]
+        self.names = Pseudonyms(settings)
+        fields = [tuple(path.split(".")) for path in settings.pseudonym_fields]
+        self._paths = list(dict.fromkeys((*fields, *PATHS)))
         self._ip = settings.ip
         self._consent = {tenant: _allowed(one) for tenant, one in settings.consent.items()}
 
     @property
     def pseudonyms(self) -> bool:
         """Whether ids are replaced: then what cannot be read may not be kept either."""
-        return bool(self._keys)
+        return bool(self.names)
 
     def ids_of(self, tenant: str, user: str) -> list[str]:
         """What a user may be called downstream: their pseudonym under every key, newest first; else the id itself."""
-        return [pseudonym(one, tenant, user) for one in self._keys] or [user]
+        return self.names.ids_of(tenant, user)
 
     def clean(self, event: dict[str, Any], tenant: str) -> bool:
-        """Change the event in place; whether anything was. Values of types that ids never have are left for admission."""
-        changed = self._clean_ip(event)
-        if self._keys:
-            for name in IDS:
-                value = event.get(name)
-                if isinstance(value, str) and value:
-                    event[name] = pseudonym(self._keys[0], tenant, value)
-                    changed = True
-            for path in self._fields:
-                changed |= self._replace(event, path, tenant)
+        """Change the event in place; whether anything was. Raises RecursionError for what is nested too deeply to look
+        through, and leaves an event then that must not be kept."""
+        gone: dict[str, str] = {}  # what must be nowhere in the event → what stands for it
+        changed = False
+        if self._ip != "keep":
+            changed |= self._clean_addresses(event, gone)
+        if self.names:
+            self._replace_ids(event, tenant, gone)
+            changed = True
+        if gone:
+            _look_through(event, gone)
         default = self._consent.get(tenant)
         if default is not None:
             context = event.setdefault("context", {})
@@ -60,49 +104,102 @@ class Privacy:
                 changed = True
         return changed
 
-    def _clean_ip(self, event: dict[str, Any]) -> bool:
-        context = event.get("context")
-        if self._ip == "keep" or not isinstance(context, dict) or "ip" not in context:
-            return False
-        given = context.pop("ip")
-        shortened = truncated(given) if self._ip == "truncate" else None
-        if shortened is not None:
-            context["ip"] = shortened
-        return True
+    def _clean_addresses(self, event: dict[str, Any], gone: dict[str, str]) -> bool:
+        found = False
+        for holder in _objects(event):
+            for name in _named(holder, "address"):
+                found, given = True, holder.pop(name)
+                network = truncated(given) if isinstance(given, str) and len(given) <= ADDRESS_CHARS_MAX else None
+                if network is None:
+                    continue
+                if self._ip == "truncate":
+                    holder[name] = network
+                if len(given) >= ADDRESS_CHARS_MIN and given != network:
+                    gone[given] = network if self._ip == "truncate" else ""
+        return found
 
-    def _replace(self, event: dict[str, Any], path: list[str], tenant: str) -> bool:
-        holder: Any = event
-        for name in path[:-1]:
-            holder = holder.get(name) if isinstance(holder, dict) else None
-        if not isinstance(holder, dict) or holder.get(path[-1]) is None:
-            return False
-        value = holder[path[-1]]
-        text = value if isinstance(value, str) else msgspec.json.encode(value, order="deterministic").decode()
-        holder[path[-1]] = pseudonym(self._keys[0], tenant, text)
-        return True
+    def _replace_ids(self, event: dict[str, Any], tenant: str, gone: dict[str, str]) -> None:
+        known: dict[str, str] = {}  # id as it was → pseudonym
+        ours: set[str] = set()  # a listed field may have an id's name, too
+
+        def replaced(holder: dict[str, Any], name: str) -> None:
+            value = holder.get(name)
+            if value in (None, "") or isinstance(value, bool) or (isinstance(value, str) and value in ours):
+                return
+            text = value if isinstance(value, str) else msgspec.json.encode(value, order="deterministic").decode()
+            known[text] = holder[name] = self.names.of(tenant, text)
+            ours.add(known[text])
+
+        for path in self._paths:
+            holder: Any = event
+            for name in path[:-1]:
+                holder = holder.get(name) if isinstance(holder, dict) else None
+            if isinstance(holder, dict):
+                replaced(holder, path[-1])
+        holders = list(_objects(event))
+        for holder in holders:
+            for name in _named(holder, "id"):
+                replaced(holder, name)
+        for holder in holders:
+            for name in _named(holder, "session"):
+                if isinstance(holder[name], str):
+                    holder[name] = known.get(holder[name], holder[name])
+        message = event.get("messageId")
+        if isinstance(message, str) and message.startswith(DERIVED):  # a hash of all that was sent: ids could be tried out
+            event["messageId"] = self.names.of(tenant, message)
+        for text, pseudonym in known.items():
+            if len(text) >= LOOKED_FOR_CHARS_MIN:
+                gone[text] = pseudonym
+                if not _SAME_IN_ADDRESSES.fullmatch(text):
+                    gone |= dict.fromkeys((quote(text), quote(text, safe=""), quote_plus(text)), pseudonym)
 
 
-def pseudonym(secret: bytes, tenant: str, value: str) -> str:
-    """
-    >>> pseudonym(b"k" * 32, "shop", "u1")
-    'pn_g5FSNtbdYlYik9g1m2FfTw'
-    """
-    message = f"{tenant}\x1f{value}".encode("utf-8", "surrogatepass")
-    digest = hmac.digest(secret, message, hashlib.sha256)[:DIGEST_BYTES]
-    return PREFIX + base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+def _objects(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All objects of the event, itself first."""
+    left: list[Any] = [event]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            yield one
+            left += [value for value in one.values() if isinstance(value, dict | list)]
+        else:
+            left += [value for value in one if isinstance(value, dict | list)]
 
 
-def truncated(ip: Any) -> str | None:
+def _look_through(event: dict[str, Any], gone: Mapping[str, str]) -> None:
+    """Replace in every text, and in every name below the first level, what must not be there."""
+    pairs = sorted(gone.items(), key=lambda pair: -len(pair[0]))  # one may be part of another
+
+    def text_of(text: str) -> str:
+        for old, new in pairs:
+            if old in text:
+                text = text.replace(old, new)
+        return text
+
+    def without(value: Any) -> Any:
+        if isinstance(value, str):
+            return text_of(value)
+        if isinstance(value, list):
+            return [without(one) for one in value]
+        if isinstance(value, dict):
+            return {text_of(name): without(one) for name, one in value.items()}
+        return value
+
+    for name, value in event.items():
+        if name != "type":
+            event[name] = without(value)
+
+
+@lru_cache(maxsize=ADDRESSES_MAX)
+def truncated(ip: str) -> str | None:
     """The network of an address, None for what is no address.
 
     >>> truncated("203.0.113.77"), truncated("2001:db8:1:2::5"), truncated("localhost")
     ('203.0.113.0', '2001:db8:1::', None)
     """
     try:
-        address = ipaddress.ip_address(ip) if isinstance(ip, str) else None
+        address = ipaddress.ip_address(ip)
     except ValueError:
-        return None
-    if address is None:
         return None
     network = ipaddress.ip_network(f"{address}/{24 if address.version == 4 else 48}", strict=False)
     return str(network.network_address)

@@ -147,13 +147,14 @@ class ConsentDefault(Section):
 
 
 class Privacy(Section):
-    """What the collector does before anything is written."""
+    """What the collector does before anything is written; the read API, the dashboard and `clickwake erase` find people by
+    the same keys."""
 
     pseudonym_keys: tuple[SecretStr, ...] = Field(
-        (), description="newest first; ids become keyed hashes, so that raw ones never enter Kafka. Old keys: for erasures"
+        (), description="newest first; ids become keyed hashes, raw ones never enter Kafka. Old keys: for who was erased"
     )
     pseudonym_fields: tuple[str, ...] = Field((), description="more fields to hash, e.g. traits.email")
-    ip: Literal["truncate", "drop", "keep"] = Field("truncate", description="context.ip: /24 of IPv4, /48 of IPv6")
+    ip: Literal["truncate", "drop", "keep"] = Field("truncate", description="addresses: /24 of IPv4, /48 of IPv6")
     consent: dict[str, ConsentDefault] = Field(default_factory=dict, description="tenant → what counts if nothing is said")
 
     @model_validator(mode="after")

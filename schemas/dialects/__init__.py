@@ -18,6 +18,7 @@ SINGLE = ("Product Viewed", "Product Clicked", "Product Added", "Product Removed
           "Product Shared")  # fmt: skip
 
 
+DERIVED = "derived-"  # how ids begin that are made of what was sent
 _PLAIN = str.maketrans("-_ ", "+/+")
 
 
@@ -97,7 +98,7 @@ def derived_id(*parts: Any, at: Any) -> str:
     if at is None:
         return str(uuid.uuid4())
     content = msgspec.json.encode((parts, at), order="deterministic")
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    return DERIVED + hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def with_products(name: str, properties: dict[str, Any], products: list[dict[str, Any]]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def translate(body: Any, query: Mapping[str, str]) -> Translated:
         micros = one.get("timestamp_micros") or body.get("timestamp_micros")
         found.append(about | _event(one.get("name"), params) | present(
             messageId=derived_id(body.get("client_id"), at, one, at=micros), originalTimestamp=instant(micros, 1_000_000),
-            context=present(sessionId=_text(params.get("session_id")), consent=consent),
+            context=present(sessionId=_text(params.get("session_id")), ip=body.get("ip_override"), consent=consent),
         ))  # fmt: skip
     return Translated(found, query.get("api_secret"))
 

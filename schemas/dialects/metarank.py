@@ -20,6 +20,7 @@ TYPES = {
     "purchase": names.ORDER_COMPLETED, "buy": names.ORDER_COMPLETED, "order": names.ORDER_COMPLETED,
     "share": names.PRODUCT_SHARED,
 }  # fmt: skip
+_WHO = ("user", "session")  # said above, in our words
 UNSUPPORTED = "items are no events of people: send them with `clickwake catalog`"
 
 
@@ -51,4 +52,5 @@ def _event(one: dict[str, Any]) -> dict[str, Any]:
         if ours == names.ORDER_COMPLETED:
             properties.setdefault("order_id", one.get("id"))
         return about | {"type": "track", "event": ours, "properties": properties}
-    return about | {"type": kind, "metarank": one, "error": UNSUPPORTED if kind == "item" else "no event of Metarank's"}
+    rest = {name: value for name, value in one.items() if name not in _WHO} | present(fields=fields)
+    return about | {"type": kind, "metarank": rest, "error": UNSUPPORTED if kind == "item" else "no event of Metarank's"}

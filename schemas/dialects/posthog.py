@@ -11,7 +11,7 @@ from typing import Any
 
 from schemas.dialects import Translated, derived_id, instant, list_of, object_of, present
 
-_OF_THE_PROTOCOL = ("token", "distinct_id", "$set", "$set_once", "$anon_distinct_id")
+_OF_THE_PROTOCOL = ("token", "api_key", "distinct_id", "$set", "$set_once", "$anon_distinct_id", "$ip")
 
 
 def translate(body: Any, query: Mapping[str, str]) -> Translated:
@@ -36,7 +36,7 @@ def _event(one: dict[str, Any], properties: dict[str, Any], at: int) -> dict[str
         messageId=one.get("uuid") or properties.get("$insert_id") or derived_id(one, at, at=one.get("timestamp")),
         originalTimestamp=one.get("timestamp"), userId=None if nobody else ident, anonymousId=ident if nobody else None,
         traits=properties.get("$set") or one.get("$set"),
-        context=present(sessionId=properties.get("$session_id"), page=present(
+        context=present(sessionId=properties.get("$session_id"), ip=properties.get("$ip"), page=present(
             url=properties.get("$current_url"), path=properties.get("$pathname"), referrer=properties.get("$referrer"))),
     )  # fmt: skip
     own = {key: value for key, value in properties.items() if key not in _OF_THE_PROTOCOL}

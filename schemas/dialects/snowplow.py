@@ -50,7 +50,7 @@ def _event(payload: dict[str, Any], path: str) -> dict[str, Any]:
         originalTimestamp=instant(payload.get("ttm") or payload.get("dtm"), 1_000),
         sentAt=instant(payload.get("stm"), 1_000),
         context=present(
-            sessionId=payload.get("sid"), locale=payload.get("lang"), userAgent=payload.get("ua"), app=payload.get("aid"),
+            sessionId=payload.get("sid"), locale=payload.get("lang"), userAgent=payload.get("ua"), ip=payload.get("ip"),
             page=present(url=payload.get("url"), title=payload.get("page"), referrer=payload.get("refr")),
         ),
     )  # fmt: skip
