@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 import typer
@@ -14,8 +16,9 @@ from rich.table import Table
 
 from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, client_options, missing_topic
 from schemas import topics
-from schemas.erasure import Erasure, Receipt, decode, subject
+from schemas.erasure import Erased, Erasure, Receipt, decode, subject
 from schemas.events import key
+from schemas.unreadable import UNREADABLE
 from stream.adapters import signing
 from stream.erasure import search
 from stream.settings import Settings, load
@@ -25,23 +28,49 @@ _errors = Console(stderr=True)
 
 
 def request(settings: Settings, tenant: str, users: Sequence[str], *, suppress: bool, lift: bool) -> list[Erasure]:
-    """Put requests on the topic; returns once the broker has them. Raises KafkaUnavailable, NotAcknowledged."""
-    made = [Erasure(erasure_id=str(uuid.uuid4()), tenant=tenant, requested_at=datetime.now(UTC), suppress=suppress,
-                    user_id=None if lift else user) for user in users]  # fmt: skip
+    """Put requests on the topic; returns once the broker has them. To delete what a suppressed user did until now lifts no
+    suppression. Raises KafkaUnavailable, NotAcknowledged."""
     name = topics.ERASURES.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [name]) as producer:
+        stays = Erased() if suppress or lift else listed(settings)
+        made = [Erasure(erasure_id=str(uuid.uuid4()), tenant=tenant, requested_at=datetime.now(UTC),
+                        suppress=suppress or stays.suppresses(key(tenant, user)), user_id=None if lift else user)
+                for user in users]  # fmt: skip
         for user, one in zip(users, made, strict=True):
             producer.send(name, subject(key(tenant, user)), msgspec.json.encode(one))
     return made
 
 
+def listed(settings: Settings) -> Erased:
+    """The list as it is now. Raises KafkaUnavailable."""
+    found = Erased()
+    with _reading(settings) as consumer:
+        ends = consumer.end_offsets(sorted(consumer.assignment()))
+        while any(consumer.position(tp) < end for tp, end in ends.items()):
+            for whose, erasure in _polled(consumer):
+                found.note(whose, erasure)
+    return found
+
+
 def await_receipts(settings: Settings, asked: Sequence[Erasure], timeout_s: float) -> list[Erasure]:
     """The requests as the worker wrote them at the end; only those that were done in time. Raises KafkaUnavailable."""
+    deadline, waiting, done = time.monotonic() + timeout_s, {one.erasure_id for one in asked}, list[Erasure]()
+    with _reading(settings) as consumer:
+        while waiting and time.monotonic() < deadline:
+            for _, found in _polled(consumer):
+                if found is not None and found.erasure_id in waiting and found.receipt is not None:
+                    waiting.remove(found.erasure_id)
+                    done.append(found)
+    return done
+
+
+@contextmanager
+def _reading(settings: Settings) -> Iterator[Any]:
+    """A consumer at the beginning of the whole topic. Raises KafkaUnavailable."""
     from kafka import KafkaConsumer, TopicPartition
 
     name = topics.ERASURES.name(settings.kafka.topic_prefix)
     consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
-    deadline, waiting, done = time.monotonic() + timeout_s, {one.erasure_id for one in asked}, list[Erasure]()
     try:
         numbers = consumer.partitions_for_topic(name)
         if not numbers:
@@ -49,15 +78,18 @@ def await_receipts(settings: Settings, asked: Sequence[Erasure], timeout_s: floa
         partitions = [TopicPartition(name, number) for number in sorted(numbers)]
         consumer.assign(partitions)
         consumer.seek_to_beginning(*partitions)
-        while waiting and time.monotonic() < deadline:
-            for record in (one for some in consumer.poll(timeout_ms=500).values() for one in some):
-                found = None if record.value is None else decode(record.value)
-                if found is not None and found.erasure_id in waiting and found.receipt is not None:
-                    waiting.remove(found.erasure_id)
-                    done.append(found)
+        yield consumer
     finally:
         consumer.close()
-    return done
+
+
+def _polled(consumer: Any) -> Iterator[tuple[bytes, Erasure | None]]:
+    """What has come; without what nobody can read, which can erase nobody."""
+    for record in (one for some in consumer.poll(timeout_ms=500).values() for one in some):
+        try:
+            yield record.key or b"", None if record.value is None else decode(record.value)
+        except UNREADABLE as error:
+            _errors.print(f"{record.topic}[{record.partition}]: the record at offset {record.offset} is left out: {error}")
 
 
 def signed_by(settings: Settings, done: Erasure) -> str:
@@ -99,11 +131,11 @@ def run(tenant: str, users: Sequence[str], *, suppress: bool, lift: bool, timeou
 
 def _show(receipt: Receipt, signer: str | None) -> None:
     table = Table(box=None, header_style="dim")
-    for name in ("place", "records", "what was done", "last copies gone by"):
+    for name in ("place", "records", "what was done", "seen", "last copies gone by"):
         table.add_column(name)
     for one in receipt.done:
         gone = "" if one.until is None else one.until.strftime("%Y-%m-%d")
-        table.add_row(one.place, str(one.records or ""), one.did, gone)
+        table.add_row(one.place, str(one.records or ""), one.did, "yes" if one.seen else "no", gone)
     console = Console()
     console.print(table)
     took = (receipt.done_at - receipt.requested_at).total_seconds()

@@ -17,12 +17,14 @@ SUBJECT_BYTES = 16
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """What one place held and what became of it. `until`: when the last copies go by the topic's own bounds."""
+    """What one place held and what became of it. `seen`: whoever signs the receipt saw it done; else `did` says who does it,
+    and `until`, where that is known, when it is done for certain."""
 
     place: str
     did: str
     records: int = 0
     until: Instant | None = None
+    seen: bool = True
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,7 +40,10 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     """One record of `clickwake.erasures.v1`. Events at or before `requested_at` are never taken again; with `suppress` no
-    event is. `user_id` None: nothing is left to be done."""
+    event is. `user_id` None: nothing is left to be done.
+
+    A request to delete lifts no suppression, and since compaction leaves the last record of a user alone, whoever writes one
+    says in it again that the user is suppressed."""
 
     erasure_id: str
     tenant: Id
@@ -48,6 +53,12 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     devices: tuple[Id, ...] = ()  # anonymous ids that only this user had: erased with them
     receipt: Annotated[str, msgspec.Meta(description="JSON of a Receipt, exactly as it was signed")] | None = None
     signature: Annotated[str, msgspec.Meta(description="ed25519, base64; None where no key was set")] | None = None
+    device: bool | msgspec.UnsetType = msgspec.UNSET  # an anonymous id that goes with a user: no request of its own
+
+    @property
+    def lifts(self) -> bool:
+        """Whether this ends a suppression: it asks for nothing to be deleted and says of nothing that it was."""
+        return not (self.suppress or self.user_id or self.receipt or self.device)
 
 
 def subject(user_key: bytes) -> bytes:
@@ -65,27 +76,40 @@ class Erased:
 
     >>> from datetime import datetime
     >>> erased, at = Erased(), datetime.fromisoformat("2026-01-01T00:00:00Z")
-    >>> erased.note(subject(b"t/u"), Erasure(erasure_id="e", tenant="t", requested_at=at))
+    >>> erased.note(subject(b"t/u"), Erasure(erasure_id="e", tenant="t", requested_at=at, user_id="u"))
     >>> [erased.covers(b"t/u", 0), erased.covers(b"t/u", 1_800_000_000_000), erased.covers(b"t/v", 0)]
     [True, False, False]
     """
 
     def __init__(self) -> None:
-        self._until_ms: dict[bytes, float] = {}  # subject → time up to which nothing is taken; infinity: suppressed
+        self._until_ms: dict[bytes, int] = {}  # subject → time up to which nothing is taken
+        self._suppressed: set[bytes] = set()  # subjects of whom nothing is taken at all
 
     def __len__(self) -> int:
         return len(self._until_ms)
 
     def note(self, record_key: bytes, erasure: Erasure | None) -> None:
-        """One record of the topic, None for a tombstone; the last of a key wins."""
+        """One record of the topic, None for a tombstone, in the topic's order; read again they come to the same."""
         if erasure is None:
             self._until_ms.pop(record_key, None)
-        else:
-            self._until_ms[record_key] = float("inf") if erasure.suppress else ms(erasure.requested_at)
+            self._suppressed.discard(record_key)
+            return
+        self._until_ms[record_key] = max(ms(erasure.requested_at), self._until_ms.get(record_key, 0))
+        if erasure.suppress:
+            self._suppressed.add(record_key)
+        elif erasure.lifts:
+            self._suppressed.discard(record_key)
+
+    def suppresses(self, user_key: bytes) -> bool:
+        """Whether nothing of the user is taken, whenever they did it."""
+        return bool(self._suppressed) and subject(user_key) in self._suppressed
 
     def covers(self, user_key: bytes, ts_ms: int) -> bool:
         """Whether what the user did at this time is not to be taken."""
-        return bool(self._until_ms) and ts_ms <= self._until_ms.get(subject(user_key), -1.0)
+        if not self._until_ms:
+            return False
+        whom = subject(user_key)
+        return whom in self._suppressed or ts_ms <= self._until_ms.get(whom, -1)
 
 
 decode = msgspec.json.Decoder(Erasure).decode

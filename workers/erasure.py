@@ -36,15 +36,16 @@ class Requests:
     """Requests that are not done, oldest first."""
 
     def __init__(self) -> None:
-        self._open: dict[bytes, Erasure] = {}
+        self._open: dict[str, Erasure] = {}
         self._arrived = asyncio.Event()
 
-    def note(self, record_key: bytes, erasure: Erasure) -> None:
-        """One record of the topic: a request, or that it is done."""
-        self._open.pop(record_key, None)
+    def note(self, _: bytes, erasure: Erasure) -> None:
+        """One record of the topic: a request, or that it is done; a lift takes no request back."""
         if erasure.user_id is not None:
-            self._open[record_key] = erasure
+            self._open[erasure.erasure_id] = erasure
             self._arrived.set()
+        elif erasure.receipt is not None:
+            self._open.pop(erasure.erasure_id, None)
         OPEN.set(len(self._open))
         OLDEST.set(self._oldest().requested_at.timestamp() if self._open else 0)
 
@@ -70,7 +71,7 @@ async def serve(settings: Settings, on_ready: Callable[[], object]) -> None:
         await reader.ready()
         log.info("erasure worker ready")
         on_ready()
-        eraser = Eraser(settings, producer)
+        eraser = Eraser(settings, producer, reader)
         async with asyncio.TaskGroup() as group:
             group.create_task(reader.wait_failed())
             while True:

@@ -19,6 +19,7 @@ from clickwake.dashboard.sessions import Sessions
 from clickwake.storefront.app import NoKey, plain_key
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from stream.core.segment_rules import RulesError
+from stream.pseudonyms import Pseudonyms
 from stream.segments import load as load_rules
 from stream.settings import Settings
 
@@ -160,8 +161,9 @@ async def users(page: Page) -> None:
 async def user(page: Page, ident: str) -> None:
     t = page.t
     await page.guarded(lambda: _known(page, ident))
-    timeline = await page.database.rows(queries.TIMELINE, tenant=page.tenant, user=ident)
-    was = await page.database.rows(queries.USER_SEGMENTS, tenant=page.tenant, user=ident)
+    called = Pseudonyms(page.settings.privacy).ids_of(page.tenant, ident)[0]
+    timeline = await page.database.rows(queries.TIMELINE, tenant=page.tenant, user=called)
+    was = await page.database.rows(queries.USER_SEGMENTS, tenant=page.tenant, user=called)
     page.table(was, {"segment": "segment", "entered_at": "entered", "left_at": "left"}, "Segments")
     page.table(timeline, {"timestamp": "at", "event": "event", "product_id": "item", "revenue": "revenue"}, "Timeline")
     if not page.may_change:
@@ -267,7 +269,8 @@ async def _forget(page: Page, ident: str, dialog: ui.dialog) -> None:
         return
     log.info("erasure asked for", by=page.visitor.name, tenant=page.tenant)
     try:
-        await asyncio.to_thread(erase.request, page.settings, page.tenant, [ident], suppress=False, lift=False)
+        called = Pseudonyms(page.settings.privacy).ids_of(page.tenant, ident)
+        await asyncio.to_thread(erase.request, page.settings, page.tenant, called, suppress=False, lift=False)
     except (KafkaUnavailable, NotAcknowledged) as error:
         said = f"{page.t('The request was not taken')}: {error}"
         ui.notify(said, type="negative", timeout=0, close_button=page.t("Close"))

@@ -15,7 +15,7 @@ import msgspec
 from producers.privacy import IDS as USER_IDS
 from producers.privacy import Privacy
 from schemas.dead_letter import Kind, Message
-from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, encode, key
+from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, encode, key, ms
 from stream.settings import Privacy as Settings
 
 DEPTH_MAX = 32  # no real event is deeper, and every reader downstream recurses
@@ -29,21 +29,27 @@ _KEYWORDS = (("missing required", "required"), ("RFC3339", "format"), ("timezone
 
 
 class Admitted(msgspec.Struct, frozen=True):
-    """One record for the events topic."""
+    """One record for the events topic. `whose`: the user's key under every name they may ever have had downstream, by which
+    the list of erasures is asked whether it may go there; `ts_ms`: the event's time."""
 
     message_id: str
     key: bytes
     value: bytes
+    whose: tuple[bytes, ...]
+    ts_ms: int
 
 
 class NotAdmitted(msgspec.Struct, frozen=True):
-    """Why an event is refused, and what of it to keep."""
+    """Why an event is refused, and what of it to keep. `whose` and `ts_ms` as of what is admitted; the time of receipt where
+    the event's own cannot be read."""
 
     kind: Kind
     messages: tuple[Message, ...]
     payload: bytes
     message_id: str | None = None
     user: str = ""
+    whose: tuple[bytes, ...] = ()
+    ts_ms: int = 0
 
 
 NO_PRIVACY = Privacy(Settings(ip="keep"))
@@ -177,6 +183,32 @@ def _known(event: dict[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= ID_CHARS_MAX else None
 
 
+def _wrong_id(event: dict[str, Any]) -> Complaint | None:
+    """About an id that is no text, while that can be seen: pseudonyms are texts whatever the ids were."""
+    for name in USER_IDS:
+        try:
+            msgspec.convert(event.get(name), str | None)
+        except msgspec.ValidationError as error:
+            return Complaint(name, "type", str(error))
+    return None
+
+
+def _whose(event: dict[str, Any], arrival: Arrival) -> tuple[bytes, ...]:
+    """Of an event whose ids are as they came: the keys of its user."""
+    user = next((one for name in ("userId", "anonymousId") if isinstance(one := event.get(name), str) and one), "")
+    return tuple(key(arrival.tenant, one) for one in arrival.privacy.names.names_of(arrival.tenant, user)) if user else ()
+
+
+def _said_ms(event: dict[str, Any], arrival: Arrival) -> int:
+    """When a refused event happened, as far as it can be read."""
+    for name in ("timestamp", "originalTimestamp"):
+        try:
+            return min(ms(msgspec.convert(event.get(name), Instant)), ms(arrival.received_at))
+        except msgspec.ValidationError:
+            continue
+    return ms(arrival.received_at)
+
+
 def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
     """Any bytes give a record or the reason why not; never an exception. With pseudonyms, what is kept of a refused event
     holds no raw id either."""
@@ -187,25 +219,29 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
         return NotAdmitted("too_large", (Message(path="", keyword="maxBytes", message=text + why),), unread)
     event: Any = None
     message_id: str | None = None  # as given; one drawn here would tell the client nothing
+    whose: tuple[bytes, ...] = ()
     payload = unread
     try:
         event = msgspec.json.decode(raw)
         if not isinstance(event, dict):
             raise Complaint("", "type", "an event is a JSON object")
         keyed = event.pop("writeKey", None) is not None  # a secret, which ends here
+        whose, message_id = _whose(event, arrival), _known(event, "messageId")
+        wrong = _wrong_id(event) if withheld else None
         if arrival.privacy.clean(event, arrival.tenant) or keyed or withheld:
             payload = msgspec.json.encode(event)
+        if wrong is not None:
+            raise wrong
         if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and depth(event) > DEPTH_MAX:
             raise Complaint("", "depth", f"the JSON is nested deeper than {DEPTH_MAX} levels")
-        message_id = _known(event, "messageId")
         _stamp(event, arrival)
         typed = msgspec.convert(event, Event)
         _check(typed)
-        return Admitted(typed.message_id, key(arrival.tenant, typed.user), encode(event))
+        return Admitted(typed.message_id, key(arrival.tenant, typed.user), encode(event), whose, typed.ts_ms)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, Complaint) as error:
         ids = event if isinstance(event, dict) else {}
         user = _known(ids, "userId") or _known(ids, "anonymousId") or ""
         said = complaint(error)
         if not payload:
             user, said = "", msgspec.structs.replace(said, message=said.message + why)
-        return NotAdmitted("undecodable", (said,), payload, message_id, user)
+        return NotAdmitted("undecodable", (said,), payload, message_id, user, whose, _said_ms(ids, arrival))

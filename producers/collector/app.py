@@ -1,12 +1,14 @@
 """Routes of the collector. `create_app(settings)` is the whole service but for the socket.
 
 A request: 1 a slot is taken, or 429; 2 the body is read within limits; 3 the write key gives the tenant; 4 each event is
-admitted or refused; 5 events and dead letters are sent, and acknowledged; 6 the answer. A crash before 6 leaves the
-client without an answer: it sends again under the same messageIds.
+admitted or refused; 5 events and dead letters are sent, and acknowledged, but for those of whom the list of erasures says
+that nothing is taken: it is read whole before anything is; 6 the answer. A crash before 6 leaves the client without an
+answer: it sends again under the same messageIds.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -49,7 +51,6 @@ from stream.tracing.port import Headers
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
 RETRY_AFTER_S = 1
 RECEIPTS_MAX = 10_000  # that can be asked for, some 20 MB; all are on the topic
-NO_TIME_MS = 1 << 62  # after every request to forget somebody: covered are those of whom nothing is taken any more
 
 ENDPOINTS: dict[str, EventType | None] = {
     "track": "track", "identify": "identify", "page": "page", "screen": "screen", "group": "group", "alias": "alias",
@@ -90,6 +91,7 @@ class Collector:
         self.privacy = Privacy(settings.privacy)
         self._receipts: dict[str, Erasure] = {}  # by id of the request
         self.erasures = Erasures(settings, self._on_erasure)
+        self._reading: asyncio.Task[None] | None = None  # the list for the first time
         own = self.settings
         self.rates = Rates(own.tenant_events_per_s_max, own.user_events_per_s_max, own.user_events_burst,
                            own.batch_events_max, time.monotonic)  # fmt: skip
@@ -100,10 +102,12 @@ class Collector:
         broker = Broker(self._kafka, written, self.settings.ack_timeout_ms, self.metrics)
         broker.start()
         self.erasures.start()
+        self._reading = asyncio.create_task(self.erasures.ready(), name="reading the list of erasures")
         self.broker = broker
         try:
             yield
         finally:
+            self._reading.cancel()
             await self.erasures.stop()
             await broker.stop()
 
@@ -203,22 +207,37 @@ class Collector:
             raise Refused(413, "too_many_events",
                           f"The batch has {events} events, at most {self.settings.batch_events_max} are taken.")  # fmt: skip
 
+    async def _knows_whom_to_forget(self) -> None:
+        """Raises Unavailable before the list of erasures was read to its end: nothing must be taken without it. Behind the
+        collector a user has the newest pseudonym only, and those they were erased under are told here or nowhere."""
+        if self._reading is None:
+            return
+        if self._reading.done():
+            self.erasures.check()
+            return
+        assert self.broker is not None, "requests come after startup"
+        unread = f"The list of users of whom nothing may be taken, {self._erasures}, is not read yet."
+        raise Unavailable(await self.broker.ready() or unread)
+
     async def _send(self, results: list[Admitted | NotAdmitted], arrival: Arrival, endpoint: str) -> None:
         """Everything acknowledged, events and dead letters alike, or Unavailable."""
         assert self.broker is not None, "requests come after startup"
-        records = []
+        await self._knows_whom_to_forget()
+        records, counted = [], []
         with self.tracing.sending(self._events, len(results)) as headers:
             for index, result in enumerate(results):
-                if isinstance(result, NotAdmitted):
+                if any(self.erasures.covers(one, result.ts_ms) for one in result.whose):
+                    counted.append("suppressed")  # the client is not told who is on the list; kept nowhere
+                elif isinstance(result, NotAdmitted):
                     source = Source(topic=endpoint, partition=0, offset=index)
                     records.append(self._dead_letter(result, arrival, source, headers))
-                elif not self.erasures.covers(result.key, NO_TIME_MS):
+                    counted.append(result.messages[0].keyword)
+                else:
                     records.append(Record(self._events, result.key, result.value, headers))
-                else:  # taken for the client, who is not told who is on the list; kept nowhere
-                    self.metrics.events.labels("suppressed").inc()
+                    counted.append("accepted")
             await self.broker.send(records)
-        for result in results:
-            self.metrics.events.labels("accepted" if isinstance(result, Admitted) else result.messages[0].keyword).inc()
+        for one in counted:
+            self.metrics.events.labels(one).inc()
 
     async def regulate(self, request: Request) -> Response:
         """`POST /v1/regulations`, with an admin key."""
@@ -232,7 +251,8 @@ class Collector:
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
             message = complaint(error)
             raise invalid(message.path, message.keyword, f"The request cannot be read: {message.message}.") from error
-        answer, records = erasures(asked, tenant, datetime.now(UTC), self.privacy)
+        await self._knows_whom_to_forget()
+        answer, records = erasures(asked, tenant, datetime.now(UTC), self.privacy, self.erasures.suppresses)
         assert self.broker is not None, "requests come after startup"
         await self.broker.send([Record(self._erasures, record_key, value) for record_key, value in records])
         return Json(answer, status_code=202)
@@ -263,7 +283,11 @@ class Collector:
 
     async def ready(self, request: Request) -> Response:
         assert self.broker is not None, "requests come after startup"
-        reason = await self.broker.ready()
+        try:
+            await self._knows_whom_to_forget()
+            reason = await self.broker.ready()
+        except Unavailable as error:
+            reason = str(error)
         if reason is None:
             return Json({"status": "ok"})
         return Refused(503, "kafka_unavailable", reason, retry_after_s=RETRY_AFTER_S).response()

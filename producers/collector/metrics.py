@@ -12,7 +12,8 @@ class Metrics:
             "clickwake_collector_requests", "Requests by endpoint and status", ["endpoint", "status"], registry=self.registry
         )
         self.events = Counter(
-            "clickwake_collector_events", "Events: accepted (acknowledged by Kafka) or the keyword of the refusal",
+            "clickwake_collector_events",
+            "Events: accepted (acknowledged by Kafka), suppressed (of whom nothing is taken) or the keyword of the refusal",
             ["result"], registry=self.registry,
         )
         self.ack_seconds = Histogram(

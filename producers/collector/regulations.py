@@ -5,6 +5,7 @@ speaks to Segment can speak to this. The erasure worker does what is asked and s
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Literal
 
@@ -19,7 +20,7 @@ SUBJECTS_MAX = 500
 
 class Regulation(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What is asked. DELETE_ONLY: forget what was done until now; SUPPRESS_WITH_DELETE: and take nothing in future;
-    UNSUPPRESS: take what is done from now on."""
+    UNSUPPRESS: take what is done from now on, which nothing else does."""
 
     regulation_type: Literal["DELETE_ONLY", "SUPPRESS_WITH_DELETE", "UNSUPPRESS"]
     subject_ids: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1, max_length=SUBJECTS_MAX)]
@@ -40,7 +41,8 @@ class Regulations(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """How far one request is. `receipt` is JSON, exactly as it was signed."""
+    """How far one request is. FINISHED: there is a receipt, which says of each place whether it was `seen` done, or who does
+    it. `receipt` is JSON, exactly as it was signed."""
 
     regulate_id: str
     status: Literal["RUNNING", "FINISHED"]
@@ -49,16 +51,18 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 def erasures(
-    asked: Regulation, tenant: str, at: datetime, privacy: Privacy
+    asked: Regulation, tenant: str, at: datetime, privacy: Privacy, suppressed: Callable[[bytes], bool]
 ) -> tuple[Regulations, list[tuple[bytes, bytes]]]:  # fmt: skip
-    """The answer, and the records (key, value) for the erasures topic."""
+    """The answer, and the records (key, value) for the erasures topic. `suppressed`: whether a user is by now, which a
+    request to delete does not end, see `Erasure`."""
     answer, records = [], []
     for one in asked.subject_ids:
         made = []
         for user in privacy.ids_of(tenant, one):
             erasure = Erasure(
                 erasure_id=str(uuid.uuid4()), tenant=tenant, requested_at=at,
-                suppress=asked.regulation_type == "SUPPRESS_WITH_DELETE",
+                suppress=asked.regulation_type == "SUPPRESS_WITH_DELETE" or (
+                    asked.regulation_type == "DELETE_ONLY" and suppressed(key(tenant, user))),
                 user_id=None if asked.regulation_type == "UNSUPPRESS" else user,
             )  # fmt: skip
             made.append(erasure.erasure_id)

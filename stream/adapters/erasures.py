@@ -28,6 +28,10 @@ class Erasures(GlobalReader):
         """Whether what the user did at this time is not to be taken."""
         return self.erased.covers(user_key, ts_ms)
 
+    def suppresses(self, user_key: bytes) -> bool:
+        """Whether nothing of the user is taken, whenever they did it."""
+        return self.erased.suppresses(user_key)
+
     def _note(self, records: list[Any]) -> None:
         for record in records:
             key = record.key or b""

@@ -1,15 +1,18 @@
 """One request to forget a user, carried out everywhere. Every step may be repeated; a crash begins again at 1.
 
-1. The request is on the erasures topic: from now on personalize and the sink take nothing more of the user's past.
+1. The request is on the erasures topic: from now on collector, personalize and sink take nothing more of the user's past.
 2. The anonymous ids that only this user had are looked up in ClickHouse, put onto the list as well, and noted in the
    request, since step 5 removes what they were found by.
 3. Every id is sent to the owner of its state as a message on the identity topic, which is folded like an event: the owner
-   deletes it from the changelog and, on disk, from its store. The changelog's tombstone is awaited.
+   deletes it from the refusals' topic, the changelog and, on disk, from its store, and then acknowledges the message. The
+   changelog's tombstone and the acknowledgement are awaited, and that of what the owner told states that may name the user.
 4. What the sink has still to store is awaited: it was read before the list was known, or goes past it.
 5. Rows are deleted from ClickHouse by rewriting the parts they are in, until a count finds none.
-6. The request is written again without the name, with a receipt of what was done, signed where a key is set.
+6. The request is written again without the name, with a receipt of what was done, signed where a key is set. Whether the
+   user is suppressed is said as the list says it then: a request to delete lifts nothing, and undoes no lift.
 
-What this cannot reach goes by the topics' own bounds, and the receipt says until when.
+What this cannot see goes by itself, and the receipt says so, place by place (`seen` false): copies on Kafka by the topics'
+bounds, with the day; what other processes hold as they read the list or the changelog (`BY_THEMSELVES`).
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -47,6 +50,20 @@ STORED = (topics.EVENTS, *topics.OUTPUTS)
 COPIES = (*STORED, topics.IDENTITY, topics.STATE, topics.OFFERS, topics.ADS_REFUSALS)
 
 
+# Who is asked for nothing here, because nobody knows how many of them run, or whether any does
+BY_THEMSELVES = (
+    ("read API: each process's copy of the states, memory and disk",
+     "deleted by that process as it reads the changelog's tombstone; by one that does not run, when it starts"),
+    ("offers worker: what the user saw and what is open",
+     "deleted by that worker as it reads the list of erasures, with a tombstone on its topic; then by read APIs"),
+    ("delivery worker: what waits to be sent",
+     "left out by that worker by the list; what was counted for caps, with the records it was counted from"),
+    ("insights worker: what the user said", "heard and quoted no more, by the list; sums over everybody stay"),
+    ("training", "learns from ClickHouse, where nothing is left; what was released, or is learned now, stays"),
+    ("copies outside of this installation: backups, exports, what was delivered", "not reached from here"),
+)
+
+
 def until(topic: Topic, at: datetime) -> datetime:
     """When a record that was on the topic at this time is gone for certain: its segment is closed after a day at most, and
     then kept for the retention, or compacted within a day."""
@@ -54,11 +71,19 @@ def until(topic: Topic, at: datetime) -> datetime:
     return at + timedelta(milliseconds=topics.DAY_MS + kept_ms)
 
 
+class Listed(Protocol):
+    """What the eraser asks of the list of erasures, which holds its requests too."""
+
+    def suppresses(self, user_key: bytes) -> bool: ...
+
+    async def caught_up(self) -> None: ...
+
+
 class Eraser:
     """Steps 2 to 6. `producer` is running."""
 
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer) -> None:
-        self.settings, self.producer = settings, producer
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer, listed: Listed) -> None:
+        self.settings, self.producer, self.listed = settings, producer, listed
         self.signer = signing.signer(settings.models)
 
     async def erase(self, request: Erasure) -> Erasure:
@@ -67,12 +92,13 @@ class Eraser:
         assert user is not None, "nothing is left to be done"
         say = log.bind(erasure_id=request.erasure_id, tenant=request.tenant)
         say.info("erasure begun")
-        rows = Rows(self.settings, request.tenant, request.requested_at, suppress=request.suppress)
+        suppressed = self.listed.suppresses(key(request.tenant, user))
+        rows = Rows(self.settings, request.tenant, request.requested_at, suppress=suppressed)
         devices = await self._persist(partial(rows.devices, user))
         if new := [one for one in devices if one not in request.devices]:
-            request = msgspec.structs.replace(request, devices=(*request.devices, *new))
-            of_device = msgspec.structs.replace(request, user_id=None, devices=())
-            await self.note([(subject(key(request.tenant, one)), of_device) for one in new] +
+            request = msgspec.structs.replace(request, devices=(*request.devices, *new), suppress=suppressed)
+            theirs = [key(request.tenant, one) for one in new]
+            await self.note([(subject(own), self._of_device(request, own)) for own in theirs] +
                             [(subject(key(request.tenant, user)), request)])  # fmt: skip
         ids = (user, *request.devices)
         keys = [key(request.tenant, one) for one in ids]
@@ -85,10 +111,16 @@ class Eraser:
             again = await self._persist(partial(rows.delete, ids))
             done = [msgspec.structs.replace(one, records=one.records + more.records)
                     for one, more in zip(done, again, strict=True)]  # fmt: skip
+        await self.listed.caught_up()  # of a suppression that was lifted meanwhile nothing must be said
         final = self._finished(request, keys, done)
         await self.note([(subject(keys[0]), final)])
         say.info("erasure done", rows=sum(one.records for one in done))
         return final
+
+    def _of_device(self, request: Erasure, own: bytes) -> Erasure:
+        """The entry of an anonymous id; where that was suppressed itself, it stays so."""
+        return msgspec.structs.replace(request, user_id=None, devices=(), device=True,
+                                       suppress=request.suppress or self.listed.suppresses(own))
 
     async def note(self, entries: Sequence[tuple[bytes, Erasure]]) -> None:
         """Write entries of the list, by their subjects."""
@@ -97,7 +129,7 @@ class Eraser:
         await send_keyed(self.producer, name, messages, len(await self.producer.partitions_for(name)))
 
     async def _forgotten(self, tenant: str, ids: Sequence[str]) -> None:
-        """Step 3: whoever owns the states deletes them; seen by the tombstones in the changelog."""
+        """Step 3: whoever owns the states deletes them; seen by tombstones in the changelog, and by what was committed."""
         prefix, partitions = self.settings.kafka.topic_prefix, self.settings.kafka.partitions
         commands = {key(tenant, one): identity.encode(identity.Erase(tenant, one)) for one in ids}
         theirs = sorted({partition_of(one, partitions) for one in commands})
@@ -114,13 +146,18 @@ class Eraser:
                     for record in records:
                         if record.value is None:
                             wanted.discard(record.key)
+        for _ in ("what was sent here", "what the owners tell other states that may name the user"):
+            await self._committed("-personalize", topics.IDENTITY)
 
     async def _stored(self) -> None:
         """Step 4: the sink has committed everything that is on its topics now."""
-        group = f"{self.settings.kafka.topic_prefix}.sink"
+        await self._committed(".sink", *STORED)
+
+    async def _committed(self, group: str, *read: Topic) -> None:
+        """A group has committed everything that is on these topics now."""
         with await asyncio.to_thread(Lag, self.settings) as lag:
-            ends = await asyncio.to_thread(lag.ends, *STORED)
-            while await asyncio.to_thread(lag.of, group, ends):  # noqa: ASYNC110  # the broker tells nobody of commits
+            ends, name = await asyncio.to_thread(lag.ends, *read), f"{self.settings.kafka.topic_prefix}{group}"
+            while await asyncio.to_thread(lag.of, name, ends):  # noqa: ASYNC110  # the broker tells nobody of commits
                 await asyncio.sleep(POLL_S)
 
     async def _persist(self, call: Callable[[], T]) -> T:
@@ -148,14 +185,17 @@ class Eraser:
     def _finished(self, request: Erasure, keys: Sequence[bytes], rows: Sequence[Done]) -> Erasure:
         at, prefix = datetime.now(UTC), self.settings.kafka.topic_prefix
         state = Done(place="personalize: state, changelog, store", did="deleted by the partition's owner", records=len(keys))
-        copies = [Done(place=f"Kafka {one.name(prefix)}", did="older records go by the topic's bounds", until=until(one, at))
-                  for one in COPIES]  # fmt: skip
-        training = Done(place="training", did="learns from ClickHouse, where nothing is left; released models stay")
+        refusals = Done(place=f"Kafka {topics.ADS_REFUSALS.name(prefix)}, current record",
+                        did="deleted by the same owner before the state was")  # fmt: skip
+        later = [Done(place=place, did=did, seen=False) for place, did in BY_THEMSELVES]
+        copies = [Done(place=f"Kafka {one.name(prefix)}", did="older records go by the topic's bounds", until=until(one, at),
+                       seen=False) for one in COPIES]  # fmt: skip
         receipt = Receipt(
             erasure_id=request.erasure_id, tenant=request.tenant,
             subjects=tuple(subject(one).decode().rpartition("/")[2] for one in keys),
-            requested_at=request.requested_at, done_at=at, done=(state, *rows, *copies, training),
+            requested_at=request.requested_at, done_at=at, done=(state, refusals, *rows, *later, *copies),
         )  # fmt: skip
         text = msgspec.json.encode(receipt)
         signature = None if self.signer is None else self.signer.sign(text, signing.RECEIPT).decode().strip()
-        return msgspec.structs.replace(request, user_id=None, devices=(), receipt=text.decode(), signature=signature)
+        return msgspec.structs.replace(request, user_id=None, devices=(), receipt=text.decode(), signature=signature,
+                                       suppress=self.listed.suppresses(keys[0]))

@@ -198,7 +198,7 @@ def test_purged_bytes_are_nowhere_in_the_store_s_files(tmp_path: Path) -> None:
     store.close()
 
 
-def test_the_list_tells_by_tenant_and_time_and_a_later_word_wins() -> None:
+def test_the_list_tells_by_tenant_and_time() -> None:
     erased = Erased()
     erased.note(subject(b"t/u"), erasure(T0_MS, suppress=True))
     assert erased.covers(b"t/u", 2**60) and not erased.covers(b"other/u", 0) and not erased.covers(b"t/v", 0)
