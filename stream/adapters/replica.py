@@ -91,6 +91,10 @@ class StateReplica:
         value = self._store(user_key).get_many([user_key])[0]
         return None if value is None else unpack(value)
 
+    def holds(self, user_key: bytes) -> bool:
+        """Whether there is a state of the user."""
+        return self._store(user_key).get_many([user_key])[0] is not None
+
     def clock_ms(self, user_key: bytes) -> int:
         """The present in event time: of the user's partition, of the newest where that one has none; 0 where none has."""
         own = _clock_of(self._store(user_key))

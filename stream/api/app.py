@@ -29,7 +29,7 @@ from stream.adapters.serving_readers import ServingReaders
 from stream.api import openapi
 from stream.api.answers import Answer, Explained, Items, User
 from stream.api.metrics import Metrics
-from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
+from stream.api.offers import AskOffer, AskOfferFor, OfferDesk
 from stream.api.requests import Ask, AskForMany, Neighbors, Nothing, ToRank, from_body, from_query
 from stream.api.service import Service
 from stream.api.texts import TextFeatures
@@ -154,8 +154,8 @@ class Api:
         return await self._offered(tenant, ask.user_id, ask)
 
     async def _offered(self, tenant: str, user: str, ask: AskOffer) -> Response:
-        offered = await self.offers.offer(Person(tenant, user, *self.service.person(tenant, user)), ask)
-        answer = self.service.offered(offered)
+        offered = await self.offers.offer(self.service.person(tenant, user), ask)
+        answer = self.service.offered(user, offered)
         return Json(answer, headers={"Cache-Control": "no-store"})  # what is seen is a decision, and counts as one
 
     async def user(self, request: Request, tenant: str) -> Response:

@@ -35,7 +35,7 @@ from stream.api.answers import (
 from stream.api.choosing import FILTERED, Chosen, Wanted, about_items, boosted, due, for_user, unknown_item
 from stream.api.coalesce import Coalescer
 from stream.api.experiments import NO_ARM, Experiments
-from stream.api.offers import OfferAnswer
+from stream.api.offers import OfferAnswer, Person
 from stream.api.requests import Ask, Neighbors, ToRank
 from stream.core import churn, scenarios, segments
 from stream.core.experiments import Arm, assigned
@@ -48,11 +48,20 @@ from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.partition import NOBODY
 from stream.ports import Clock
+from stream.pseudonyms import Pseudonyms
 from stream.recommending import Scored, degraded, rules_of
 from stream.serving import Serving
 from stream.settings import Settings
 
 REASONED_MAX = 20  # items of a ranking that are logged with their reasons: a thousand with all of them are half a megabyte
+
+
+class Who(NamedTuple):
+    """A user who is asked about. `name` is what they are called downstream, in the log of decisions too; `held` is the name
+    that their state is under, which may be an older one. Answers say the id that was asked."""
+
+    name: str
+    held: str
 
 
 class _Decided(NamedTuple):
@@ -71,22 +80,32 @@ class Service:
     def __init__(self, settings: Settings, ranking: ServingReaders, replica: StateReplica, decisions: DecisionLog,
                  clock: Clock) -> None:  # fmt: skip
         self.settings, self.ranking, self.replica, self.decisions, self.clock = settings, ranking, replica, decisions, clock
+        self.pseudonyms = Pseudonyms(settings.privacy)
         self.experiments = Experiments(settings.experiments_file)
         self._coalescer = Coalescer(lambda: self.ranking.serving.current, ranking.run_model)
         own = settings.personalize
         self._reminders = Policy(window_days=own.reminders_window_days)
         self._rules = rules_of(own)
 
+    def who(self, tenant: str, user: str) -> Who:
+        """Where ids are pseudonyms, the state is looked for under each key, newest first, and under the id itself."""
+        if not self.pseudonyms:
+            return Who(user, user)
+        name = self.pseudonyms.ids_of(tenant, user)[0]
+        held = (one for one in self.pseudonyms.names_of(tenant, user) if self.replica.holds(key(tenant, one)))
+        return Who(name, next(held, name))
+
     async def recommend(self, tenant: str, user: str, ask: Ask) -> Answer:
         """The best items for a user in a scenario. Raises Refused."""
-        version, wanted, chosen, experiment, arm = await self._decided(tenant, user, ask)
+        who = self.who(tenant, user)
+        version, wanted, chosen, experiment, arm = await self._decided(tenant, who, ask)
         items, state, choice, applied = chosen.items(), chosen.state, chosen.choice, wanted.applied()
         ident = output_id(
-            "decision", tenant, user, ask.scenario, state.last_event_id, version, chosen.degraded or "", wanted.arm.name,
+            "decision", tenant, who.name, ask.scenario, state.last_event_id, version, chosen.degraded or "", wanted.arm.name,
             msgspec.json.encode((ask.as_asked(), applied, [(one.item_id, one.source) for one in items])).decode(),
         )
         self._note(Decision(
-            recommendation_id=ident, tenant=tenant, user_id=user, scenario=ask.scenario, items=items,
+            recommendation_id=ident, tenant=tenant, user_id=who.name, scenario=ask.scenario, items=items,
             candidates=choice.candidates, as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
             model_version=version, request=ask.as_asked(), degraded=chosen.degraded, experiment=experiment, arm=arm,
             applied=applied, propensities=tuple(round(one, 6) for one in choice.chances),
@@ -98,20 +117,21 @@ class Service:
             model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
-    async def _decided(self, tenant: str, user: str, ask: Ask) -> _Decided:
+    async def _decided(self, tenant: str, who: Who, ask: Ask) -> _Decided:
         """What a request chooses for a user, in the arm that they are in."""
-        found = assigned(self.experiments.current(), tenant, user, ask.scenario)
+        found = assigned(self.experiments.current(), tenant, who.name, ask.scenario)
         arm = found.arm if found else NO_ARM
-        asked, who = _with_arm(ask, arm), f"{tenant}/{user}"
+        asked = _with_arm(ask, arm)
         filtered = FILTERED if ask.filter else f"the filter of the experiment's arm {arm.name!r} leaves it out"
         explore = self.settings.api.explore if asked.explore is None else asked.explore
         wanted = Wanted(asked, self._asked(asked), arm, explore if ask.scenario in PERSONAL else 0.0, filtered)
         if ask.scenario in PERSONAL:
-            serving, scored = await self._scored(tenant, user)
-            chosen = for_user(serving, serving.index(tenant), scored, wanted, who, self._now_ms(tenant, user, scored.state))
+            serving, scored = await self._scored(tenant, who)
+            chosen = for_user(serving, serving.index(tenant), scored, wanted, f"{tenant}/{who.name}",
+                              self._now_ms(tenant, who, scored.state))  # fmt: skip
         else:  # not scored for the user
-            serving, state = self._current(), self.replica.read(key(tenant, user)) or NOBODY
-            now_ms = self._now_ms(tenant, user, state)
+            serving, state = self._current(), self.replica.read(key(tenant, who.held)) or NOBODY
+            now_ms = self._now_ms(tenant, who, state)
             if ask.scenario == "due":
                 chosen = due(serving, tenant, state, wanted, now_ms, self._reminders)
             else:
@@ -130,7 +150,8 @@ class Service:
 
     async def rank(self, tenant: str, ask: ToRank) -> Ranked:
         """Given items in the user's order, as a decision of the scenario `rank`. Raises Refused."""
-        serving, scored = await self._scored(tenant, ask.user_id)
+        who = self.who(tenant, ask.user_id)
+        serving, scored = await self._scored(tenant, who)
         index, state = serving.index(tenant), scored.state
         scored = boosted(scored, ask.boost, index)
         total = scored.scores.total
@@ -138,11 +159,11 @@ class Service:
         order = sorted((row for row in rows if row < len(total)), key=lambda row: (-total[row], row))
         items, why_not = scored.explained(order, index), degraded(index, serving, scored.known, explained=True)
         ident = output_id(
-            "rank", tenant, ask.user_id, state.last_event_id, serving.version, why_not or "", ask.boost or "",
+            "rank", tenant, who.name, state.last_event_id, serving.version, why_not or "", ask.boost or "",
             msgspec.json.encode([(one.item_id, one.source) for one in items]).decode(),
         )
         self._note(Decision(
-            recommendation_id=ident, tenant=tenant, user_id=ask.user_id, scenario="rank", items=_logged(items),
+            recommendation_id=ident, tenant=tenant, user_id=who.name, scenario="rank", items=_logged(items),
             candidates=len(items), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
             model_version=serving.version, request={"boost": ask.boost} if ask.boost else {}, degraded=why_not,
             applied=Applied(n=len(items), exclude="none", boost=ask.boost), propensities=(1.0,) * len(items),
@@ -156,7 +177,7 @@ class Service:
     async def why(self, tenant: str, user: str, item_id: str, ask: Ask) -> Explained:
         """Why the item is among what the same request recommends to the user, or is not. Raises Refused: 404 for an item
         nobody knows."""
-        version, _, chosen, experiment, arm = await self._decided(tenant, user, ask)
+        version, _, chosen, experiment, arm = await self._decided(tenant, self.who(tenant, user), ask)
         row, state = chosen.catalog.row_of.get(item_id), chosen.state
         if row is None or row >= len(chosen.choice.total):
             raise unknown_item(item_id)
@@ -182,7 +203,8 @@ class Service:
 
     async def user(self, tenant: str, user: str) -> User:
         """What is known of a user. Raises Refused 404."""
-        state = self.replica.read(key(tenant, user))
+        who = self.who(tenant, user)
+        state = self.replica.read(key(tenant, who.held))
         if state is None:
             raise Refused(404, "unknown_user", f"Nothing is known of user {user!r}: no event of theirs was folded.")
         serving = self._current()
@@ -197,19 +219,21 @@ class Service:
             cart=tuple(scenarios.basket(state)), segments=tuple(segments.members(state)),
             anonymous_ids=tuple(sorted(state.linked)), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
             history=history,
-            churn=await self._churn(serving, state, self._now_ms(tenant, user, state)) if state.events else None,
+            churn=await self._churn(serving, state, self._now_ms(tenant, who, state)) if state.events else None,
             model_version=serving.version, stale_ms=self.replica.behind_ms(), ads=_advertising(state.ads),
         )  # fmt: skip
 
-    def person(self, tenant: str, user: str) -> tuple[UserState, int]:
-        """A user's state, and the present in event time; that of nobody for who is not known."""
-        state = self.replica.read(key(tenant, user)) or NOBODY
-        return state, self._now_ms(tenant, user, state)
+    def person(self, tenant: str, user: str) -> Person:
+        """Whom an offer is for; with the state of nobody for who is not known."""
+        who = self.who(tenant, user)
+        state = self.replica.read(key(tenant, who.held)) or NOBODY
+        return Person(tenant, who.name, state, self._now_ms(tenant, who, state))
 
-    def offered(self, answer: OfferAnswer) -> OfferServed:
-        """An offer with what every answer says of its making: it knows a user's state, and what offers have learned."""
-        stale_ms = max(answer.stale_ms, self.replica.behind_ms())
-        return OfferServed(**msgspec.structs.asdict(answer) | {"stale_ms": stale_ms}, model_version=self._current().version)
+    def offered(self, user: str, answer: OfferAnswer) -> OfferServed:
+        """An offer to the user who was asked about, with what every answer says of its making: it knows a user's state, and
+        what offers have learned."""
+        own = {"user_id": user, "stale_ms": max(answer.stale_ms, self.replica.behind_ms())}
+        return OfferServed(**msgspec.structs.asdict(answer) | own, model_version=self._current().version)
 
     async def p_no_return(self, state: UserState, now_ms: int) -> float:
         """The model's probability of churn; 0 without a model."""
@@ -230,10 +254,10 @@ class Service:
                         in zip(churn.EDGES_DAYS, np.exp(curve), strict=True)),
         )  # fmt: skip
 
-    async def _scored(self, tenant: str, user: str) -> tuple[Serving, Scored]:
+    async def _scored(self, tenant: str, who: Who) -> tuple[Serving, Scored]:
         self._current()
-        state = self.replica.read(key(tenant, user)) or NOBODY
-        return await self._coalescer.score(tenant, state, self._now_ms(tenant, user, state))
+        state = self.replica.read(key(tenant, who.held)) or NOBODY
+        return await self._coalescer.score(tenant, state, self._now_ms(tenant, who, state))
 
     def _current(self) -> Serving:
         self.ranking.serving.take_counts()
@@ -248,9 +272,9 @@ class Service:
         diversity = own.diversity if ask.diversity is None else ask.diversity
         return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude, diversity=diversity)
 
-    def _now_ms(self, tenant: str, user: str, state: UserState) -> int:
+    def _now_ms(self, tenant: str, who: Who, state: UserState) -> int:
         """The present in event time, carried on by nothing but events; by the wall clock before the first live one."""
-        return max(state.last_ts_ms, self.replica.clock_ms(key(tenant, user))) or self.clock.now_ms()
+        return max(state.last_ts_ms, self.replica.clock_ms(key(tenant, who.held))) or self.clock.now_ms()
 
     def _now(self) -> datetime:
         return utc(self.clock.now_ms())

@@ -21,11 +21,12 @@ from stream.core.fold import fold
 from stream.core.state import UserState
 from stream.serving import Serving
 from stream.settings import Api as ApiSettings
-from stream.settings import Settings
+from stream.settings import Privacy, Settings
 from tests.support.fakes import T0_MS, FakeClock, FakeModels, event
 
 KEY = ("a-read-key", "")
 STALE_MS = 7
+NO_PRIVACY = Privacy()
 ITEMS = [
     Item(item_id=f"i{n}", tenant="t", title=f"thing {n}", category=f"c{n % 4}", price=float(n), in_stock=n != 10,
          blocked=n == 11)
@@ -51,6 +52,9 @@ class FakeReplica:
 
     def read(self, user_key: bytes) -> UserState | None:
         return self.states.get(user_key.decode())
+
+    def holds(self, user_key: bytes) -> bool:
+        return user_key.decode() in self.states
 
     def clock_ms(self, user_key: bytes) -> int:
         return T0_MS + 60_000
@@ -85,11 +89,13 @@ def folded(events: Sequence[dict[str, Any]]) -> UserState:
 class Shop:
     """A ready API over `items`; the first half is bought often, `i1` after `i2`."""
 
-    def __init__(self, home: Path, experiments: str = "", items: Sequence[Item] = ITEMS) -> None:
+    def __init__(
+        self, home: Path, experiments: str = "", items: Sequence[Item] = ITEMS, privacy: Privacy = NO_PRIVACY
+    ) -> None:  # fmt: skip
         home.mkdir(parents=True, exist_ok=True)
         (home / "offers.yml").write_text(OFFERS)
         (home / "experiments.yml").write_text(experiments or "experiments: []")
-        self.app = create_app(Settings(home=home, api=ApiSettings(read_keys={"t": SecretStr(KEY[0])})))
+        self.app = create_app(Settings(home=home, api=ApiSettings(read_keys={"t": SecretStr(KEY[0])}), privacy=privacy))
         self.api: Api = self.app.state.api
         replica: Any = FakeReplica({f"t/{user}": folded(events) for user, events in HISTORIES.items()})
         nothing: Any = NothingLearned()
