@@ -22,7 +22,8 @@ _LETTER = """(JSONExtractString(payload, 'userId') IN {ids:Array(String)}
 
 
 class About(NamedTuple):
-    """Rows of a table that are about users, and the column that says when."""
+    """Rows of a table that are about users, and the column that says when. Of a decision it is when what it was made by
+    happened: the read API may go on for a moment by a past that is being erased."""
 
     which: str
     at: str
@@ -33,12 +34,12 @@ ABOUT = {
     "event_products": About("user IN {ids:Array(String)}", "timestamp"),
     "recommendations": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "complements": About("user_id IN {ids:Array(String)}", "as_of_ts"),
-    "decisions": About("user_id IN {ids:Array(String)}", "served_at"),
+    "decisions": About("user_id IN {ids:Array(String)}", "ifNull(as_of_ts, served_at)"),
     "segment_changes": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "churn_alerts": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "reminders": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "deliveries": About("user_id IN {ids:Array(String)}", "at"),
-    "offer_decisions": About("user_id IN {ids:Array(String)}", "served_at"),
+    "offer_decisions": About("user_id IN {ids:Array(String)}", "ifNull(as_of_ts, served_at)"),
     "opinions": About("user_id IN {ids:Array(String)}", "said_at"),
     "dead_letters": About(_LETTER, "first_seen"),
 }

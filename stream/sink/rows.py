@@ -225,8 +225,9 @@ def _complements(value: Complements, record: Record) -> Rows:
 
 def _decision(value: Decision, record: Record) -> Rows:
     items, as_of, served_ms = value.items, value.as_of_ts, ms(value.served_at)
+    known_ms = served_ms if as_of is None else ms(as_of)  # made by what was before an erasure, it is not stored after that
     if value.offer is not None:
-        return _offer_decision(value, value.offer, record)
+        return _offer_decision(value, value.offer, record, known_ms)
     return Rows(((DECISIONS, (
         value.tenant, value.recommendation_id, value.user_id, value.scenario, [item.item_id for item in items],
         [item.score for item in items], [item.source for item in items],
@@ -234,10 +235,10 @@ def _decision(value: Decision, record: Record) -> Rows:
         msgspec.json.encode(value.request).decode(), value.as_of_event_id, None if as_of is None else ms(as_of), served_ms,
         value.model_version, value.degraded or "", value.experiment, value.arm, clamp_s(served_ms),
         *_place(record), NO_JSON if value.applied is None else msgspec.json.encode(value.applied).decode(),
-        list(value.propensities))),), key(value.tenant, value.user_id), served_ms)
+        list(value.propensities))),), key(value.tenant, value.user_id), known_ms)
 
 
-def _offer_decision(value: Decision, offer: Offered, record: Record) -> Rows:
+def _offer_decision(value: Decision, offer: Offered, record: Record, known_ms: int) -> Rows:
     as_of, served_ms, cost, budget = value.as_of_ts, ms(value.served_at), offer.cost, offer.budget
     return Rows(((OFFER_DECISIONS, (
         value.tenant, value.recommendation_id, value.user_id, offer.placement, offer.offer_id, offer.propensity,
@@ -245,7 +246,7 @@ def _offer_decision(value: Decision, offer: Offered, record: Record) -> Rows:
         offer.window_ms // 1000, cost.impression, cost.click, cost.order, budget.impressions, budget.impressions_per_day,
         budget.money, budget.money_per_day, offer.rules_version, offer.policy_version,
         value.as_of_event_id, None if as_of is None else ms(as_of), served_ms, clamp_s(served_ms),
-        *_place(record))),), key(value.tenant, value.user_id), served_ms)
+        *_place(record))),), key(value.tenant, value.user_id), known_ms)
 
 
 def _segment_change(value: SegmentChange, record: Record) -> Rows:
