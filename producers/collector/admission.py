@@ -203,7 +203,7 @@ def _said_ms(event: dict[str, Any], arrival: Arrival) -> int:
     """When a refused event happened, as far as it can be read."""
     for name in ("timestamp", "originalTimestamp"):
         try:
-            return min(ms(msgspec.convert(event.get(name), Instant)), ms(arrival.received_at))
+            return ms(msgspec.convert(event.get(name), Instant))
         except msgspec.ValidationError:
             continue
     return ms(arrival.received_at)
