@@ -23,7 +23,16 @@ from pathlib import Path
 from typing import Self
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, WriteBatch
+from rocksdict import (
+    BlockBasedOptions,
+    BottommostLevelCompaction,
+    Cache,
+    CompactOptions,
+    DBCompressionType,
+    Options,
+    Rdict,
+    WriteBatch,
+)
 
 from stream.core.terms import NO_TERM
 from stream.settings import Settings
@@ -39,6 +48,7 @@ WRITE_BUFFER_BYTES = 16 << 20  # of one store; two of them at most
 LOGS_BYTES = 4 * WRITE_BUFFER_BYTES
 META_FAMILY = "meta"  # a column family of its own: no user's key can meet ours
 META_KEY = b"store"
+PURGED_KEY = b"purged"  # written so that there is something to flush
 CORRUPT_MARK = "CORRUPT"  # left beside the database by a read that failed; the next opening wipes
 LOCKED_WORDS = ("lock hold by", "No locks available", "While lock file", "Resource temporarily unavailable")
 CORRUPT_WORDS = ("Corruption", "No such file", "Invalid argument", "not a directory", "does not exist")
@@ -146,12 +156,20 @@ class PartitionStore:
         self._write(db, batch, meta)
 
     def purge(self, keys: Sequence[bytes]) -> None:
-        """Rewrite the files that may still hold old values of these keys, which were deleted: RocksDB would keep them until
-        it compacts by itself. Takes in the order of a second a GB."""
-        db = self._open_db()
-        db.get_column_family(META_FAMILY).flush()  # a log is deleted once every family is flushed
+        """Rewrite the files that may still hold these keys, which were deleted, or old values of them: RocksDB would keep
+        them until it compacts by itself. Takes in the order of a second a GB. Other writes may go on meanwhile.
+
+        Three kinds of files do: logs, which go once every family is flushed; tables, whose last level keeps marks of
+        deletion unless it is told to be rewritten; and the manifest, which names the first and the last key of each table
+        there was since it was begun. It is begun anew with every change of tables, see `_options`: one more comes last."""
+        db, whole = self._open_db(), CompactOptions()
+        whole.set_bottommost_level_compaction(BottommostLevelCompaction.force())
+        meta = db.get_column_family(META_FAMILY)
+        meta.flush()
         for key in keys:
-            db.compact_range(key, key)
+            db.compact_range(key, key, whole)
+        meta[PURGED_KEY] = b""
+        meta.flush()
 
     def touch(self, now_ms: int) -> None:
         """Say that the store is up to date at this time, although there was nothing to write."""
@@ -275,6 +293,7 @@ def _options() -> Options:
     options.set_max_total_wal_size(LOGS_BYTES)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)
+    options.set_max_manifest_file_size(1)  # a new one with every change: an old one names keys that are gone
     options.set_max_open_files(256)  # of one store; a worker may own dozens
     return options
 

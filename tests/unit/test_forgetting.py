@@ -182,20 +182,25 @@ async def test_a_key_that_a_former_owner_wrote_late_is_deleted_again() -> None:
     assert [record.value is None for record in state] == [False, True, True]
 
 
-def test_purged_bytes_are_nowhere_in_the_store_s_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("neighbours", [0, 1_000])  # alone in a table, a key is one of those that the manifest names
+def test_purged_bytes_are_nowhere_in_the_store_s_files(tmp_path: Path, neighbours: int) -> None:
     needle = b"a-user-who-wants-to-be-forgotten"
     store = PartitionStore.open(tmp_path / "p", Identity("t1", DAY_MS, T0_MS))
-    store.write({b"t/%d" % n: b"x" * 100 for n in range(1_000)} | {b"t/5u": needle}, 1, T0_MS)
+    others = {b"t/%d" % n: b"x" * 100 for n in range(neighbours)}
+    store.write(others | {b"t/" + needle: needle}, 1, T0_MS)
 
     def found() -> list[str]:
         return [path.name for path in (tmp_path / "p").rglob("*") if path.is_file() and needle in path.read_bytes()]
 
     assert found()
-    store.write({b"t/5u": None}, 2, T0_MS)
+    store.write({b"t/" + needle: None}, 2, T0_MS)
     assert found()  # deleted, and still on disk: RocksDB's log has it
-    store.purge([b"t/5u"])
-    assert not found() and store.get_many([b"t/5u", b"t/5"]) == [None, b"x" * 100]
+    store.purge([b"t/" + needle])
+    assert not found() and store.get_many([b"t/" + needle, *others]) == [None, *others.values()]
     store.close()
+    again = PartitionStore.open(tmp_path / "p", Identity("t1", DAY_MS, T0_MS))
+    assert (again.changelog_offset, again.wiped, dict(again.iterate())) == (2, None, others)
+    again.close()
 
 
 def test_the_list_tells_by_tenant_and_time() -> None:
