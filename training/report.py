@@ -37,6 +37,8 @@ TITLES = {
     "successive-users-occasional": "Before every moment: users here on two to five days",
     "successive-users-regular": "Before every moment: users here on more days",
     "successive-exposure": "Before every moment: exposure of the long tail",
+    "target": "The policy that served the other log, whose own clicks say what is true",
+    "learned": "Policies learned from the first half of the log, judged by the second",
     "effects": "Effects of offers against the plain one, by newer and regular buyers",
     "staying": "Moments after which users are in the cluster they were in",
     "successive-long-tail": "Before every moment: the long tail", "successive-cold": "Before every moment: cold items",
@@ -44,7 +46,8 @@ TITLES = {
 WHOLE = {  # of a task, before its sub-tasks
     "recommend": "All items", "text": "All items", "churn": "All customers", "repurchase": "Items bought before",
     "satisfaction": "All reviews", "explanations": "All that was recommended with a reason",
-    "strategies": "Opinions whose strategy was decided after the split",
+    "strategies": "Opinions whose strategy was decided after the split", "promotions": "All customers",
+    "clusters": "All users",
 }  # fmt: skip
 
 

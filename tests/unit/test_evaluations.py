@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from producers.datasets import taobao
-from training import evaluate_recommend, evaluations
+from training import evaluate_recommend, evaluations, report
 from training.texts import Texts
 
 FROM_S = taobao.WINDOW_S[0]
@@ -64,3 +64,7 @@ def test_a_split_after_which_nobody_comes_back_is_said(walkers: Path, capsys: py
     with pytest.raises(SystemExit):
         evaluations.main("recommend", "taobao", walkers, datetime(2017, 12, 30), False, None, {"panel": 0.0})
     assert "came back" in capsys.readouterr().err
+
+
+def test_every_evaluation_has_a_heading_on_its_page() -> None:
+    assert set(report.WHOLE) == set(evaluations.TASKS)
