@@ -126,7 +126,8 @@ def _averages(gaps: Gaps, n: int) -> Values:
 
 def ours_of(history: History, split_ms: int, models: WithoutEncoder, policy: Policy) -> tuple[list[Said], list[Said]]:
     """What a worker says whose window is over by the end: of items, and of categories."""
-    items, kinds = [], []
+    items: list[Said] = []
+    kinds: list[Said] = []
     for one in served(history, split_ms, models, policy):
         if one.state == "due" and ms(one.window_to) <= history.to_ms:
             said = Said(one.user_id, one.item_id or one.category, ms(one.window_from), ms(one.window_to), one.probability)
