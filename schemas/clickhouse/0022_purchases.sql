@@ -31,7 +31,7 @@ AS WITH
         SELECT lines.tenant AS tenant, lines.user AS user, lines.product_id AS product_id, arraySort(groupUniqArray(began.began_at)) AS times
         FROM (SELECT tenant, user, product_id, message_id FROM event_products FINAL WHERE event = 'Order Completed' AND user != '') AS lines
         INNER JOIN began ON began.tenant = lines.tenant AND began.message_id = lines.message_id
-        GROUP BY tenant, user, product_id
+        GROUP BY lines.tenant, lines.user, lines.product_id
     )
 SELECT bought.tenant AS tenant, bought.user AS user_id, bought.product_id AS item_id, catalog.category AS category, bought.times AS times
 FROM bought
