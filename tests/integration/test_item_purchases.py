@@ -85,7 +85,7 @@ def test_the_view_counts_purchases_as_the_stream_does(database: Database) -> Non
     assert sum(len(times) > 1 for *_, times in rows) > 50
     ((before,),) = database.rows("SELECT sum(n) FROM (SELECT uniqExact(timestamp) AS n FROM event_products FINAL "
                                  "GROUP BY user, product_id)")  # fmt: skip
-    assert before > 1.2 * sum(len(times) for *_, times in rows), "what was counted before"
+    assert before > sum(len(times) for *_, times in rows), "what was counted before"
 
 
 def test_an_invoice_whose_lines_are_minutes_apart_is_one_purchase_to_the_rival_too(database: Database) -> None:
