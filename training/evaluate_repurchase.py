@@ -3,7 +3,7 @@
 At the split every known user is asked about every item they bought before: bought again within 30, 60 or 90 days? Ours is
 what training makes of the history before the split (`repurchase.learn`, `links.fit`), as a bundle would hold it, and reads
 the replayed state alone. Users are drawn with replacement, with all their pairs. Sub-tasks `cross-sell…`: see `cross_sell`;
-`reminders…`, through the worker's own desk: see `reminders`; `due`, as the read API answers: see `due`.
+`reminders…`, through the worker's own desk: see `reminder_rivals`; `due`, as the read API answers: see `due`.
 """
 
 from __future__ import annotations
@@ -13,25 +13,32 @@ from collections.abc import Callable
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
+from producers.simulate.world import World
 from stream.core.repurchase import FEATURES, Repurchase
 from stream.core.state import DAY_MS
-from training import baselines, cross_sell, due, links, reminders, report, repurchase
+from training import baselines, cross_sell, due, links, reminder_rivals, report, repurchase
 from training.clustered import by_user, clustered
 from training.comparison import Comparison, Measures, merged
 from training.evaluations import Evaluated, Request, iso
 from training.metrics import FloatArray
 from training.panel.method import Past
 from training.repurchase import HORIZONS_DAYS, Pairs, Values
-from training.snapshot import EmptyHistory, History, Replay, from_dataset, interactions
+from training.snapshot import EmptyHistory, History, Replay, from_dataset, from_events, interactions
 
-SERVED = "clickwake"
+SERVED, SIMULATED = "clickwake", "simulated"
 CROSS_SELL_DAYS = 30.0
 PICKED = ("log_orders", "log_item_silence")
 
 
 def run(request: Request) -> Evaluated:
     """`clickwake evaluate repurchase`; the default split leaves the longest horizon after it."""
-    history = from_dataset(request.dataset, request.path)
+    if request.dataset == SIMULATED:
+        seed, shoppers, days = (int(request.options[name]) for name in ("seed", "shoppers", "days"))
+        world = World(seed=seed, shoppers=shoppers, days=days)
+        name = f"a simulated shop: {shoppers} shoppers, {days} days, seed {seed}"
+        history = from_events(world.history(), world.items(), name)
+    else:
+        history = from_dataset(request.dataset, request.path)
     split_ms = request.split_ms or int(history.to_ms - max(HORIZONS_DAYS) * DAY_MS)
     return evaluated(history, split_ms, request.settings.training.seed, request.say)
 
@@ -64,7 +71,7 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
             part, difference = by_user(of_each, users, SERVED, f"{task}.{measure}")
             models, ahead = merged(models, part), merged(ahead, difference)
     say("saying reminders as a worker would")
-    told, told_ahead = reminders.evaluated(history, past, number, split_ms, model, linked, SERVED)
+    told, told_ahead, whence = reminder_rivals.evaluated(history, past, number, split_ms, model, linked, SERVED)
     say("asking what is due")
     due_now, due_ahead, due_asked = due.evaluated(history, past, number, split_ms, model, linked, SERVED)
     baskets = {f"{task} baskets": float(len(users)) for task, (_, users) in asked.items()}
@@ -72,7 +79,7 @@ def evaluated(history: History, split_ms: int, seed: int = 0, say: Callable[[str
         task="repurchase", dataset=history.name, split=iso(split_ms), n=len(test.x), served=SERVED,
         models=merged(models, told, due_now), ahead=merged(ahead, told_ahead, due_ahead),
         settings={"users": float(len(np.unique(test.users))), **baskets, **due_asked, "seed": float(seed),
-                  "power_of_days": model.shape, **dict(zip(FEATURES, model.weights, strict=True))},
+                  "categories": whence, "power_of_days": model.shape, **dict(zip(FEATURES, model.weights, strict=True))},
     )  # fmt: skip
     figures: dict[str, report.Draw] = {
         f"Bought again within {days:g} days": lambda figure, one=one: report.calibration(  # type: ignore[misc]

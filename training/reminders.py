@@ -2,7 +2,7 @@
 
 Ours come out of the worker's own desk (`stream.due`, `stream.reminders`) over a partition's state, which is folded event by
 event: history as an import, what comes after the split live. The rules know every purchase too, and say each reminder in a
-window of the same length around their own interval, at most as many a user and week, in the order of time.
+window of the same length around their own interval. Which rules, and how many each may say: `training.reminder_rivals`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ import msgspec
 import numpy as np
 
 from schemas import topics
-from schemas.events import key, ms
+from schemas.events import key
 from schemas.outputs import Reminder
 from stream.core.counts import CountsPolicy, PartitionCounts
 from stream.core.fold import Outcome, fold
-from stream.core.links import Links
 from stream.core.reminders import INTERVAL_DAYS_MAX, INTERVAL_DAYS_MIN, WEEK_MS, Policy
-from stream.core.repurchase import Repurchase
 from stream.core.state import DAY_MS, Kind
 from stream.due import DUE_USERS_MAX, DueDesk
 from stream.outbox import Outbox
@@ -29,24 +27,21 @@ from stream.partition import NoStore, PartitionState
 from stream.reminders import ReminderDesk
 from stream.serving import Serving
 from training.clustered import DRAWS, Ints, Values
-from training.comparison import Measures, merged
-from training.links import average_gaps, order_gaps
+from training.comparison import Measures
 from training.metrics import interval
 from training.panel.method import Past
 from training.snapshot import History
 from training.without_encoder import WithoutEncoder
 
-MANY_FROM = 0.1  # on Online Retail about as many as the strongest rule says
-LOYAL_ORDERS = 3  # of an item, then a simple rule trusts the user's own interval
-
 
 class Said(NamedTuple):
-    """One reminder of a rule: which user, of what, when, until when."""
+    """One reminder: which user, of which item or category, when, until when, and what it is preferred by."""
 
     user: str
-    item_id: str
+    what: str
     from_ms: int
     until_ms: int
+    score: float = 0.0
 
 
 def served(history: History, split_ms: int, models: WithoutEncoder, policy: Policy) -> list[Reminder]:
@@ -82,37 +77,41 @@ async def _served(history: History, split_ms: int, models: WithoutEncoder, polic
 
 
 class Purchases:
-    """When each user ordered each item."""
+    """When each user ordered each of `names`, the columns of `past`: its items, or categories."""
 
-    def __init__(self, history: History, past: Past, number: Mapping[str, int]) -> None:
-        self.item_ids, self.users = list(history.items), {at: user for user, at in number.items()}
+    def __init__(self, past: Past, number: Mapping[str, int], names: list[str]) -> None:
+        self.names, self.users = names, {at: user for user, at in number.items()}
         some = past.kinds == Kind.ORDER
         rows = np.unique(np.stack([past.users[some], past.items[some], past.ts_ms[some]]), axis=1)  # (3, E)
-        starts = np.flatnonzero(np.r_[True, np.any(rows[:2, 1:] != rows[:2, :-1], axis=0)])
+        starts = np.flatnonzero(np.any(rows[:2, 1:] != rows[:2, :-1], axis=0)) + 1
         self.times: dict[tuple[int, int], list[int]] = {
-            (int(part[0, 0]), int(part[1, 0])): part[2].tolist() for part in np.split(rows, starts[1:], axis=1)
+            (int(part[0, 0]), int(part[1, 0])): part[2].tolist() for part in np.split(rows, starts, axis=1) if part.size
         }
-        self._by_name = {(self.users[user], self.item_ids[item]): times for (user, item), times in self.times.items()}
+        self._by_name = {(self.users[user], names[column]): times for (user, column), times in self.times.items()}
 
-    def bought(self, user: str, item_id: str, from_ms: int, until_ms: int) -> bool:
-        return any(from_ms < at <= until_ms for at in self._by_name.get((user, item_id), ()))
+    def bought(self, one: Said) -> bool:
+        return any(one.from_ms < at <= one.until_ms for at in self._by_name.get((one.user, one.what), ()))
 
     def by_rule(
-        self, gap_days: Values, split_ms: int, end_ms: int, policy: Policy, *, own: bool = False, orders_min: int = 1
+        self, gap_days: Values, split_ms: int, end_ms: int, policy: Policy, *, own: bool = False, orders_min: int = 1,
+        only_before: Mapping[tuple[int, int], float] | None = None,
     ) -> list[Said]:
-        """Reminders after each purchase at the item's average interval (N,), or at the user's own where one is known; only
-        of items ordered on `orders_min` occasions."""
+        """Reminders after each purchase at the average interval (N,), or at the user's own where one is known; only after
+        `orders_min` orders, and after those that came before a time of (user, column). There is most reason for what was
+        ordered most often, then for the shorter interval: a window covers more of it."""
         found = []
-        for (user, item), times in self.times.items():
+        for (user, column), times in self.times.items():
+            latest_ms = np.inf if only_before is None else only_before.get((user, column), np.inf)
             for at, bought_ms in enumerate(times):
-                days = (bought_ms - times[0]) / DAY_MS / at if own and at else float(gap_days[item])
-                if at + 1 < orders_min or not INTERVAL_DAYS_MIN <= days <= INTERVAL_DAYS_MAX:
+                days = (bought_ms - times[0]) / DAY_MS / at if own and at else float(gap_days[column])
+                if at + 1 < orders_min or bought_ms >= latest_ms or not INTERVAL_DAYS_MIN <= days <= INTERVAL_DAYS_MAX:
                     continue
                 from_ms = bought_ms + round(max(days - policy.window_days / 2, days / 2) * DAY_MS)
                 until_ms = from_ms + round(policy.window_days * DAY_MS)
                 bought_before = at + 1 < len(times) and times[at + 1] <= from_ms
                 if split_ms < from_ms and until_ms <= end_ms and not bought_before:
-                    found.append(Said(self.users[user], self.item_ids[item], from_ms, until_ms))
+                    score = at + 1 + 1 / (1 + days)
+                    found.append(Said(self.users[user], self.names[column], from_ms, until_ms, score))
         return found
 
 
@@ -125,7 +124,7 @@ def capped(said: list[Said], week_max: int) -> list[Said]:
     """
     kept: list[Said] = []
     last: dict[str, list[int]] = {}
-    for one in sorted(said, key=lambda one: (one.from_ms, one.user, one.item_id)):
+    for one in sorted(said, key=lambda one: (one.from_ms, one.user, one.what)):
         times = last.setdefault(one.user, [])
         if sum(at > one.from_ms - WEEK_MS for at in times) < week_max:
             times.append(one.from_ms)
@@ -147,7 +146,7 @@ def judged(
     share: dict[str, tuple[float, Values]] = {}
     for name, some in methods.items():
         at = np.array([place[one.user] for one in some], dtype=np.int64)
-        hit = np.array([purchases.bought(*one) for one in some], dtype=np.float64)
+        hit = np.array([purchases.bought(one) for one in some], dtype=np.float64)
         said, hits = np.bincount(at, minlength=n), np.bincount(at, weights=hit, minlength=n)  # (U,), (U,)
         models[name] = {f"{group}.said": interval(float(said.sum()), (draws @ said).astype(np.float64))}
         if some:
@@ -159,36 +158,3 @@ def judged(
     ahead = {name: {f"{group}.precision": interval(own - value, drawn - others)}
              for name, (value, others) in share.items() if name != served_name}  # fmt: skip
     return models, ahead
-
-
-def rules(
-    purchases: Purchases, gap_days: Values, split_ms: int, end_ms: int, policy: Policy
-) -> dict[str, list[Said]]:
-    """What ours is held against; intervals of items are of the time before the split."""
-    item = purchases.by_rule(gap_days, split_ms, end_ms, policy)
-    return {
-        "item's average interval": item,
-        "item's average interval, as many a week": capped(item, policy.week_max),
-        "own average interval, as many a week": capped(
-            purchases.by_rule(gap_days, split_ms, end_ms, policy, own=True), policy.week_max),
-        f"own average interval from {LOYAL_ORDERS} orders on, as many a week": capped(
-            purchases.by_rule(gap_days, split_ms, end_ms, policy, own=True, orders_min=LOYAL_ORDERS), policy.week_max),
-    }  # fmt: skip
-
-
-def evaluated(
-    history: History, past: Past, number: Mapping[str, int], split_ms: int, model: Repurchase, links: Links,
-    served_name: str,
-) -> tuple[dict[str, Measures], dict[str, Measures]]:
-    """(models, ahead) of reminders whose window is over by the history's end: `reminders` as the settings are, and under
-    `reminders.many` with a lower threshold, as simple rules say more."""
-    purchases, models = Purchases(history, past, number), WithoutEncoder(model, links)
-    gap_days = average_gaps(order_gaps(past, split_ms), len(purchases.item_ids), prior=0.0).astype(np.float64)
-    parts = []
-    for group, policy in (("reminders", Policy()), ("reminders.many", Policy(probability_min=MANY_FROM))):
-        ours = [Said(one.user_id, one.item_id, ms(one.window_from), ms(one.window_to))
-                for one in served(history, split_ms, models, policy) if one.state == "due" and one.item_id]  # fmt: skip
-        methods = {served_name: [one for one in ours if one.until_ms <= history.to_ms]}
-        methods |= rules(purchases, gap_days, split_ms, history.to_ms, policy)
-        parts.append(judged(methods, purchases, served_name, group))
-    return merged(*(one for one, _ in parts)), merged(*(one for _, one in parts))

@@ -53,16 +53,22 @@ def evaluate_churn(
 
 @evaluate.command("repurchase")
 def evaluate_repurchase(
-    dataset: DatasetName,
-    path: DataPath,
+    dataset: Annotated[str, typer.Argument(help="simulated, online-retail, taobao, deskdrop or cdnow")],
+    path: Annotated[Path | None, typer.Argument(help="the data set's file, gzip or plain")] = None,
     split: Annotated[datetime | None, typer.Option(help="asked at this time; default: 90 days before the end")] = None,
+    shoppers: Annotated[int, typer.Option(min=50, help="of the simulated shop")] = 400,
+    days: Annotated[int, typer.Option(min=190, help="of the simulated shop")] = 400,
+    seed: Annotated[int, typer.Option(min=0, help="of the simulated shop")] = 7,
     as_json: AsJson = False,
     report: ReportDir = None,
 ) -> None:
     """Which items are bought again within 30, 60 and 90 days, what completes a basket, whether reminders are right."""
     from training import evaluations
 
-    evaluations.main("repurchase", dataset, path, split, as_json, report)
+    if dataset != "simulated" and path is None:
+        raise typer.BadParameter(f"{dataset} needs its file: clickwake evaluate repurchase {dataset} PATH")
+    options = {"shoppers": float(shoppers), "days": float(days), "seed": float(seed)}
+    evaluations.main("repurchase", dataset, path or Path(), split, as_json, report, options)
 
 
 @evaluate.command("satisfaction")
