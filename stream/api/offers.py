@@ -261,7 +261,7 @@ def _offered(weighed: _Weighed, taken: Offer | None, propensity: float) -> Offer
     if taken is None:
         return found
     return msgspec.structs.replace(found, offer_id=taken.id, about=weighed.about[taken.id], cost=taken.cost,
-                                   budget=taken.budget, cap=taken.cap)
+                                   budget=taken.budget, cap=taken.cap, text=taken.text)
 
 
 def _shown(taken: Offer) -> Shown:

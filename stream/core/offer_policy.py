@@ -19,6 +19,7 @@ from stream.core.featurize import Float32
 from stream.core.nearness import STEP
 
 PLANES = 16
+TEXT_PREFIX = "text-"  # of the id of a text that a caller gave
 NOISE_MIN = 0.05  # of a reward around its mean: that of a rate of 0.25%
 LEAN = 1.0  # what a step of nearness is believed to be worth beforehand, in the prior's spreads: as firmly as one outcome
 
@@ -97,7 +98,7 @@ def text_about(text: str, vector: Float32 | None, space: str) -> tuple[str, ...]
 
 def text_id(text: str) -> str:
     """What stands for a text where an offer's id does."""
-    return f"text-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+    return f"{TEXT_PREFIX}{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 @lru_cache(maxsize=4)

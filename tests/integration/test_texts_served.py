@@ -183,7 +183,7 @@ def _logged_as_served(settings: Settings, mails: Mapping[tuple[str, int], Mail])
 
 
 def _in_sql(settings: Settings, mails: list[Mail]) -> None:
-    wanted = Counter((one.user, text_id(one.text), one.clicked) for one in mails)
+    wanted = Counter((one.user, one.text, one.clicked) for one in mails)
     seen = sorted({(user, text, wanted[user, text, False] + wanted[user, text, True], wanted[user, text, True])
                    for user, text, _ in wanted})  # fmt: skip
     clickhouse.migrate(settings.clickhouse, wait_s=10)
@@ -193,8 +193,13 @@ def _in_sql(settings: Settings, mails: list[Mail]) -> None:
             return bool(found == len(mails))
 
         until(stored, 60, "everything is stored")
-        found = client.query("SELECT user_id, offer_id, impressions, clicks FROM offer_exposure WHERE placement = 'mail'")
+        found = client.query("SELECT user_id, text, impressions, clicks FROM offer_exposure WHERE placement = 'mail'")
         assert sorted(tuple(row) for row in found.result_rows) == seen, "who saw what, how often, and clicked it how often"
         (*_, second, best) = client.query(
-            "SELECT offer_id, click_rate FROM offer_results WHERE NOT holdout ORDER BY click_rate").result_rows
-        assert best[0] == text_id(CAPTION) and best[1] > 0.3 > second[1]
+            "SELECT text, click_rate FROM offer_results WHERE NOT holdout ORDER BY click_rate").result_rows
+        assert best[0] == CAPTION and best[1] > 0.3 > second[1]
+        steps = client.query("SELECT arrayCount(one -> startsWith(one, 'near='), about) AS steps, count() AS seen, "
+                             "countIf(isNotNull(clicked_at)) AS clicked FROM offer_outcomes WHERE isNotNull(seen_at) "
+                             "GROUP BY steps ORDER BY steps").result_rows  # fmt: skip
+        print("steps of nearness, seen, clicked:", steps)
+        assert steps[0][2] / steps[0][1] > 2 * steps[-1][2] / steps[-1][1], "what is near to nobody is clicked most"
