@@ -33,7 +33,7 @@ from stream.serving import ServingState
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import Sender, produce_events, read_all, running, stored_states, until
+from tests.support.cluster import Sender, Tail, outcomes, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import DAY_MS, T0_MS, event
 from tests.support.offering import api, published, recomputed
 from training import release as releases
@@ -93,9 +93,11 @@ def known(settings: Settings, exported: Exported) -> None:
     space = model_store.newest_text_space(settings.registry)
     assert space is not None
     wanted = {f"{space}/t/{one.item_id}".encode() for one in items}
-    with running(settings, "workers.catalog"), running(settings, "workers.personalize"):
-        until(lambda: {one.key for one in read_all(settings, topics.ITEM_VECTORS)} >= wanted, 60, "the items are encoded")
-        until(lambda: sum(one.events for one in stored_states(settings).values()) == len(looks), 60, "all is folded")
+    with (running(settings, "workers.catalog"), running(settings, "workers.personalize") as folding,
+          Tail(settings, topics.ITEM_VECTORS) as vectors):  # fmt: skip
+        until(lambda: {one.key for one in vectors.poll()} >= wanted, 60, "the items are encoded")
+        until(lambda: outcomes(folding)["folded"] == len(looks), 60, "all is folded")
+    assert sum(one.events for one in stored_states(settings).values()) == len(looks)
     releases.release(settings, bundles.publish(settings.registry, exported, space=space).model_version)
 
 
