@@ -8,11 +8,12 @@ from rich.table import Table
 
 from clickwake.answering import refused, rows
 from stream.api.offers import load
+from stream.core.offer_policy import TEXT_PREFIX
 from stream.core.offers import Offer, OfferRules, OffersError
 from stream.settings import load as load_settings
 
 RESULTS = """SELECT tenant, placement, offer_id, holdout, users, impressions, clicks, orders, revenue, spent, click_rate,
-    click_low, click_high, order_rate, order_low, order_high
+    click_low, click_high, order_rate, order_low, order_high, text
 FROM offer_results ORDER BY tenant, placement, holdout, offer_id"""
 EFFECT = "SELECT * FROM offer_effect ORDER BY tenant, placement"
 
@@ -70,7 +71,7 @@ def results(*, as_json: bool) -> int:
     for row in offers:
         rates = (f"{row[f'{what}_rate']:.2%} ({row[f'{what}_low']:.2%} to {row[f'{what}_high']:.2%})"
                  for what in ("click", "order"))  # fmt: skip
-        offer = row["offer_id"] + (", held out" if row["holdout"] else "")
+        offer = named(row["offer_id"], row["text"]) + (", held out" if row["holdout"] else "")
         counts = (f"{row['users']:,}", f"{row['impressions']:,}")
         table.add_row(row["placement"], offer, *counts, *rates, f"{row['spent']:,.2f}")
     Console().print(table)
@@ -80,6 +81,15 @@ def results(*, as_json: bool) -> int:
             f"of {one['held_out']:,} held out; {one['effect']:+.2%} ({one['effect_low']:+.2%} to "
             f"{one['effect_high']:+.2%}): {one['verdict']}", highlight=False, soft_wrap=True)  # fmt: skip
     return 0
+
+
+def named(offer_id: str, text: str) -> str:
+    """What to call an offer: a text that a caller gave by its words, for its id is a hash of them.
+
+    >>> named("summer", "20% off the garden"), named("text-c6b9dafe99e5", "Hello")
+    ('summer', 'Hello')
+    """
+    return text if text and offer_id.startswith(TEXT_PREFIX) else offer_id
 
 
 def verdict(low: float, high: float) -> str:

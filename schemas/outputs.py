@@ -81,7 +81,8 @@ class OfferBudget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class Offered(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision about an offer was made of, so that its log alone tells what was learned from it. `candidates`: offers
     that might have been shown, and the chance of each; `refused`: the others, and why not. `offer_id` is empty, and nothing
-    is learned, where nothing was shown. `about` and `groups`: what the chosen offer is, and which groups the user is in."""
+    is learned, where nothing was shown. `about` and `groups`: what the chosen offer is, and which groups the user is in;
+    `text`: its words, as they were shown (missing before 0.7.0)."""
 
     placement: str
     offer_id: str
@@ -98,6 +99,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     cost: OfferCost = OfferCost()
     budget: OfferBudget = OfferBudget()
     cap: OfferCap | None = None
+    text: str = ""
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):

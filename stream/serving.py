@@ -117,6 +117,11 @@ class ServingState:
         self.vectors.setdefault((tenant, item_id), known)[space] = vector
         return told
 
+    def text_vector(self, tenant: str, item_id: str, space: str, dim: int) -> Float32 | None:
+        """(T,) what the text encoder of a space said of an item; None where it said nothing, or nothing of `dim` numbers."""
+        found = self.vectors.get((tenant, item_id), {}).get(space)
+        return np.frombuffer(found.vector, dtype="<f4") if found is not None and len(found.vector) == 4 * dim else None
+
     def on_count(self, key: bytes, value: bytes | None, log_partition: int = 0, term: int | None = None) -> None:
         """One record of the item-counts topic: absolute totals of one partition. It is only kept: under load most are
         replaced by the next before anybody ranks. What an owner of an older term wrote late does not count; who owns the

@@ -8,6 +8,7 @@ from typing import Any
 from clickwake.dashboard import charts, queries
 from clickwake.dashboard.frame import Page, picture
 from clickwake.dashboard.queries import Rows
+from clickwake.offers import named
 
 
 async def promotions(page: Page) -> None:
@@ -33,6 +34,8 @@ def _effect(page: Page, effects: Rows) -> None:
 
 def _results(page: Page, results: Rows) -> None:
     t = page.t
+    for row in results:
+        row["offer_id"] = named(row["offer_id"], row["text"])
     shown = [row for row in results if row["impressions"]]
     if shown:
         picture(charts.intervals(t("Clicks an impression, with its interval"), [

@@ -69,7 +69,7 @@ ORDER BY user, timestamp"""
 OFFER_EFFECT = """SELECT placement, offered, held_out, offered_rate, held_out_rate, effect, effect_low, effect_high
 FROM offer_effect WHERE tenant = {tenant:String} ORDER BY placement"""
 OFFER_RESULTS = """SELECT placement, offer_id, holdout, users, impressions, clicks, click_rate, click_low, click_high,
-    orders, order_rate, revenue, spent
+    orders, order_rate, revenue, spent, text
 FROM offer_results WHERE tenant = {tenant:String} ORDER BY placement, holdout, impressions DESC LIMIT 100"""
 OFFER_SPEND = """SELECT offer_id, day, spent, impressions, spent_so_far, impressions_so_far, budget_money_per_day,
     budget_money, budget_impressions

@@ -62,7 +62,7 @@ class Api:
         self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock())
         self.learned = OffersReader(settings)
         self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return,
-                                TextFeatures(settings))
+                                TextFeatures(settings, self.ranking.serving))
         self._inflight = 0
         self._reason: str | None = "It is reading what the workers have written."
         self._following: asyncio.Task[None] | None = None

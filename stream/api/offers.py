@@ -121,7 +121,7 @@ class _Weighed(NamedTuple):
 
     rules: OfferRules
     where: Compiled
-    about: dict[str, tuple[str, ...]]  # by offer
+    about: dict[str, tuple[str, ...]]  # by offer; of a text also how near it is to the user
     policy_version: str
     holdout: bool
     groups: tuple[str, ...]
@@ -157,8 +157,8 @@ class OfferDesk:
             raise Refused(404, "unknown_placement", f"There is no placement {ask.placement!r} in the file of offers.")
         if isinstance(ask, AskOfferFor) and ask.texts:
             where = _of_texts(where, ask)
-            about = dict(zip((one.id for one in where.offers), await self.texts.about([one.text for one in where.offers]),
-                             strict=True))  # fmt: skip
+            said = await self.texts.about([one.text for one in where.offers], person.tenant, person.state.history())
+            about = dict(zip((one.id for one in where.offers), said, strict=True))
         else:
             about = {one.id: one.about for one in where.offers}
         offers = self._asked_for(where, ask)
@@ -183,7 +183,8 @@ class OfferDesk:
         chosen, propensity = _taken(weighed.candidates, "\x1f".join((person.tenant, person.user, ask.placement, moment)))
         taken = next((one for one in weighed.where.offers if one.id == chosen), None)
         hour = weighed.at_ms // HOUR_MS  # an id that comes again much later is another decision
-        content = msgspec.json.encode((weighed.candidates, sorted(weighed.refused), weighed.groups)).decode()
+        content = msgspec.json.encode((weighed.candidates, sorted(weighed.refused), weighed.groups,
+                                       weighed.about.get(chosen, ()))).decode()  # fmt: skip
         ident = ID_PREFIX + output_id("offer", person.tenant, person.user, ask.placement, moment, str(hour),
                                       weighed.rules.version, weighed.policy_version, content)  # fmt: skip
         state = person.state
@@ -260,7 +261,7 @@ def _offered(weighed: _Weighed, taken: Offer | None, propensity: float) -> Offer
     if taken is None:
         return found
     return msgspec.structs.replace(found, offer_id=taken.id, about=weighed.about[taken.id], cost=taken.cost,
-                                   budget=taken.budget, cap=taken.cap)
+                                   budget=taken.budget, cap=taken.cap, text=taken.text)
 
 
 def _shown(taken: Offer) -> Shown:

@@ -1,5 +1,6 @@
-"""Which of the offers that may be shown is: Thompson sampling on a Bayesian linear model, by what the offers are and which
-groups the user is in. Features are 0 or 1, so that what is learned are counts: exact, and the same in any order.
+"""Which of the offers that may be shown is: Thompson sampling on a Bayesian linear model, by what the offers are, which
+groups the user is in, and how near a text is to what they deal with (`nearness`). Features are 0 or 1, so that what is
+learned are counts: exact, and the same in any order.
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ import numpy as np
 from schemas.offers import PlacementTotals
 from stream.core.bandit import DRAWS, BayesianLinear, Float64, draw, shares
 from stream.core.featurize import Float32
+from stream.core.nearness import STEP
 
 PLANES = 16
+TEXT_PREFIX = "text-"  # of the id of a text that a caller gave
 NOISE_MIN = 0.05  # of a reward around its mean: that of a rate of 0.25%
+LEAN = 1.0  # what a step of nearness is believed to be worth beforehand, in the prior's spreads: as firmly as one outcome
 
 
 def expand(about: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -31,7 +35,7 @@ def expand(about: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 class Policy(NamedTuple):
     """What was learned, as draws of the model's parameters (D, N): the same from the same counts. `version` stands for them.
-    Of a feature that nothing is known of, the draws are the model's prior: `spread` times standard normal."""
+    Of a feature that nothing is known of, the draws are the model's prior: `spread` times normal around its lean."""
 
     version: str
     row_of: Mapping[str, int]
@@ -55,20 +59,30 @@ def policy(totals: PlacementTotals) -> Policy:
     rate = (totals.rewards + 1) / (totals.outcomes + 2)
     model = BayesianLinear(n, noise=max(NOISE_MIN, sqrt(rate * (1 - rate))))
     model.gram[:] = np.frombuffer(totals.gram, dtype=np.uint32).reshape(n, n)
+    spread = float(model.noise / np.sqrt(model.ridge))  # of what is believed beforehand
     model.moment[:] = np.frombuffer(totals.moment, dtype=np.uint32)
+    model.moment += model.ridge * spread * np.array([lean(name) for name in totals.names])
     digest = hashlib.blake2b("\x1f".join(totals.names).encode(), digest_size=6)
     for part in (totals.gram, totals.moment):
         digest.update(part)
     version = digest.hexdigest()
-    return Policy(version, {name: row for row, name in enumerate(totals.names)}, draw(model, int(version, 16)),
-                  float(model.noise / np.sqrt(model.ridge)))  # fmt: skip
+    return Policy(version, {name: row for row, name in enumerate(totals.names)}, draw(model, int(version, 16)), spread)
+
+
+def lean(name: str) -> float:
+    """Where a feature's prior is centred, in spreads: a nearer text is believed to be the better one until it is known.
+
+    >>> lean("near=2"), lean("near=2&buyer"), lean("offer=a")
+    (1.0, 0.0, 0.0)
+    """
+    return LEAN if name.startswith(STEP) and "&" not in name else 0.0
 
 
 @lru_cache(maxsize=10_000)
 def _prior(name: str) -> Float64:
-    """(D,): standard normal, the same for the same name."""
+    """(D,) in spreads: normal around its lean, the same for the same name."""
     seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-    return np.random.default_rng(seed).normal(size=DRAWS)
+    return lean(name) + np.random.default_rng(seed).normal(size=DRAWS)
 
 
 def text_about(text: str, vector: Float32 | None, space: str) -> tuple[str, ...]:
@@ -84,7 +98,7 @@ def text_about(text: str, vector: Float32 | None, space: str) -> tuple[str, ...]
 
 def text_id(text: str) -> str:
     """What stands for a text where an offer's id does."""
-    return f"text-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
+    return f"{TEXT_PREFIX}{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}"
 
 
 @lru_cache(maxsize=4)

@@ -246,7 +246,7 @@ def _offer_decision(value: Decision, offer: Offered, record: Record, known_ms: i
         offer.window_ms // 1000, cost.impression, cost.click, cost.order, budget.impressions, budget.impressions_per_day,
         budget.money, budget.money_per_day, offer.rules_version, offer.policy_version,
         value.as_of_event_id, None if as_of is None else ms(as_of), served_ms, clamp_s(served_ms),
-        *_place(record))),), key(value.tenant, value.user_id), known_ms)
+        *_place(record), offer.text)),), key(value.tenant, value.user_id), known_ms)
 
 
 def _segment_change(value: SegmentChange, record: Record) -> Rows:

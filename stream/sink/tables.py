@@ -104,7 +104,7 @@ OFFER_DECISIONS = Table("offer_decisions", {
     "budget_impressions": "Nullable(UInt64)", "budget_impressions_per_day": "Nullable(UInt64)",
     "budget_money": "Nullable(Float64)", "budget_money_per_day": "Nullable(Float64)", "rules_version": "String",
     "policy_version": "String", "as_of_event_id": "String", "as_of_ts": _MS_OR_NULL, "served_at": _MS, "partition_time": _S,
-    **_KAFKA, **_TRACE,
+    **_KAFKA, **_TRACE, "text": "String",
 })
 OPINIONS = Table("opinions", {
     "tenant": "String", "opinion_id": "String", "user_id": "String", "event_id": "String", "source": "String",

@@ -115,7 +115,7 @@ FORMS: dict[str, Form] = {
             refused={"late": "over since 2026-11-01 00:00 UTC"}, holdout=False, rules_version="cd", policy_version="ab",
             reward="click", window_ms=86_400_000, about=("*", "offer=summer", "tag=new"), groups=("buyer",),
             cost=OfferCost(impression=0.01, click=0.2), budget=OfferBudget(impressions_per_day=100, money=9.5),
-            cap=OfferCap(count=3, hours=24.0)))),
+            cap=OfferCap(count=3, hours=24.0), text="20% off"))),
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
         values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1")),

@@ -35,8 +35,13 @@ def decided(minute: int, ident: str, user: str, offer: str, *, out: bool = False
             placement="home", offer_id=offer, propensity=0.75, candidates={offer: 0.75}, refused={"late": "over"},
             holdout=out, rules_version="r", policy_version="p", reward="click", window_ms=3_600_000,
             about=("*", f"offer={offer}"), groups=("buyer",), cost=OfferCost(impression=0.1, click=0.5, order=2.0),
-            budget=OfferBudget(impressions_per_day=100 + minute, money=50.0)))  # fmt: skip
+            budget=OfferBudget(impressions_per_day=100 + minute, money=50.0), text=words(offer, minute)))  # fmt: skip
     return _record(topics.DECISIONS, minute, msgspec.json.encode(made))
+
+
+def words(offer: str, minute: int) -> str:
+    """An offer's words are changed after an hour."""
+    return f"{offer}, {'then' if minute > 60 else 'first'}" if offer else ""
 
 
 def did(minute: int, ident: str, user: str, name: str, revenue: float | None = None) -> Any:
@@ -102,18 +107,22 @@ def ends(successes: int, n: int) -> tuple[float, float, float]:
 def test_who_saw_what_how_often_with_what_effect_and_what_it_cost(client: Client) -> None:
     assert client.store(RECORDS) == []
     found = everything(client)
-    outcomes = {row[1]: row[10:] for row in found["offer_outcomes"]}
+    outcomes = {row[1]: row[10:15] for row in found["offer_outcomes"]}
+    said = {row[1]: row[15:] for row in found["offer_outcomes"]}
+    assert said["offer-d1"] == ("summer, first", ["*", "offer=summer"]) and said["offer-d4"][0] == ""
     assert outcomes.keys() == {f"offer-d{n}" for n in range(1, 8)}
     assert outcomes["offer-d1"] == (at(5), at(6), at(8), 30.0, 2.6)
     assert outcomes["offer-d2"] == (at(4), at(4), None, 0.0, 0.6)
     assert outcomes["offer-d3"] == (at(3), None, None, 0.0, 0.1)
     assert all(outcomes[f"offer-d{n}"] == (None, None, None, 0.0, 0.0) for n in (4, 5, 6))
     assert found["offer_exposure"] == [
-        ("shop", "u1", "home", "summer", 1, 1, 1, at(5), at(5)),
-        ("shop", "u2", "home", "summer", 2, 1, 0, at(4), at(DAY + 1)),
-        ("shop", "u3", "home", "plain", 1, 0, 0, at(3), at(3)),
+        ("shop", "u1", "home", "summer", 1, 1, 1, at(5), at(5), "summer, first"),
+        ("shop", "u2", "home", "summer", 2, 1, 0, at(4), at(DAY + 1), "summer, then"),
+        ("shop", "u3", "home", "plain", 1, 0, 0, at(3), at(3), "plain, first"),
     ]  # fmt: skip
-    results = {row[2:4]: row[4:] for row in found["offer_results"]}
+    results = {row[2:4]: row[4:17] for row in found["offer_results"]}
+    assert {row[2:4]: row[17] for row in found["offer_results"]} == {
+        ("summer", False): "summer, then", ("plain", True): "plain, first", ("plain", False): "plain, first"}
     assert results["summer", False][:6] == (4, 2, 3, 2, 1, 30.0) and results["summer", False][6] == pytest.approx(3.3)
     assert results["summer", False][7:] == pytest.approx((*ends(2, 3), *ends(1, 3)))
     assert results["plain", True][:6] == (1, 1, 1, 0, 0, 0.0)

@@ -3,11 +3,8 @@ learns it, through a worker that is killed and another that takes over; and the 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import json
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 from math import log, sqrt
@@ -21,14 +18,11 @@ import pytest
 from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.erasure import Erasure, subject
-from schemas.events import Event, key
+from schemas.events import key
 from schemas.offers import PlacementTotals
 from schemas.outputs import Decision, Offered
 from stream.adapters import clickhouse
-from stream.adapters.kafka_clients import partition_of
-from stream.adapters.offers import OffersReader
 from stream.core.confidence import rate
-from stream.core.offer_ledger import BITS, Ledger, revenue_micros
 from stream.core.offer_policy import policy
 from stream.core.offers import OffersFile, compiled, held_out
 from stream.core.state import UserState
@@ -37,6 +31,7 @@ from stream.partition import pack
 from stream.settings import Settings
 from tests.support.cluster import Sender, Worker, read_all, running, start_worker, until
 from tests.support.fakes import event
+from tests.support.offering import api, published, recomputed
 from training.off_policy import Log, judge
 
 FILE = """
@@ -65,47 +60,6 @@ def clicks(ident: str, likes: bool) -> bool:
     return drawn < (0.5 if likes else 0.1)
 
 
-@contextmanager
-def api(settings: Settings) -> Iterator[httpx.Client]:
-    home = settings.home.parent / "api"
-    home.mkdir()
-    (home / "offers.yml").write_text(FILE)
-    env = {"CLICKWAKE_API__PORT": "0", "CLICKWAKE_API__READ_KEYS": '{"t": "demo-read-key"}'}
-    with running(settings, "workers.api", home, **env):
-        run_file = home / "run" / "api.json"
-        until(run_file.exists, 60, "the API listens")
-        url = f"http://127.0.0.1:{json.loads(run_file.read_text())['port']}"
-        with httpx.Client(base_url=url, auth=("demo-read-key", ""), timeout=10, trust_env=False) as client:
-            until(lambda: client.get("/health/ready").status_code == 200, 60, "the API is ready")
-            yield client
-
-
-def published(settings: Settings) -> PlacementTotals:
-    """What the topic says now."""
-    async def read() -> PlacementTotals:
-        reader = OffersReader(settings)
-        reader.start()
-        await reader.ready()
-        await reader.stop()
-        return reader.totals("t", "home")
-
-    return asyncio.run(read())
-
-
-def recomputed(settings: Settings) -> PlacementTotals:
-    """The same from the logs, at once: all decisions, then all events."""
-    ledger = Ledger(partial(partition_of, partitions=settings.kafka.partitions))
-    for record in read_all(settings, topics.DECISIONS):
-        decision = msgspec.json.decode(record.value, type=Decision)
-        assert decision.offer is not None
-        ledger.decide(record.key, decision.recommendation_id, decision.offer, record.timestamp)
-    for record in read_all(settings, topics.EVENTS):
-        done = msgspec.json.decode(record.value, type=Event)
-        bit, ident = BITS[done.event or ""], done.properties.recommendation_id or ""
-        ledger.react(record.key, ident, bit, record.timestamp, revenue_micros(done.properties))
-    return ledger.placements["t", "home"].totals()
-
-
 def a_round(number: int, client: httpx.Client) -> list[dict[str, Any]]:
     """Everybody looks at the page once; the events of it."""
     done = []
@@ -129,7 +83,7 @@ def test_what_is_served_learns_the_truth_and_its_log_judges_policies(settings: S
         states.send([(key("t", f"u{n}"), pack(UserState(orders=n % 2, events=1, last_event_id="e", last_ts_ms=5)))
                      for n in range(USERS)])  # fmt: skip
     process = start_worker(settings, "workers.offers")
-    with api(settings) as client, Sender(settings) as events:
+    with api(settings, FILE) as client, Sender(settings) as events:
         assert client.get("/v1/offers/u1", params={"placement": "hom"}).status_code == 404
         assert client.get("/v1/offers/u1", params={"placement": "home", "offers": "pink"}).status_code == 400
         for number in range(ROUNDS):

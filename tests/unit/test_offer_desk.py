@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 from schemas.offers import OfferTotals, PlacementTotals
 from schemas.outputs import Decision
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
+from stream.core.nearness import CUTS, nearness, steps, taste
 from stream.core.offer_ledger import Learned
 from stream.core.offer_policy import expand, policy, text_about, text_id
 from stream.core.offers import held_out
-from stream.core.state import UserState
+from stream.core.state import Kind, Touch, UserState
 from stream.http.answers import Refused
 from tests.support.fakes import T0_MS, FakeClock
 
@@ -61,11 +63,18 @@ class FakeLog(list[Decision]):
 
 
 class FakeTexts:
-    """Vectors by their first letter: texts that begin alike are alike."""
+    """Vectors by their first letter: texts, and items, that begin alike are alike."""
 
-    async def about(self, texts: list[str]) -> list[tuple[str, ...]]:
-        vectors = (np.random.default_rng(ord(text[0])).normal(size=8).astype(np.float32) for text in texts)
-        return [text_about(text, vector, "space") for text, vector in zip(texts, vectors, strict=True)]
+    async def about(self, texts: list[str], tenant: str = "t", touches: Sequence[Touch] = ()) -> list[tuple[str, ...]]:
+        vectors = [_like(text) for text in texts]
+        liked = taste(touches, _like)
+        near = [()] * len(texts) if liked is None else [steps(float(one)) for one in nearness(np.stack(vectors), liked)]
+        return [text_about(text, vector, "space") + more for text, vector, more in zip(texts, vectors, near, strict=True)]
+
+
+def _like(text: str) -> Any:
+    drawn = np.random.default_rng(ord(text[0])).normal(size=8).astype(np.float32)
+    return drawn / np.linalg.norm(drawn)
 
 
 class Desk(OfferDesk):
@@ -160,6 +169,31 @@ async def test_of_given_texts_what_is_liked_is_learned_for_texts_like_it(desk: D
         assert list(offered.about) == list((await texts.about([one.offer.text]))[0])
     with pytest.raises(Refused, match="not from both"):
         await desk.offer(person("u1"), AskOfferFor(user_id="", placement="mail", offers=("rich",), texts=("x",)))
+
+
+async def test_who_dealt_with_something_gets_what_is_near_to_it_and_that_is_logged_and_learned(desk: Desk) -> None:
+    ask = AskOfferFor(user_id="", placement="mail", texts=("A garden", "Kettles", "Zzz"))
+
+    def looked_at(user: str, *items: str) -> Person:
+        ring = [Touch(T0_MS + at, f"e{at}", item, Kind.VIEW, 0.0) for at, item in enumerate(items)]
+        return Person("t", user, UserState(ring=ring, last_event_id="m1", last_ts_ms=T0_MS), T0_MS)
+
+    chances: dict[str, list[float]] = {"A": [], "K": []}
+    for number, kind in [(number, kind) for number in range(40) for kind in chances]:
+        answer = await desk.offer(looked_at(f"{kind}{number}", f"{kind}-1", f"{kind}-2"), ask)
+        offered, chosen = desk.log[-1].offer, answer.offer
+        assert offered and chosen and answer.candidates == offered.candidates
+        near = [name for name in offered.about if name.startswith("near=")]
+        assert (len(near) == len(CUTS)) == (chosen.text[0] == kind), "what is chosen is logged as it was judged"
+        if not answer.holdout:
+            chances[kind].append(answer.candidates[text_id("A garden")])
+    assert min(chances["A"]) > 0.5 > max(chances["K"])
+    once, again = await desk.offer(looked_at("u1", "A-1"), ask), await desk.offer(looked_at("u1", "A-1"), ask)
+    moved = await desk.offer(looked_at("u1", "K-1"), ask)
+    assert once == again and moved.recommendation_id != once.recommendation_id
+    await desk.offer(person("u2"), ask)
+    offered = desk.log[-1].offer
+    assert offered and not [name for name in offered.about if name.startswith("near=")], "nothing is known of them"
 
 
 def test_a_policy_of_nothing_gives_new_offers_about_the_same_chance() -> None:
