@@ -63,6 +63,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _kafka(settings, expected=status is not None or not own_kafka)
     yield _clickhouse(settings, expected=status is not None or not own_clickhouse)
     yield _models(settings)
+    yield _opinions(settings)
 
 
 def _python() -> Check:
@@ -175,3 +176,21 @@ def _models(settings: Settings) -> Check:
         return Check(name="models", level="ok", found=f"{len(found)} entries in {settings.registry}")
     return Check(name="models", level="warning", found=f"none in {settings.registry}",
                  do="`clickwake train` makes one; until then recommendations come from the live counts alone")
+
+
+def _opinions(settings: Settings) -> Check:
+    """A shop may do without: it is said, and no warning."""
+    from stream.adapters import satisfaction
+    from stream.adapters.model_store import RegistryAway
+
+    try:
+        languages = sorted(satisfaction.newest_of_each(settings.registry))
+    except RegistryAway as error:
+        return Check(name="opinions", level="warning", found=f"nobody knows which models read texts: {error}",
+                     do="is the registry's address right, and does it answer?")
+    if languages:
+        return Check(name="opinions", level="ok",
+                     found=f"texts are read in {', '.join(languages)}; in other languages stars alone count")  # fmt: skip
+    return Check(name="opinions", level="ok", found="no model reads texts: stars and survey scores alone count",
+                 do="if texts are to count: `clickwake evaluate satisfaction womens-clothing FILE --publish` for English, "
+                    "chinese-reviews for Chinese (docs/satisfaction.md)")  # fmt: skip

@@ -10,6 +10,7 @@ from schemas.events import Instant
 
 Source = Literal["review", "survey", "mention", "ticket"]
 About = Literal["item", "brand"]
+Reason = Literal["opinions", "tickets"]
 
 
 class Aspect(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,21 +51,24 @@ class Opinion(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Quote(msgspec.Struct, frozen=True, kw_only=True):
-    """A sentence that speaks for an alert. Who said it is only in the opinion."""
+    """A sentence that speaks for an alert. Who said it is only in the opinion. `satisfaction`: of that opinion; null for a
+    ticket that no model has read."""
 
     opinion_id: str
     sentence: str
-    satisfaction: float
+    satisfaction: float | None
     said_at: Instant
 
 
 class SatisfactionAlert(msgspec.Struct, frozen=True, kw_only=True):
     """Satisfaction with an item or a brand fell (`raised`) or rose again (`cleared`), on `clickwake.satisfaction-alerts.v1`.
+    By `reason`: opinions got worse, or there are more support tickets than usual.
 
-    `changed_at`: when the first opinion after the change was said. `before` and `after`: mean satisfaction, 0 to 1, of so
-    many opinions. `number` counts the changes of this item or brand, and the id stands for it, so that a replay says the
-    same. `opinions_per_false_alarm`: how many there are on average, at least, until a false alarm about something
-    that is stable.
+    `changed_at`: when the first opinion after the change was said, or the beginning of the day (UTC) since when there are
+    more tickets. `before` and `after`: mean satisfaction, 0 to 1, of so many opinions; or tickets a day, and how many there
+    were. `number` counts the changes of this item or brand, and the id stands for it, so that a replay says the same.
+    `opinions_per_false_alarm`: how many opinions, or tickets, there are on average, at least, until a false alarm about
+    something that is stable.
     """
 
     alert_id: str
@@ -81,3 +85,4 @@ class SatisfactionAlert(msgspec.Struct, frozen=True, kw_only=True):
     opinions_after: int
     evidence: tuple[Quote, ...]
     opinions_per_false_alarm: int
+    reason: Reason = "opinions"

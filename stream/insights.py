@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 import structlog
 
-from schemas.events import Event, EventTexts
+from schemas.events import Event, EventTexts, ms
 from schemas.events import key as user_key
 from schemas.opinions import About, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import output_id
@@ -31,7 +31,7 @@ from stream.core import opinions
 from stream.core.changes import Policy
 from stream.core.decode import Drop, Ok, decode
 from stream.core.opinions import COUNTED, FORMS, Said
-from stream.core.satisfaction import Change, Place, Subject, fold
+from stream.core.satisfaction import Change, Place, Subject, fold, fold_ticket
 from stream.outbox import utc
 from stream.ports import Erasures
 
@@ -164,16 +164,19 @@ class Tracker:
                 self.outcomes["undecodable"] += 1
                 log.error("not understood", partition=record.partition, offset=record.offset, why=str(error))
                 continue
-            if one.satisfaction is None or one.source not in COUNTED:
+            ticket = one.source not in COUNTED
+            if one.satisfaction is None and not ticket:
                 self.outcomes["uncounted"] += 1
                 continue
-            self.outcomes["folded"] += 1
-            place = Place(record.partition, record.offset, one.opinion_id, one.satisfaction)
+            self.outcomes["ticket" if ticket else "folded"] += 1
+            step = fold_ticket if ticket else fold
+            counts = 0.0 if ticket or one.satisfaction is None else one.satisfaction
+            place = Place(record.partition, record.offset, one.opinion_id, counts)
             for about, name in _subjects(one):
                 key = f"{one.tenant}/{about}/{name}".encode()
                 subject = subjects.get(key) or self._read(key)
                 subjects[key] = subject
-                change = fold(subject, place, round(one.said_at.timestamp() * 1000), self._policy, live=one.lane == "live")
+                change = step(subject, place, ms(one.said_at), self._policy, live=one.lane == "live")
                 if change is not None:
                     alerts.append((key, await self._alert(one, about, name, change)))
         return Folded(alerts, {key: msgspec.msgpack.encode(one) for key, one in subjects.items()})
@@ -193,16 +196,18 @@ class Tracker:
     async def _alert(self, last: Opinion, about: About, name: str, change: Change) -> SatisfactionAlert:
         quotes: list[Quote] = []
         for one in await self._quote(change.places[:QUOTED_MAX]):
-            erased = self._erasures.covers(user_key(one.tenant, one.user_id), round(one.said_at.timestamp() * 1000))
-            if one.telling and one.satisfaction is not None and not erased:
+            erased = self._erasures.covers(user_key(one.tenant, one.user_id), ms(one.said_at))
+            earlier = change.reason == "tickets" and ms(one.said_at) < change.since_ms
+            if one.telling and not erased and not earlier:
                 quotes.append(Quote(opinion_id=one.opinion_id, sentence=one.telling, satisfaction=one.satisfaction,
                                     said_at=one.said_at))  # fmt: skip
         return SatisfactionAlert(
             alert_id=output_id("satisfaction-alert", last.tenant, about, name, str(change.number)), tenant=last.tenant,
-            about=about, name=name, state="raised" if change.fell else "cleared", number=change.number,
+            about=about, name=name, state="raised" if change.worse else "cleared", number=change.number,
             changed_at=utc(change.since_ms), as_of_ts=last.said_at, before=round(change.before, 4),
             after=round(change.after, 4), opinions_before=change.n_before, opinions_after=change.n_after,
             evidence=tuple(quotes[:QUOTES_MAX]), opinions_per_false_alarm=self._policy.opinions_per_false_alarm,
+            reason=change.reason,
         )  # fmt: skip
 
 

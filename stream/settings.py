@@ -230,7 +230,7 @@ class Insights(Section):
     """What people think, read in the stream."""
 
     opinions_per_false_alarm: int = Field(
-        1_000, ge=50, description="on average, at least, so many opinions of something stable until a false alarm"
+        1_000, ge=50, description="on average, at least, so many opinions or tickets of something stable until a false alarm"
     )
     models_every_s: float = Field(60.0, gt=0, description="the registry is looked at for newer satisfaction models")
     onnx_threads: int = Field(1, ge=1)

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections import Counter as Counts
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -52,6 +52,8 @@ POLL_INTERVAL_MS_MAX = 24 * 3_600_000  # a backlog of long texts takes its time;
 
 OUTCOMES = Counter("clickwake_opinions", "events that may be opinions, and opinions, by what became of them", ["outcome"])
 ALERTS = Counter("clickwake_satisfaction_alerts", "alerts about items and brands", ["about", "state"])
+LAG = Gauge("clickwake_insights_lag", "events that are not looked at, opinions that are not folded", ["topic"])
+OUTCOMES.labels("undecodable")  # 0 from the start, so that the first one is an increase
 MODEL = Gauge("clickwake_satisfaction_model_info", "1 for each satisfaction model in use", ["model_version"])
 
 _item, _opinion = msgspec.json.Decoder(Item), msgspec.json.Decoder(Opinion)
@@ -132,6 +134,7 @@ class Worker:
                 await self._refresh()
                 fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
                 heard = [one for records in fetched.values() for one in self.listener.hear(records)]
+                await _say_lag(consumer, topics.EVENTS, fetched)
                 unsaid = unsaid or bool(fetched)
                 if heard:
                     said = [one.said for one in heard]
@@ -152,6 +155,7 @@ class Worker:
             await consumer.start()
             while not self.stop.is_set():
                 fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
+                await _say_lag(consumer, topics.OPINIONS, fetched)
                 if not fetched:
                     continue
                 generation = assigned.generation
@@ -170,7 +174,7 @@ class Worker:
                 for _, alert in folded.alerts:
                     ALERTS.labels(alert.about, alert.state).inc()
                     log.info("satisfaction changed", about=alert.about, name=alert.name, tenant=alert.tenant,
-                             state=alert.state, before=alert.before, after=alert.after)  # fmt: skip
+                             state=alert.state, reason=alert.reason, before=alert.before, after=alert.after)  # fmt: skip
         finally:
             await kafka_clients.stopped(consumer)
 
@@ -246,6 +250,11 @@ async def _commit(consumer: AIOKafkaConsumer) -> None:
         await consumer.commit()
     except (KafkaError, IllegalStateError) as error:  # what was read again says the same; the next commit makes up for it
         log.warning("not committed", why=repr(error))
+
+
+async def _say_lag(consumer: AIOKafkaConsumer, topic: Topic, in_hand: Mapping[TopicPartition, Sequence[Any]]) -> None:
+    behind = await kafka_clients.unfetched(consumer)
+    LAG.labels(topic.entity).set(behind.total() + sum(map(len, in_hand.values())))
 
 
 def _count(outcomes: Counts[str]) -> None:

@@ -75,6 +75,7 @@ OFFER_SPEND = """SELECT offer_id, day, spent, impressions, spent_so_far, impress
     budget_money, budget_impressions
 FROM offer_spend WHERE tenant = {tenant:String} ORDER BY day DESC, offer_id LIMIT 1000"""
 SATISFACTION_ALERTS = """SELECT alerts.about AS about, alerts.name AS name, alerts.state AS state, alerts.before AS before,
+    alerts.reason AS reason,
     alerts.changed_at AS changed_at, alerts.after AS after, alerts.opinions_after AS opinions_after, items.title AS title,
     arrayStringConcat(alerts.quotes, '\\n') AS quotes
 FROM satisfaction_alerts_served AS alerts

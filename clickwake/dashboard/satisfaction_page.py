@@ -36,10 +36,13 @@ def _alerts(page: Page, alerts: Rows) -> None:
     for row in alerts:
         fell = row["state"] == "raised"
         with ui.card().classes("w-full").props(f'data-alert="{"fell" if fell else "rose"}"'):
-            word = t("fell") if fell else t("rose again")
+            if row["reason"] == "tickets":
+                word, of = (t("has more tickets a day") if fell else t("has fewer tickets a day again")), t("tickets")
+            else:
+                word, of = (t("fell") if fell else t("rose again")), t("opinions")
             said = f"{t(row['about'])} {row['title'] or row['name']} {word}: {row['before']:.2f} → {row['after']:.2f}"
             ui.label(said).classes("font-bold " + ("text-negative" if fell else "text-positive"))
-            ui.label(f"{t('since')} {row['changed_at']} · {row['opinions_after']} {t('opinions')}")
+            ui.label(f"{t('since')} {row['changed_at']} · {row['opinions_after']} {of}")
             for quote in filter(None, row["quotes"].split("\n")):
                 ui.label(f"“{quote}”").classes("italic")
 

@@ -68,6 +68,7 @@ CHINESE = {
     "Satisfaction": "满意度", "opinions": "评价数", "satisfaction": "满意度", "if few opinions count little": "收缩后满意度",
     "unhappy": "不满意比例", "tickets": "工单", "Items, the least satisfying first": "商品（满意度最低在前）",
     "brand": "品牌", "items": "商品数", "Brands, the least satisfying first": "品牌（满意度最低在前）", "fell": "满意度下降",
+    "has more tickets a day": "每日工单增多", "has fewer tickets a day again": "每日工单已回落",
     "rose again": "满意度回升", "since": "自", "What fell or rose, newest first": "满意度变化（最新在前）", "half": "一半",
     "Satisfaction of the brands spoken of most, by week": "评价最多品牌的每周满意度",
     "in now": "目前所在客群", "Sign in": "登录", "Sign out": "退出", "Name": "用户名", "Password": "密码",

@@ -108,7 +108,7 @@ class OpinionReader:
         if not newest and not self._none_said:
             self._none_said = True
             log.warning("no satisfaction model in the registry: stars alone count", registry=self._registry,
-                        next="clickwake evaluate satisfaction … --publish")  # fmt: skip
+                        next="clickwake evaluate satisfaction … --publish, see docs/satisfaction.md")  # fmt: skip
 
     def read(self, said: Sequence[Said]) -> list[Read]:
         """What each says; what one says does not depend on the others."""

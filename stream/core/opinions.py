@@ -7,7 +7,8 @@
 | Brand Mentioned | text | – | mention |
 | Support Ticket Created | subject, description, message | – | ticket |
 
-Each may carry product_id and brand. Tickets are complaints by their nature: they are read, but count in no mean.
+Each may carry product_id and brand. Tickets are complaints by their nature: they are read and are in no mean, how
+many there are is what tells (`stream.core.complaints`).
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ def concerns(delivery: Delivery, said: Said) -> bool:
         return delivery.about == "reminder" and said.state == "due" and said.probability >= delivery.probability_min
     if isinstance(said, SatisfactionAlert):
         return (delivery.about == "satisfaction" and said.state == "raised" and delivery.of in (None, said.about)
-                and said.before - said.after >= delivery.fall_min)  # fmt: skip
+                and delivery.reason in (None, said.reason)
+                and (said.reason == "tickets" or said.before - said.after >= delivery.fall_min))  # fmt: skip
     return delivery.about == "segment" and said.segment == delivery.segment and said.change == delivery.change
 
 

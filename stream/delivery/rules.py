@@ -94,7 +94,8 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One stream of messages. `about`: churn (an alert raised), reminder (a purchase is due) or segment (`change` of
-    `segment`); to the shop's own people satisfaction (an item or a brand, as `of` says, has fallen, by `fall_min` at least).
+    `segment`); to the shop's own people satisfaction (an item or a brand, as `of` says, has fallen, by `fall_min` at least,
+    or has more support tickets than usual; `reason`: one of both alone).
     `purpose`: only a service goes to users who refuse advertising, and whatever the `caps` of the file say. `priority`: what
     is high goes first, and may use what caps keep for such. `probability_min`: of the alert or reminder. `cap_days`: nobody,
     and of no item or brand, twice within so many days, by this delivery. `quiet`: between these times of `timezone` nothing
@@ -108,6 +109,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     priority: Literal["high", "normal"] = "normal"
     of: Literal["item", "brand"] | None = None
     fall_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    reason: Literal["opinions", "tickets"] | None = None
     segment: str | None = None
     change: Literal["entered", "left"] = "entered"
     probability_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
@@ -190,8 +192,10 @@ def _check(where: str, one: Delivery) -> None:
     if one.priority != "normal" and not one.advertises:
         raise DeliveryError(f"{where}: `priority` is about caps, and those of advertising to users; what this one sends is "
                             "never held back by them: leave it out")  # fmt: skip
-    if one.about != "satisfaction" and (one.of is not None or one.fall_min):
-        raise DeliveryError(f"{where}: `of` and `fall_min` go with `about: satisfaction`, and only with it")
+    if one.about != "satisfaction" and (one.of is not None or one.fall_min or one.reason is not None):
+        raise DeliveryError(f"{where}: `of`, `fall_min` and `reason` go with `about: satisfaction`, and only with it")
+    if one.reason == "tickets" and one.fall_min:
+        raise DeliveryError(f"{where}: `fall_min` is about opinions, this one is about tickets alone: leave it out")
     try:
         _ = one.zone
     except (ZoneInfoNotFoundError, ValueError) as error:

@@ -315,7 +315,7 @@ def _satisfaction_alert(value: SatisfactionAlert, record: Record) -> Rows:
         value.tenant, value.alert_id, value.about, value.name, value.state, value.number, ms(value.changed_at), as_of_ms,
         value.before, value.after, value.opinions_before, value.opinions_after,
         [one.opinion_id for one in value.evidence], value.opinions_per_false_alarm, clamp_s(as_of_ms),
-        record.partition, record.offset, record.timestamp)),))
+        record.partition, record.offset, record.timestamp, value.reason)),))
 
 
 def _dead_letter(value: DeadLetter, record: Record) -> Rows:

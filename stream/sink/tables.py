@@ -119,7 +119,7 @@ SATISFACTION_ALERTS = Table("satisfaction_alerts", {
     "tenant": "String", "alert_id": "String", "about": "String", "name": "String", "state": "String", "number": "UInt32",
     "changed_at": _MS, "as_of_ts": _MS, "before": "Float64", "after": "Float64", "opinions_before": "UInt32",
     "opinions_after": "UInt32", "evidence_ids": "Array(String)", "opinions_per_false_alarm": "UInt32", "partition_time": _S,
-    **_KAFKA,
+    **_KAFKA, "reason": "String",
 })
 DEAD_LETTERS = Table("dead_letters", {
     "tenant": "String", "dead_letter_id": "String", "kind": "String", "failed_at": _MS, "paths": "Array(String)",

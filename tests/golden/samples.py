@@ -38,6 +38,7 @@ from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
 from stream.core import identity
 from stream.core.audience import Audience, Cluster
 from stream.core.changes import Run
+from stream.core.complaints import Tickets
 from stream.core.counts import ItemCount
 from stream.core.satisfaction import Place, Subject
 from stream.core.state import Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
@@ -144,11 +145,12 @@ FORMS: dict[str, Form] = {
         telling="The handle broke.", model_version="v1")),
     "satisfaction-alert.json": _json(SatisfactionAlert(
         alert_id="a1", tenant="shop", about="brand", name="Clay", state="raised", number=1, changed_at=AT, as_of_ts=AT,
-        before=0.75, after=0.25, opinions_before=40, opinions_after=9, opinions_per_false_alarm=1000,
-        evidence=(Quote(opinion_id="o1", sentence="The handle broke.", satisfaction=0.25, said_at=AT),))),
+        before=0.75, after=2.5, opinions_before=40, opinions_after=9, opinions_per_false_alarm=1000, reason="tickets",
+        evidence=(Quote(opinion_id="o1", sentence="The handle broke.", satisfaction=None, said_at=AT),))),
     "satisfaction.msgpack": _msgpack(Subject(
         opinions=50, n=9, total=2.25, levels=[3, 3, 3, 0, 0], fall=Run(1.5, [1, 0, 0, 0, 0], 0.0, 7),
-        raised=True, changes=1, seen=[7, 9], places=[Place(1, 5, "o1", 0.25)])),
+        raised=True, changes=1, seen=[7, 9], places=[Place(1, 5, "o1", 0.25)],
+        tickets=Tickets({20_000: 3, 20_007: 1}, 20_000, 20_007, True, 0.5), tickets_last=[Place(1, 6, "o2", 0.0)])),
     "dead-letter.json": _json(DeadLetter(
         dead_letter_id="d1", tenant="shop", kind="undecodable", payload=b"{", payload_bytes=1, first_seen=AT, attempts=2,
         failure=Failure(timestamp=AT, messages=(Message(path="", keyword="json", message="truncated"),)),

@@ -54,8 +54,8 @@ def test_satisfaction_by_item_brand_aspect_and_day(database: Database) -> None:
         assert database.rows("SELECT aspect, sentences, p_satisfied, unhappy FROM satisfaction_by_aspect "
                              "ORDER BY aspect") == [
             ("price", 1, 0.25, 1), ("quality", 2, 0.5, 1)]
-        assert database.rows("SELECT name, state, changed_at, quotes FROM satisfaction_alerts_served") == [
-            ("mug", "raised", datetime(2026, 1, 6, 12, tzinfo=UTC), ["said c", "said b"])]
+        assert database.rows("SELECT name, state, reason, changed_at, quotes FROM satisfaction_alerts_served") == [
+            ("mug", "raised", "opinions", datetime(2026, 1, 6, 12, tzinfo=UTC), ["said c", "said b"])]
 
 
 def test_who_is_erased_is_quoted_no_more(database: Database) -> None:

@@ -27,7 +27,7 @@ from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from stream.delivery import channels, deliverer
 from stream.delivery.channels import Message, Refused, TryAgain
-from stream.delivery.decide import lot, quiet_until
+from stream.delivery.decide import concerns, lot, quiet_until
 from stream.delivery.deliverer import AWAY_FOR, GIVEN_UP_AFTER, Deliverer
 from stream.delivery.rules import Cap, Csv, Delivery, DeliveryError, DeliveryFile, Email, Webhook, load
 from tests.support.fakes import FakeErasures, FakeRefusals
@@ -312,6 +312,13 @@ async def test_the_shops_own_people_are_told_of_what_fell_once_and_of_nothing_tw
     assert again.statuses()[-1] == "sent"
 
 
+def test_many_tickets_are_told_unless_one_asks_for_opinions_alone() -> None:
+    many = fell(reason="tickets", before=0.5, after=6.0)
+    assert concerns(FALLS, many) and not concerns(FALLS, msgspec.structs.replace(many, state="cleared"))
+    opinions, tickets = (msgspec.structs.replace(FALLS, reason=one) for one in ("opinions", "tickets"))
+    assert [concerns(one, said) for one in (opinions, tickets) for said in (many, fell())] == [False, True, True, False]
+
+
 async def test_alerts_about_things_wait_like_others_and_survive_a_restart() -> None:
     quiet = msgspec.structs.replace(FALLS, quiet=(time(11), time(13)))
     bench = Bench(quiet)
@@ -367,7 +374,9 @@ async def test_nothing_goes_out_about_who_was_erased() -> None:
     ("channels: {f: {type: fax}}", "Invalid value 'fax'"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, cap_days: 90}]", "<= 30"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, gain: {value: 9}}]", "hold"),
-    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, of: brand}]", "`fall_min` go"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, of: brand}]", "`fall_min`"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: satisfaction, reason: tickets, "
+     "fall_min: 0.1}]", "`fall_min` is about opinions"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: satisfaction, holdout: 1}]", "users"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, priority: high, "
      "purpose: service}]", "never held back"),

@@ -180,7 +180,8 @@ def test_dashboards_and_alert_rules_ask_for_metrics_that_exist() -> None:
     used = {name for expression in expressions() for name in re.findall(METRIC, expression)}
     assert len(used) > 25 and used <= known, used - known
     assert all({"summary", "description"} <= rule["annotations"].keys() and rule["labels"]["severity"] for rule in alerts())
-    for worker in ("collector", "api", "sink", "offers", "delivery", "deliveries", "catalog", "erasure", "erasures"):
+    for worker in ("collector", "api", "sink", "offers", "delivery", "deliveries", "catalog", "insights", "erasure",
+                   "erasures"):  # fmt: skip
         assert any(name.startswith(f"clickwake_{worker}_") for name in used), worker
 
 

@@ -134,14 +134,14 @@ def test_false_alarms_are_as_rare_as_is_said_and_falls_are_found_where_they_are(
     """12 things with 300 opinions each that do not change, in three shapes; then a fall by 1.2 stars after 60 opinions."""
     rng = np.random.default_rng(3)
     shapes = (STARS, np.array([0.2, 0.05, 0.05, 0.1, 0.6]), np.full(5, 0.2))
-    raised = sum(change.fell for shape in shapes for _ in range(12)
+    raised = sum(change.worse for shape in shapes for _ in range(12)
                  for _, change in run(rng.choice(5, 300, p=shape / shape.sum()).tolist()))  # fmt: skip
     assert raised <= 3 * 12 * 300 / Policy().opinions_per_false_alarm
     fallen = np.array(tilted((STARS / STARS.sum()).tolist(), 0.5))
     delays, errors = [], []
     for _ in range(20):
         levels = [*rng.choice(5, 60, p=STARS / STARS.sum()), *rng.choice(5, 150, p=fallen / fallen.sum())]
-        found = [(at, change) for at, change in run(levels) if change.fell and at >= 60]
+        found = [(at, change) for at, change in run(levels) if change.worse and at >= 60]
         delays.append(found[0][0] - 59 if found else 150)
         errors += [abs(found[0][1].since_ms - 60)] if found else []
     assert np.median(delays) <= 30 and np.mean(np.array(delays) < 150) >= 0.9
@@ -157,7 +157,7 @@ def test_history_says_nothing_and_what_comes_after_is_judged_by_it() -> None:
 
 def test_a_fall_is_cleared_by_a_rise() -> None:
     found = run([4] * 40 + [0] * 40 + [4] * 40)
-    assert [change.fell for _, change in found] == [True, False]
+    assert [change.worse for _, change in found] == [True, False]
     assert [change.number for _, change in found] == [1, 2] and found[1][1].since_ms == 80
     assert found[1][1].before < 0.2 and found[1][1].after == 1.0
 
@@ -222,8 +222,12 @@ def test_an_alert_quotes_the_most_telling_and_the_same_whatever_crashes() -> Non
 
 
 def test_tickets_and_what_nobody_can_tell_count_in_no_mean_and_history_raises_nothing() -> None:
-    quiet = Shelf([say(at, 1.0, source="ticket") for at in range(30)] + [say(30, 1.0, satisfaction=None)])
-    assert quiet.take(quiet.tracker(), 0, 31).states == {}
+    quiet = Shelf([say(30, 1.0, satisfaction=None)])
+    assert quiet.take(quiet.tracker(), 0, 1).states == {}
+    tickets = Shelf([say(at, 1.0, source="ticket") for at in range(30)])
+    states = tickets.take(tickets.tracker(), 0, 30).states
+    mug, clay = (msgspec.msgpack.decode(one, type=Subject) for one in states.values())
+    assert (mug.opinions, mug.n, mug.total, sum(mug.tickets.days.values())) == (0, 0, 0.0, 30) and clay == mug
     history = Shelf([msgspec.structs.replace(one, lane="import") for one in SAID])
     assert history.take(history.tracker(), 0, 60).states and not history.alerts
     damaged = Shelf(SAID).tracker()

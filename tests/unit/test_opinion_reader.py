@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from clickwake import doctor
 from stream.adapters.opinion_reader import OpinionReader
 from stream.core.blend import Blend
 from stream.core.choice import choose
@@ -93,6 +94,12 @@ def test_a_registry_that_is_away_refuses_nothing(settings: Settings, monkeypatch
         assert (len(used.versions), reader.versions) == (1, [])
     reader.refresh()
     assert reader.versions == used.versions
+
+
+def test_the_doctor_says_which_languages_are_read_and_how_others_come_to_be(settings: Settings, tmp_path: Path) -> None:
+    read, none = (doctor._opinions(one) for one in (settings, Settings(models=Models(registry=str(tmp_path)))))
+    assert (read.level, none.level) == ("ok", "ok") and "read in zh" in read.found and not read.do
+    assert "stars and survey scores alone" in none.found and "--publish` for English" in none.do
 
 
 # ---- ranking
