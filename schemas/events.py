@@ -7,6 +7,7 @@ and "E-Commerce Events v2".
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -43,8 +44,9 @@ class Properties(msgspec.Struct, frozen=True, kw_only=True):
     quantity: float | None = None
     currency: str | None = None
     revenue: float | None = None
+    total: Any = None  # of Order Refunded: what is given back; of other events whatever their sender means by it
     query: str | None = None
-    rating: float | None = None
+    rating: float | str | None = None  # Segment's specification has it as text
     review_body: str | None = None
     promotion_id: Id | None = None
     coupon: str | None = None
@@ -123,6 +125,21 @@ ORDER_REFUNDED = "Order Refunded"
 PROMOTION_VIEWED = "Promotion Viewed"
 PROMOTION_CLICKED = "Promotion Clicked"
 COUPON_APPLIED = "Coupon Applied"
+
+
+def number(value: object) -> float | None:
+    """A number that counts, also one written as text; None for anything else.
+
+    >>> number("4.5"), number(3), number("many"), number(True), number("nan"), number(10**400)
+    (4.5, 3.0, None, None, None, None)
+    """
+    if not isinstance(value, int | float | str) or isinstance(value, bool):
+        return None
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):  # an integer of some four hundred digits
+        return None
+    return found if math.isfinite(found) else None
 
 
 def ms(instant: datetime) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 PANEL = "Segments, experiments, offers"
+INSTANTS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S.%f"]  # as finely as changes are known
 app = typer.Typer()
 
 segments = typer.Typer(help="Groups of users by rules: check the rules, sizes, who is in.", no_args_is_help=True)
@@ -45,7 +46,7 @@ def segments_clusters(as_json: Annotated[bool, typer.Option("--json", help="prin
 @segments.command("members")
 def segments_members(
     segment: Annotated[str, typer.Argument(help="its name")],
-    at: Annotated[datetime | None, typer.Option(help="as of this time, UTC; default: now")] = None,
+    at: Annotated[datetime | None, typer.Option(formats=INSTANTS, help="as of this time, UTC; default: now")] = None,
     limit: Annotated[int, typer.Option(min=1, help="users at most, those who came last first")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 INK, LINE = "#7d8790", "#7d879055"  # texts take the page's ink (frame.STYLE): no grey is readable on white and on black
+TOLD_MAX = 7  # values of a series that somebody who does not see it is told one by one
 COLOURS = ["#0b8a76", "#c07f26", "#5b6ee1", "#c2504f", "#7a9b3a", "#8c5aa8"]  # each at least 3 : 1 on both
 
 
@@ -29,22 +30,24 @@ def over(title: str, at: Sequence[str], series: Mapping[str, Sequence[float | No
          stacked: bool = False) -> dict[str, Any]:  # fmt: skip
     """Series over categories `at`, one value each; None where there is none."""
     kind: dict[str, Any] = {"type": "bar"} if bars else {"type": "line", "showSymbol": len(at) < 40}
-    return _base(title, _newest(at, series)) | {
+    return _base(title, _course(at, series)) | {
         "xAxis": _axis(type="category", data=list(at)), "yAxis": _axis(type="value"),
         "series": [kind | {"name": name, "data": list(values), "stack": "all" if stacked else None}
                    for name, values in series.items()],
     }  # fmt: skip
 
 
-def _newest(at: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> list[str]:
-    """The last value of each series that has one, and where it is.
+def _course(at: Sequence[str], series: Mapping[str, Sequence[float | None]]) -> list[str]:
+    """The values of each series that has some, and where they are; the last one alone where they are many.
 
-    >>> _newest(["mon", "tue"], {"new": [3, None], "old": [1, 2.5], "none": [None, None]})
-    ['new 3 (mon)', 'old 2.5 (tue)']
+    >>> _course(["mon", "tue"], {"new": [3, None], "old": [1, 2.5], "none": [None, None]})
+    ['new 3 (mon)', 'old 1 (mon), 2.5 (tue)']
+    >>> _course(list("abcdefgh"), {"new": list(range(8))})
+    ['new 7 (h)']
     """
-    known = {name: [(when, value) for when, value in zip(at, values, strict=False) if value is not None]
+    known = {name: [f"{value:g} ({when})" for when, value in zip(at, values, strict=False) if value is not None]
              for name, values in series.items()}  # fmt: skip
-    return [f"{name} {found[-1][1]:g} ({found[-1][0]})" for name, found in known.items() if found]
+    return [f"{name} {', '.join(found if len(at) <= TOLD_MAX else found[-1:])}" for name, found in known.items() if found]
 
 
 def intervals(title: str, rows: Sequence[tuple[str, float, float, float]]) -> dict[str, Any]:

@@ -77,21 +77,26 @@ async def segments(page: Page) -> None:
     found = page.table(rows, columns, key="segment")
     assert found is not None
     choose_one(page, found, "segment", lambda row: show(row["segment"]))
+    chosen = ""
     at = ui.input(t("as of (UTC)"), value=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}").classes("w-64")
+    at.on("keydown.enter", lambda: show(chosen))
     below = ui.column().classes("w-full")
     with below:
         ui.label(t("Choose a segment to see who is in it."))
 
     async def show(segment: str) -> None:
-        if not page.holds():
+        nonlocal chosen
+        if not (segment and page.holds()):
             return
+        chosen = segment
         below.clear()
         with below:
             try:
-                when = datetime.fromisoformat(at.value).replace(tzinfo=UTC)
+                when = datetime.fromisoformat(at.value)
             except ValueError as error:
                 page.problem("as of (UTC)", str(error))
                 return
+            when = when if when.tzinfo else when.replace(tzinfo=UTC)
             members = await page.database.rows(queries.MEMBERS, tenant=page.tenant, segment=segment, at=when)
             page.heading(f"{t('Members of')} {segment}")
             made = page.table(members, {"user_id": "user", "entered_at": "entered", "left_at": "left", "values": "because"})

@@ -27,7 +27,7 @@ FROM events WHERE tenant = {tenant:String} AND broker_time > now64(3) - INTERVAL
 GROUP BY at ORDER BY at WITH FILL FROM toStartOfInterval(now64(3) - INTERVAL 15 MINUTE, INTERVAL 10 SECOND)
 TO toStartOfInterval(now64(3), INTERVAL 10 SECOND) STEP INTERVAL 10 SECOND"""
 FUNNEL = """SELECT sum(viewing) AS viewed, sum(viewed_added) AS added, sum(viewed_added_checkout) AS checkout,
-    sum(viewed_ordered) AS ordered
+    sum(viewed_added_checkout_ordered) AS ordered
 FROM funnel_daily WHERE tenant = {tenant:String}
     AND day > (SELECT max(day) FROM funnel_daily WHERE tenant = {tenant:String}) - 30"""
 ACTIVE = """SELECT day, active, new, returning FROM active_users_daily WHERE tenant = {tenant:String}

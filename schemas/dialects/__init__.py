@@ -16,7 +16,7 @@ import msgspec
 
 SINGLE = ("Product Viewed", "Product Clicked", "Product Added", "Product Removed", "Product Added to Wishlist",
           "Product Shared")  # fmt: skip
-
+STEP_COMPLETED = "Checkout Step Completed"  # of Segment's names, without a meaning here
 
 DERIVED = "derived-"  # how ids begin that are made of what was sent
 _PLAIN = str.maketrans("-_ ", "+/+")
@@ -106,6 +106,15 @@ def with_products(name: str, properties: dict[str, Any], products: list[dict[str
     if len(products) == 1 and name in SINGLE:
         return products[0] | properties
     return properties | {"products": products} if products else properties
+
+
+def renamed(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Fields under our names, those we have none for under their own.
+
+    >>> renamed({"transaction_id": "T1", "tax": 1.1}, {"transaction_id": "order_id"})
+    {'order_id': 'T1', 'tax': 1.1}
+    """
+    return {names.get(name, name): value for name, value in fields.items()}
 
 
 def present(**fields: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from schemas import events as names
-from schemas.dialects import Translated, instant, list_of, object_of, objects_in, present
+from schemas.dialects import Translated, instant, list_of, object_of, objects_in, present, renamed
 
 TYPES = {
     "view": names.PRODUCT_VIEWED, "click": names.PRODUCT_CLICKED, "cart": names.PRODUCT_ADDED,
@@ -41,7 +41,7 @@ def _event(one: dict[str, Any]) -> dict[str, Any]:
     if kind == "user":
         return about | {"type": "identify", "traits": fields}
     if kind == "ranking":
-        products = [{"product_id": item.get("id"), "position": at}
+        products = [{"position": at} | renamed(item, {"id": "product_id"})
                     for at, item in enumerate(objects_in(one.get("items")), 1)]  # fmt: skip
         return about | {"type": "track", "event": names.PRODUCT_LIST_VIEWED,
                         "properties": fields | {"recommendation_id": one.get("id"), "products": products}}  # fmt: skip

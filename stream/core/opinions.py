@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from schemas.events import PRODUCT_REVIEWED
+from schemas.events import PRODUCT_REVIEWED, number
 from schemas.opinions import Source
 from schemas.unreadable import UNREADABLE
 
@@ -60,6 +60,8 @@ def said(name: str | None, properties: bytes) -> Said | None:
 
     >>> said("Survey Answered", b'{"score": 10, "comment": "Quick!", "product_id": "mug"}')
     Said(source='survey', text='Quick!', stars=5.0, item_id='mug', brand='')
+    >>> said("Product Reviewed", b'{"rating": "4", "product_id": "mug"}').stars
+    4.0
     >>> said("Product Viewed", b"{}") is said("Product Reviewed", b'{"rating": "many"}') is None
     True
     >>> said("Survey Answered", b'{"score": 1' + b"0" * 400 + b"}") is None  # no number that counts
@@ -87,18 +89,9 @@ def _text(found: dict[str, Any], name: str) -> str:
     return value.strip() if isinstance(value, str) else ""
 
 
-def _number(value: object) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return float(value)
-    except OverflowError:  # an integer of some four hundred digits
-        return None
-
-
 def _stars(found: dict[str, Any], name: str, lowest: float, highest: float) -> float | None:
     """On the scale of 1 to 5; None outside the event's own scale."""
-    value, most = _number(found.get(name)), _number(found.get(f"{name}_max")) or highest
+    value, most = number(found.get(name)), number(found.get(f"{name}_max")) or highest
     if value is None or not lowest <= value <= most or most <= lowest:
         return None
     return 1.0 + (STARS_MAX - 1.0) * ((value - lowest) / (most - lowest))

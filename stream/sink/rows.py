@@ -14,7 +14,7 @@ import msgspec
 
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter, Message
-from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms
+from schemas.events import ORDER_COMPLETED, ORDER_REFUNDED, Event, EventTexts, Product, key, ms, number
 from schemas.opinions import Opinion, SatisfactionAlert
 from schemas.outputs import (
     ChurnAlert,
@@ -142,6 +142,8 @@ def line_revenue(line: Product) -> float | None:
 def _revenues(event: Event, lines: tuple[Product, ...]) -> tuple[float | None, list[float | None]]:
     """Revenue of the event and of each line; each is filled from the other where that is exact."""
     total, of_lines = event.properties.revenue, [line_revenue(line) for line in lines]
+    if total is None and event.event == ORDER_REFUNDED:
+        total = number(event.properties.total)
     if event.event in (ORDER_COMPLETED, ORDER_REFUNDED) and lines:
         known = [amount for amount in of_lines if amount is not None]
         if total is None and len(known) == len(lines):
@@ -173,7 +175,7 @@ def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
         ts_ms, original_ms, _ms_or_none(event.received_at), partition_s,
         user_id, anonymous_id, user, session_id,
         p.product_id or "", p.quantity, p.price, p.currency or "",
-        order_id, revenue, "" if anonymised else p.query or "", p.rating,
+        order_id, revenue, "" if anonymised else p.query or "", number(p.rating),
         recommendation_id, anonymised, properties, traits, free, *kafka, trace,
     )
     products = tuple(

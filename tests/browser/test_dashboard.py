@@ -5,25 +5,39 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from clickwake import process
 from clickwake import topics as topic_admin
 from clickwake.dashboard import accounts, frame
 from schemas import topics
+from schemas.topics import Topic
 from stream.adapters import clickhouse as adapter
+from stream.adapters.lag import Lag
 from stream.settings import Settings
+from stream.sink.consumer import group as sink_group
 from tests.support import bundles, surfaces
 from tests.support.bundles import Exported
 from tests.support.cluster import lag, read_all, running, until
-from tests.support.shop_history import ALERTS, EVENTS, SAID, SEGMENTS, reactions, tell
+from tests.support.shop_history import (
+    ALERTS,
+    EVENTS,
+    OLD_MODEL,
+    PLANTED,
+    SAID,
+    SEGMENTS,
+    reactions,
+    recommended_at,
+    tell,
+)
 from training import release as releases
 
 PASSWORD = "a long way to the sea"  # noqa: S105 - of these tests
@@ -33,7 +47,8 @@ NAMES = r"Clickwake|Kafka|ClickHouse|UTC|PSI|NDCG@10|Recall@20"
 DATA = "|".join((
     r"[ui]\d+", r"thing \d+", r"lookers|(lifecycle|rfm)/[a-z ]+", r"(views_7d|orders|order_days|days_\w+) [\d.e+]+",
     r"views_7d >= 2 and orders == 0",
-    r"Product Viewed|Product Added|Checkout Started|Order Completed|Promotion Viewed|Promotion Clicked", r"home|offer \d",
+    r"Product Viewed|Product Added|Cart Viewed|Checkout Started|Order Completed|Promotion Viewed|Promotion Clicked",
+    r"home|offer \d",
     r"Clay|The handle broke\.", r"\d{8}T\d{6}Z-[0-9a-f]{8}", r"\d{4}-\d\d-\d\dT[\d:]+", r"[0-9a-f]{16,}",
     r"properties\.price.*", r"Expected `.*",  # what a dead letter says
 ))  # fmt: skip
@@ -45,12 +60,18 @@ def shot(page: Page, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def dashboard(lasting: Settings, exported: Exported) -> Iterator[tuple[Settings, str]]:
+def now() -> datetime:
+    """The present of the shop's history."""
+    return datetime.now(UTC)
+
+
+@pytest.fixture(scope="module")
+def dashboard(lasting: Settings, exported: Exported, now: datetime) -> Iterator[tuple[Settings, str]]:
     """One for all tests here: what they change, none of the others looks at."""
     settings = lasting
     topic_admin.create(settings)
     bundles.put_vectors(settings)
-    learned_until = datetime.now(UTC) - timedelta(hours=36)
+    learned_until = now - timedelta(hours=36)
     releases.release(settings, bundles.publish(settings.registry, exported, data_to=learned_until).model_version)
     settings.segments_file.write_text(SEGMENTS)
     ports = {name: str(process.free_port()) for name in ("API", "DASHBOARD")}
@@ -60,12 +81,13 @@ def dashboard(lasting: Settings, exported: Exported) -> Iterator[tuple[Settings,
     with ExitStack() as stack:
         for module in ("workers.personalize", "workers.sink", "workers.api", "clickwake.dashboard"):
             stack.enter_context(running(settings, module, **env))
-        told = tell(settings)
+        told = tell(settings, now)
         url = f"http://127.0.0.1:{ports['DASHBOARD']}"
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "folded")
         until(lambda: _stored(settings, "events") >= told, 60, "events stored")
         until(lambda: sum(_stored(settings, one) for one in ("opinions", "satisfaction_alerts")) == SAID, 60, "said")
         until(lambda: _stored(settings, "churn_alerts") >= ALERTS, 60, "alerts stored")
+        until(lambda: _waiting(settings, *PLANTED) == 0, 60, "all that was planted stored")
         for address in (url, f"http://127.0.0.1:{ports['API']}/health/ready"):
             until(lambda address=address: _status(address) == 200, 60, f"{address} answers")
         yield settings, url
@@ -78,27 +100,75 @@ def _stored(settings: Settings, table: str) -> int:
         return int(client.query("SELECT count() FROM {table:Identifier} FINAL", {"table": table}).first_row[0])
 
 
-def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page) -> None:
+def _waiting(settings: Settings, *topics_of_it: Topic) -> int:
+    """Records that the sink has not stored yet."""
+    with Lag(settings) as seen:
+        return seen.of(sink_group(settings), seen.ends(*topics_of_it))
+
+
+def picture(page: Page, title: str) -> Locator:
+    """What says in words what is drawn."""
+    return page.locator(f'[aria-label^="{title}"]')
+
+
+def row_of(page: Page, *cells: str) -> Locator:
+    """Of a table; a cell's pattern."""
+    return page.get_by_role("row", name=re.compile(f"^{' '.join(cells)}$"))
+
+
+def _funnel(settings: Settings) -> list[int]:
+    """Users of a day who took so many steps one after the other, counted by hand."""
+    steps = ("Product Viewed", "Product Added", "Checkout Started", "Order Completed")
+    with closing(adapter.open_client(settings.clickhouse)) as client:
+        events = client.query("SELECT user, timestamp, event FROM events FINAL ORDER BY timestamp").result_rows
+    took: Counter[tuple[str, date]] = Counter()
+    for user, at, name in events:
+        if took[user, at.date()] < len(steps) and name == steps[took[user, at.date()]]:
+            took[user, at.date()] += 1
+    return [sum(count >= step for count in took.values()) for step in range(1, len(steps) + 1)]
+
+
+def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: datetime, page: Page) -> None:
     settings, url = dashboard
     page.goto(url)
     expect(page.locator('[data-tile="events"]')).to_have_text(str(EVENTS + len(reactions(0))))
     expect(page.locator('[data-tile="users"]')).to_have_text("12")
     expect(page.locator('[data-tile="letters"]')).to_have_text("1")
     expect(page.locator(".chart svg").first).to_be_visible()
+    steps = _funnel(settings)
+    assert steps[0] >= steps[1] > steps[2] >= steps[3] > 0, "u11 buys without a checkout"
+    words = (f"{step} {count:,} · {count / steps[0]:.0%}"
+             for step, count in zip(("viewed", "added to cart", "checkout", "ordered"), steps, strict=True))
+    expect(picture(page, "Funnel")).to_have_attribute(
+        "aria-label", f"Funnel, the last 30 days with events: {'; '.join(words)}")  # fmt: skip
     shot(page, "dashboard-live")
     page.get_by_role("link", name="Segments").click()
     row = page.get_by_role("row", name=re.compile("lookers|rfm"))
     row.first.locator(".q-checkbox, td").first.click()
     expect(page.get_by_text("Members of")).to_be_visible()
     expect(page.locator("a[href*='/users/u']").first).to_be_visible()
-    expect(page.get_by_role("row", name="lifecycle/prospect")).to_contain_text("never bought")
+    expect(page.get_by_role("row", name="lifecycle/new")).to_contain_text("first seen within a week")
     shot(page, "dashboard-segments")
     page.get_by_role("link", name="Churn").click()
     expect(page.get_by_text("Alerts raised, newest first")).to_be_visible()
-    expect(page.get_by_text("silent for 9.0 days, usually back after 2.0; 2 orders in 3 active days")).to_be_visible()
+    # model, days, raised, judged, right, precision, as said, pending
+    expect(row_of(page, OLD_MODEL, "1", "3", "3", "1", "0.3333", "0.8", "0")).to_be_visible()
+    expect(row_of(page, OLD_MODEL, "14", "1", "0", "0", "1")).to_be_visible()
+    why = "silent for 9.0 days, usually back after 2.0; 2 orders in 3 active days"
+    at = f"{now - timedelta(days=2):%Y-%m-%d %H:%M:%S}"
+    expect(row_of(page, at, "u0", "0.8", "1", why, "wrong")).to_be_visible()
+    for user, days, outcome in (("u1", 14, "pending"), ("u2", 1, "wrong"), ("u12", 1, "correct")):
+        expect(row_of(page, at, user, "0.8", str(days), "silent for 9.0 days, [^ ].*", outcome)).to_be_visible()
     shot(page, "dashboard-churn")
     page.get_by_role("link", name="Recommendations").click()
     expect(page.get_by_text("Hit rate of recommendations, by model")).to_be_visible()
+    first, second = (f"{at:%Y-%m-%d}" for at in recommended_at(now))
+    expect(picture(page, "Hit rate within a day")).to_have_attribute(
+        "aria-label", re.compile(rf"over time: .*{OLD_MODEL} 0\.25 \({first}\), 0\.75 \({second}\)"))
+    expect(page.locator(".chart svg")).to_contain_text(OLD_MODEL)
+    # model, within, emissions, hits, hit rate, ordered, pending
+    for figures in (("1h", "8", "0", "0", "0", "0"), ("1d", "8", "4", "0.5", "4", "0"), ("7d", "0", "0", "0", "8")):
+        expect(row_of(page, OLD_MODEL, *figures)).to_be_visible()
     shot(page, "dashboard-recommendations")
     page.get_by_role("link", name="Promotions").click()
     expect(page.get_by_role("row", name=re.compile("home.*offer 1.*1"))).to_be_visible()
@@ -140,6 +210,28 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], page: Page)
     page.get_by_role("button", name="Erase").click()
     expect(page.get_by_text("The request was taken")).to_be_visible()
     assert len(read_all(settings, topics.ERASURES)) == 1
+
+
+def test_segments_are_known_as_of_any_time(dashboard: tuple[Settings, str], now: datetime, page: Page) -> None:
+    """Of u12, who was in one from five days to four days ago, and u13, who came half a day after."""
+    _, url = dashboard
+    page.goto(f"{url}/segments")
+    members = page.locator("a[href*='/users/u']")
+    box = page.get_by_label("as of (UTC)")
+    page.get_by_role("checkbox", name="lookers", exact=True).click()
+    expect(page.get_by_text("Members of lookers")).to_be_visible()
+    expect(members.filter(has_text="u13")).to_be_visible()
+    for hours, inside in ((119, ["u12"]), (107, ["u13", "u12"]), (95, ["u13"]), (121, list[str]())):
+        box.fill(f"{now - timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}")
+        box.press("Enter")
+        expect(members).to_have_text(inside)
+        if hours == 119:
+            entered, left = (f"{now - timedelta(hours=one):%Y-%m-%d %H:%M:%S}" for one in (120, 96))
+            expect(row_of(page, "u12", entered, left, "views_7d 2, orders 0")).to_be_visible()
+    expect(page.get_by_text("Nothing here yet.")).to_be_visible()
+    box.fill("yesterday")
+    box.press("Enter")
+    expect(page.get_by_role("alert")).to_contain_text("yesterday")
 
 
 def look_closer(page: Page, path: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from clickwake.up import Local
 from producers import catalog
 from schemas import topics
 from schemas.events import key as user_key
-from schemas.outputs import ChurnAlert, Recommendation, SegmentChange
+from schemas.outputs import ChurnAlert, Complements, Recommendation, SegmentChange
 from stream.adapters.kafka_clients import partition_of
 from stream.settings import ClickHouse, Settings
 from tests.support import bundles
@@ -33,6 +33,8 @@ WITHIN_S = 1.0
 DAY_MS = 86_400_000
 SERVED = """SELECT user_id, as_of_event_id, model_version, item_ids FROM recommendations
             WHERE recommendation_id = {r:String}"""
+WITH_BASKET = """SELECT user_id, basket, item_ids, scores, sources, reasons, as_of_event_id, as_of_ts, model_version
+                 FROM complements_served WHERE recommendation_id = {r:String}"""
 
 
 class Shop:
@@ -43,7 +45,8 @@ class Shop:
         port = self.settings.collector.port
         self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=("demo-write-key", ""), trust_env=False)
         house = self.settings.clickhouse
-        self.sql = clickhouse_connect.get_client(host=house.host, port=house.port, database=house.database)
+        self.sql = clickhouse_connect.get_client(host=house.host, port=house.port, database=house.database,
+                                                 tz_mode="aware")  # fmt: skip
 
     def post(self, call: str, **body: Any) -> str:
         """Returns the message id of the event the collector has acknowledged."""
@@ -81,7 +84,7 @@ def shop(kafka: str, clickhouse: ClickHouse, registry: Path, exported: Exported,
             assert catalog.publish(local.settings, items, TENANT).published == len(bundles.ITEMS)
             vectors = [(f"{space}/{TENANT}/{item.item_id}").encode() for item in bundles.ITEMS]
             until(lambda: {one.key for one in read_all(local.settings, topics.ITEM_VECTORS)} >= set(vectors), 60, "vectors")
-            version = bundles.publish(str(registry), exported, space=space).model_version
+            version = bundles.publish(str(registry), exported, space=space, links=bundles.BESIDE).model_version
             releases.release(local.settings, version)
             log = home / "logs" / "personalize.log"
             until(lambda: "release taken" in log.read_text(), 30, "the release taken")
@@ -142,6 +145,42 @@ def test_one_post_moves_a_user_into_and_out_of_segments_within_a_second(shop: Sh
     best = [min(times) for times in zip(*took_s[1:], strict=True)]
     print(f"entered and left {best[0]:.3f} and {best[1]:.3f} s after the collector had acknowledged the event")
     assert max(best) < WITHIN_S, took_s
+
+
+def test_what_goes_with_a_basket_is_an_event_and_a_row_and_what_came_of_it_is_known(shop: Shop) -> None:
+    """Of three who put i0 into it: two did so a day and an hour ago, of whom one bought what was said; one does so now."""
+    bought = {"taker": "i1", "leaver": "i5", "newcomer": "i1"}
+    now = datetime.now(UTC).replace(microsecond=0)
+    put_at = {user: now if user == "newcomer" else now - timedelta(hours=25) for user in bought}
+    with Tail(shop.settings, topics.COMPLEMENTS) as tail:
+
+        def told() -> dict[str, Complements]:
+            values = [msgspec.json.decode(record.value, type=Complements) for record in tail.poll()]
+            return {one.user_id: one for one in values if one.user_id in bought}
+
+        puts = {user: shop.post("track", event="Product Added", properties={"product_id": "i0"}, userId=user,
+                                timestamp=at.isoformat()) for user, at in put_at.items()}  # fmt: skip
+        until(lambda: len(told()) == len(bought), 20, "what goes with i0, on the topic, for each of them")
+        said = told()
+    for user, one in said.items():
+        shown = [(item.item_id, round(item.score, 3), [(why.item_id, why.share) for why in item.reasons])
+                 for item in one.items]  # fmt: skip
+        assert shown == [("i1", 0.667, [("i0", 1.0)]), ("i2", 0.333, [("i0", 1.0)])], "as the bundle's links say"
+        assert (one.basket, one.as_of_event_id, one.as_of_ts) == (("i0",), puts[user], put_at[user])
+        stored = until(lambda one=one: shop.row(WITH_BASKET, r=one.recommendation_id), 20, "and as a row")
+        assert stored == (
+            user, ["i0"], ["i1", "i2"], [item.score for item in one.items], ["complements"] * 2,
+            [msgspec.json.encode(item.reasons).decode() for item in one.items], puts[user], put_at[user], one.model_version)
+    ordered_at = {user: at + timedelta(minutes=0 if user == "newcomer" else 30, seconds=1) for user, at in put_at.items()}
+    for user, item in bought.items():
+        order = shop.post("track", event="Order Completed", userId=user, timestamp=ordered_at[user].isoformat(),
+                          properties={"order_id": f"of {user}", "products": [{"product_id": item, "price": 2.5}]})
+        until(lambda order=order: shop.row("SELECT 1 FROM event_products WHERE message_id = {m:String}", m=order), 20,
+              "the order in ClickHouse")  # fmt: skip
+    outcome = "SELECT ordered_at, taken, outcome FROM complement_outcomes WHERE recommendation_id = {r:String}"
+    found = {user: shop.row(outcome, r=one.recommendation_id) for user, one in said.items()}
+    assert found == {"taker": (ordered_at["taker"], ["i1"], "taken"), "leaver": (None, [], "left"),
+                     "newcomer": (ordered_at["newcomer"], ["i1"], "pending")}  # fmt: skip
 
 
 def apart(user: str, partitions: int) -> str:

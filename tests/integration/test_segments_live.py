@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import closing
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -49,7 +50,6 @@ def test_users_enter_a_new_rule_looks_back_and_all_is_known_as_of_any_time(setti
         first = until(tail.poll, 10, "u3 entered")[0]
         entered = msgspec.json.decode(first.value, type=SegmentChange)
         assert (entered.user_id, entered.segment, entered.change) == ("u3", "lookers", "entered")
-        between = now_ms()
         sender.send([event(user="u3", item="i1", id="third", ts_ms=now_ms() + 1, name="Order Completed")])
         until(lambda: len(tail.poll()) == 3, 10, "u3 moved")
         settings.segments_file.write_text(RULES + "  - {name: known by one event, when: events == 1}\n")
@@ -59,9 +59,11 @@ def test_users_enter_a_new_rule_looks_back_and_all_is_known_as_of_any_time(setti
     for key, state in stored_states(settings).items():
         values = values_of(truth[key], now_ms(), 0.0)
         assert segments.members(state) == sorted(rules.inside("t", values)), "the stream says what a batch says"
-    ids = [json.loads(record.value)["change_id"] for record in read_all(settings, topics.SEGMENT_CHANGES)]
-    assert len(set(ids)) == len(ids)
-    _asked_on_the_command_line(settings, between, monkeypatch)
+    changes = [msgspec.json.decode(record.value, type=SegmentChange)
+               for record in read_all(settings, topics.SEGMENT_CHANGES)]  # fmt: skip
+    assert len({one.change_id for one in changes}) == len(changes)
+    moves = {(one.segment, one.change): one.as_of_ts for one in changes if one.user_id == "u3"}
+    _asked_on_the_command_line(settings, moves, monkeypatch)
 
 
 def _intervals(settings: Settings) -> int:
@@ -69,7 +71,8 @@ def _intervals(settings: Settings) -> int:
         return int(client.query("SELECT count() FROM segment_intervals").first_row[0])
 
 
-def _asked_on_the_command_line(settings: Settings, between_ms: int, monkeypatch: Any) -> None:
+def _asked_on_the_command_line(settings: Settings, moves: dict[tuple[str, str], datetime], monkeypatch: Any) -> None:
+    """`moves`: when u3 entered and left what."""
     monkeypatch.setenv("CLICKWAKE_HOME", str(settings.home))
     monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__PORT", str(settings.clickhouse.port))
     monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__DATABASE", settings.clickhouse.database)
@@ -81,9 +84,16 @@ def _asked_on_the_command_line(settings: Settings, between_ms: int, monkeypatch:
 
     assert {one["segment"]: one["members"] for one in ask("list")} == {
         "lookers": 0, "buyers": 1, "known by one event": 19}  # fmt: skip
-    then = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(between_ms / 1000 + 1))
+
+    def members(segment: str, at: datetime) -> list[str]:
+        return [one["user_id"] for one in ask("members", segment, "--at", f"{at:%Y-%m-%dT%H:%M:%S.%f}")]
+
+    came, went, bought = moves["lookers", "entered"], moves["lookers", "left"], moves["buyers", "entered"]
+    just = timedelta(milliseconds=1)
+    assert [members("lookers", at) for at in (came - just, came, went - just, went)] == [[], ["u3"], ["u3"], []]
+    assert [members("buyers", at) for at in (bought - just, bought)] == [[], ["u3"]]
     assert [one["user_id"] for one in ask("members", "buyers")] == ["u3"]
-    assert ask("members", "buyers", "--at", "2020-01-01T00:00:00") == [] and len(ask("members", "buyers", "--at", then)) <= 1
+    assert ask("members", "buyers", "--at", "2020-01-01T00:00:00") == ask("members", "lookers") == []
     assert [rule["name"] for rule in ask("check")["segments"]] == ["lookers", "buyers", "known by one event"]
     done = CliRunner().invoke(app, ["segments", "check", str(settings.home / "nothing.yml")])
     assert done.exit_code == 1 and "nothing.yml" in done.stderr

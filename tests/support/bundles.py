@@ -21,6 +21,8 @@ from stream.adapters.onnx import sha256
 from stream.core.audience import Audience, to_bytes
 from stream.core.churn import EDGES_DAYS
 from stream.core.featurize import CHURN_FEATURES
+from stream.core.links import NO_LINKS, REPEAT_UNKNOWN, Links, Weights, no_weights
+from stream.core.links import to_bytes as links_to_bytes
 from stream.settings import Models, Settings
 from training import export, release
 from training.churn import HazardNet
@@ -29,6 +31,12 @@ from training.user_encoder import Config, Recommender
 TEXT_DIM = 384  # MiniLM's, so that the real text encoder's vectors fit too
 SPACE = "tiny"
 ITEMS = [Item(item_id=f"i{n}", tenant="t", title=f"thing {n}", category=f"c{n % 4}") for n in range(12)]
+N = len(ITEMS)
+BESIDE = Links(  # each item is bought with the next one, and half as often with the one after it; they say nothing else
+    [item.item_id for item in ITEMS], np.full(N, REPEAT_UNKNOWN, np.float32), follows=no_weights(N), together=no_weights(N),
+    beside=Weights(np.array([[(n + 1) % N, (n + 2) % N] for n in range(N)], np.int32),
+                   np.tile(np.array([1.0, 0.5], np.float32), (N, 1))),
+)  # fmt: skip
 LAPSE_DAYS = 1.0  # of silence, then the churn model of these bundles raises an alert
 CHURN = {"horizon_days": 14.0, "raise_at": 0.8, "clear_at": 0.5, "cooldown_days": 3.0}
 
@@ -67,10 +75,10 @@ def files_of(made: Exported, seed: int = 0, audience: Audience | None = None) ->
 
 def publish(
     registry: str, made: Exported, *, seed: int = 0, space: str = SPACE, parent: str | None = None,
-    audience: Audience | None = None, **fields: Any,
+    audience: Audience | None = None, links: Links = NO_LINKS, **fields: Any,
 ) -> Manifest:  # fmt: skip
     """A whole bundle, see `files_of`; `fields` of the manifest."""
-    files = files_of(made, seed, audience)
+    files = files_of(made, seed, audience) | {"item_links.npz": links_to_bytes(links)}
     manifest = msgspec.structs.replace(
         export.draft(made.model, space, parent, files, (0, 1)), **({"churn": CHURN} | fields)
     )

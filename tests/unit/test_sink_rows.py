@@ -62,6 +62,18 @@ def test_revenue_is_filled_only_where_it_is_exact() -> None:
     assert revenues({"products": [two[0], {"product_id": "c"}], "revenue": 9.0}) == [9.0, 6.0, None]
 
 
+def test_what_is_given_back_is_the_total_of_a_refund_and_a_rating_may_be_text() -> None:
+    """Of the whole order Segment's Order Refunded says no products, of the money only `total`; a rating is text there."""
+    def row(name: str, **properties: Any) -> dict[str, Any]:
+        return tables(to_rows(record(event(event=name, properties=properties))))[0][1]
+
+    assert row("Order Refunded", order_id="o", total=30)["revenue"] == row("Order Refunded", total="30")["revenue"] == 30.0
+    assert row("Order Refunded", total=30, revenue=25)["revenue"] == 25.0
+    assert row("Order Completed", total=30)["revenue"] is None, "shipping and taxes are in it"
+    assert row("Product Reviewed", rating="5")["rating"] == row("Product Reviewed", rating=5)["rating"] == 5.0
+    assert row("Product Reviewed", rating="many")["rating"] is None
+
+
 @pytest.mark.parametrize(("original", "expected"), [
     (None, 1_778_051_289), ("2026-05-06T07:00:00Z", 1_778_050_800), ("1970-01-01T00:00:00Z", rows.CLAMP_FIRST_S),
     ("9999-01-01T00:00:00Z", rows.CLAMP_LAST_S)])
