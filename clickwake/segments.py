@@ -64,7 +64,8 @@ def clusters(*, as_json: bool) -> int:
     version, known = release(load_settings())
     if as_json:
         told = [{name: getattr(one, name) for name in ("id", "name", "users", "terms", "items")} for one in known.clusters]
-        print(msgspec.json.encode({"release": version or None, "users": known.users, "clusters": told}).decode())
+        print(msgspec.json.encode({"release": version or None, "users": known.users, "clusters": told,
+                                   "measured": known.measured}).decode())  # fmt: skip
         return 0
     if not known.clusters:
         Console().print(f"{version or 'The registry'} knows no clusters; clickwake train finds them among enough users",
