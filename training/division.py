@@ -5,13 +5,11 @@ Decompositions for Large Sparse Text Data", 2001). k is the one with the largest
 among those whose every cluster has MEMBERS_MIN users.
 
 Going on: each training learns another space, and where users are not of kinds k-means divides each space along something
-else. So an old cluster begins where its present users are in the new space, and labels and centroids are improved in turns
-from there, which makes this the largest it can be, summed over users:
-
-    (1 - HISTORY) cos(user, centroid of the cluster they are in) + HISTORY cos(user, centroid of the one they were in)
-
-The first is the quality of the snapshot, the second the cost of history (Chakrabarti, Kumar & Tomkins, "Evolutionary
-Clustering", KDD 2006). Only cosines are asked: a rotated space gives the same division.
+else. So a cluster goes on as the mean of its present users in the new space, and everybody is with the nearest: one turn of
+spherical k-means from the division before, which never makes a cluster looser than leaving its users where they were. It
+weighs the quality of a snapshot against the cost of history (Chakrabarti, Kumar & Tomkins, "Evolutionary Clustering", KDD
+2006) by their limit: further turns gain no silhouette and move more users (docs/results.md, "Between trainings"); the next
+training takes the next turn. Only cosines are asked: a turned space gives the same division.
 """
 
 from __future__ import annotations
@@ -31,12 +29,10 @@ CLUSTERS_MIN, CLUSTERS_MAX = 2, 16
 MEMBERS_MIN = 10  # a smaller cluster says something of few people
 SILHOUETTE_MAX = 3_000  # users looked at for the silhouette: it costs the square
 RESTARTS = 10  # of k-means; the best is taken
-HISTORY = 0.5  # see above; docs/results.md, "Between trainings", has what it does
-ROUNDS_MAX = 300  # of going on; it ends by itself when nobody moves
-MARGIN = 0.05  # of silhouette, by which a division anew must be better to be taken; docs/results.md has the noise
+MARGIN = 0.02  # of silhouette, by which a division anew must be better: docs/results.md, "Between trainings", has the noise
+REFERENCES, REFERENCE_RESTARTS = 4, 3  # clouds without groups to compare with, and of k-means in each
 
 Ints = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -52,23 +48,20 @@ def divide(vectors: Float32, before: Ints, seed: int) -> Division | None:
     """Vectors (U, D) of length 1 divided, going on from labels `before` (U,), -1: in none, unless a division anew has a
     silhouette that is larger by more than MARGIN. None where there are too few users.
 
-    Measured: `silhouette`, and `silhouette_<k>` of each k anew; where there was a division before, also
-    `silhouette_continued`, whether it goes on (`continued`, 1 or 0), and `again`: the adjusted Rand index of the division
-    anew with the one before, that is how far this training finds it without being told.
+    Measured: `silhouette` of what is taken, `silhouette_<k>` of each k anew and `structure` of the best of them, see there.
+    Where there was a division before, also `silhouette_continued`, whether it goes on (`continued`, 1 or 0), and `again`,
+    the adjusted Rand index of the division anew with the one before: how far this training finds it without being told.
     """
     new, old = anew(vectors, seed), continued(vectors, before)
+    measured = {} if new is None else new.measured | {"structure": round(structure(vectors, new, seed), 6)}
     if old is None:
-        return new
-    score, measured = silhouette(vectors, old.labels, seed), {} if new is None else dict(new.measured)
+        return None if new is None else Division(new.labels, new.centroids, measured)
+    score = silhouette(vectors, old.labels, seed)
     goes_on = measured.get("silhouette", -1.0) - score <= MARGIN
     measured |= {"silhouette_continued": round(score, 6), "continued": float(goes_on)}
     if new is None or goes_on:
-        measured["silhouette"] = round(score, 6)
-    if new is not None:
-        some = before >= 0
-        measured["again"] = round(float(adjusted_rand_score(before[some], new.labels[some])), 6)
-    chosen = old if new is None or goes_on else new
-    return Division(chosen.labels, chosen.centroids, measured)
+        return Division(old.labels, old.centroids, measured | {"silhouette": round(score, 6)} | again(before, new))
+    return Division(new.labels, new.centroids, measured | again(before, new))
 
 
 def anew(vectors: Float32, seed: int) -> Division | None:
@@ -96,20 +89,42 @@ def kmeans(vectors: Float32, k: int, seed: int, restarts: int = RESTARTS) -> tup
     return np.asarray((vectors @ centroids.T).argmax(axis=1), dtype=np.int64), centroids
 
 
-def continued(vectors: FloatArray, before: Ints, history: float = HISTORY) -> Division | None:
-    """The division that goes on from labels `before` (U,), -1: in none. Old clusters of which fewer than MEMBERS_MIN users
-    are there are left out, and so are those that lose theirs, the smallest first; None where fewer than two are left."""
+def continued(vectors: FloatArray, before: Ints) -> Division | None:
+    """The division that goes on from labels `before` (U,), -1: in none. Old clusters with fewer than MEMBERS_MIN of these
+    users are left out, and so are those that would lose theirs, the smallest first; None where fewer than two are left."""
     exact, some = vectors.astype(np.float64), before >= 0
     present = np.bincount(before[some], minlength=1)
-    with threadpool_limits(1):
-        anchors = _sums(exact[some], before[some], len(present))[present >= MEMBERS_MIN]  # (K, D)
-        while len(anchors) >= CLUSTERS_MIN:
-            labels, centroids = _improved(exact, anchors, history)
-            sizes = np.bincount(labels, minlength=len(anchors))
-            if sizes.min() >= MEMBERS_MIN:
-                return Division(labels, centroids.astype(np.float32), {})
-            anchors = anchors[sizes > sizes.min()]
+    sums = np.eye(len(present))[:, before[some]] @ exact[some]  # (K, D)
+    centroids = (sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12))[present >= MEMBERS_MIN]
+    while len(centroids) >= CLUSTERS_MIN:
+        labels = np.asarray((exact @ centroids.T).argmax(axis=1), dtype=np.int64)
+        sizes = np.bincount(labels, minlength=len(centroids))
+        if sizes.min() >= MEMBERS_MIN:
+            return Division(labels, centroids.astype(np.float32), {})
+        centroids = centroids[sizes > sizes.min()]
     return None
+
+
+def again(before: Ints, new: Division | None) -> dict[str, float]:
+    """How far a division anew is the one before, over the users who were in any."""
+    some = before >= 0
+    return {} if new is None else {"again": round(float(adjusted_rand_score(before[some], new.labels[some])), 6)}
+
+
+def structure(vectors: Float32, found: Division, seed: int) -> float:
+    """How much larger its silhouette is than what k-means reaches with as many clusters in a cloud that has none: drawn from
+    the Gaussian with the mean and covariance of the vectors, brought to length 1 (the null of SigClust: Liu, Hayes, Nobel &
+    Marron, "Statistical Significance of Clustering for High-Dimension, Low-Sample Size Data", 2008)."""
+    rng = np.random.default_rng(seed)
+    size, mean = min(len(vectors), SILHOUETTE_MAX), vectors.mean(axis=0)
+    _, spread, axes = np.linalg.svd(vectors - mean, full_matrices=False)  # (R,), (R, D)
+    reached = []
+    for draw in range(REFERENCES):
+        cloud = rng.normal(size=(size, len(spread))) * spread / np.sqrt(len(vectors)) @ axes + mean
+        cloud = (cloud / np.linalg.norm(cloud, axis=1, keepdims=True)).astype(np.float32)
+        labels, _ = kmeans(cloud, len(found.centroids), seed + draw, REFERENCE_RESTARTS)
+        reached.append(silhouette(cloud, labels, seed))
+    return found.measured["silhouette"] - float(np.mean(reached))
 
 
 def silhouette(vectors: Float32, labels: Ints, seed: int) -> float:
@@ -118,32 +133,6 @@ def silhouette(vectors: Float32, labels: Ints, seed: int) -> float:
     if len(np.unique(labels[sample])) < CLUSTERS_MIN:
         return -1.0
     return float(silhouette_score(vectors[sample], labels[sample], metric="cosine"))
-
-
-def _improved(vectors: Doubles, anchors: Doubles, history: float) -> tuple[Ints, Doubles]:
-    """Labels (U,) and centroids (K, D) that no turn betters, from the sums of the old clusters' vectors (K, D)."""
-    centroids = _unit(anchors)
-    labels = _nearest(vectors, centroids)
-    for _ in range(ROUNDS_MAX):
-        centroids = _unit((1 - history) * _sums(vectors, labels, len(anchors)) + history * anchors)
-        now = _nearest(vectors, centroids)
-        if (now == labels).all():
-            break
-        labels = now
-    return now, centroids
-
-
-def _nearest(vectors: Doubles, centroids: Doubles) -> Ints:
-    return np.asarray((vectors @ centroids.T).argmax(axis=1), dtype=np.int64)
-
-
-def _sums(vectors: Doubles, labels: Ints, k: int) -> Doubles:
-    """(K, D) of the vectors (U, D) of each label."""
-    return np.asarray(np.eye(k)[:, labels] @ vectors, dtype=np.float64)
-
-
-def _unit(rows: Doubles) -> Doubles:
-    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float64)
 
 
 def _sample(size: int, seed: int) -> Ints:
