@@ -6,9 +6,9 @@ among those whose every cluster has MEMBERS_MIN users.
 
 Going on: each training learns another space, and where users are not of kinds k-means divides each space along something
 else. So a cluster goes on as the mean of its present users in the new space, and everybody is with the nearest: one turn of
-spherical k-means from the division before, which never makes a cluster looser than leaving its users where they were. It
-weighs the quality of a snapshot against the cost of history (Chakrabarti, Kumar & Tomkins, "Evolutionary Clustering", KDD
-2006) by their limit: further turns gain no silhouette and move more users (docs/results.md, "Between trainings"); the next
+spherical k-means from the division before, after which users are no farther from their centroids, summed, than before it.
+Of the quality of a snapshot and the cost of history (Chakrabarti, Kumar & Tomkins, "Evolutionary Clustering", KDD 2006) that
+favours the second: further turns gain no silhouette and move more users (docs/results.md, "Between trainings"); the next
 training takes the next turn. Only cosines are asked: a turned space gives the same division.
 """
 

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
+from typer.testing import CliRunner
 
+from clickwake.cli import app
 from producers.simulate.world import World
 from schemas.catalog import Item
 from stream.adapters import model_store
@@ -153,6 +155,22 @@ def test_damaged_or_exchanged_clusters_are_refused_and_a_bundle_without_any_load
     old = bundles.publish(str(tmp_path / "old"), exported)
     uri = Path(model_store.bundle_uri(str(tmp_path / "old"), old.model_version))
     assert model_store.verify(str(uri), (uri / "manifest.json").read_bytes()).audience.clusters == ()
+
+
+def test_the_command_shows_clusters_and_how_far_a_training_finds_them_untold(
+    shop: Shop, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = with_clusters(shop, exported, 1)
+    bundle, files = with_clusters(shop, exported, 2, first)
+    assert bundle.audience.measured["continued"] == 1.0 and bundle.audience.measured["again"] > 0.9
+    golden = {"golden.npz": export.golden(bundle, np.zeros((2, len(CHURN_FEATURES)), dtype=np.float32))}
+    manifest, _ = export.publish(str(tmp_path), bundle.manifest, files | golden, {})
+    monkeypatch.setenv("CLICKWAKE_MODELS__REGISTRY", str(tmp_path))
+    said = json.loads(CliRunner().invoke(app, ["segments", "clusters", "--json"]).stdout)
+    assert said["release"] == manifest.model_version and said["measured"] == bundle.audience.measured
+    assert [one["id"] for one in said["clusters"]] == [one.id for one in bundle.audience.clusters]
+    shown = " ".join(CliRunner().invoke(app, ["segments", "clusters"]).stdout.split())
+    assert f"agree with them by {bundle.audience.measured['again']:.2f}" in shown
 
 
 def test_evaluate_clusters_prints_one_object_and_writes_a_page(
