@@ -26,6 +26,12 @@ WHERE segment = {segment:String} AND entered_at <= {at:DateTime64(3, 'UTC')}
     AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')})
 ORDER BY entered_at DESC, user_id LIMIT {limit:UInt32}"""
 
+MEASURED = {  # what a release says of its clusters, training/division.py
+    "silhouette": "silhouette {:.3f}",
+    "structure": "{:+.3f} above a cloud without groups",
+    "again": "a training that is not told the clusters before would agree with them by {:.2f}",
+}
+
 
 def check(path: Path | None, *, as_json: bool) -> int:
     """Whether a file of rules can be used; 1 when not, with the reason."""
@@ -64,13 +70,15 @@ def clusters(*, as_json: bool) -> int:
     version, known = release(load_settings())
     if as_json:
         told = [{name: getattr(one, name) for name in ("id", "name", "users", "terms", "items")} for one in known.clusters]
-        print(msgspec.json.encode({"release": version or None, "users": known.users, "clusters": told}).decode())
+        print(msgspec.json.encode({"release": version or None, "users": known.users, "clusters": told,
+                                   "measured": known.measured}).decode())  # fmt: skip
         return 0
     if not known.clusters:
         Console().print(f"{version or 'The registry'} knows no clusters; clickwake train finds them among enough users",
                         highlight=False)  # fmt: skip
         return 0
-    table = Table(box=None, header_style="dim", caption=f"{version}, {known.users} users")
+    figures = "; ".join(words.format(known.measured[name]) for name, words in MEASURED.items() if name in known.measured)
+    table = Table(box=None, header_style="dim", caption=f"{version}, {known.users} users" + (figures and f"; {figures}"))
     for name in ("id", "cluster", "users", "words", "nearest items"):
         table.add_column(name)
     for one in known.clusters:

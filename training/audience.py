@@ -1,14 +1,11 @@
 """What a release says of everybody, for `stream.core.audience`: clusters of users by their vectors, and quantiles.
 
-Users are encoded by the exported bundle as a worker does, as of their last event. k-means on vectors of length 1, so that
-the nearest centroid is the nearest by cosine (Dhillon & Modha, "Concept Decompositions for Large Sparse Text Data", 2001).
-k is the one with the largest mean silhouette by cosine (Rousseeuw 1987) among those whose every cluster has MEMBERS_MIN
-users. A name is of the words of the items that its users touch, weighted by class-based TF-IDF (Grootendorst, "BERTopic",
-2022, eq. 2).
+Users are encoded by the exported bundle as a worker does, as of their last event, and divided by training.division. A name
+is of the words of the items that its users touch, weighted by class-based TF-IDF (Grootendorst, "BERTopic", 2022, eq. 2).
 
-Each training learns another space of vectors, so centroids of two releases cannot be compared. Clusters are matched by their
-members instead: the present users are placed by the previous bundle too, and the assignment with the largest overlap (Kuhn
-1955, by Jaccard) hands ids and names on.
+Each training learns another space of vectors, so centroids of two releases cannot be compared; their members can. The
+present users are placed by the previous bundle too: the new division goes on from there, and the assignment with the largest
+overlap (Kuhn 1955, by Jaccard) hands ids and names on.
 """
 
 from __future__ import annotations
@@ -21,12 +18,8 @@ from dataclasses import dataclass
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-from sklearn.metrics import silhouette_score
-from threadpoolctl import threadpool_limits
 
 from schemas.catalog import Item
 from stream.adapters.onnx import Bundle
@@ -38,16 +31,13 @@ from stream.core.featurize import Float32, batch, churn_features, sequence
 from stream.core.index import ItemIndex
 from stream.core.segment_fields import FIELDS, values_of
 from stream.core.state import DAY_MS, UserState
+from training.division import Ints, divide
 from training.offline import index_of
 from training.snapshot import History, Snapshot
 from training.texts import Texts
 
-CLUSTERS_MIN, CLUSTERS_MAX = 2, 16
-MEMBERS_MIN = 10  # a smaller cluster says something of few people
 TOUCHES_MIN = 3  # of a user from whom clusters are learned; others are placed in them
 USERS_MAX = 20_000  # to learn from, drawn
-SILHOUETTE_MAX = 3_000  # of them looked at for the silhouette: it costs the square
-RESTARTS = 10  # of k-means; the best is taken
 ENCODED_MAX = 256  # users in one call
 TERMS = 8
 NAME_TERMS = 2
@@ -55,7 +45,6 @@ MEDOIDS = 5
 OVERLAP_MIN = 0.25  # of the way from the Jaccard that chance gives to 1: below it a cluster is another one
 NAME_CHARS_MAX = 48
 
-Ints = npt.NDArray[np.int64]
 _WORD = re.compile(r"[^\W\d_]{3,}|[\u3400-\u9fff]{2,}")
 _CJK = re.compile(r"[\u3400-\u9fff]+")
 
@@ -73,21 +62,22 @@ def discover(
     bundle: Bundle, snapshot: Snapshot, history: History, texts: Texts, policy: ChurnPolicy,
     previous: Bundle | None = None, seed: int = 0,
 ) -> Audience:  # fmt: skip
-    """Clusters and quantiles of a history's users, as of its end. `previous`: whose ids and names are kept."""
+    """Clusters and quantiles of a history's users, as of its end. `previous`: whose clusters, ids and names go on."""
     states = {user: state for user, state in snapshot.states.items() if state.events and not state.claims}
     quantiles = quantiles_of(list(states.values()), history.to_ms, bundle, policy)
     index = index_of(bundle, history.items, texts, snapshot.counts)
     learned = learners(bundle, index, states, seed)
-    found = cluster(learned.vectors, seed)
+    before, old = np.full(len(learned.users), -1), () if previous is None else previous.audience.clusters
+    if previous is not None and old and previous.manifest.text_space == texts.space:
+        before = assigned(previous, index_of(previous, history.items, texts, snapshot.counts), learned.states)
+    found = divide(learned.vectors, before, seed)
     if found is None:
         return Audience(users=len(states), quantiles=quantiles)
-    labels, centroids, silhouettes = found
+    labels, centroids = found.labels, found.centroids
     terms = terms_of(learned.states, labels, len(centroids), history.items)
-    before = {} if previous is None or previous.manifest.text_space != texts.space else handed_on(
-        previous, index_of(previous, history.items, texts, snapshot.counts), learned.states, labels)  # fmt: skip
-    clusters = named(labels, centroids, terms, medoids(learned.states, labels, centroids, index), before,
-                     () if previous is None else previous.audience.clusters)  # fmt: skip
-    return Audience(users=len(states), clusters=clusters, quantiles=quantiles, measured=silhouettes)
+    clusters = named(labels, centroids, terms, medoids(learned.states, labels, centroids, index),
+                     matched(labels, before, old), old)  # fmt: skip
+    return Audience(users=len(states), clusters=clusters, quantiles=quantiles, measured=found.measured)
 
 
 def learners(bundle: Bundle, index: ItemIndex, states: dict[str, UserState], seed: int) -> Placed:
@@ -127,32 +117,6 @@ def assigned(bundle: Bundle, index: ItemIndex, states: Sequence[UserState]) -> I
     rows, ends_ms = core.unsure(states, near)
     then = core.similarities(vectors_at(bundle, index, [states[row] for row in rows], ends_ms), centroids)
     return np.where(vectors.any(axis=1), core.settled(near, rows, then), -1)
-
-
-def cluster(vectors: Float32, seed: int) -> tuple[Ints, Float32, dict[str, float]] | None:
-    """Labels (U,), centroids (K, D) of length 1, and the silhouette of each k that was looked at; None where there are too
-    few users, or where no k gives clusters that are large enough."""
-    measured: dict[str, float] = {}
-    best: tuple[float, Ints, Float32] | None = None
-    rng = np.random.default_rng(seed)
-    sample = np.sort(rng.choice(len(vectors), min(len(vectors), SILHOUETTE_MAX), replace=False))
-    for k in range(CLUSTERS_MIN, min(CLUSTERS_MAX, len(vectors) // MEMBERS_MIN) + 1):
-        labels, centroids = kmeans(vectors, k, seed)
-        if len(np.unique(labels[sample])) < k or np.bincount(labels, minlength=k).min() < MEMBERS_MIN:
-            continue
-        score = float(silhouette_score(vectors[sample], labels[sample], metric="cosine"))
-        measured[f"silhouette_{k}"] = round(score, 6)
-        if best is None or score > best[0]:
-            best = score, labels, centroids
-    return None if best is None else (best[1], best[2], measured)
-
-
-def kmeans(vectors: Float32, k: int, seed: int, restarts: int = RESTARTS) -> tuple[Ints, Float32]:
-    """Labels (U,), the nearest centroid by cosine, and centroids (K, D) of length 1."""
-    with threadpool_limits(1):  # on busy cores a second thread waits at barriers and slows the first
-        centroids = KMeans(k, n_init=restarts, random_state=seed).fit(vectors).cluster_centers_.astype(np.float32)
-    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-9)
-    return np.asarray((vectors @ centroids.T).argmax(axis=1), dtype=np.int64), centroids
 
 
 def words_of(item: Item) -> list[str]:
@@ -203,17 +167,10 @@ def medoids(states: Sequence[UserState], labels: Ints, centroids: Float32, index
     return found
 
 
-def handed_on(previous: Bundle, index: ItemIndex, states: Sequence[UserState], labels: Ints) -> dict[int, Cluster]:
-    """New cluster → the previous bundle's that holds the same users, each at most once."""
-    old = previous.audience.clusters
-    if not old:
-        return {}
-    return matched(labels, assigned(previous, index, states), old)
-
-
 def matched(labels: Ints, before: Ints, old: Sequence[Cluster]) -> dict[int, Cluster]:
-    """The one-to-one matching with the largest sum of Jaccard overlaps, of labels (U,) now and before; -1: in none. Two
-    halves that have nothing to do with each other overlap by a third: what counts is how much more than chance it is."""
+    """New cluster → the old one that holds the same users, each at most once: the one-to-one matching with the largest sum
+    of Jaccard overlaps, of labels (U,) now and before; -1: in none. Two halves that have nothing to do with each other
+    overlap by a third: what counts is how much more than chance it is."""
     k = int(labels.max()) + 1
     both = np.zeros((k, len(old)))
     some = before >= 0

@@ -5,7 +5,7 @@ agree with them is the adjusted Rand index (Hubert & Arabie 1985: 0 by chance, 1
 `stability` clusters users drawn with replacement anew and asks how well all users then agree (Hennig 2007; von Luxburg
 2010), at the k of each, and at the k of ours. `staying` asks users again after each of their last moments: the share of
 moments after which they are where they were. Nobody is told a truth before; all methods choose k by the same criterion.
-`between_trainings` asks of the same users where another training puts them: with another seed, and without the last month.
+`--retrain` asks of the same users where another training puts them: training.between_trainings.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from stream.adapters.onnx import Bundle
 from stream.core import audience as core
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
-from stream.core.state import DAY_MS, UserState
-from training import audience, report, train
-from training.audience import Ints
+from stream.core.state import UserState
+from training import audience, between_trainings, division, report, train
 from training.comparison import Comparison, Measures, merged, statistics, under
+from training.division import Ints
 from training.evaluations import Evaluated, Request, iso
 from training.metrics import bootstrap, interval
 from training.offline import index_of
@@ -40,7 +40,6 @@ DRAWS = 30  # clusterings of resampled users
 RESTARTS_DRAWN = 3  # of each of them
 STAYING_USERS_MAX = 200
 STAYING_MOMENTS = 20  # the last of each
-MONTH_MS = 30 * DAY_MS
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def evaluated(shop: Shop, request: Request) -> Evaluated:
     learned = train.with_audience(learned, history, shop.texts, settings, None)
     bundle, seed = learned.bundle, settings.training.seed
     if not bundle.audience.clusters:
-        raise EmptyHistory(f"{history.name}: no clusters of {audience.MEMBERS_MIN} users were found; name a longer history")
+        raise EmptyHistory(f"{history.name}: no clusters of {division.MEMBERS_MIN} users were found; name a longer history")
     index = index_of(bundle, history.items, shop.texts, learned.snapshot.counts)
     unclaimed = {user: state for user, state in learned.snapshot.states.items() if state.events and not state.claims}
     placed = audience.learners(bundle, index, unclaimed, seed)
@@ -86,15 +85,15 @@ def evaluated(shop: Shop, request: Request) -> Evaluated:
     centroids = bundle.audience.centroids()
     labels[f"{SERVED}, nearest alone"] = np.asarray(core.similarities(vectors, centroids).argmax(axis=1))
     for name, space in spaces.items():
-        if name != SERVED and (found := audience.cluster(space, seed)) is not None:
-            labels[name] = found[0]
+        if name != SERVED and (found := division.anew(space, seed)) is not None:
+            labels[name] = found.labels
     k = len(centroids)
     models, ahead = [], []
     planted = {} if shop.truth is None else planted_of(shop.truth, users, held)
     for what, (rows, truth) in planted.items():
         at_their_k = {name: one[rows] for name, one in labels.items()}
         given = len(np.unique(truth))
-        at_true_k = {name: audience.kmeans(space, given, seed)[0][rows] for name, space in spaces.items()}
+        at_true_k = {name: division.kmeans(space, given, seed)[0][rows] for name, space in spaces.items()}
         for task, predicted in ((what, at_their_k), (f"{what}, k as planted", at_true_k)):
             as_numbers = {name: one.astype(np.float64) for name, one in predicted.items()}
             part, difference = statistics(as_numbers, truth.astype(np.float64), {"ari": _ari}, SERVED)
@@ -110,13 +109,16 @@ def evaluated(shop: Shop, request: Request) -> Evaluated:
     part, difference = staying(bundle, index, held, seed)
     models.append(under("staying", part))
     ahead.append(under("staying", difference))
+    told: dict[str, float] = {}
     if request.options.get("retrain"):
-        models.append(between_trainings(shop, learned, held, request))
+        part, difference, told = between_trainings.compare(learned, history, shop.texts, held, planted, request)
+        models.append(part)
+        ahead.append(difference)
     comparison = Comparison(
         task="clusters", dataset=history.name, split=iso(history.to_ms), n=len(users), served=SERVED,
         models=merged(*models), ahead=merged(*ahead),
         settings={**{f"k of {name}": float(of) for name, of in ks.items()}, "margin": core.MARGIN, "seed": float(seed),
-                  **bundle.audience.measured,
+                  **bundle.audience.measured, **told,
                   **{f"{one.id} {one.name}": f"{one.users} users: {', '.join(one.terms)}; {_titles(one.items, history)}"
                      for one in bundle.audience.clusters}},
     )  # fmt: skip
@@ -167,9 +169,9 @@ def stability(
     draws = [rng.integers(0, size, size) for _ in range(DRAWS)]  # the same for every space
     agreed: dict[str, Float32] = {}
     for name, space in spaces.items():
-        whole, _ = audience.kmeans(space, ks[name], seed)
+        whole, _ = division.kmeans(space, ks[name], seed)
         agreed[name] = np.array([
-            _ari((space @ audience.kmeans(space[draw], ks[name], seed + at, RESTARTS_DRAWN)[1].T).argmax(axis=1), whole)
+            _ari((space @ division.kmeans(space[draw], ks[name], seed + at, RESTARTS_DRAWN)[1].T).argmax(axis=1), whole)
             for at, draw in enumerate(draws, 1)
         ])  # fmt: skip
     models = {name: {"ari": interval(float(one.mean()), one)} for name, one in agreed.items()}
@@ -200,39 +202,6 @@ def staying(
     models = {name: {"share": bootstrap(one)} for name, one in values.items()}
     ahead = {name: {"share": bootstrap(values[SERVED] - one)} for name, one in values.items() if name != SERVED}
     return models, ahead
-
-
-def between_trainings(
-    shop: Shop, first: train.Learned, states: Sequence[UserState], request: Request
-) -> dict[str, Measures]:  # fmt: skip
-    """Agreement on where the same users are between this training and two others, each of which is told this one's names;
-    and the share of users whose cluster has the same name."""
-    history, training = shop.history, request.settings.training
-    month_less = history.until(history.to_ms - MONTH_MS)
-    if not month_less.events:
-        raise EmptyHistory(f"{history.name}: no event is older than a month; name a longer history, or leave --retrain out")
-    here = [_name_at(first.bundle, at) for at in _places(first.bundle, shop, first, states)]
-    found = []
-    for task, past, seed in (("another seed", history, training.seed + 1), ("a month less", month_less, training.seed)):
-        request.say(f"training anew: {task}")
-        settings = request.settings.model_copy(update={"training": training.model_copy(update={"seed": seed})})
-        other = train.learn(past, shop.texts, settings, budget_s=training.budget_s / 2)
-        other = train.with_audience(other, past, shop.texts, settings, first.bundle)
-        there = [_name_at(other.bundle, at) for at in _places(other.bundle, shop, first, states)]
-        numbers = {name: float(at) for at, name in enumerate(sorted({*here, *there}))}
-        now, then = (np.array([numbers[name] for name in names]) for names in (here, there))
-        agreement, _ = statistics({SERVED: then}, now, {"ari": _ari}, SERVED)
-        same = {SERVED: {"same name": bootstrap((now == then).astype(np.float64))}}
-        found += [under(f"trained with {task}", agreement), under(f"trained with {task}", same)]
-    return merged(*found)
-
-
-def _places(bundle: Bundle, shop: Shop, first: train.Learned, states: Sequence[UserState]) -> Ints:
-    return audience.assigned(bundle, index_of(bundle, shop.history.items, shop.texts, first.snapshot.counts), states)
-
-
-def _name_at(bundle: Bundle, at: int) -> str:
-    return bundle.audience.clusters[at].name if at >= 0 else ""
 
 
 def prefixes(state: UserState) -> list[UserState]:

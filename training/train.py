@@ -166,7 +166,7 @@ def train(
 def with_audience(
     learned: Learned, history: History, texts: Texts, settings: Settings, previous: Bundle | None
 ) -> Learned:
-    """The same bundle with clusters of users and quantiles; `previous`: whose clusters' names are kept."""
+    """The same bundle with clusters of users and quantiles; `previous`: whose clusters go on."""
     found = audience.discover(learned.bundle, learned.snapshot, history, texts, learned.churn.policy, previous,
                               settings.training.seed)  # fmt: skip
     files = audience.with_file(learned.files, found)
@@ -182,7 +182,7 @@ def opened(settings: Settings, version: str | None) -> Bundle | None:
         return model_store.admit(settings.registry, uri, model_store.read(f"{uri}/manifest.json"),
                                  settings.training.threads, signing.trusted(settings.models))  # fmt: skip
     except model_store.BundleRefused as error:
-        log.warning("clusters get new names", previous=version, why=str(error))
+        log.warning("clusters begin anew", previous=version, why=str(error))
         return None
 
 

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
+from typer.testing import CliRunner
 
+from clickwake.cli import app
 from producers.simulate.world import World
 from schemas.catalog import Item
 from stream.adapters import model_store
@@ -27,7 +29,17 @@ from stream.core.state import Touch, UserState
 from tests.support import bundles
 from tests.support.bundles import TEXT_DIM, Exported
 from tests.support.fakes import DAY_MS, T0_MS, event
-from training import audience, comparison, evaluate_clusters, evaluations, export, offline, snapshot, train
+from training import (
+    audience,
+    between_trainings,
+    comparison,
+    evaluate_clusters,
+    evaluations,
+    export,
+    offline,
+    snapshot,
+    train,
+)
 from training.snapshot import History, Snapshot
 from training.texts import Texts
 
@@ -115,6 +127,14 @@ def test_the_next_release_hands_ids_and_names_on_in_another_space_of_vectors(sho
         assert set(one.terms) & set(was[one.name].terms) and one.centroid != was[one.name].centroid
 
 
+def test_clusters_of_another_text_encoder_cannot_go_on(shop: Shop, exported: Exported) -> None:
+    first, files = with_clusters(shop, exported, 1)
+    old = export.open_files(msgspec.structs.replace(first.manifest, text_space="another"), files)
+    again = with_clusters(shop, exported, 2, old)[0].audience
+    assert not {one.id for one in again.clusters} & {one.id for one in first.audience.clusters}
+    assert "continued" not in again.measured
+
+
 def test_damaged_or_exchanged_clusters_are_refused_and_a_bundle_without_any_loads(
     shop: Shop, exported: Exported, tmp_path: Path
 ) -> None:
@@ -137,6 +157,22 @@ def test_damaged_or_exchanged_clusters_are_refused_and_a_bundle_without_any_load
     assert model_store.verify(str(uri), (uri / "manifest.json").read_bytes()).audience.clusters == ()
 
 
+def test_the_command_shows_clusters_and_how_far_a_training_finds_them_untold(
+    shop: Shop, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = with_clusters(shop, exported, 1)
+    bundle, files = with_clusters(shop, exported, 2, first)
+    assert bundle.audience.measured["continued"] == 1.0 and bundle.audience.measured["again"] > 0.9
+    golden = {"golden.npz": export.golden(bundle, np.zeros((2, len(CHURN_FEATURES)), dtype=np.float32))}
+    manifest, _ = export.publish(str(tmp_path), bundle.manifest, files | golden, {})
+    monkeypatch.setenv("CLICKWAKE_MODELS__REGISTRY", str(tmp_path))
+    said = json.loads(CliRunner().invoke(app, ["segments", "clusters", "--json"]).stdout)
+    assert said["release"] == manifest.model_version and said["measured"] == bundle.audience.measured
+    assert [one["id"] for one in said["clusters"]] == [one.id for one in bundle.audience.clusters]
+    shown = " ".join(CliRunner().invoke(app, ["segments", "clusters"]).stdout.split())
+    assert f"agree with them by {bundle.audience.measured['again']:.2f}" in shown
+
+
 def test_evaluate_clusters_prints_one_object_and_writes_a_page(
     shop: Shop, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,7 +186,7 @@ def test_evaluate_clusters_prints_one_object_and_writes_a_page(
     learned = train.Learned(None, None, fitted, files, bundle, shop.snapshot)  # type: ignore[arg-type]  what is asked of it
     monkeypatch.setattr(train, "learn", lambda *args, **named: learned)
     monkeypatch.setattr(evaluate_clusters, "DRAWS", 3)
-    monkeypatch.setattr(evaluate_clusters, "MONTH_MS", 1)
+    monkeypatch.setattr(between_trainings, "MONTH_MS", 1)
     monkeypatch.setattr(comparison, "BOOTSTRAP_ROUNDS", 20)
     asked = evaluate_clusters.Shop(shop.history, shop.texts, truth)
     monkeypatch.setattr(evaluate_clusters, "shop_of", lambda request: asked)
@@ -160,8 +196,14 @@ def test_evaluate_clusters_prints_one_object_and_writes_a_page(
     assert (found["task"], found["n"], found["settings"]["k of clickwake"]) == ("clusters", 90, 3.0)
     ours = found["models"]["clickwake"]
     assert ours["stability.ari"]["value"] > 0.95 and 0.5 < ours["staying.share"]["value"] <= 1
-    for other in ("another seed", "a month less"):  # here the same vectors again: the seed is k-means' alone
-        assert ours[f"trained with {other}.ari"]["value"] > 0.9 and ours[f"trained with {other}.same name"]["value"] > 0.9
+    for task in ("after another seed", "after a month more"):  # here the same vectors again: the seed is k-means' alone
+        assert {"ari", "same name", "silhouette", "department, ari", "style, ari"} <= {
+            measure.removeprefix(f"{task}.") for measure in ours}  # fmt: skip
+        for model in ("clickwake", "clickwake, alone"):
+            told = found["models"][model]
+            assert told[f"{task}.ari"]["value"] > 0.9 and told[f"{task}.same name"]["value"] > 0.9
+        assert found["settings"][f"{task}: continued"] == 1.0 and found["settings"][f"{task}: again"] > 0.9
+        assert found["ahead"]["clickwake, alone"][f"{task}.silhouette"]["value"] == pytest.approx(0, abs=0.02)
     assert -1 <= ours["department.ari"]["value"] <= 1 and {"style.ari", "department, k as planted.ari"} <= ours.keys()
     assert found["models"]["k-means on category counts"]["stability.ari"]["value"] > 0.9
     assert (tmp_path / "report" / "index.html").read_text().count("data:image/png;base64,") >= 3
@@ -171,11 +213,6 @@ def test_a_user_is_asked_again_after_each_moment_by_what_was_known_then() -> Non
     ring = [Touch(at, f"e{at}", "i", 1, 0.0) for at in (1, 2, 3, 3, 4)]
     walk = evaluate_clusters.prefixes(UserState(ring=ring, last_ts_ms=4))
     assert [(len(one.ring), one.last_ts_ms) for one in walk] == [(4, 3), (5, 4)], "what came at one time is one moment"
-
-
-def test_too_few_users_are_no_clusters() -> None:
-    rng = np.random.default_rng(0)
-    assert audience.cluster(rng.normal(size=(19, 8)).astype(np.float32), 0) is None
 
 
 labels = st.lists(st.integers(0, 3), min_size=8, max_size=60)
