@@ -16,8 +16,17 @@ install: $(VENV)/.dev
 demo: $(VENV)/.dev
 	$(BIN)/clickwake demo $(if $(KEEP),--keep) $(if $(DATASET),--dataset $(DATASET) --data $(DATA))
 
+# Most tests wait for brokers, engines and processes, so WORKERS of them run at once, those of a file one by one in the same
+# worker: they share what is started for the file. In the order of the folders, the long ones first, so that all workers end
+# at about the same time. Then, whatever came of these, those that measure time, alone. How many workers `auto` is:
+# tests/conftest.py.
+WORKERS ?= auto
+
 test: check
-	$(BIN)/pytest
+	failed=0; \
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25 -m "not alone" || failed=1; \
+	$(BIN)/pytest --durations 10 -m alone tests || failed=1; \
+	exit $$failed
 
 # the site, from docs/ and the code, into build/site; a broken link, picture or table of contents fails
 docs: $(VENV)/.dev

@@ -1,27 +1,38 @@
-"""One real broker and one embedded ClickHouse server a session, started when the first test asks for them.
+"""One real broker and one embedded ClickHouse server a process of pytest, started when the first test asks for them.
 
-Tests share both: use `topic_prefix` for topics, and a database or tables of your own.
+Tests share both: use `topic_prefix` for topics, and a database or tables of your own. `make test` runs several processes
+side by side: a test has the servers of its process, and nothing else of the machine, to itself.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
+import psutil
 import pytest
+from filelock import FileLock
 
 from stream.settings import ClickHouse, Kafka, Settings
 
 if TYPE_CHECKING:
     from tests.support.bundles import Exported
 
-# laws are about values: how long an example takes is the machine's business
-hypothesis.settings.register_profile("clickwake", deadline=None)
+# laws are about values: how long an example takes, to make or to check, is the machine's business
+hypothesis.settings.register_profile("clickwake", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("clickwake")
+
+WORKER_BYTES = 5 << 30  # of memory: a broker, a ClickHouse, up to ten processes under test, and torch in the tests' own
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Of `pytest -n auto`: as many as there are processors, and as there is memory for."""
+    return max(1, min(psutil.cpu_count() or 1, psutil.virtual_memory().total // WORKER_BYTES))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,16 +45,26 @@ def default_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder of all processes of this run; take a lock for what is made there."""
+    own = tmp_path_factory.getbasetemp()
+    return own if worker_id == "master" else own.parent
+
+
+@pytest.fixture(scope="session")
 def runtime_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("clickwake")
 
 
 @pytest.fixture(scope="session")
-def kafka(runtime_home: Path) -> Iterator[str]:
+def kafka(runtime_home: Path, shared: Path) -> Iterator[str]:
     """Bootstrap servers of a real Kafka broker."""
     from clickwake import process
+    from clickwake.kafka_jars import fetch_jars
     from clickwake.local_kafka import Broker
 
+    with FileLock(shared / "jars.lock"):  # what is not in the cache yet is downloaded by one
+        fetch_jars(runtime_home)
     with Broker(runtime_home, port=process.free_port()) as broker:
         yield broker.bootstrap_servers
 
@@ -83,13 +104,20 @@ def exported() -> Exported:
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A registry with the real text encoder."""
+def text_encoder(shared: Path) -> Path:
+    """A registry with the real text encoder, which is exported once a run. To be copied, not written to."""
     from training.text_encoder import export
 
-    home = tmp_path_factory.mktemp("registry")
-    export(Settings(home=home))
-    return home / "models"
+    made = Settings(home=shared / "text-encoder")
+    with FileLock(shared / "text-encoder.lock"):
+        export(made)  # unless it is there
+    return Path(made.registry)
+
+
+@pytest.fixture(scope="session")
+def registry(text_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of it, into which tests publish."""
+    return shutil.copytree(text_encoder, tmp_path_factory.mktemp("registry") / "models")
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def test_a_click_changes_what_is_shown_and_why(shop: tuple[Settings, str], page:
     assert seen <= shown, "what was seen is among the decisions that were logged"
 
 
+@pytest.mark.alone  # the second that the README promises, seen in the page
 def test_clicks_change_it_within_a_second(shop: tuple[Settings, str], page: Page) -> None:
     """Each of them, as the page sees it; the first may find everything cold."""
     _, url = shop

@@ -41,7 +41,7 @@ from tests.chaos.town import (
 )
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import Sender, lag, read_all, running, until
+from tests.support.cluster import Sender, lag, of_short_sessions, read_all, running, until
 from training import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
@@ -52,15 +52,15 @@ CHUNK = 400  # events before each crash
 CRASH_S = 60.0  # to start, join the group and come to the point
 
 
-def of_short_sessions(settings: Settings) -> Settings:
-    """The broker forgets a dead worker sooner, so that the short form is short; the full one has what workers have."""
-    return settings if FULL else settings.model_copy(update={
-        "kafka": settings.kafka.model_copy(update={"session_timeout_ms": 6_000})})
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Short sessions, so that the short form is short; the full one has what workers have."""
+    return settings if FULL else of_short_sessions(settings)
 
 
 @pytest.mark.timeout(120 + 40 * len(PERSONALIZE))
 def test_personalize(settings: Settings, exported: Exported, registry: Path) -> None:
-    settings = bundles.with_registry(of_short_sessions(settings), registry)
+    settings = bundles.with_registry(settings, registry)
     topic_admin.create(settings)
     bundles.put_vectors(settings, [*bundles.ITEMS, Item(item_id="tea", tenant="t", title="tea")])
     bundle = bundles.publish(settings.registry, exported, repurchase=REPURCHASE.named())
@@ -91,7 +91,6 @@ def test_personalize(settings: Settings, exported: Exported, registry: Path) -> 
 
 @pytest.mark.timeout(120 + 40 * len(SINK))
 def test_sink(settings: Settings) -> None:
-    settings = of_short_sessions(settings)
     topic_admin.create(settings)
     stream = Stream(seed=2)
     with Sender(settings) as sender:

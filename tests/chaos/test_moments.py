@@ -42,6 +42,7 @@ from tests.support.cluster import (
     Worker,
     lag,
     members,
+    of_short_sessions,
     produce_events,
     read_all,
     running,
@@ -54,14 +55,12 @@ from training import release as releases
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 KILLS, JOINS = (200, 20) if FULL else (3, 3)
 EVENTS_PER_S = 200.0
-SESSION_MS = 6_000  # the broker notices sooner, so that more happens in the time there is
 AS_SHIPPED = 4 if FULL else 0  # kills of workers whose sessions are those of the settings
 
 
 @pytest.fixture
 def town(settings: Settings, exported: Exported, registry: Path) -> Settings:
-    short = settings.kafka.model_copy(update={"session_timeout_ms": SESSION_MS})
-    settings = bundles.with_registry(settings.model_copy(update={"kafka": short}), registry)
+    settings = bundles.with_registry(of_short_sessions(settings), registry)  # more happens in the time there is
     topic_admin.create(settings)
     bundles.put_vectors(settings)
     releases.release(settings, bundles.publish(settings.registry, exported).model_version)

@@ -212,6 +212,7 @@ def town(exported: Exported, registry: Path, tmp_path: Path, monkeypatch: pytest
         for name, value in {
             "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap_servers, "CLICKWAKE_CLICKHOUSE__HOST": "127.0.0.1",
             "CLICKWAKE_CLICKHOUSE__PORT": str(house.port), "CLICKWAKE_MODELS__REGISTRY": str(registry),
+            "CLICKWAKE_COLLECTOR__PORT": str(process.free_port()),  # the usual one is for tests beside this one
             "CLICKWAKE_COLLECTOR__ACK_TIMEOUT_MS": "2000", "CLICKWAKE_PERSONALIZE__RECOMMEND_INTERVAL_MS": "500",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)

@@ -34,6 +34,14 @@ def test_sigterm_ends_it_while_it_waits_for_kafka(tmp_path: Path) -> None:
     assert worker.wait(10) == 0
 
 
+@pytest.fixture
+def own(text_encoder: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A registry of the test's own, and the space of its text encoder."""
+    registry = shutil.copytree(text_encoder, tmp_path / "models")
+    (space,) = (path.name for path in (registry / "text").iterdir())
+    return registry, space
+
+
 def put_beside(registry: Path, space: str, other: str) -> None:
     """The same text encoder under another name, the newest of the registry."""
     shutil.copytree(registry / "text" / space, registry / "incoming")
@@ -44,11 +52,8 @@ def put_beside(registry: Path, space: str, other: str) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_a_text_encoder_that_is_new_gets_the_whole_catalog(settings: Settings, tmp_path: Path) -> None:
-    from training.text_encoder import export
-
-    first = export(Settings(home=tmp_path / "registry"))
-    registry = tmp_path / "registry" / "models"
+def test_a_text_encoder_that_is_new_gets_the_whole_catalog(settings: Settings, own: tuple[Path, str]) -> None:
+    registry, first = own
     topic_admin.create(settings)
     producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
     item = Item(item_id="mug", tenant="t", title="Red ceramic mug")
@@ -69,12 +74,9 @@ def test_a_text_encoder_that_is_new_gets_the_whole_catalog(settings: Settings, t
 
 @pytest.mark.timeout(240)
 def test_the_released_space_is_encoded_for_until_another_is_released(
-    settings: Settings, exported: Exported, tmp_path: Path
+    settings: Settings, exported: Exported, own: tuple[Path, str]
 ) -> None:
-    from training.text_encoder import export
-
-    first = export(Settings(home=tmp_path / "registry"))
-    registry = tmp_path / "registry" / "models"
+    registry, first = own
     settings = bundles.with_registry(settings, registry)
     topic_admin.create(settings)
     in_first = bundles.publish(settings.registry, exported, seed=1, space=first)

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from clickwake import process
 from clickwake import topics as topic_admin
 from clickwake.up import Local
 from producers import catalog
@@ -76,6 +77,7 @@ def shop(kafka: str, clickhouse: ClickHouse, registry: Path, exported: Exported,
             "KAFKA__BOOTSTRAP_SERVERS": kafka, "KAFKA__TOPIC_PREFIX": "first-event", "MODELS__REGISTRY": str(registry),
             "CLICKHOUSE__HOST": clickhouse.host, "CLICKHOUSE__PORT": str(clickhouse.port),
             "CLICKHOUSE__DATABASE": "first_event",
+            "COLLECTOR__PORT": str(process.free_port()),  # the usual one is for an installation of tests beside this one
         }.items():  # fmt: skip
             environment.setenv(f"CLICKWAKE_{name}", value)
         with Local(home, processes=("catalog", "personalize", "sink", "collector")) as local:
@@ -93,6 +95,7 @@ def shop(kafka: str, clickhouse: ClickHouse, registry: Path, exported: Exported,
             some.close()
 
 
+@pytest.mark.alone  # the second that the README promises, from HTTP through four processes to SQL
 def test_one_post_is_a_recommendation_and_two_rows_within_a_second(shop: Shop) -> None:
     took_s: list[tuple[float, float, float]] = []
     with Tail(shop.settings, topics.RECOMMENDATIONS) as tail:
@@ -121,6 +124,7 @@ def test_one_post_is_a_recommendation_and_two_rows_within_a_second(shop: Shop) -
     assert max(best) < WITHIN_S, took_s
 
 
+@pytest.mark.alone  # likewise
 def test_one_post_moves_a_user_into_and_out_of_segments_within_a_second(shop: Shop) -> None:
     shop.settings.segments_file.write_text("lifecycle: false\nclusters: false\nsegments:\n"
                                            "  - {name: lookers, when: views_1d >= 2 and orders == 0}\n")  # fmt: skip

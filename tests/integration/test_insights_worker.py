@@ -19,7 +19,7 @@ from stream.adapters.lag import Lag
 from stream.core.changes import Policy
 from stream.core.satisfaction import Place, Subject, fold
 from stream.settings import Settings
-from tests.support.cluster import Sender, read_all, running, until
+from tests.support.cluster import Sender, of_short_sessions, read_all, running, until
 
 AT = datetime.now(UTC) - timedelta(days=20)
 GOOD, BAD = "Lovely mug, keeps tea warm.", "The handle broke on the first day, terrible quality."
@@ -54,6 +54,7 @@ def states(settings: Settings) -> dict[bytes, Subject]:
 
 @pytest.mark.timeout(180)
 def test_killed_in_the_middle_it_says_everything_once(settings: Settings) -> None:
+    settings = of_short_sessions(settings)
     topic_admin.create(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
     with Sender(settings) as events:

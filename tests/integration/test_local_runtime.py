@@ -224,7 +224,9 @@ def external(kafka: str, clickhouse: ClickHouse, topic_prefix: str, monkeypatch:
     """Settings by environment, as for servers that run elsewhere; returns the home."""
     for name, value in {"CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": kafka, "CLICKWAKE_KAFKA__TOPIC_PREFIX": topic_prefix,
                         "CLICKWAKE_CLICKHOUSE__HOST": clickhouse.host, "CLICKWAKE_CLICKHOUSE__PORT": str(clickhouse.port),
-                        "CLICKWAKE_CLICKHOUSE__DATABASE": topic_prefix, "CLICKWAKE_HOME": str(tmp_path / "home")}.items():
+                        "CLICKWAKE_CLICKHOUSE__DATABASE": topic_prefix, "CLICKWAKE_HOME": str(tmp_path / "home"),
+                        # the usual one is for an installation of tests beside this one
+                        "CLICKWAKE_COLLECTOR__PORT": str(process.free_port())}.items():
         monkeypatch.setenv(name, value)
     return tmp_path / "home"
 

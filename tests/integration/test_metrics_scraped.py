@@ -100,7 +100,10 @@ def home(kafka: str, clickhouse: ClickHouse, topic_prefix: str, monkeypatch: pyt
     made = tmp_path / "home"
     for name, value in {"CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": kafka, "CLICKWAKE_KAFKA__TOPIC_PREFIX": topic_prefix,
                         "CLICKWAKE_CLICKHOUSE__HOST": clickhouse.host, "CLICKWAKE_CLICKHOUSE__PORT": str(clickhouse.port),
-                        "CLICKWAKE_CLICKHOUSE__DATABASE": topic_prefix, "CLICKWAKE_HOME": str(made)}.items():  # fmt: skip
+                        "CLICKWAKE_CLICKHOUSE__DATABASE": topic_prefix, "CLICKWAKE_HOME": str(made),
+                        # the usual ones are for an installation of tests beside this one
+                        **{f"CLICKWAKE_{name}__PORT": str(process.free_port()) for name in ("API", "COLLECTOR")},
+                        }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     made.mkdir()
     (made / "deliveries.yml").write_text(DELIVERIES % (made / "out"))

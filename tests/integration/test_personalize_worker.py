@@ -25,6 +25,7 @@ from tests.support.cluster import (
     item_counts,
     lag,
     members,
+    of_short_sessions,
     oracle,
     outcomes,
     produce_events,
@@ -86,6 +87,7 @@ def test_states_equal_a_recomputation_and_survive_a_lost_store(settings: Setting
 
 @pytest.mark.timeout(240)
 def test_killed_while_replaying_and_a_second_worker_coming_and_going(settings: Settings, tmp_path: Path) -> None:
+    settings = of_short_sessions(settings)
     topic_admin.create(settings)
     events = history(30_000)
     produce_events(settings, events[:15_000])

@@ -218,6 +218,7 @@ async def test_two_sinks_share_the_partitions(settings: Settings, reader: Reader
         await eventually(lambda: committed(settings) == 500, "committed")
 
 
+@pytest.mark.alone  # an event is in ClickHouse within a second
 def test_the_process_reports_stores_soon_and_ends_on_sigterm(settings: Settings, reader: Reader) -> None:
     worker = start_worker(settings, "workers.sink")
     try:

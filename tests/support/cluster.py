@@ -31,16 +31,19 @@ from stream.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 ENDS_S = 20.0  # after SIGTERM, whatever it is at
+POLL_S, POLL_S_MAX = 0.05, 0.5
+SHORT_SESSION_MS = 6_000  # the least that brokers allow
 
 
 def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
-    """Poll until the condition is true; fails with what was awaited."""
+    """Poll until the condition is true; fails with what was awaited. What takes long to ask is asked for half of the time at
+    most: what is awaited needs the processor, too."""
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    while (asked := time.monotonic()) < deadline:
         found = condition()
         if found:
             return found
-        time.sleep(0.05)
+        time.sleep(min(max(POLL_S, time.monotonic() - asked), POLL_S_MAX))
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
 
 
@@ -118,6 +121,12 @@ class Tail:
 
     def __exit__(self, *_: object) -> None:
         self._consumer.close()
+
+
+def of_short_sessions(settings: Settings) -> Settings:
+    """The broker notices sooner that a worker is dead, so that others go on sooner."""
+    kafka = settings.kafka.model_copy(update={"session_timeout_ms": SHORT_SESSION_MS})
+    return settings.model_copy(update={"kafka": kafka})
 
 
 def lag(settings: Settings, group: str, topic: Topic) -> int:
