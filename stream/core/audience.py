@@ -45,7 +45,7 @@ class Audience(msgspec.Struct, frozen=True, kw_only=True):
     users: int = 0
     clusters: tuple[Cluster, ...] = ()
     quantiles: dict[str, dict[str, tuple[float, ...]]] = {}
-    measured: dict[str, float] = {}  # of the clustering: silhouette of each k, stability
+    measured: dict[str, float] = {}  # of the clustering: silhouettes, structure, agreement with the release before
 
     def centroids(self) -> Float32:
         """(K, D), rows of length 1."""
