@@ -32,10 +32,11 @@ test: check
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet docs build/site
 
-# every crash point, 200 kills of each worker, 20 joins and leaves, ClickHouse ill for 30 minutes: some 80 minutes on two cores;
-# `make test` has a short form
+# every crash point, 200 kills of each worker, 20 joins and leaves, Kafka away for a minute, ClickHouse ill for 30: some 90 minutes on
+# two cores; `make test` has a short form
 chaos: $(VENV)/.dev
-	CLICKWAKE_CHAOS=full $(BIN)/pytest tests/chaos tests/faults/test_sick_clickhouse.py -s
+	CLICKWAKE_CHAOS=full CLICKWAKE_TEST_OUTAGE_S=60 $(BIN)/pytest tests/chaos tests/faults/test_sick_clickhouse.py \
+		tests/faults/test_outages.py -s
 
 check: lint types
 
