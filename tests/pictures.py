@@ -28,16 +28,17 @@ def shop(page: Page, url: str) -> None:
 
 
 def dashboard(page: Page, url: str) -> None:
-    """Live traffic; somebody about whom there is an alert; the same in Chinese, on a phone in the dark."""
-    opened(page, url)
-    page.screenshot(path=FOLDER / "dashboard-live.png")
+    """Live traffic, segments, satisfaction; all of somebody who is alerted about; in Chinese, on a phone in the dark."""
+    for name, path in (("live", "/"), ("segments", "/segments"), ("satisfaction", "/satisfaction")):
+        opened(page, f"{url}{path}")
+        page.screenshot(path=FOLDER / f"dashboard-{name}.png")
     opened(page, f"{url}/churn")
     user = page.locator("a[href*='/users/']:not(nav a)").first.inner_text()
     opened(page, f"{url}/users/{user}")
-    page.screenshot(path=FOLDER / "dashboard-user.png")
+    page.screenshot(path=FOLDER / "dashboard-user.png", full_page=True)
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="dark")
-    for name, path in (("live", "/"), ("churn", "/churn"), ("user", f"/users/{user}")):
+    for name, path in (("live", "/"), ("churn", "/churn")):
         opened(page, f"{url}{path}?lang=zh")
         page.screenshot(path=FOLDER / f"dashboard-{name}-zh.png")
 

@@ -25,11 +25,11 @@ from tests.chaos.town import (
     NO_EVENT,
     REPURCHASE,
     Stream,
-    all_alerted,
     assert_aggregates_are_true,
     assert_each_is_alerted_once,
     assert_each_is_reminded_once,
     assert_states_are_true,
+    await_alerts,
     caught_up,
     emissions,
     ended_by_kill,
@@ -79,7 +79,7 @@ def test_personalize(settings: Settings, exported: Exported, registry: Path) -> 
             again_s = time.monotonic() - started
             sender.send(stream.take(CHUNK))
             until(lambda: caught_up(settings), 30, "and what came after it")
-            until(lambda: all_alerted(settings), 10.0 * len(PERSONALIZE) + 30, "all who have fallen silent alerted about")
+            await_alerts(settings, 10.0 * len(PERSONALIZE) + 30)
     assert again_s < CONSUMING_AGAIN_S
     assert_states_are_true(settings)
     assert_each_is_reminded_once(settings)

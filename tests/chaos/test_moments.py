@@ -26,10 +26,10 @@ from tests.chaos.town import (
     CONSUMING_AGAIN_S,
     Committed,
     Feed,
-    all_alerted,
     assert_aggregates_are_true,
     assert_each_is_alerted_once,
     assert_states_are_true,
+    await_alerts,
     caught_up,
     emissions,
     sent_again,
@@ -91,7 +91,7 @@ def test_killed_at_random_moments(town: Settings) -> None:
     assert max(again_s) < CONSUMING_AGAIN_S
     with running(town, "workers.personalize"), running(town, "workers.sink"):
         until(lambda: caught_up(town), 60, "all events folded")
-        until(lambda: all_alerted(town), 10.0 * KILLS + 60, "all who have fallen silent alerted about")
+        await_alerts(town, 10.0 * KILLS + 60)
         until(lambda: sink_lag(town) == 0, 60, "everything stored")
     assert_states_are_true(town)
     assert_each_is_alerted_once(town)
@@ -121,7 +121,7 @@ def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
             until(lambda before=before: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "one goes on alone")
         print(f"{JOINS} joins and leaves in {time.monotonic() - began:.0f} s")
         until(lambda: lag(town, "personalize", topics.EVENTS) < 2 * EVENTS_PER_S, 60, "no stall")
-        until(lambda: all_alerted(town), 15.0 * JOINS + 30, "all who have fallen silent alerted about")
+        await_alerts(town, 15.0 * JOINS + 30)
     _finish(town)
     assert_states_are_true(town)
     assert_each_is_alerted_once(town)

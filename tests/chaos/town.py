@@ -24,7 +24,7 @@ from stream.core.repurchase import FEATURES, Repurchase
 from stream.core.state import DAY_MS, Alert, UserState
 from stream.settings import Settings
 from tests.support.bundles import LAPSE_DAYS
-from tests.support.cluster import Sender, comparable, lag, oracle, read_all, start_worker, stored_states
+from tests.support.cluster import Sender, Tail, comparable, lag, oracle, read_all, start_worker, stored_states, until
 from tests.support.fakes import event
 
 USERS, ITEMS = 120, 40
@@ -125,20 +125,23 @@ def soon_silent(spread_s: float) -> list[dict[str, Any]]:
             for n in range(QUIET)]  # fmt: skip
 
 
-def alerted(settings: Settings) -> list[ChurnAlert]:
-    """Alerts about these users, as often as they were sent."""
-    said = (msgspec.json.decode(record.value, type=ChurnAlert) for record in read_all(settings, topics.CHURN_ALERTS))
+def alerted(records: list[Any]) -> list[ChurnAlert]:
+    """Those of a topic's alerts that are about these users, as often as they were sent."""
+    said = (msgspec.json.decode(record.value, type=ChurnAlert) for record in records)
     return [one for one in said if one.user_id.startswith("quiet")]
 
 
-def all_alerted(settings: Settings) -> bool:
-    return len({one.user_id for one in alerted(settings)}) == QUIET
+def await_alerts(settings: Settings, timeout_s: float) -> None:
+    """Until all of them were alerted about."""
+    with Tail(settings, topics.CHURN_ALERTS) as alerts:
+        until(lambda: len({one.user_id for one in alerted(alerts.poll())}) == QUIET, timeout_s,
+              "all who have fallen silent alerted about")  # fmt: skip
 
 
 def assert_each_is_alerted_once(settings: Settings) -> None:
     """Of every such user one alert, under the id that its last event gives, however often it was sent."""
     wanted = {output_id("churn-alert", "t", f"quiet{n}", f"quiet{n}", "raised") for n in range(QUIET)}
-    said = alerted(settings)
+    said = alerted(read_all(settings, topics.CHURN_ALERTS))
     assert {one.alert_id for one in said} == wanted and {one.state for one in said} == {"raised"}
 
 

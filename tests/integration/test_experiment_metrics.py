@@ -180,10 +180,10 @@ def test_the_command_judges_them_by_what_the_file_says(
     assert command.results(as_json=False) == 0
     shown = capsys.readouterr().out
     assert "not in the file any more" in shown and "b against a: " in shown and "guardrail" in shown
-    path.write_text("experiments: [{name: e, arms: [{name: a, weight: 2}, {name: b}]}]")
+    path.write_text("experiments: [{name: e, arms: [{name: a, weight: 9}, {name: b}]}]")
     assert command.results(as_json=False) == 0
     shown = capsys.readouterr().out
-    assert "not as large as they were made" in shown and "(67% were assigned)" in shown
+    assert "not as large as they were made" in shown and "(90% were assigned)" in shown
     assert "b against a: not as assigned" in shown
     path.write_text("experiments: 3")
     assert command.results(as_json=False) == 1

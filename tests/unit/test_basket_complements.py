@@ -43,7 +43,7 @@ async def test_what_goes_with_the_basket_is_said_with_the_answer_to_what_was_put
     (one,) = said(bench)
     assert one["basket"] == ["i4"] and listed(one) == ["i3", "i2", "i1", "i0"]
     assert one["recommendation_id"] == output_id("complements", "t", "put", "fake-1") and one["as_of_event_id"] == "put"
-    assert one["items"][0]["reasons"] == [{"event_id": "", "item_id": "i4", "share": 1.0}]
+    assert one["items"][0]["reasons"] == [{"event_id": "put", "item_id": "i4", "share": 1.0}]
     (_, _, record) = next(sent for sent in bench.outputs.sent if sent[0] == "complements")
     assert record.key == b"t/u" and dict(record.headers)["ce_type"] == b"clickwake.complements.v1"
     await bench.feed(event(item="i4", ts_ms=T0_MS + 6_000))
