@@ -18,12 +18,14 @@ DESK = {"width": 1280, "height": 760}
 
 def shop(page: Page, url: str) -> None:
     """After two clicks: what is recommended has changed, and says why."""
+    page.emulate_media(reduced_motion="reduce")  # no picture of something that is on its way
     page.goto(url)
     for number in (0, 5):
         page.locator("#shelf .open").nth(number).click()
         page.locator("#freshness", has_text="after your click").wait_for()
         page.keyboard.press("Escape")
     page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, 0)")
     page.screenshot(path=FOLDER / "shop.png")
 
 
@@ -35,7 +37,8 @@ def dashboard(page: Page, url: str) -> None:
     opened(page, f"{url}/churn")
     user = page.locator("a[href*='/users/']:not(nav a)").first.inner_text()
     opened(page, f"{url}/users/{user}")
-    page.screenshot(path=FOLDER / "dashboard-user.png", full_page=True)
+    page.set_viewport_size(DESK | {"height": 1_400})
+    page.screenshot(path=FOLDER / "dashboard-user.png")
     page.set_viewport_size(PHONE)
     page.emulate_media(color_scheme="dark")
     for name, path in (("live", "/"), ("churn", "/churn")):

@@ -215,7 +215,7 @@ async def _known(page: Page, ident: str) -> None:
     if said := known.get("ads"):
         facts.append(("advertising", t("refused" if said["refused"] else "allowed")))
     if churning := known["churn"]:
-        facts += [("silent for", round(churning["silent_days"], 1)), ("gone with probability", churning["p_no_return"])]
+        facts += [("days of silence", round(churning["silent_days"], 1)), ("gone with probability", churning["p_no_return"])]
     with ui.row().classes("w-full no-wrap max-md:flex-wrap"):
         with ui.card().classes("min-w-[18rem]"):
             for name, value in facts:

@@ -97,7 +97,7 @@ WHERE tenant = {tenant:String} AND brand != '' ORDER BY satisfaction, brand LIMI
 LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
     max(failed_at) AS newest, any(dead_letter_id) AS example
 FROM dead_letters FINAL WHERE tenant = {tenant:String} GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
-TIMELINE = """SELECT timestamp, event, product_id, revenue, lane FROM events FINAL
+TIMELINE = """SELECT timestamp, if(event = '', type, event) AS event, product_id, revenue, lane FROM events FINAL
 WHERE tenant = {tenant:String} AND user = {user:String} ORDER BY timestamp DESC LIMIT 200"""
 USER_SEGMENTS = """SELECT segment, entered_at, left_at FROM segment_intervals
 WHERE tenant = {tenant:String} AND user_id = {user:String} ORDER BY entered_at DESC LIMIT 200"""

@@ -28,7 +28,7 @@ CHINESE = {
     "Mend and send again with": "修复并重发：", "Find a user by id": "按编号查找用户", "Look": "查看",
     "Known since": "首次出现", "last seen": "最近出现", "orders": "订单", "spent": "消费", "active days": "活跃天数",
     "advertising": "广告", "refused": "已拒绝", "allowed": "已同意",
-    "silent for": "沉默天数", "gone with probability": "流失概率",
+    "days of silence": "沉默天数", "gone with probability": "流失概率",
     "Chance of still being away, by days of silence": "沉默天数与仍未返回的概率", "What is recommended now": "当前推荐",
     "item": "商品", "score": "得分", "source": "来源", "because of": "因为", "place": "排名", "of": "/",
     "Why, or why not: an item's id": "为何推荐或不推荐：商品编号", "not among those to choose from": "不在可选范围内",
