@@ -35,13 +35,12 @@ from tests.chaos.town import (
     ended_by_kill,
     orders_due_again,
     sent_again,
-    sink_lag,
     soon_silent,
     start_crashing,
 )
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import Sender, lag, of_short_sessions, read_all, running, until
+from tests.support.cluster import Sender, lag, of_short_sessions, read_all, running, sink_lag, until
 from training import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"

@@ -33,7 +33,6 @@ from tests.chaos.town import (
     caught_up,
     emissions,
     sent_again,
-    sink_lag,
     soon_silent,
 )
 from tests.support import bundles
@@ -46,6 +45,7 @@ from tests.support.cluster import (
     produce_events,
     read_all,
     running,
+    sink_lag,
     start_worker,
     stored_states,
     until,

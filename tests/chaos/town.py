@@ -188,12 +188,6 @@ def emissions(settings: Settings) -> Counter[str]:
     return found
 
 
-def sink_lag(settings: Settings) -> int:
-    """Records of all topics the sink reads that it has not committed."""
-    with Lag(settings) as seen:
-        return seen.storing()
-
-
 class Feed:
     """Sends events at a rate, on a thread of its own, until it is stopped."""
 

@@ -19,7 +19,6 @@ from clickwake.local_kafka import Broker
 from producers.kafka import partition_of
 from schemas import topics
 from stream.adapters import clickhouse as adapter
-from stream.adapters.lag import Lag
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.cluster import (
     comparable,
@@ -31,6 +30,7 @@ from tests.support.cluster import (
     produce_events,
     read_all,
     running,
+    sink_lag,
     start_worker,
     stored_states,
     until,
@@ -84,7 +84,7 @@ def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event
         produce_events(settings, some(100, 100))
         with running(settings, "workers.personalize") as first, running(settings, "workers.sink") as sink:
             until(lambda: sum(one.events for one in stored_states(settings).values()) == 200, 60, "everything folded")
-            until(lambda: lag_of_sink(settings) == 0, 60, "everything stored")
+            until(lambda: sink_lag(settings) == 0, 60, "everything stored")
             first.stop()
             sink.stop()
         broker.stop()
@@ -107,16 +107,11 @@ def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event
         with running(settings, "workers.personalize") as second, running(settings, "workers.sink"):
             until(lambda: sum(one.events for one in stored_states(settings).values()) == 300, 60, "the new ones folded")
             assert outcomes(second)["duplicate"] == 150
-            until(lambda: lag_of_sink(settings) == 0, 60, "the new ones stored")
+            until(lambda: sink_lag(settings) == 0, 60, "the new ones stored")
             with closing(adapter.open_client(settings.clickhouse)) as client:
                 assert client.query("SELECT uniqExact(message_id), count() FROM events FINAL").first_row == (300, 300)
             until(lambda: sum(item_counts(settings).values()) > sum(counted.values()) + 90, 30, "the new ones counted")
             second.stop()
-
-
-def lag_of_sink(settings: Settings) -> int:
-    with Lag(settings) as seen:
-        return seen.storing()
 
 
 def oracle_once(settings: Settings) -> dict[bytes, bytes]:

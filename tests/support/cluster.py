@@ -135,6 +135,12 @@ def lag(settings: Settings, group: str, topic: Topic) -> int:
         return seen.of(f"{settings.kafka.topic_prefix}-{group}", seen.ends(topic))
 
 
+def sink_lag(settings: Settings) -> int:
+    """Records of all topics the sink reads that it has not committed."""
+    with Lag(settings) as seen:
+        return seen.storing()
+
+
 def start_worker(
     settings: Settings, module: str, home: Path | None = None, arguments: Sequence[str] = (), **extra: str
 ) -> subprocess.Popen[bytes]:
