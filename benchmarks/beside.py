@@ -5,9 +5,10 @@ events that may be answered at once: the user did nothing in the interval before
 not). The figures are the ratios of the stretch beside the trouble to the mean of the two others.
 
 - `bot`: one user sends as many events as all the others together.
-- `outage`: ClickHouse is ended before the stretch and started after it; how fast the sink catches up is measured too.
+- `outage`: ClickHouse is ended before the stretch and started after it; how fast the sink catches up is measured too, what
+  it holds in memory meanwhile, and whether every event is in ClickHouse at the end.
 
-It fails where docs/faults.md would not be true: see RATIOS_MAX and TIMES_THE_RATE_MIN.
+It fails where docs/faults.md would not be true: see RATIOS_MAX, TIMES_THE_RATE_MIN and SINK_GROWS_MB_MAX.
 """
 
 from __future__ import annotations
@@ -19,44 +20,56 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bundle import train_once
 from benchmarks.latency import Schedule, percentiles
-from benchmarks.observe import BenchFailed, Places, until_zero
+from benchmarks.observe import BenchFailed, Places, expect, number, until_zero
 from benchmarks.open_loop import LEAD_S, Listener, send
 from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
 from benchmarks.rush import Moved, rush
 from benchmarks.stage import INPUTS, Stage, bench_folder
+from benchmarks.watch import Watch
 from clickwake.observe import owed
 from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.world import World
 from schemas import topics
 from stream import settings as settings_module
+from stream.adapters import clickhouse
 
 WORLD_DAYS = 5
 EVENTS_PER_SHOPPER = 9
-STRETCHES = 3
 BOT = "bot"
 SHOWN = ("p50_ms", "p95_ms", "p99_ms")
 RATIOS_MAX = {"bot": {"p99_ms": 2.0}, "outage": dict.fromkeys(SHOWN, 1.1)}  # beyond it the bench fails
 TIMES_THE_RATE_MIN = 3.0  # of catching up after an outage
+SINK_GROWS_MB_MAX = 32.0  # between the first and the last minute of an outage: one batch, whatever waits
 
 Trouble = Literal["bot", "outage"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """`rate` events/s of the others, for `seconds` in each stretch; `workers` personalize processes."""
+    """`rate` events/s of the others, for `seconds` in each stretch, or `beside` in the one beside the trouble; `workers`
+    personalize processes."""
 
     rate: float
     seconds: float
     workers: int
+    beside: float | None = None
+
+    @property
+    def events(self) -> list[int]:
+        """How many each stretch has."""
+        beside = self.seconds if self.beside is None else self.beside
+        return [round(self.rate * seconds) for seconds in (self.seconds, beside, self.seconds)]
 
 
 def with_bot(moved: Sequence[Moved]) -> list[Moved]:
@@ -104,6 +117,9 @@ def broken(result: dict[str, Any]) -> list[str]:
              for name, bound in most.items() if result["ratios"][name] > bound]  # fmt: skip
     times = result.get("catching_up", {}).get("times_the_rate", TIMES_THE_RATE_MIN)
     slow = [] if times >= TIMES_THE_RATE_MIN else [f"caught up at {times} times the rate, not {TIMES_THE_RATE_MIN}"]
+    grown = result.get("catching_up", {}).get("sink_mb", [])
+    if grown and grown[-1] - grown[0] > SINK_GROWS_MB_MAX:
+        found.append(f"the sink grew from {grown[0]} to {grown[-1]} MB")
     return found + slow
 
 
@@ -129,34 +145,48 @@ class Bench(Stage):
         return percentiles(latencies)._asdict() | {"answered": round(len(latencies) / len(wanted), 4), "events_per_s": rate}
 
     def without_clickhouse(self, moved: Sequence[Moved], rate: float) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A stretch while ClickHouse is away, and how the sink catches up once it is back."""
+        """A stretch while ClickHouse is away, and how the sink catches up once it is back. `sink_mb`: what it held by the
+        minute meanwhile, in whole ones."""
         self.local.end("clickhouse")
+        watch = Watch(self, 0, without="clickhouse")
+        watch.start()
         away_at = time.monotonic()
         found = self.stretch(moved, rate)
+        samples = watch.end()
         self.local.restart("clickhouse")
         back_at = time.monotonic()
         ends = self.offsets.ends(topics.EVENTS, *topics.OUTPUTS)
         behind = self.offsets.of(f"{self.prefix}.sink", ends)
         done_at = until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", ends), "records to store", self.tell)
         came_per_s = behind / (back_at - away_at)
+        floors = [round(one / 1e6, 1) for one in samples.by_minute(samples.memory["sink"], np.min)]
         return found, {"away_s": round(back_at - away_at, 1), "records": behind, "seconds": round(done_at - back_at, 1),
-                       "times_the_rate": round(behind / (done_at - back_at) / came_per_s, 1)}  # fmt: skip
+                       "times_the_rate": round(behind / (done_at - back_at) / came_per_s, 1), "sink_mb": floors}  # fmt: skip
+
+    def check(self, sent: int) -> None:
+        """Raises `BenchFailed` where ClickHouse does not have each event once."""
+        client = clickhouse.connect(self.settings.clickhouse, wait_s=10.0)
+        try:
+            expect("events", number(client, "SELECT count() FROM events FINAL"), sent)
+        finally:
+            client.close()
 
 
 def run(home: Path, trouble: Trouble, options: Options, console: Console) -> dict[str, Any]:
     """Raises `BenchFailed`, `StartError`."""
     described = machine()
-    needed = round(options.rate * options.seconds)
+    sizes = options.events
     with bench_folder(home) as folder, console.status("simulating") as status:
         end = datetime.now(UTC) - timedelta(hours=1)
-        shoppers = STRETCHES * needed // EVENTS_PER_SHOPPER + 1
+        shoppers = sum(sizes) // EVENTS_PER_SHOPPER + 1
         world = World(SEED, shoppers, WORLD_DAYS, end - timedelta(days=WORLD_DAYS), items=ITEMS, tenant=TENANT)
         shop = rush(world.history(), options.rate)
-        if len(shop.moved) < STRETCHES * needed:
-            raise BenchFailed(f"{shoppers} shoppers make {len(shop.moved)} events, {STRETCHES * needed} are needed")
+        if len(shop.moved) < sum(sizes):
+            raise BenchFailed(f"{shoppers} shoppers make {len(shop.moved)} events, {sum(sizes)} are needed")
         model = train_once(folder, home / "bench" / "models", seed=SEED, items=ITEMS, tenant=TENANT, end=end,
                            say=status.update)
-        parts = [shop.moved[number * needed : (number + 1) * needed] for number in range(STRETCHES)]
+        ends = list(accumulate(sizes))
+        parts = [shop.moved[end - size : end] for end, size in zip(ends, sizes, strict=True)]
         names = ("catalog", "personalize", "sink")
         with (Local(folder, processes=names, workers=options.workers, say=status.update) as local,
               Places(local.settings) as offsets):  # fmt: skip
@@ -169,6 +199,9 @@ def run(home: Path, trouble: Trouble, options: Options, console: Console) -> dic
                 beside, catching_up = bench.without_clickhouse(parts[1], options.rate)
             bench.await_done("last events")
             after = bench.stretch(parts[2], options.rate)
+            if trouble == "outage":
+                bench.await_done("last events")
+                bench.check(len(shop.history) + sum(sizes))
     found = {"machine": described, "versions": versions(), "trouble": trouble, "before": before, "beside": beside,
              "after": after, "ratios": ratios((before, after), beside)}  # fmt: skip
     return found if catching_up is None else found | {"catching_up": catching_up}

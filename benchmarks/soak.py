@@ -17,18 +17,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
-import psutil
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import theilslopes
@@ -38,6 +35,7 @@ from benchmarks.observe import BenchFailed, Places, expect, number
 from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
 from benchmarks.rush import Event, rush, stamped
 from benchmarks.stage import Stage, Tell, bench_folder
+from benchmarks.watch import WINDOW_S, Samples, Watch
 from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.world import World
@@ -50,12 +48,9 @@ from stream.adapters.kafka_clients import partition_of
 SHOPPERS = 6_000
 WORLD_DAYS = 5
 TICK_S = 0.1  # events of so long are sent together
-SAMPLE_S = 1.0
-WINDOW_S = 60.0
 JUDGED_MINUTES_MIN = 4
 MEMORY_MB_PER_H_MAX = 1.0
 LAG_SHARE_MAX = 0.001  # of the rate: more is falling behind
-FloatArray = npt.NDArray[np.float64]
 JUDGED = ("personalize", "sink", "catalog")  # broker and engine are not ours; they are reported
 
 
@@ -69,55 +64,10 @@ class Options:
     workers: int
 
 
-@dataclass
-class Samples:
-    """Seconds since the beginning, and by name what was seen then: bytes of memory, records of lag."""
-
-    warm_up_s: float
-    at_s: list[float] = field(default_factory=list)
-    memory: dict[str, list[float]] = field(default_factory=dict)
-    lag: dict[str, list[float]] = field(default_factory=dict)
-
-    def by_minute(self, series: Sequence[float], comes_to: Callable[[FloatArray], np.floating]) -> list[float]:
-        """What each whole minute after the warm-up comes to."""
-        minute, seen = (np.asarray(self.at_s) - self.warm_up_s) // WINDOW_S, np.asarray(series)
-        return [float(comes_to(seen[minute == one])) for one in range(int(minute[-1]))]
-
-
 def slope(minutes: list[float]) -> tuple[float, float, float]:
     """(slope, low, high) a second of what the minutes come to."""
     found = theilslopes(minutes, np.arange(len(minutes)) * WINDOW_S, alpha=0.95)
     return float(found.slope), float(found.low_slope), float(found.high_slope)
-
-
-class Watch(threading.Thread):
-    """Samples memory and lag until `over`."""
-
-    def __init__(self, stage: Stage, warm_up_s: float) -> None:
-        super().__init__(name="watch", daemon=True)
-        self.stage, self.samples, self.over = stage, Samples(warm_up_s), threading.Event()
-        self._began = time.monotonic()
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            with Places(self.stage.settings) as offsets:
-                while not self.over.wait(SAMPLE_S):
-                    self._take(offsets)
-        except Exception as error:  # said by `Soak.run`, in its own thread
-            self.error = error
-
-    def _take(self, offsets: Places) -> None:
-        samples, local, prefix = self.samples, self.stage.local, self.stage.prefix
-        samples.at_s.append(time.monotonic() - self._began)
-        for name in local.names():
-            pid = local.pid(name)
-            if pid is None:
-                raise BenchFailed(f"{name} has ended; see its log")
-            samples.memory.setdefault(name, []).append(float(psutil.Process(pid).memory_info().rss))
-        ends = offsets.ends(topics.EVENTS)
-        for name, group in (("personalize", f"{prefix}-personalize"), ("sink", f"{prefix}.sink")):
-            samples.lag.setdefault(name, []).append(float(offsets.of(group, ends)))
 
 
 class Soak(Stage):
@@ -129,15 +79,12 @@ class Soak(Stage):
         watch = Watch(self, options.warm_up * 60)
         watch.start()
         sent = asyncio.run(self._send_all(events, options, watch))
-        watch.over.set()
-        watch.join()
-        if watch.error is not None:
-            raise watch.error
+        samples = watch.end()
         try:
             self._check(sent + history)
         except BenchFailed as error:  # half an hour's figures are told all the same
-            return watch.samples, sent, [str(error)]
-        return watch.samples, sent, []
+            return samples, sent, [str(error)]
+        return samples, sent, []
 
     def _check(self, events: int) -> None:
         self.await_done("last events")

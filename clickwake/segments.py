@@ -88,14 +88,20 @@ def clusters(*, as_json: bool) -> int:
 
 
 def release(settings: Settings) -> tuple[str, Audience]:
-    """The newest bundle that is no candidate, and what it says of everybody; nothing, and why, where it cannot be read."""
+    """`served`; nothing, and why, where it cannot be read."""
     try:
-        for manifest in model_store.versions(settings.registry):
-            verdict = verdicts.read(settings.registry, manifest.model_version)
-            if verdict is None or verdict.released:
-                return manifest.model_version, model_store.audience_of(settings.registry, manifest)
+        return served(settings)
     except model_store.BundleRefused as error:
         Console(stderr=True).print(str(error), style="yellow", markup=False, highlight=False, soft_wrap=True)
+        return "", NO_AUDIENCE
+
+
+def served(settings: Settings) -> tuple[str, Audience]:
+    """The newest bundle that is no candidate, and what it says of everybody. Raises BundleRefused."""
+    for manifest in model_store.versions(settings.registry):
+        verdict = verdicts.read(settings.registry, manifest.model_version)
+        if verdict is None or verdict.released:
+            return manifest.model_version, model_store.audience_of(settings.registry, manifest)
     return "", NO_AUDIENCE
 
 

@@ -46,6 +46,9 @@ class Properties(msgspec.Struct, frozen=True, kw_only=True):
     revenue: float | None = None
     total: Any = None  # of Order Refunded: what is given back; of other events whatever their sender means by it
     query: str | None = None
+    path: Any = None  # where a page or screen is, and what it is called: only texts are read
+    url: Any = None
+    name: Any = None
     rating: float | str | None = None  # Segment's specification has it as text
     review_body: str | None = None
     promotion_id: Id | None = None

@@ -50,6 +50,14 @@ NOBODY = UserState()  # to compare with
 Cause = Literal["live", "import", "model"]  # why a due time is stale; the strongest cause wins, live first
 
 
+class Accounts(msgspec.Struct, array_like=True):
+    """What became of each record of the events topic from offset `first` on, -1 before there was one: each has one end.
+    Kept with the state, so that a record that is read again after a crash is in it once."""
+
+    first: int = -1
+    ends: dict[str, int] = {}  # folded, duplicate, late, rejected, dropped:reason → records
+
+
 class Meta(msgspec.Struct, array_like=True):
     """The partition's own record: what its state stands for."""
 
@@ -59,6 +67,7 @@ class Meta(msgspec.Struct, array_like=True):
     owed: list[bytes] = []  # users whose latest live event no recommendation has answered yet
     marks: dict[str, int] = {}  # input topic → append time of the last folded record, ms: is it still that record?
     reminding_since_ms: int = 0  # what was due before it is no news; 0: written by a version without reminders
+    accounts: Accounts = msgspec.field(default_factory=Accounts)
 
 
 _meta_decoder = msgspec.msgpack.Decoder(Meta)
@@ -244,6 +253,20 @@ class PartitionState:
             return records
         return records[bisect_right(records, known[1], key=lambda record: record.offset) :]
 
+    def ended(self, end: str) -> None:
+        """What became of a record of the events topic."""
+        self.outcomes[end] += 1
+        ends = self.meta.accounts.ends
+        ends[end] = ends.get(end, 0) + 1
+
+    def unaccounted(self, events: str) -> int:
+        """Offsets of the events topic, from the first that is accounted for, that no record with an end stands for: 0,
+        unless retention took records before they were read, or a producer's transactions have markers of their own."""
+        accounts = self.meta.accounts
+        if accounts.first < 0:
+            return 0
+        return self.meta.offsets[events][1] + 1 - accounts.first - sum(accounts.ends.values())
+
     def reconcile(self, topic: str, topic_id: str, end: int, mark_ms: int | None, *, counted: bool) -> str | None:
         """What the state stands for against what the topic is now, when the partition is opened. A topic that was made
         again, or that lost its last records, gives offsets away a second time, and what comes under them is no duplicate:
@@ -264,6 +287,7 @@ class PartitionState:
             return None
         self.meta.offsets[topic] = (topic_id, last)
         if counted:
+            self.meta.accounts = Accounts()  # from here on offsets are given away again
             self.published = {key: min(offset, last) for key, offset in self.published.items()}
             for count in self.counts.counts.values():
                 count.offset = min(count.offset, last)

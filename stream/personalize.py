@@ -187,23 +187,26 @@ class Personalizer:
         new = part.not_folded(source.topic, source.topic_id, records)
         if len(new) < len(records):
             part.outcomes["replayed"] += len(records) - len(new)
+        if new and part.meta.accounts.first < 0:
+            part.meta.accounts.first = new[0].offset
         for record in new:
             decoded = decode(record.value, record.timestamp, self.settings.skew_max_ms)
             if isinstance(decoded, Ok):
                 key = user_key(decoded.event.tenant, decoded.event.user)
                 if self.partition_of(key) != part.partition:
-                    part.outcomes["dropped:misplaced"] += 1
+                    part.ended("dropped:misplaced")
                     outbox.add(topics.EVENTS, key, record.value)
                     continue
                 if self.erasures.covers(key, decoded.ts_ms):
-                    part.outcomes["dropped:erased"] += 1
+                    part.ended("dropped:erased")
                     continue
                 events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms))
             elif isinstance(decoded, Reject):
+                part.ended("rejected")
                 self._reject(part, source, record, decoded, outbox)
             else:
                 assert isinstance(decoded, Drop)
-                part.outcomes[f"dropped:{decoded.reason}"] += 1
+                part.ended(f"dropped:{decoded.reason}")
                 if decoded.event is not None:
                     key = user_key(decoded.event.tenant, decoded.event.user)
                     if self.partition_of(key) == part.partition:
@@ -214,7 +217,6 @@ class Personalizer:
         return events
 
     def _reject(self, part: PartitionState, source: Input, record: Record, reject: Reject, outbox: Outbox) -> None:
-        part.outcomes["rejected"] += 1
         where = Source(topic=source.topic, partition=part.partition, offset=record.offset)
         outbox.dead_letter(reject, record.value or b"", record.key, where, record.timestamp)
 
@@ -224,6 +226,7 @@ class Personalizer:
             try:
                 message = identity.decode(record.value or b"")
             except UNREADABLE as error:
+                part.outcomes["rejected"] += 1
                 self._reject(part, source, record, Reject("undecodable", (message_of(error),)), outbox)
                 continue
             if isinstance(message, identity.Claim):
@@ -305,7 +308,7 @@ class Personalizer:
         state = part.read(key)
         before = state.ads
         outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
-        part.outcomes[outcome.value] += 1
+        part.ended(outcome.value)
         if state.ads != before:
             part.change(key)
             self._heed(part, key, before, outbox)

@@ -61,13 +61,15 @@ def bench_bot(
 def bench_outage(
     rate: Annotated[float, typer.Option(min=1, help="events/s")] = 400.0,
     seconds: Annotated[float, typer.Option(min=1, help="length of each of the three stretches")] = 60.0,
+    away: Annotated[float | None, typer.Option(min=1, help="seconds without ClickHouse; default: --seconds")] = None,
     workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
 ) -> None:
     """Does personalize notice that ClickHouse is away? Its latency with and without it, and how fast the sink catches up."""
     from benchmarks import beside
 
-    raise typer.Exit(beside.main("outage", beside.Options(rate=rate, seconds=seconds, workers=workers), as_json=as_json))
+    raise typer.Exit(beside.main("outage", beside.Options(rate=rate, seconds=seconds, workers=workers, beside=away),
+                                 as_json=as_json))
 
 
 @bench.command("rebuild")

@@ -16,8 +16,10 @@ from clickwake import erase
 from clickwake.dashboard import charts, letters_page, models_page, promotions_page, queries, satisfaction_page
 from clickwake.dashboard.frame import NAV, Page, choose_one, draw, link_users, picture
 from clickwake.dashboard.sessions import Sessions
+from clickwake.segments import served
 from clickwake.storefront.app import NoKey, plain_key
 from producers.kafka import KafkaUnavailable, NotAcknowledged
+from stream.adapters.model_store import BundleRefused
 from stream.core.segment_rules import RulesError
 from stream.pseudonyms import Pseudonyms
 from stream.segments import load as load_rules
@@ -69,7 +71,7 @@ async def segments(page: Page) -> None:
     if not rows:
         ui.label(f"{t('No segments yet: write rules into')} {page.settings.segments_file.absolute()}")
         return
-    told = _meanings(page)
+    told = await _meanings(page)
     for row in rows:
         row["meaning"] = t(told.get(row["segment"], ""))
     columns = {"segment": "segment", "meaning": "meaning", "members": "members", "entered_1d": "entered, 1 day",
@@ -104,14 +106,15 @@ async def segments(page: Page) -> None:
                 link_users(page, made, "user_id")
 
 
-def _meanings(page: Page) -> dict[str, str]:
-    """Segment → what it is, by the file of rules: its description, or else its condition."""
+async def _meanings(page: Page) -> dict[str, str]:
+    """Segment → what it is, by the file of rules: its description or condition, of a discovered cluster its words."""
     path = page.settings.segments_file
     if not path.exists():  # it is where the workers are
         return {}
     try:
-        rules = load_rules(path)
-    except RulesError as error:
+        version, audience = await asyncio.to_thread(served, page.settings)
+        rules = load_rules(path, audience, version)
+    except (RulesError, BundleRefused) as error:
         page.problem("The rules cannot be used", str(error))
         return {}
     return {rule.name: rule.description or rule.when for rule in rules.rules}

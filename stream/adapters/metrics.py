@@ -6,6 +6,7 @@ import os
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from schemas import topics
 from stream.files import RunFile
 from stream.partition import PartitionState
 from stream.settings import Settings
@@ -34,9 +35,13 @@ class Metrics:
     """Counters are absolute since the process started; a scraper takes rates."""
 
     def __init__(self, name: str, settings: Settings) -> None:
-        self.name = name
+        self.name, self._events = name, topics.EVENTS.name(settings.kafka.topic_prefix)
         self.records = Counter("clickwake_records", "input records taken", ["topic"])
         self.outcomes = Counter("clickwake_outcomes", "what became of inputs, and what was said", ["outcome", "partition"])
+        self.accounts = Gauge("clickwake_accounts", "records of the events topic by what became of them, since the "
+                              "partition began; kept with the state, so they outlive the process", ["end", "partition"])
+        self.unaccounted = Gauge("clickwake_unaccounted", "offsets of the events topic without a record that has an end: 0, "
+                                 "unless retention took them unread, or they mark a producer's transactions", ["partition"])
         self.owed = Gauge("clickwake_recommendations_owed", "users who wait for their interval or turn", ["partition"])
         self.batch_seconds = Histogram("clickwake_batch_seconds", "steps 2 to 5 of a batch", buckets=_SECONDS)
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
@@ -57,4 +62,7 @@ class Metrics:
         for outcome, count in state.outcomes.items():
             self.outcomes.labels(outcome, str(state.partition)).inc(count)
         state.outcomes.clear()
+        for end, count in state.meta.accounts.ends.items():
+            self.accounts.labels(end, str(state.partition)).set(count)
+        self.unaccounted.labels(str(state.partition)).set(state.unaccounted(self._events))
         self.owed.labels(str(state.partition)).set(len(state.owed))

@@ -88,6 +88,14 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
     value: float
 
 
+class Happened(msgspec.Struct, frozen=True, kw_only=True):
+    """Another event of the user's: a search, a page, one of the shop's own. `text`: what was searched, or where."""
+
+    at: Instant
+    event: str
+    text: str
+
+
 class ChurnNow(msgspec.Struct, frozen=True, kw_only=True):
     """`p_no_return`: chance of no event within `horizon_days` from now; `curve`: chance of no event until so many days after
     the last one. `due_at`: when silence alone raises an alert; null: it does not within a year."""
@@ -126,6 +134,7 @@ class User(msgspec.Struct, frozen=True, kw_only=True):
     as_of_event_id: str
     as_of_ts: Instant | None
     history: tuple[Done, ...]
+    activity: tuple[Happened, ...]
     churn: ChurnNow | None
     model_version: str
     stale_ms: int

@@ -25,6 +25,7 @@ from stream.api.answers import (
     ChurnNow,
     Done,
     Explained,
+    Happened,
     Items,
     OfferServed,
     Ranked,
@@ -212,13 +213,14 @@ class Service:
             Done(at=utc(touch.ts_ms), event_id=touch.event_id, item_id=touch.item_id, did=Kind(touch.kind).name.lower(),
                  value=touch.value) for touch in reversed(state.history())
         )  # fmt: skip
+        activity = tuple(Happened(at=utc(one.ts_ms), event=one.event, text=one.text) for one in reversed(state.activity()))
         return User(
             user_id=user, first_seen=utc(state.first_ts_ms) if state.events else None,
             last_seen=utc(state.last_ts_ms) if state.events else None, events=state.events,
             orders=state.orders, revenue=round(state.revenue, 2), active_days=len(state.days),
             cart=tuple(scenarios.basket(state)), segments=tuple(segments.members(state)),
             anonymous_ids=tuple(sorted(state.linked)), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
-            history=history,
+            history=history, activity=activity,
             churn=await self._churn(serving, state, self._now_ms(tenant, who, state)) if state.events else None,
             model_version=serving.version, stale_ms=self.replica.behind_ms(), ads=_advertising(state.ads),
         )  # fmt: skip

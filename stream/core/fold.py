@@ -9,11 +9,15 @@ from enum import Enum
 from schemas import events as names
 from schemas.events import Event
 from stream.core.state import (
+    ACTIVITIES_MAX,
+    ACTIVITY_CHARS_MAX,
     DAY_MS,
     DAYS_MAX,
     NOTHING_STATED,
     RING_TOUCHES_MAX,
     SEEN_IDS_MAX,
+    Activity,
+    Did,
     Kind,
     Stated,
     Touch,
@@ -32,6 +36,8 @@ KIND_OF_NAME = {
     names.PRODUCT_REVIEWED: Kind.REVIEW,
     names.PRODUCT_SHARED: Kind.SHARE,
 }
+
+NAME_OF_TYPE = {"page": "page", "screen": "screen"}  # what rules call an event that is no `track`; the others say who one is
 
 ORDER_SPREAD_MS_MAX = DAY_MS  # between the lines of one order; an id that comes again later is another order's, or no id
 
@@ -66,6 +72,18 @@ def touches(event: Event, ts_ms: int) -> list[Touch]:
     return [Touch(ts_ms, event.message_id, properties.product_id, kind, value)]
 
 
+def activity(event: Event, ts_ms: int, mark: int) -> Activity | None:
+    """What rules can count of an event of another name than KIND_OF_NAME; None for those, and where nobody did anything.
+    Text is kept of nobody who refused analytics."""
+    name = event.event if event.type == "track" else NAME_OF_TYPE.get(event.type)
+    if name is None or name in KIND_OF_NAME:
+        return None
+    consent, said = event.context.consent, event.properties
+    told = () if consent is not None and consent.analytics is False else (said.query, said.path, said.url, said.name)
+    text = next((one for one in told if isinstance(one, str) and one), "")
+    return Activity(ts_ms, mark, name, text[:ACTIVITY_CHARS_MAX])
+
+
 def ads_stated(event: Event) -> Stated:
     """What an event says about advertising."""
     consent = event.context.consent
@@ -94,15 +112,21 @@ def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) ->
     _bound_seen(state)
     for touch in added:
         again = touch.kind == Kind.ORDER and _ordered_then(state, touch)
-        if not state.ring or touch.ts_ms > state.ring[-1].ts_ms:  # nearly always: no search
-            state.ring.append(touch)
-        else:
-            insort(state.ring, touch, key=Touch.order)
+        _insert(state.ring, touch)
         count_item(state.items, touch, again)
-    if len(state.ring) > RING_TOUCHES_MAX:
-        del state.ring[: len(state.ring) - RING_TOUCHES_MAX]
+    del state.ring[:-RING_TOUCHES_MAX]
+    if (did := activity(event, ts_ms, hashed)) is not None:
+        _insert(state.activities, did)
+        del state.activities[:-ACTIVITIES_MAX]
     _advance(state, event, ts_ms, added)
     return Outcome.FOLDED, added
+
+
+def _insert(ring: list[Did], one: Did) -> None:
+    if not ring or one.ts_ms > ring[-1].ts_ms:  # nearly always: no search
+        ring.append(one)
+    else:
+        insort(ring, one, key=lambda known: known.order())
 
 
 def order_began(known: dict[int, int], event: Event, ts_ms: int) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from schemas.events import Event, Lane
-from stream.core.state import NOTHING_STATED, Stated, Touch, UserState, count_item
+from stream.core.state import NOTHING_STATED, Activity, Stated, Touch, UserState, count_item
 
 CLAIM_INTERVAL_MS = 30 * 60_000  # an event with both ids renews the claim at most this often
 CLAIMS_MAX = 16  # users of one shared device remembered; more is a kiosk, whose history belongs to nobody
@@ -36,11 +36,12 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
     user: str
     ring: tuple[Touch, ...]
     ads: Stated = NOTHING_STATED
+    activities: tuple[Activity, ...] = ()
 
     @property
     def known_ms(self) -> int:
         """The newest of what it tells, ms; 0 where it tells nothing."""
-        return self.ring[-1].ts_ms if self.ring else self.ads.ts_ms
+        return max((told[-1].ts_ms for told in (self.ring, self.activities) if told), default=self.ads.ts_ms)
 
 
 def claims_of(state: UserState, event: Event) -> list[Claim]:
@@ -106,8 +107,9 @@ def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
     after = -1
     for ts_ms, user in state.claims:
         ring = tuple(touch for touch in state.ring if after < touch.ts_ms <= ts_ms)
+        did = tuple(one for one in state.activities if after < one.ts_ms <= ts_ms)
         ads = state.ads if after < state.ads.ts_ms <= ts_ms else NOTHING_STATED
-        result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring, ads=ads))
+        result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring, ads=ads, activities=did))
         after = ts_ms
     return result
 
@@ -118,8 +120,8 @@ def others(state: UserState) -> list[str]:
 
 
 def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
-    """Let go of an erased id; False when there is nothing of it. On an anonymous state the part of the ring that was the
-    other's goes too, what they said of advertising unless `ads_stay`, and what is counted an item is counted anew from what
+    """Let go of an erased id; False when there is nothing of it. On an anonymous state what was done in the other's
+    time goes too, what they said of advertising unless `ads_stay`, and what is counted an item is counted anew from what
     is left.
 
     >>> ring = [Touch(ts, f"m{ts}", f"i{ts}", 1, 0.0) for ts in (1, 5, 9)]
@@ -129,11 +131,13 @@ def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
     """
     known = other in state.linked or other in state.claimed
     state.linked.pop(other, None)
+    state.linked_activities.pop(other, None)
     state.claimed.pop(other, None)
     after = -1
     for ts_ms, user in state.claims:
         if user == other:
             state.ring = [touch for touch in state.ring if not after < touch.ts_ms <= ts_ms]
+            state.activities = [one for one in state.activities if not after < one.ts_ms <= ts_ms]
             if after < state.ads.ts_ms <= ts_ms and not ads_stay:
                 state.ads = NOTHING_STATED
             state.claims = [claim for claim in state.claims if claim[1] != other]
@@ -158,8 +162,12 @@ def join(states: dict[str, UserState], event: Event) -> list[Answer]:
 
 def link(state: UserState, answer: Answer) -> bool:
     """Put an answer into the known user's state; False when it changes nothing."""
-    ring, ads = list(answer.ring), max(state.ads, answer.ads)
-    if state.linked.get(answer.anonymous) == ring and state.ads == ads:
+    ring, did, ads = list(answer.ring), list(answer.activities), max(state.ads, answer.ads)
+    known = (state.linked.get(answer.anonymous), state.linked_activities.get(answer.anonymous, []), state.ads)
+    if known == (ring, did, ads):
         return False
     state.linked[answer.anonymous], state.ads = ring, ads
+    state.linked_activities.pop(answer.anonymous, None)
+    if did:
+        state.linked_activities[answer.anonymous] = did
     return True

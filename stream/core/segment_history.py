@@ -203,10 +203,11 @@ class SegmentHistory:
         return [float(p) for p in p_after(curves, silence_days, self.asked.churn)]
 
     def _steps(self, state: UserState, after_ms: int, to_ms: int) -> list[int]:
-        """When a touch leaves a window that a rule counts."""
+        """When something leaves a window that a rule counts."""
         if not self._windows_ms:
             return []
-        left = {touch.ts_ms + window_ms + 1 for touch in state.history() for window_ms in self._windows_ms}
+        done_ms = [touch.ts_ms for touch in state.history()] + [one.ts_ms for one in state.activity()]
+        left = {at_ms + window_ms + 1 for at_ms in done_ms for window_ms in self._windows_ms}
         return sorted(at_ms for at_ms in left if after_ms < at_ms <= to_ms)
 
     def _bends(self, state: UserState, said: Said, after_ms: int, before_ms: int) -> list[int]:

@@ -7,12 +7,14 @@ history through the same fold, cannot see anything that serving does not.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
 STATE_VERSION = 1
 RING_TOUCHES_MAX = 64  # the user encoder reads 50; the rest is room for merging a linked history
+ACTIVITIES_MAX = 32  # searches, pages and other events that rules of segments count; no model reads them
+ACTIVITY_CHARS_MAX = 128  # of their text
 ITEM_STATS_MAX = 160  # personal repeat frequency; beyond this the item touched longest ago is forgotten
 SEEN_IDS_MAX = 128  # event-id hashes for duplicates; whole groups of one time are evicted, see `seen`
 DAYS_MAX = 64  # distinct active days kept for gap statistics
@@ -49,6 +51,21 @@ class Touch(msgspec.Struct, frozen=True, array_like=True, gc=False):  # holds no
 
     def order(self) -> tuple[int, str, str]:
         return (self.ts_ms, self.event_id, self.item_id)
+
+
+class Activity(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """An event of which no touch tells its name: a search, a page, an event of the shop's own. Ordered like touches."""
+
+    ts_ms: int
+    mark: int  # hash of the event's id
+    event: str
+    text: str  # what was searched, or where: cut at ACTIVITY_CHARS_MAX
+
+    def order(self) -> tuple[int, int]:
+        return (self.ts_ms, self.mark)
+
+
+Did = TypeVar("Did", Touch, Activity)
 
 
 class ItemStat(msgspec.Struct, array_like=True, gc=False):
@@ -181,6 +198,8 @@ class UserState(msgspec.Struct, array_like=True):
     placed: Placed = Placed()
     put_event_id: str = ""  # of the last live event that put something into the basket, until complements are looked for
     ads: Stated = NOTHING_STATED  # whether advertising may be shown or sent
+    activities: list[Activity] = []
+    linked_activities: dict[str, list[Activity]] = {}  # as `linked`, of those that have any
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.
@@ -193,10 +212,19 @@ class UserState(msgspec.Struct, array_like=True):
 
     def history(self) -> list[Touch]:
         """Own ring and linked rings in total order, at most RING_TOUCHES_MAX, oldest first."""
-        if not self.linked:
-            return self.ring
-        merged = {touch.order(): touch for ring in (*self.linked.values(), self.ring) for touch in ring}
-        return [merged[order] for order in sorted(merged)][-RING_TOUCHES_MAX:]
+        return _merged(self.ring, self.linked)[-RING_TOUCHES_MAX:] if self.linked else self.ring
+
+    def activity(self) -> list[Activity]:
+        """Own activities and linked ones in total order, at most ACTIVITIES_MAX, oldest first."""
+        linked = self.linked_activities
+        return _merged(self.activities, linked)[-ACTIVITIES_MAX:] if linked else self.activities
+
+
+def _merged(own: list[Did], linked: dict[str, list[Did]]) -> list[Did]:
+    rings = [own]
+    rings.extend(linked.values())
+    merged: dict[Any, Did] = {one.order(): one for ring in rings for one in ring}
+    return [merged[order] for order in sorted(merged)]
 
 
 _encoder = msgspec.msgpack.Encoder()

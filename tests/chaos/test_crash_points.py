@@ -28,7 +28,7 @@ from tests.chaos.town import (
     assert_aggregates_are_true,
     assert_each_is_alerted_once,
     assert_each_is_reminded_once,
-    assert_states_are_true,
+    assert_town_is_true,
     await_alerts,
     caught_up,
     emissions,
@@ -80,7 +80,7 @@ def test_personalize(settings: Settings, exported: Exported, registry: Path) -> 
             until(lambda: caught_up(settings), 30, "and what came after it")
             await_alerts(settings, 10.0 * len(PERSONALIZE) + 30)
     assert again_s < CONSUMING_AGAIN_S
-    assert_states_are_true(settings)
+    assert_town_is_true(settings)
     assert_each_is_reminded_once(settings)
     assert_each_is_alerted_once(settings)
     assert len(emissions(settings)) > CHUNK / 10

@@ -28,7 +28,7 @@ from tests.chaos.town import (
     Feed,
     assert_aggregates_are_true,
     assert_each_is_alerted_once,
-    assert_states_are_true,
+    assert_town_is_true,
     await_alerts,
     caught_up,
     emissions,
@@ -93,7 +93,7 @@ def test_killed_at_random_moments(town: Settings) -> None:
         until(lambda: caught_up(town), 60, "all events folded")
         await_alerts(town, 10.0 * KILLS + 60)
         until(lambda: sink_lag(town) == 0, 60, "everything stored")
-    assert_states_are_true(town)
+    assert_town_is_true(town)
     assert_each_is_alerted_once(town)
     assert_aggregates_are_true(town)
     sent = emissions(town)
@@ -123,7 +123,7 @@ def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
         until(lambda: lag(town, "personalize", topics.EVENTS) < 2 * EVENTS_PER_S, 60, "no stall")
         await_alerts(town, 15.0 * JOINS + 30)
     _finish(town)
-    assert_states_are_true(town)
+    assert_town_is_true(town)
     assert_each_is_alerted_once(town)
 
 
@@ -155,7 +155,7 @@ def test_a_worker_that_slept_through_its_session_writes_nothing(town: Settings, 
             if process.poll() is None:
                 process.kill()
     _finish(town)
-    assert_states_are_true(town)
+    assert_town_is_true(town)
 
 
 def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Settings, tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Setti
             before = committed()
             until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "somebody opened the partitions")
         until(lambda: caught_up(town), 60, "the rest folded")
-    assert_states_are_true(town)
+    assert_town_is_true(town)
     last = {record.key: record.value for record in read_all(town, topics.STATE)}
     assert stored_states(town) == {key: unpack(value) for key, value in last.items() if not key.startswith(b"#")}, (
         "what was written late is the last record of its key still: compaction would keep it")

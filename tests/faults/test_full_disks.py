@@ -20,14 +20,12 @@ from clickwake.local_kafka import Broker
 from schemas import topics
 from stream.settings import Settings
 from tests.support.cluster import (
-    comparable,
+    assert_states_are_true,
     lag,
-    oracle,
     produce_events,
     read_all,
     running,
     start_worker,
-    stored_states,
     until,
 )
 from tests.support.fakes import event
@@ -89,8 +87,7 @@ def test_a_full_disk_under_the_state_store(settings: Settings, small_disk: Path,
         produce_events(settings, some(600, 50))
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "everything folded")
         third.stop()
-    truth, found = oracle(settings), stored_states(settings)
-    assert {key: comparable(one) for key, one in found.items()} == {key: comparable(one) for key, one in truth.items()}
+    assert_states_are_true(settings)
 
 
 class Acknowledged:
@@ -157,6 +154,5 @@ def test_a_full_disk_at_the_broker(
             until(lambda: lag(own, "personalize", topics.EVENTS) == 0, 90, "everything folded")
             worker.stop()
         on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(own, topics.EVENTS)}
-        truth, found = oracle(own), stored_states(own)
+        assert_states_are_true(own)
     assert sending.refused and sending.ids | {f"m{n}" for n in (*range(300), *range(30_000, 30_050))} <= on_topic
-    assert {key: comparable(one) for key, one in found.items()} == {key: comparable(one) for key, one in truth.items()}

@@ -34,13 +34,11 @@ from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import (
     Worker,
-    comparable,
+    assert_states_are_true,
     lag,
-    oracle,
     produce_events,
     read_all,
     running,
-    stored_states,
     until,
 )
 from tests.support.fakes import event
@@ -67,12 +65,6 @@ def count(settings: Settings, sql: str) -> int:
         raise
     finally:
         client.close()
-
-
-def assert_states_are_true(settings: Settings) -> None:
-    truth, found = oracle(settings), stored_states(settings)
-    assert found.keys() == truth.keys()
-    assert [key for key in truth if comparable(found[key]) != comparable(truth[key])] == []
 
 
 def item_vectors(settings: Settings) -> set[str]:

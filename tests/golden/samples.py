@@ -41,8 +41,8 @@ from stream.core.changes import Run
 from stream.core.complaints import Tickets
 from stream.core.counts import ItemCount
 from stream.core.satisfaction import Place, Subject
-from stream.core.state import Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
-from stream.partition import Meta, pack, unpack
+from stream.core.state import Activity, Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
+from stream.partition import Accounts, Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
 AT = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
@@ -85,6 +85,8 @@ STATE = UserState(
     known=True, segments={"lifecycle/new": (1, 1_795_602_600_000)},
     reminders=Reminders(10, 9, [Reminded("sku-1", "Kitchen", 1, 9, 12, 8.5, 0.5, "v1", "bought")], 1),
     placed=Placed("v1", 77, "garden spade"), put_event_id="m0", ads=Stated(True, 1_795_602_600_000, True),
+    activities=[Activity(1_795_602_600_000, 7, "Products Searched", "red mug")],
+    linked_activities={"a1": [Activity(1_795_602_500_000, 5, "page", "/")]},
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -180,12 +182,13 @@ FORMS: dict[str, Form] = {
     "state.msgpack": Form(STATE, pack, unpack),
     "partition.msgpack": _msgpack(Meta(
         offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"],
-        marks={"clickwake.events.v1": 1_795_602_600_125}, reminding_since_ms=5)),
+        marks={"clickwake.events.v1": 1_795_602_600_125}, reminding_since_ms=5,
+        accounts=Accounts(40, {"folded": 1, "dropped:erased": 1}))),
     "erasure.json": _json(Erasure(
         erasure_id="e1", tenant="shop", requested_at=AT, suppress=True, user_id="u1", devices=("a1",), receipt="{}",
         signature="c2ln")),
     "claim.msgpack": _identity(identity.Claim("shop", "a1", "u1", 8, "import")),
-    "answer.msgpack": _identity(identity.Answer("shop", "a1", "u1", tuple(STATE.ring), STATE.ads)),
+    "answer.msgpack": _identity(identity.Answer("shop", "a1", "u1", tuple(STATE.ring), STATE.ads, tuple(STATE.activities))),
     "erase.msgpack": _identity(identity.Erase("shop", "u1")),
     "forget.msgpack": _identity(identity.Forget("shop", holder="a1", other="u1", ads_stay=True)),
     "item-count.msgpack": _msgpack(ItemCount(2.5, 7, {"sku-2": 1.0}, 7, 41, 1.5, 3.5)),

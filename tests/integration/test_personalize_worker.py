@@ -21,12 +21,11 @@ from stream.settings import Settings
 from tests.support.cluster import (
     Sender,
     Worker,
-    comparable,
+    assert_states_are_true,
     item_counts,
     lag,
     members,
     of_short_sessions,
-    oracle,
     outcomes,
     produce_events,
     read_all,
@@ -53,14 +52,6 @@ def history(count: int, lane: str = "import") -> list[dict[str, Any]]:
     return events
 
 
-def assert_equals_oracle(settings: Settings) -> None:
-    truth = oracle(settings)
-    found = stored_states(settings)
-    assert found.keys() == truth.keys()
-    different = [key for key in truth if comparable(found[key]) != comparable(truth[key])]
-    assert different == []
-
-
 def caught_up(settings: Settings) -> bool:
     return lag(settings, "personalize", topics.EVENTS) == 0
 
@@ -72,17 +63,17 @@ def test_states_equal_a_recomputation_and_survive_a_lost_store(settings: Setting
     until(lambda: caught_up(settings), 60, "all events folded")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(20) == 0
-    assert_equals_oracle(settings)
+    assert_states_are_true(settings)
     new = [event(user=f"u{n}", ts_ms=T0_MS + 5_000_000 + n, id=f"new{n}", lane="import") for n in range(USERS)]
     produce_events(settings, new)  # one of each user: folded onto what was rebuilt, it shows all of it
     again = start_worker(settings, "workers.personalize", home=tmp_path / "empty")  # store rebuilt from the changelog
     until(lambda: caught_up(settings), 60, "the new events folded")
-    assert_equals_oracle(settings)
+    assert_states_are_true(settings)
     produce_events(settings, history(4_000))  # the whole replay again: nothing changes
     until(lambda: caught_up(settings), 60, "the replay folded")
     again.send_signal(signal.SIGTERM)
     assert again.wait(20) == 0
-    assert_equals_oracle(settings)
+    assert_states_are_true(settings)
 
 
 @pytest.mark.timeout(240)
@@ -105,7 +96,7 @@ def test_killed_while_replaying_and_a_second_worker_coming_and_going(settings: S
     until(lambda: caught_up(settings), 60, "the first worker took over")
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 0
-    assert_equals_oracle(settings)
+    assert_states_are_true(settings)
     assert item_counts(settings)
 
 
@@ -126,7 +117,7 @@ def test_an_open_interval_holds_up_no_rebalance_and_is_not_lost_in_it(settings: 
             until(lambda: sum(one.metrics().get(taken, 0.0) for one in both) == sent + more, 60, "the rest folded by two")
             assert second.metrics()[taken] > 0 and lag(settings, "personalize", topics.EVENTS) == more
         until(lambda: caught_up(settings), 45, "leaving closed the intervals of both")
-    assert_equals_oracle(settings)
+    assert_states_are_true(settings)
 
 
 def test_a_clean_stop_in_the_middle_of_the_flow_has_nothing_read_or_said_twice(settings: Settings, tmp_path: Path) -> None:
@@ -170,7 +161,7 @@ def test_a_clean_stop_in_the_middle_of_the_flow_has_nothing_read_or_said_twice(s
         over.set()
         client.join()
     assert not again, "after a clean stop nothing is read again"
-    assert_equals_oracle(settings)
+    assert_states_are_true(settings)
     for topic in (topics.RECOMMENDATIONS, topics.COMPLEMENTS):
         made = [msgspec.json.decode(one.value)["recommendation_id"] for one in read_all(settings, topic)]
         assert made and len(made) == len(set(made)), "and nothing is said twice"

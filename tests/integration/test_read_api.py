@@ -112,15 +112,17 @@ def _advertising_is_refused(settings: Settings, client: httpx.Client, file: Path
     assert client.get("/v1/users/new").json()["ads"] is None
     began, at_ms = time.monotonic(), now_ms()
     produce_events(settings, [
+        event(user="new", name="Products Searched", id="n4", ts_ms=at_ms, properties={"query": "gift"}),
         event(user="new", item="i5", id="n2", ts_ms=at_ms, context={"consent": {"ads": False}}),
         event(user="unknown", id="n3", ts_ms=at_ms, context={"consent": {"ads": False, "personalization": False}})])
     for user in ("new", "unknown"):
         until(lambda user=user: offered(user)["refused"] == {"summer": "refused: ads consent"}, 10, "it is obeyed")  # type: ignore[misc]
     print(f"refusal of advertising obeyed {time.monotonic() - began:.2f} s after the event was sent")
-    for user, events in (("new", 2), ("unknown", 0)):
+    for user, events, searched in (("new", 3, ["gift"]), ("unknown", 0, [])):
         assert offered(user)["offer"]["offer_id"] == "plain" and offered(user, "bare")["offer"] is None
         known = client.get(f"/v1/users/{user}").json()
         assert known["ads"] | {"stated_at": ""} == {"refused": True, "assumed": False, "stated_at": ""}
+        assert [one["text"] for one in known["activity"]] == searched
         assert known["events"] == events and (known["first_seen"] is None) == (events == 0)
         assert (client.get(f"/v1/recommendations/{user}").json()["as_of_ts"] is None) == (events == 0)
 

@@ -29,13 +29,11 @@ from tests.support.cluster import (
     Sender,
     Tail,
     Worker,
-    comparable,
+    assert_states_are_true,
     lag,
     members,
-    oracle,
     produce_events,
     running,
-    stored_states,
     until,
 )
 from tests.support.fakes import event
@@ -113,12 +111,6 @@ def visitors(here: Settings) -> Iterator[Visitors]:
 
 def counted(worker: Worker, result: str) -> float:
     return worker.metrics().get(f'clickwake_releases_total{{result="{result}"}}', 0.0)
-
-
-def assert_states_are_true(settings: Settings) -> None:
-    truth, found = oracle(settings), stored_states(settings)
-    assert found.keys() == truth.keys()
-    assert [key for key in truth if comparable(found[key]) != comparable(truth[key])] == []
 
 
 def test_a_release_in_the_stream_switches_each_partition_once_and_loses_nothing(

@@ -32,7 +32,8 @@ from tests.support.fakes import event
 from training import release as releases
 
 PLAIN = {"lookers": "views_7d >= 2 and orders == 0", "regulars": "days_since_first > 4 and active_days >= 3",
-         "buyers": "days_since_order <= 2.5", "called": "alerted"}  # fmt: skip
+         "buyers": "days_since_order <= 2.5", "called": "alerted",
+         "seekers": "count('Searched', days=2.5) >= 1"}  # fmt: skip
 BY_RELEASE = {"fading": "0.5 < churn < 0.99", "ringers": "cluster == 'rings'"}
 RULES = PLAIN | BY_RELEASE
 TENANTS = ("early", "late")

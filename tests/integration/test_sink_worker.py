@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import threading
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,7 @@ import pytest
 from clickhouse_connect.driver.client import Client
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.structs import OffsetAndMetadata
+from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
 from clickwake import process
@@ -28,7 +30,8 @@ from stream.adapters import clickhouse as adapter
 from stream.settings import ClickHouse, Settings
 from stream.sink import metrics
 from stream.sink.consumer import Sink, group
-from tests.support.cluster import produce_events, read_all, start_worker, until
+from tests.support.cluster import Sender, produce_events, read_all, start_worker, until
+from tests.support.fakes import event
 
 EVENTS = 300
 
@@ -126,6 +129,36 @@ async def test_a_sink_restarted_from_older_offsets_changes_nothing(settings: Set
         await eventually(lambda: committed(settings) == EVENTS + 50, "all offsets are committed again")
     assert reader.count() == EVENTS
     assert reader.rows("*", "items_by_hour", "hour, product_id") == before
+
+
+async def test_a_clean_stop_in_the_middle_of_the_flow_has_nothing_read_again(settings: Settings, reader: Reader) -> None:
+    over = threading.Event()
+    sent: list[int] = []
+
+    def flow() -> None:
+        with Sender(settings) as sender:
+            while not over.wait(0.02):
+                sent.append(sender.send([event(user=f"u{n}", id=f"m{len(sent)}-{n}") for n in range(20)]))
+
+    def taken() -> float:
+        labels = {"topic": topics.EVENTS.name(settings.kafka.topic_prefix), "outcome": "rows"}
+        return REGISTRY.get_sample_value("clickwake_sink_records_total", labels) or 0.0
+
+    client = threading.Thread(target=flow)
+    client.start()
+    try:
+        for run in range(3):
+            before = taken()
+            async with running(settings):
+                await eventually(lambda before=before: taken() > before + 200, "rows are stored")
+                if run == 2:
+                    over.set()
+                    client.join()
+                    await eventually(lambda: reader.count() == sum(sent), "everything stored")
+    finally:
+        over.set()
+        client.join()
+    assert taken() == sum(sent) == committed(settings)
 
 
 async def test_clickhouse_away_at_the_start_and_in_the_middle(settings: Settings, reader: Reader, tmp_path: Path) -> None:

@@ -141,4 +141,5 @@ async def test_crashes_show_in_nothing(seed: int, sizes: list[int], aborts: list
     assert crashed.pop("complements") >= said.pop("complements")
     assert crashed == said
     assert crashing.store.values == undisturbed.store.values
+    assert again.part.meta.accounts.first == 0 and sum(again.part.meta.accounts.ends.values()) == sum(map(len, batches))
     assert again.part.counts.counts == whole.part.counts.counts

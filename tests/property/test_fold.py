@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from schemas.events import Event
 from stream.core.decode import Drop, Ok, Reject, decode
-from stream.core.fold import Outcome, fold
-from stream.core.state import RING_TOUCHES_MAX, SEEN_IDS_MAX, UserState, encode
+from stream.core.fold import Outcome, fold, id_hash
+from stream.core.state import ACTIVITIES_MAX, RING_TOUCHES_MAX, SEEN_IDS_MAX, UserState, encode
 from stream.core.state import decode as decode_state
 from tests.support.fakes import DAY_MS, T0_MS, event
 
@@ -39,11 +39,17 @@ def test_order_does_not_matter_within_the_remembered_ids(events: list[Event], ra
     shuffled = list(events)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     first, second = folded(events), folded(shuffled)
-    assert first.ring == second.ring and first.seen == second.seen
+    assert first.ring == second.ring and first.seen == second.seen and first.activities == second.activities
     assert {item: stat.touches for item, stat in first.items.items()} == {i: s.touches for i, s in second.items.items()}
     if len(events) <= RING_TOUCHES_MAX:  # whether a line is of a known order of one instant is asked of the ring
         assert first.items == second.items
     assert (first.events, first.days, first.last_event_id) == (second.events, second.days, second.last_event_id)
+
+
+@given(histories())
+def test_the_last_events_of_other_names_are_kept(events: list[Event]) -> None:
+    others = sorted((one.ts_ms, id_hash(one.message_id)) for one in events if one.event == "Something Else")
+    assert [one.order() for one in folded(events).activities] == others[-ACTIVITIES_MAX:]
 
 
 @given(histories())

@@ -32,6 +32,7 @@ RULES = compiled(RulesFile(segments=(
     Rule(name="elsewhere", when="events > 0", tenant="another"),
     Rule(name="gardeners",
          when="count('Product Viewed', category == 'garden', days=4.5) > distinct('Order Completed', days=9)"),
+    Rule(name="seekers", when="count('Searched', text == 'a', days=3) >= 1 or distinct('Searched') > 1"),
 ), rfm=True))  # fmt: skip
 CATALOG = {"a": Item(item_id="a", tenant="t", category="garden")}.get
 NAMES = ["Product Viewed", "Product Viewed", "Product Added", "Order Completed", "Searched"]
@@ -48,7 +49,7 @@ def histories(draw: st.DrawFn) -> list[Event]:
                                    st.sampled_from(NAMES)), min_size=1, max_size=25))  # fmt: skip
     rows.sort(key=lambda row: row[0])
     return [msgspec.convert(event(ts_ms=T0_MS + at_ms // draw(st.sampled_from([1, DAY_MS])) * 1, item=item, name=name,
-                                  id=f"m{n:02}", **WHO[who]), Event)
+                                  id=f"m{n:02}", properties={"product_id": item, "name": item}, **WHO[who]), Event)
             for n, (at_ms, who, item, name) in enumerate(rows)]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from stream.adapters.lag import Lag
 from stream.core.counts import ItemCount
 from stream.core.fold import fold
 from stream.core.state import Reminders, UserState
+from stream.core.state import decode as decode_state
 from stream.core.state import encode as encode_state
 from stream.settings import Settings
 
@@ -252,16 +253,59 @@ def comparable(state: UserState) -> bytes:
     return encode_state(plain)
 
 
+def assert_states_are_true(settings: Settings, form: Callable[[UserState], bytes] = comparable) -> None:
+    """Every user's state is what folding the log once gives: nothing lost, nothing twice; and each record has one end.
+    `form`: what of a state is compared."""
+    assert_each_record_has_one_end(settings)
+    truth, found = oracle(settings), stored_states(settings)
+    assert found.keys() == truth.keys()
+    formed = {key: (form(found[key]), form(truth[key])) for key in truth}
+    wrong = {key: _different(*map(decode_state, both)) for key, both in formed.items() if both[0] != both[1]}
+    assert not wrong, f"{len(wrong)} of {len(truth)} states differ; found and true: {list(wrong.items())[:3]}"
+
+
+def _different(found: UserState, true: UserState) -> dict[str, Any]:
+    """Field → what is found and not true, what is true and not found; of those fields that differ."""
+
+    def parts(value: Any) -> set[str]:
+        whole = value.items() if isinstance(value, dict) else value if isinstance(value, list) else [value]
+        return {repr(one) for one in whole}
+
+    both = {name: (getattr(found, name), getattr(true, name)) for name in UserState.__struct_fields__}
+    return {name: (sorted(parts(mine) - parts(theirs)), sorted(parts(theirs) - parts(mine)))
+            for name, (mine, theirs) in both.items() if mine != theirs}  # fmt: skip
+
+
 def stored_states(settings: Settings) -> dict[bytes, UserState]:
     """What the changelog says the states are: the last value of each key that counts."""
-    from stream.core import terms
     from stream.partition import unpack
+
+    last = {key: value for puts in _changelog(settings).values() for key, value in puts.items()}
+    return {key: unpack(value) for key, value in last.items() if not key.startswith(b"#") and value is not None}
+
+
+def assert_each_record_has_one_end(settings: Settings) -> None:
+    """What the partitions' own records say became of the events topic, since its beginning and over all restarts: of each of
+    its records one thing. For a topic that lost nothing, once all of it is folded."""
+    from stream.partition import META_KEY, Meta
+
+    events = topics.EVENTS.name(settings.kafka.topic_prefix)
+    records = Counter(record.partition for record in read_all(settings, topics.EVENTS))
+    known = {partition: msgspec.msgpack.decode(puts[META_KEY] or b"", type=Meta)
+             for partition, puts in _changelog(settings).items() if META_KEY in puts}  # fmt: skip
+    found = {partition: meta.accounts for partition, meta in known.items() if events in meta.offsets}
+    assert {partition: (one.first, sum(one.ends.values())) for partition, one in found.items()} == {
+        partition: (0, count) for partition, count in records.items()}, found  # fmt: skip
+
+
+def _changelog(settings: Settings) -> dict[int, dict[bytes, bytes | None]]:
+    """Partition → the last value of each key that counts."""
+    from stream.core import terms
 
     logs: dict[int, list[Any]] = {}
     for record in read_all(settings, topics.STATE):
         logs.setdefault(record.partition, []).append(record)
-    last = {key: value for records in logs.values() for key, value in terms.count(records).puts.items()}
-    return {key: unpack(value) for key, value in last.items() if not key.startswith(b"#") and value is not None}
+    return {partition: terms.count(records).puts for partition, records in logs.items()}
 
 
 def item_counts(settings: Settings) -> dict[str, float]:

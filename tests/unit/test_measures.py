@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.catalog import Item
+from schemas.events import Event
+from stream.core import identity
+from stream.core.fold import Outcome, fold
 from stream.core.measures import measured, read
 from stream.core.segment_fields import values_of
 from stream.core.segment_rules import Rule, RulesError, RulesFile, compiled
 from stream.core.state import DAY_MS, RING_TOUCHES_MAX, Kind, Touch, UserState
-from tests.support.fakes import T0_MS
+from tests.support.fakes import T0_MS, event
 
 CATALOG = {one.item_id: one for one in (
     Item(item_id="spade", tenant="t", category="garden", brand="Acme", price=20.0),
@@ -50,9 +55,66 @@ def test_what_is_counted(text: str, wanted: float) -> None:
     assert asked(text, *DONE) == wanted
 
 
+SAID = (  # days ago and what came of it, type and properties of an event
+    (9.0, "track", "Products Searched", {"query": "Gift card"}), (3.0, "track", "Products Searched", {"query": "spade"}),
+    (2.0, "page", None, {"path": "/returns", "title": "x"}), (1.5, "page", "page", {"url": "https://shop.example/returns"}),
+    (1.0, "screen", None, {"name": "Returns"}), (1.0, "track", "Quote Requested", {"product_id": "spade", "path": 7}),
+    (0.5, "track", "Products Searched", {"query": "gift for her"}), (0.5, "identify", None, {}),
+    (0.25, "track", "Product Viewed", {"product_id": "spade", "name": "Spade"}),
+    (0.0, "page", None, {"url": "https://shop.example/" + "x" * 200}),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("count('Products Searched')", 3), ("count('Products Searched', contains(text, 'gift'))", 2),
+    ("count('Products Searched', contains(text, 'gift'), days=7)", 1), ("distinct('Products Searched', days=3)", 2),
+    ("count('page')", 3), ("count('page', contains(text, '/returns'), days=2)", 2),
+    ("count('screen', text == 'Returns')", 1),
+    ("count('Quote Requested', text == '')", 1), ("count('identify')", 0), ("count('Never Sent')", 0),
+    ("count('Product Viewed')", 1), ("count('page', text == 'https://shop.example/" + "x" * 107 + "')", 1),
+])
+def test_what_is_counted_of_other_events(text: str, wanted: float) -> None:
+    """Of the stream's own fold, in whatever order they came; an event that names an item is one of its own too."""
+    for rows in (SAID, SAID[::-1]):
+        state = UserState()
+        for days, kind, name, properties in rows:
+            made = event(ts_ms=NOW_MS - round(days * DAY_MS), id=f"m{days}{kind}{name}", name=name, type=kind,  # type: ignore[arg-type]
+                         properties=properties)  # fmt: skip
+            assert fold(state, msgspec.convert(made, Event), NOW_MS, 10 * DAY_MS)[0] is Outcome.FOLDED
+        measure = read(ast.parse(text, mode="eval").body)  # type: ignore[arg-type]  # each text is a call
+        assert measured(state, NOW_MS, [measure], CATALOG)[measure.name] == wanted
+
+
+def test_what_was_searched_is_not_kept_of_whoever_refused_analytics() -> None:
+    state = UserState()
+    refused = event(name="Products Searched", properties={"query": "gift"}, context={"consent": {"analytics": False}})
+    fold(state, msgspec.convert(refused, Event), T0_MS, DAY_MS)
+    assert [(one.event, one.text) for one in state.activities] == [("Products Searched", "")]
+
+
+def test_a_device_s_searches_are_the_user_s_and_go_with_them() -> None:
+    def told(at_ms: int, query: str, **who: Any) -> Event:
+        return msgspec.convert(event(ts_ms=NOW_MS + at_ms, id=query, name="Products Searched", properties={"query": query},
+                                     **who), Event)  # fmt: skip
+
+    states: dict[str, UserState] = {}
+    for one in (told(1, "before", userId=None, anonymousId="a"), told(2, "after", userId="u", anonymousId="a"),
+                told(0, "straggler", userId=None, anonymousId="a"), told(3, "another's", userId=None, anonymousId="a")):
+        fold(states.setdefault(one.user, UserState()), one, NOW_MS, DAY_MS)
+        changed = identity.join(states, one)
+        assert bool(changed) == (one.properties.query in {"after", "straggler"})
+    assert [one.text for one in states["u"].activity()] == ["straggler", "before", "after"]
+    assert identity.forget(states["a"], "u") and [one.text for one in states["a"].activities] == ["another's"]
+    assert identity.forget(states["u"], "a") and [one.text for one in states["u"].activity()] == ["after"]
+
+
 @pytest.mark.parametrize(("when", "complaint"), [
-    ("count('Product Seen') > 1", "the first is the name of an event about items, one of 'Product Viewed'"),
-    ("count() > 1", "the first is the name of an event"),
+    ("count('Product Vieved') > 1", "did you mean 'Product Viewed'?"),
+    ("count('products searched') > 1", "did you mean 'Products Searched'?"), ("count('Page') > 1", "did you mean 'page'?"),
+    ("count() > 1", "the first is the name of an event, for example 'Product Viewed'"),
+    ("count('') > 1", "the first is the name of an event"), ("count(7) > 1", "the first is the name of an event"),
+    ("count('page', category == 'garden') > 1", "of one event's text: there is no field 'category'; there are text"),
+    ("count('Product Viewed', text == 'a') > 1", "of one event's item: there is no field 'text'"),
     ("count('Product Viewed', 7) > 1", "of one event's item: '7' gives a number, wanted is a flag"),
     ("count('Product Viewed', colour == 'red') > 1", "there is no field 'colour'; there are brand, category"),
     ("count('Product Viewed', orders > 1) > 1", "there is no field 'orders'"),

@@ -1,0 +1,34 @@
+"""What the dashboard says that a segment is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from clickwake.dashboard.pages import _meanings
+from stream.core.audience import Audience, Cluster
+from stream.settings import Settings
+from tests.support import bundles
+from tests.support.bundles import Exported
+
+
+def page_of(tmp_path: Path, rules: str) -> Any:
+    settings = bundles.with_registry(Settings(home=tmp_path), tmp_path / "models")
+    settings.segments_file.write_text(rules)
+    said: list[tuple[str, str]] = []
+    return SimpleNamespace(settings=settings, said=said, problem=lambda title, why: said.append((title, why)))
+
+
+async def test_rules_are_told_by_their_description_and_clusters_by_their_words(tmp_path: Path, exported: Exported) -> None:
+    page = page_of(tmp_path, "segments: [{name: lookers, when: views_7d > 2}]")
+    cluster = Cluster(id="c1", name="garden spade", terms=("garden", "spade"), users=30, items=("i1",), centroid=(1.0, *(0.0,) * 15))
+    bundles.publish(page.settings.registry, exported, audience=Audience(users=90, clusters=(cluster,)))
+    told = await _meanings(page)
+    assert (told["lookers"], told["cluster/garden spade"]) == ("views_7d > 2", "garden, spade")
+    assert told["lifecycle/prospect"] == "never bought" and not page.said
+
+
+async def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
+    page = page_of(tmp_path, "segments: [{name: lookers, when: colour > 2}]")
+    assert await _meanings(page) == {} and "colour" in page.said[0][1]
