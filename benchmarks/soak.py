@@ -137,7 +137,7 @@ def judged(samples: Samples, rate: float, sent: int, seconds: float, wrong: list
             failures.append(f"{name} falls behind by {rise:.1f} records/s ({low:.1f} to {high:.1f})")
     return {"events": sent, "events_per_s": round(sent / seconds, 1), "minutes": round(seconds / 60, 1),
             "warm_up_minutes": round(samples.warm_up_s / 60, 1), "samples": len(samples.at_s),
-            "memory": memory, "lag": lag, "failures": failures}  # fmt: skip
+            "memory": memory, "held": samples.held, "lag": lag, "failures": failures}  # fmt: skip
 
 
 def run(home: Path, options: Options, console: Console) -> tuple[dict[str, Any], Samples]:

@@ -13,6 +13,7 @@ import psutil
 
 from benchmarks.observe import BenchFailed, Places
 from benchmarks.stage import Stage
+from clickwake.observe import metric
 from schemas import topics
 
 SAMPLE_S = 1.0
@@ -28,6 +29,7 @@ class Samples:
     at_s: list[float] = field(default_factory=list)
     memory: dict[str, list[float]] = field(default_factory=dict)
     lag: dict[str, list[float]] = field(default_factory=dict)
+    held: dict[str, list[float]] = field(default_factory=dict)  # what all personalize processes hold, once a minute
 
     def by_minute(self, series: Sequence[float], comes_to: Callable[[FloatArray], np.floating]) -> list[float]:
         """What each whole minute after the warm-up comes to."""
@@ -73,3 +75,7 @@ class Watch(threading.Thread):
         ends = offsets.ends(topics.EVENTS)
         for name, group in (("personalize", f"{prefix}-personalize"), ("sink", f"{prefix}.sink")):
             samples.lag.setdefault(name, []).append(float(offsets.of(group, ends)))
+        if len(samples.at_s) % round(WINDOW_S / SAMPLE_S) == 0:
+            for name in ("clickwake_memory_bytes", "clickwake_memory_blocks"):
+                for label, value in metric(self.stage.settings, name).items():
+                    samples.held.setdefault(name + label, []).append(value)

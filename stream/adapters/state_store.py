@@ -278,6 +278,11 @@ def _open(path: Path) -> Rdict:
         raise OSError(f"state store {path} cannot be opened: {text}") from error
 
 
+def block_cache_bytes() -> int:
+    """In the cache that all stores of the process share."""
+    return _block_cache[0].get_usage() if _block_cache else 0
+
+
 def _options() -> Options:
     if not _block_cache:
         _block_cache.append(Cache(BLOCK_CACHE_BYTES))

@@ -28,8 +28,8 @@ FILES: dict[str, Callable[[Path], Path]] = {
 SPOKEN_OF = ("clickwake evaluate explanations --events shop.jsonl --items shop.items.jsonl --users 60",
              "clickwake evaluate strategies --worlds 3 --shoppers 500")  # fmt: skip
 NOT_RUN = {
-    r"clickwake train( +#|$)": "from ClickHouse: test_docs_run.py",
-    r"--every": "goes on until it is stopped: tests/unit/test_gate.py has its rounds",
+    r"clickwake train( +#|$)": "from ClickHouse: tests/integration/test_training_loop.py",
+    r"--every": "goes on until it is stopped: tests/integration/test_training_loop.py",
     r"evaluate satisfaction": "tests/unit/test_satisfaction_evaluation.py runs it so",
     r"--ablations --freshness": "twenty trainings",
 }

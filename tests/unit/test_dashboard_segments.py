@@ -22,7 +22,8 @@ def page_of(tmp_path: Path, rules: str) -> Any:
 
 async def test_rules_are_told_by_their_description_and_clusters_by_their_words(tmp_path: Path, exported: Exported) -> None:
     page = page_of(tmp_path, "segments: [{name: lookers, when: views_7d > 2}]")
-    cluster = Cluster(id="c1", name="garden spade", terms=("garden", "spade"), users=30, items=("i1",), centroid=(1.0, *(0.0,) * 15))
+    cluster = Cluster(id="c1", name="garden spade", terms=("garden", "spade"), users=30, items=("i1",),
+                      centroid=(1.0, *(0.0,) * 15))
     bundles.publish(page.settings.registry, exported, audience=Audience(users=90, clusters=(cluster,)))
     told = await _meanings(page)
     assert (told["lookers"], told["cluster/garden spade"]) == ("views_7d > 2", "garden, spade")
