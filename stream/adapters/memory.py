@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from prometheus_client import REGISTRY, CollectorRegistry, Gauge
 
@@ -34,12 +35,16 @@ def allocated() -> dict[str, int]:
     return {kind: getattr(found, field) for kind, field in KINDS.items()}
 
 
+def _of_kind(kind: str) -> float:
+    return float(allocated()[kind])
+
+
 def expose(block_cache: Callable[[], int], registry: CollectorRegistry = REGISTRY) -> None:
     """As metrics, asked whenever somebody scrapes. `block_cache`: bytes in RocksDB's, which are part of what is in use."""
     memory = Gauge("clickwake_memory_bytes", "what the C allocator holds: used, free but not given back, mapped; and of it "
                    "RocksDB's block cache", ["kind"], registry=registry)  # fmt: skip
     for kind in allocated():
-        memory.labels(kind).set_function(lambda kind=kind: float(allocated()[kind]))
+        memory.labels(kind).set_function(partial(_of_kind, kind))
     memory.labels("block cache").set_function(lambda: float(block_cache()))
     blocks = Gauge("clickwake_memory_blocks", "how many small blocks Python's objects are in", ["kind"], registry=registry)
     blocks.labels("python").set_function(lambda: float(sys.getallocatedblocks()))
