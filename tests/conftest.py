@@ -19,6 +19,7 @@ import pytest
 from filelock import FileLock
 
 from stream.settings import ClickHouse, Kafka, Settings
+from tests.support.kafka_python import close_what_is_watched
 
 if TYPE_CHECKING:
     from tests.support.bundles import Exported
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # laws are about values: how long an example takes, to make or to check, is the machine's business
 hypothesis.settings.register_profile("clickwake", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("clickwake")
+close_what_is_watched()
 
 WORKER_BYTES = 5 << 30  # of memory: a broker, a ClickHouse, up to ten processes under test, and torch in the tests' own
 
