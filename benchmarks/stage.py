@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.observe import BenchFailed, Places, until_zero
+from benchmarks.observe import BenchFailed, Places, expect, number, until_zero
 from clickwake.observe import metric, owed
 from clickwake.up import Local
 from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters import model_store, producing
+from stream.adapters import clickhouse, model_store, producing
 from stream.settings import Settings
 
 SEND_RECORDS_MAX = 10_000
@@ -79,6 +79,14 @@ class Stage:
         until_zero(lambda: owed(self.settings), "recommendations to make", self.tell)
         outputs = self.offsets.ends(*topics.OUTPUTS)
         return until_zero(lambda: self.offsets.of(f"{self.prefix}.sink", outputs), "recommendations to store", self.tell)
+
+    def check(self, sent: int) -> None:
+        """Raises `BenchFailed` where ClickHouse does not have each event once."""
+        client = clickhouse.connect(self.settings.clickhouse, wait_s=10.0)
+        try:
+            expect("events", number(client, "SELECT count() FROM events FINAL"), sent)
+        finally:
+            client.close()
 
     def send(self, topic: Topic, records: Sequence[Record]) -> None:
         """All of it, by the contract's partitioner, acknowledged."""

@@ -20,6 +20,7 @@ from clickwake.segments import served
 from clickwake.storefront.app import NoKey, plain_key
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from stream.adapters.model_store import BundleRefused
+from stream.core.audience import NO_AUDIENCE
 from stream.core.segment_rules import RulesError
 from stream.pseudonyms import Pseudonyms
 from stream.segments import load as load_rules
@@ -111,10 +112,14 @@ async def _meanings(page: Page) -> dict[str, str]:
     path = page.settings.segments_file
     if not path.exists():  # it is where the workers are
         return {}
+    version, audience = "", NO_AUDIENCE
     try:
         version, audience = await asyncio.to_thread(served, page.settings)
+    except BundleRefused as error:
+        page.problem("The release cannot be read", str(error))
+    try:
         rules = load_rules(path, audience, version)
-    except (RulesError, BundleRefused) as error:
+    except RulesError as error:
         page.problem("The rules cannot be used", str(error))
         return {}
     return {rule.name: rule.description or rule.when for rule in rules.rules}

@@ -15,6 +15,7 @@ CHINESE = {
     "entered": "进入时间", "left": "离开时间", "because": "依据",
     "choice": "选择", "meaning": "含义", "Choose a segment to see who is in it.": "选择一个客群以查看成员。",
     "No segments yet: write rules into": "尚无客群：请将规则写入", "The rules cannot be used": "规则无法使用",
+    "The release cannot be read": "无法读取已发布的模型",
     "Alerts raised, newest first": "已发出的流失预警（最新在前）", "at": "时间", "probability": "概率", "days": "天数",
     "reasons": "原因", "outcome": "结果", "How often alerts were right": "预警准确率", "model": "模型",
     "raised": "已发出", "judged": "已判定", "right": "正确", "precision": "准确率", "as said": "预测概率",

@@ -17,7 +17,7 @@ from stream.core.state import (
     RING_TOUCHES_MAX,
     SEEN_IDS_MAX,
     Activity,
-    Did,
+    Kept,
     Kind,
     Stated,
     Touch,
@@ -37,7 +37,7 @@ KIND_OF_NAME = {
     names.PRODUCT_SHARED: Kind.SHARE,
 }
 
-NAME_OF_TYPE = {"page": "page", "screen": "screen"}  # what rules call an event that is no `track`; the others say who one is
+COUNTED_TYPES = ("page", "screen")  # beside `track`, by these names; the others say who one is
 
 ORDER_SPREAD_MS_MAX = DAY_MS  # between the lines of one order; an id that comes again later is another order's, or no id
 
@@ -75,7 +75,7 @@ def touches(event: Event, ts_ms: int) -> list[Touch]:
 def activity(event: Event, ts_ms: int, mark: int) -> Activity | None:
     """What rules can count of an event of another name than KIND_OF_NAME; None for those, and where nobody did anything.
     Text is kept of nobody who refused analytics."""
-    name = event.event if event.type == "track" else NAME_OF_TYPE.get(event.type)
+    name = event.event if event.type == "track" else event.type if event.type in COUNTED_TYPES else None
     if name is None or name in KIND_OF_NAME:
         return None
     consent, said = event.context.consent, event.properties
@@ -122,7 +122,7 @@ def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) ->
     return Outcome.FOLDED, added
 
 
-def _insert(ring: list[Did], one: Did) -> None:
+def _insert(ring: list[Kept], one: Kept) -> None:
     if not ring or one.ts_ms > ring[-1].ts_ms:  # nearly always: no search
         ring.append(one)
     else:

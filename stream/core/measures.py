@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import ast
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,7 +24,7 @@ import numpy as np
 from schemas import events as names
 from schemas.catalog import Item
 from stream.core.expression import Expression, ExpressionError, Kind, parse
-from stream.core.fold import KIND_OF_NAME, NAME_OF_TYPE
+from stream.core.fold import COUNTED_TYPES, KIND_OF_NAME
 from stream.core.state import DAY_MS, Activity, Touch, UserState
 from stream.core.state import Kind as Did
 
@@ -38,7 +38,7 @@ FIELDS: Mapping[str, Kind] = MappingProxyType({
 TEXT_FIELDS: Mapping[str, Kind] = MappingProxyType({"text": "text"})  # of events about no item
 NEAR = 0.9  # a name as like a known one as that is a slip of the pen (`difflib`)
 _KNOWN = {name.casefold(): name for name in (
-    *KIND_OF_NAME, *NAME_OF_TYPE.values(), names.PRODUCTS_SEARCHED, names.PRODUCT_LIST_VIEWED, names.CART_VIEWED,
+    *KIND_OF_NAME, *COUNTED_TYPES, names.PRODUCTS_SEARCHED, names.PRODUCT_LIST_VIEWED, names.CART_VIEWED,
     names.CHECKOUT_STARTED, names.PROMOTION_VIEWED, names.PROMOTION_CLICKED, names.COUPON_APPLIED,
 )}  # fmt: skip
 _UNKNOWN = Item(item_id="-", tenant="-")
@@ -55,6 +55,10 @@ class Measure(NamedTuple):
     kind: Did | None
     condition: Expression | None
     window_ms: int
+
+    def from_ms(self, now_ms: int) -> int:
+        """What was done since then counts."""
+        return now_ms - self.window_ms if self.window_ms else 0
 
 
 def no_catalog(item_id: str) -> None:
@@ -99,7 +103,7 @@ def _window_ms(name: str, node: ast.expr) -> int:
     return round(days * DAY_MS)
 
 
-def measured(state: UserState, now_ms: int, measures: Iterable[Measure], catalog: Catalog) -> dict[str, float]:
+def measured(state: UserState, now_ms: int, measures: Sequence[Measure], catalog: Catalog) -> dict[str, float]:
     """Each measure's value at a time.
 
     >>> state = UserState(ring=[Touch(5, "m1", "i", Did.ORDER, 30.0), Touch(9, "m2", "j", Did.ORDER, 12.0)])
@@ -107,7 +111,8 @@ def measured(state: UserState, now_ms: int, measures: Iterable[Measure], catalog
     >>> measured(state, 10, [read(call)], no_catalog)
     {'spent(value > 20, days=1)': 30.0}
     """
-    history, activity = state.history(), state.activity()
+    history = state.history()
+    activity = state.activity() if any(one.kind is None for one in measures) else []  # merged, where devices are linked
     return {
         one.name: _of_events(activity, now_ms, one) if one.kind is None else _of_touches(history, now_ms, one, catalog)
         for one in measures
@@ -115,7 +120,7 @@ def measured(state: UserState, now_ms: int, measures: Iterable[Measure], catalog
 
 
 def _of_events(activity: list[Activity], now_ms: int, measure: Measure) -> float:
-    from_ms = now_ms - measure.window_ms if measure.window_ms else 0
+    from_ms = measure.from_ms(now_ms)
     texts = [one.text for one in activity if one.event == measure.event and from_ms <= one.ts_ms <= now_ms]
     if measure.condition is not None:
         texts = [text for text in texts if measure.condition.evaluate({"text": text})]
@@ -123,7 +128,7 @@ def _of_events(activity: list[Activity], now_ms: int, measure: Measure) -> float
 
 
 def _of_touches(history: list[Touch], now_ms: int, measure: Measure, catalog: Catalog) -> float:
-    from_ms = now_ms - measure.window_ms if measure.window_ms else 0
+    from_ms = measure.from_ms(now_ms)
     about = [touch for touch in history if touch.kind == measure.kind and from_ms <= touch.ts_ms <= now_ms]
     if about and measure.condition is not None:
         values = {name: _column(about, name, catalog) for name in measure.condition.names}

@@ -142,6 +142,7 @@ class SegmentHistory:
         self._stepping = [one for one in named if one[1].names & windows_ms.keys()]
         self._ageing = [one for one in named if one[1].names.intersection((*AGES, "churn")) and one not in self._stepping]
         self._windows_ms = {windows_ms[name] for _, one in self._stepping for name in one.names & windows_ms.keys()}
+        self._counts_events = any(one.kind is None for one in self.rules.measures)
         self._reads = {name: self.rules.read_by(name) for name, _ in named}
 
     def finish(self, end_ms: int) -> dict[str, list[Turn]]:
@@ -206,7 +207,9 @@ class SegmentHistory:
         """When something leaves a window that a rule counts."""
         if not self._windows_ms:
             return []
-        done_ms = [touch.ts_ms for touch in state.history()] + [one.ts_ms for one in state.activity()]
+        done_ms = [touch.ts_ms for touch in state.history()]
+        if self._counts_events:
+            done_ms += [one.ts_ms for one in state.activity()]
         left = {at_ms + window_ms + 1 for at_ms in done_ms for window_ms in self._windows_ms}
         return sorted(at_ms for at_ms in left if after_ms < at_ms <= to_ms)
 

@@ -65,7 +65,7 @@ class Activity(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return (self.ts_ms, self.mark)
 
 
-Did = TypeVar("Did", Touch, Activity)
+Kept = TypeVar("Kept", Touch, Activity)
 
 
 class ItemStat(msgspec.Struct, array_like=True, gc=False):
@@ -220,10 +220,10 @@ class UserState(msgspec.Struct, array_like=True):
         return _merged(self.activities, linked)[-ACTIVITIES_MAX:] if linked else self.activities
 
 
-def _merged(own: list[Did], linked: dict[str, list[Did]]) -> list[Did]:
+def _merged(own: list[Kept], linked: dict[str, list[Kept]]) -> list[Kept]:
     rings = [own]
     rings.extend(linked.values())
-    merged: dict[Any, Did] = {one.order(): one for ring in rings for one in ring}
+    merged: dict[Any, Kept] = {one.order(): one for ring in rings for one in ring}
     return [merged[order] for order in sorted(merged)]
 
 

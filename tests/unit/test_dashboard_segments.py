@@ -6,7 +6,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from clickwake.dashboard import pages
 from clickwake.dashboard.pages import _meanings
+from stream.adapters.model_store import BundleRefused
 from stream.core.audience import Audience, Cluster
 from stream.settings import Settings
 from tests.support import bundles
@@ -33,3 +37,15 @@ async def test_rules_are_told_by_their_description_and_clusters_by_their_words(t
 async def test_what_cannot_be_read_is_said(tmp_path: Path) -> None:
     page = page_of(tmp_path, "segments: [{name: lookers, when: colour > 2}]")
     assert await _meanings(page) == {} and "colour" in page.said[0][1]
+
+
+async def test_a_release_that_cannot_be_read_takes_nothing_from_the_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = page_of(tmp_path, "segments: [{name: lookers, when: views_7d > 2}]")
+
+    def refused(settings: Settings) -> None:
+        raise BundleRefused("torn")
+
+    monkeypatch.setattr(pages, "served", refused)
+    assert (await _meanings(page))["lookers"] == "views_7d > 2" and page.said == [("The release cannot be read", "torn")]
