@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
-from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
+from stream.adapters import changelog, faust_compat, kafka_clients, memory, watchdog
 from stream.adapters.clock import WallClock
 from stream.adapters.erasures import Erasures
 from stream.adapters.lag import Lag
@@ -120,6 +120,7 @@ class Personalize:
                 self.erasures.start()
                 group.create_task(self.erasures.wait_failed())
                 self.following.set()
+                group.create_task(memory.give_back_always())
                 group.create_task(watchdog.watch(self.app, paused=self.fleet.paused))
         except* Exception as errors:
             await self.app.fail(errors.exceptions[0])

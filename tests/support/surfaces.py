@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
@@ -21,8 +22,16 @@ SCRIPT = Path(__file__).with_suffix(".js").read_text(encoding="utf-8")
 def opened(page: Page, address: str) -> None:
     """A page of the dashboard with all of its pictures drawn."""
     page.goto(address)
-    page.get_by_role("heading", level=1).wait_for()
+    is_live(page)
     page.wait_for_function("[...document.querySelectorAll('.chart')].every(one => one.querySelector('svg text'))")
+
+
+def is_live(page: Page, path: str = "") -> None:
+    """The dashboard's page (of that path, after a link) hears what is done on it: until NiceGUI's socket has shaken hands, a
+    browser that is slow to connect may load the page once more, and what was done is gone."""
+    page.wait_for_url(lambda url: urlsplit(url).path.startswith(path))
+    page.get_by_role("heading", level=1).wait_for()
+    page.wait_for_function("window.did_handshake")
 
 
 def ask(page: Page, question: str, *arguments: Any) -> Any:
