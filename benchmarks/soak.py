@@ -3,8 +3,9 @@
 What a machine can do for long is less than what `bench pipeline` says of a backlog: there few are recommended to, nobody
 sends, and tables are small. The rate it can keep is the one at which lag does not grow.
 
-The same shoppers come back again and again, so that after a while nothing has a reason to grow: states are at their bounds,
-every item has been touched, RocksDB's caches are full (80 MB a process, which takes a quarter of an hour and more). A first
+The same shoppers come back again and again, each as often as any other, so that after a while nothing has a reason to grow:
+states are at their bounds, every item has been touched, RocksDB's buffers are full. Where they came as their visits were
+long, who looked at one thing had not filled a state after an hour, and some 10 MB/h a process were states that did. A first
 part is left out as warm-up. After it, what a process holds is its floor: the least that was resident in each minute,
 between two batches. What leaks raises the floor; what a batch needs for a moment, 30 MB and more, does not. Its slope is
 the median of the slopes between all pairs of minutes (Theil, 1950; Sen, 1968), which a single allocation does not move;
@@ -18,9 +19,10 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ from stream import settings as settings_module
 from stream.adapters import producing
 from stream.adapters.kafka_clients import partition_of
 
-SHOPPERS = 6_000
+SHOPPERS = 4_000  # at 1,000/s each has 128 events, as many as a state knows the ids of, within ten minutes
 WORLD_DAYS = 5
 TICK_S = 0.1  # events of so long are sent together
 JUDGED_MINUTES_MIN = 4
@@ -62,6 +64,21 @@ class Options:
     minutes: float
     warm_up: float
     workers: int
+
+
+def in_turns(events: Iterable[Event]) -> Iterator[Event]:
+    """One event of every shopper, then the next one of every shopper; who has no more begins anew. Without end.
+
+    >>> some = [{"anonymousId": who, "at": at} for who, at in (("a", 1), ("b", 2), ("a", 3))]
+    >>> [one["at"] for one in islice(in_turns(some), 6)]
+    [1, 2, 3, 2, 1, 2]
+    """
+    of: dict[str, list[Event]] = {}
+    for event in events:
+        of.setdefault(event.get("userId") or event["anonymousId"], []).append(event)
+    for turn in count():
+        for own in of.values():
+            yield own[turn % len(own)]
 
 
 def slope(minutes: list[float]) -> tuple[float, float, float]:
@@ -91,13 +108,14 @@ class Soak(Stage):
         topic, partitions = topics.EVENTS.name(self.prefix), self.settings.kafka.partitions
         producer = producing.create_producer(self.settings)
         await producer.start()
+        turns = in_turns(events)
         sent, a_tick, started = 0, max(1, round(options.rate * TICK_S)), time.monotonic()
         try:
             while (elapsed_s := time.monotonic() - started) < options.minutes * 60 and watch.error is None:
                 now_ms = time.time_ns() // 1_000_000
                 split: dict[int, list[producing.Message]] = {}
-                for number_ in range(sent, sent + a_tick):
-                    event = stamped(events[number_ % len(events)], now_ms) | {"messageId": f"soak:{number_}"}
+                for number_, one in enumerate(islice(turns, a_tick), sent):
+                    event = stamped(one, now_ms) | {"messageId": f"soak:{number_}"}
                     record_key = key(event["tenant"], event.get("userId") or event["anonymousId"])
                     at = partition_of(record_key, partitions)
                     split.setdefault(at, []).append((record_key, msgspec.json.encode(event), ()))

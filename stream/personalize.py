@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+import structlog
 
 from schemas import topics
 from schemas.dead_letter import Source
@@ -19,6 +20,7 @@ from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
 from stream.alerts import AlertDesk
 from stream.core import fold, identity
+from stream.core.counts import UNLISTED_MAX
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.core.featurize import Float32, Sequence
 from stream.core.fold import Outcome
@@ -36,6 +38,7 @@ from stream.segments import SegmentDesk
 from stream.serving import Serving, ServingState
 from stream.settings import Personalize
 
+log = structlog.get_logger()
 NO_HISTORY = Sequence([], [], [], [])
 
 
@@ -91,6 +94,7 @@ class Personalizer:
         )))  # fmt: skip
         self.segments = segments
         self.rules = rules_of(settings)
+        self._warned: set[str] = set()  # tenants whose items are left out of the counts
 
     async def process(self, part: PartitionState, source: Input, records: Seq[Record], waiting: int = 0) -> None:
         """Steps 2 to 5 for one batch of one input topic; `waiting` is how far the worker is behind, in records."""
@@ -317,7 +321,8 @@ class Personalizer:
         part.touched(key, state, event.lane)
         for touch in added:
             serving.index(event.tenant).notice(touch.item_id)
-            part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published)
+            if left_out := part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published):
+                self._uncounted(part, event.tenant, touch.item_id, left_out)
         for claim in identity.claims_of(state, event):
             outbox.claim(claim)
         if event.lane == "live":
@@ -326,6 +331,14 @@ class Personalizer:
             if let_go := part.owed.owe(key, state.recommended_ts_ms, part.meta.clock_ms):
                 part.outcomes["recommendation_let_go"] += let_go
         return True
+
+    def _uncounted(self, part: PartitionState, tenant: str, item_id: str, left_out: int) -> None:
+        part.outcomes["uncounted"] += left_out
+        if tenant not in self._warned:
+            self._warned.add(tenant)
+            log.warning("items are left out of the counts", tenant=tenant, item=item_id, partition=part.partition,
+                        why=f"events name more than {UNLISTED_MAX:,} items that the catalog does not",
+                        next="send the catalog, or look who makes ids up")  # fmt: skip
 
     async def _recommend(
         self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox, waiting: int

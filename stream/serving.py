@@ -122,6 +122,10 @@ class ServingState:
         found = self.vectors.get((tenant, item_id), {}).get(space)
         return np.frombuffer(found.vector, dtype="<f4") if found is not None and len(found.vector) == 4 * dim else None
 
+    def lists(self, tenant: str, item_id: str) -> bool:
+        """Whether the tenant's catalog names the item."""
+        return (tenant, item_id) in self.vectors
+
     def on_count(self, key: bytes, value: bytes | None, log_partition: int = 0, term: int | None = None) -> None:
         """One record of the item-counts topic: absolute totals of one partition. It is only kept: under load most are
         replaced by the next before anybody ranks. What an owner of an older term wrote late does not count; who owns the

@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
-from stream.adapters import changelog, faust_compat, kafka_clients, memory, watchdog
+from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
 from stream.adapters.clock import WallClock
 from stream.adapters.erasures import Erasures
 from stream.adapters.lag import Lag
@@ -120,7 +120,6 @@ class Personalize:
                 self.erasures.start()
                 group.create_task(self.erasures.wait_failed())
                 self.following.set()
-                group.create_task(memory.give_back_always())
                 group.create_task(watchdog.watch(self.app, paused=self.fleet.paused))
         except* Exception as errors:
             await self.app.fail(errors.exceptions[0])
@@ -206,7 +205,8 @@ class Personalize:
             gone: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
             store.write(gone | rebuild_due(store.iterate()), store.changelog_offset, clock.now_ms())
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
-        counts = PartitionCounts(self.ranking.serving.current.counts_policy, self.ranking.serving.counts_of(partition))
+        serving = self.ranking.serving
+        counts = PartitionCounts(serving.current.counts_policy, serving.counts_of(partition), serving.lists)
         own = self.settings.personalize
         state = PartitionState(partition, store, counts, own.cached_states_max, own.recommend_interval_ms)
         await self._reconcile(state)

@@ -25,7 +25,7 @@ from stream.core.counts import PartitionCounts
 from stream.core.state import DAY_MS
 from stream.settings import Settings
 from training import diversity, exposure, held_out, train
-from training.asking import Columns, next_of, walk
+from training.asking import Columns, Question, next_of, walk
 from training.comparison import Measures, merged
 from training.evaluations import Evaluated, Request, iso
 from training.exposure import Groups
@@ -74,25 +74,28 @@ class Stage:
 
         return make
 
+    def at_split(self) -> tuple[Replay, Columns, list[Question]]:
+        """The history as it stands there, and whose next moment is asked. Raises `EmptyHistory` where nobody came back."""
+        replay, columns = Replay(self.history), Columns(self.history)
+        replay.advance(self.split_ms)
+        asked = next_of(replay, columns, self.split_ms, self.history.to_ms + 1, held_out.USERS_MAX)
+        if not asked:
+            name, when = self.history.name, iso(self.split_ms)
+            raise EmptyHistory(f"{name}: nobody known before {when} came back after it; choose another split")
+        return replay, columns, asked
+
     def judged(self, rankers: dict[str, Make]) -> dict[str, Values]:
         """Every ranker on the same questions: once at the split, then before every moment."""
-        columns = Columns(self.history)
+        replay, columns, asked = self.at_split()
         past, _ = interactions(self.history, self.split_ms)
-        replay = Replay(self.history)
-        replay.advance(self.split_ms)
         counts = replay.snapshot.counts
         made = {name: make(counts) for name, make in rankers.items()}
         counts.dirty.clear()
         judge = Judge(columns, np.bincount(past.items, minlength=past.n_items), counts, self.groups())
-        end_ms = self.history.to_ms + 1
-        asked = next_of(replay, columns, self.split_ms, end_ms, held_out.USERS_MAX)
-        if not asked:
-            name, when = self.history.name, iso(self.split_ms)
-            raise EmptyHistory(f"{name}: nobody known before {when} came back after it; choose another split")
         self.say(f"asking {len(made)} methods about {len(asked)} users' next moments")
         at_split = judge.judge(made, asked, together=True)
         self.say(f"and before up to {MOMENTS_MAX} moments, one by one")
-        moments = walk(replay, columns, self.split_ms, end_ms, MOMENTS_MAX)
+        moments = walk(replay, columns, self.split_ms, self.history.to_ms + 1, MOMENTS_MAX)
         later = judge.judge(made, moments, together=False, prefix="successive")
         known = int(columns.known(self.split_ms).sum())
         found = {}
@@ -105,10 +108,8 @@ class Stage:
 
     def differing(self, learned: train.Learned, blend: Blend) -> tuple[dict[str, Measures], dict[str, Measures]]:
         """Ours at the split, choosing items that differ."""
-        columns, replay = Columns(self.history), Replay(self.history)
-        replay.advance(self.split_ms)
+        replay, columns, asked = self.at_split()
         ours = Ours(learned.bundle, self.history, self.texts, replay.snapshot.counts, blend)
-        asked = next_of(replay, columns, self.split_ms, self.history.to_ms + 1, held_out.USERS_MAX)
         return diversity.measured(ours, asked, columns, self.texts, list(self.history.items), SERVED)
 
     def groups(self) -> Groups | None:
@@ -139,6 +140,7 @@ def run(request: Request) -> Evaluated:
     texts = encode(request.settings, history.items, request.say)
     split_ms = request.split_ms or train.windows(history)[1]
     stage = Stage(request.settings, history, split_ms, texts, request.say)
+    stage.at_split()  # said before, not after, minutes of learning
     seeds = [f"{SERVED}, seed {at}" for at in range(int(options.get("seeds", 1)))]
     learned = {name: stage.learned(at) for at, name in enumerate(seeds)}
     rankers = {name: stage.ours(*one) for name, one in learned.items()}

@@ -190,7 +190,11 @@ def batched(questions: Iterable[Question], size: int) -> Iterator[list[Question]
 
 
 def averaged(several: list[Values]) -> Values:
-    """The mean of each question's values over several seeds."""
+    """The mean of each question's values over several seeds.
+
+    >>> averaged([{"new": {"hit": np.array([0.0, 1.0])}}, {"new": {"hit": np.array([1.0, 1.0])}}])["new"]["hit"].tolist()
+    [0.5, 1.0]
+    """
     return {
         task: {name: np.mean([one[task][name] for one in several], axis=0) for name in of}
         for task, of in several[0].items()

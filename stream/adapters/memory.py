@@ -1,9 +1,8 @@
 """What a process holds in memory, by who holds it: when resident memory grows, this says whether more is in use or less is
-given back; and what gives it back."""
+given back."""
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import sys
 from collections.abc import Callable
@@ -19,7 +18,6 @@ class _Mallinfo(ctypes.Structure):
                 ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")]
 
 
-GIVE_BACK_S = 60.0
 KINDS = {"used": "uordblks", "free": "fordblks", "mapped": "hblkhd"}
 
 
@@ -39,24 +37,6 @@ def allocated() -> dict[str, int]:
 
 def _of_kind(kind: str) -> float:
     return float(allocated()[kind])
-
-
-def give_back() -> bool:
-    """Free pages to the system, those between blocks in use too: malloc_trim(3). By itself glibc returns only what is free
-    at the end of the heap, and a block that stays keeps all that was freed below it. Returns whether there was anything.
-
-    >>> give_back() in (True, False)
-    True
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return trim is not None and trim(0) == 1
-
-
-async def give_back_always() -> None:
-    """Every `GIVE_BACK_S`, in a thread: a few ms, and ctypes lets go of the interpreter's lock."""
-    while True:
-        await asyncio.sleep(GIVE_BACK_S)
-        await asyncio.to_thread(give_back)
 
 
 def expose(block_cache: Callable[[], int], registry: CollectorRegistry = REGISTRY) -> None:

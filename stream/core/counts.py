@@ -9,6 +9,8 @@ session-based recommendation algorithms" (2018), section 3.1: a step of distance
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Callable
 from typing import Annotated
 
 import msgspec
@@ -18,6 +20,7 @@ from stream.core.state import DAY_MS, Kind, Touch
 REBASE_MS = DAY_MS  # a rule's reference time lags behind its newest event by at most this; only ratios matter
 SUCCESSORS_MAX = 40  # per item and partition: the strongest
 SUCCESSORS_SLACK = 16  # newcomers may stay until there are so many: dropping one by one took a third of counting
+UNLISTED_MAX = 10_000  # items of a tenant that no catalog names, per partition: a client that makes ids up stops here
 _WEIGHT: dict[int, float] = {
     Kind.VIEW: 1.0, Kind.CLICK: 1.0, Kind.CART: 3.0, Kind.WISH: 2.0, Kind.ORDER: 5.0, Kind.REVIEW: 1.0,
     Kind.SHARE: 2.0, Kind.OTHER: 0.5,
@@ -116,25 +119,43 @@ def _decay(elapsed_ms: float, half_life_days: float) -> float:
 class PartitionCounts:
     """One partition owner's totals; the caller publishes `dirty` and clears it once they are acknowledged."""
 
-    def __init__(self, policy: CountsPolicy, counts: dict[str, ItemCount] | None = None) -> None:
+    def __init__(
+        self, policy: CountsPolicy, counts: dict[str, ItemCount] | None = None,
+        listed: Callable[[str, str], bool] = lambda tenant, item_id: True,
+    ) -> None:  # fmt: skip
+        """`listed`: whether a tenant's catalog names an item. Any number of those is counted, of others UNLISTED_MAX."""
         self.policy = policy
         self.counts: dict[str, ItemCount] = counts if counts is not None else {}
         self.dirty: set[str] = set()
+        self._listed = listed
+        named = (key.split("/", 1) for key in self.counts)
+        self._unlisted = Counter(tenant for tenant, item_id in named if not listed(tenant, item_id))
 
-    def observe(self, tenant: str, touch: Touch, ring: list[Touch], offset: int, published: dict[str, int]) -> None:
+    def observe(self, tenant: str, touch: Touch, ring: list[Touch], offset: int, published: dict[str, int]) -> int:
         """Count one folded touch. An item whose published totals already stand for `offset` or later is skipped:
-        after a crash between publishing counts and writing user state, the same events are folded again."""
-        key = f"{tenant}/{touch.item_id}"
-        if published.get(key, -1) < offset:
-            add_popularity(self._of(key, offset), touch, self.policy)
-        for earlier, weight in rule_steps(ring, touch, self.policy):
-            key = f"{tenant}/{earlier}"
-            if published.get(key, -1) < offset:
-                add_successor(self._of(key, offset), touch.item_id, weight, touch.ts_ms, self.policy)
+        after a crash between publishing counts and writing user state, the same events are folded again. Returns how many
+        items are left out because too many that no catalog names are counted."""
+        left_out = 0
+        for item_id, weight in ((touch.item_id, 0.0), *rule_steps(ring, touch, self.policy)):
+            key = f"{tenant}/{item_id}"
+            if published.get(key, -1) >= offset:
+                continue
+            count = self._of(key, tenant, item_id, offset)
+            if count is None:
+                left_out += 1
+            elif item_id == touch.item_id:
+                add_popularity(count, touch, self.policy)
+            else:
+                add_successor(count, touch.item_id, weight, touch.ts_ms, self.policy)
+        return left_out
 
-    def _of(self, key: str, offset: int) -> ItemCount:
+    def _of(self, key: str, tenant: str, item_id: str, offset: int) -> ItemCount | None:
         count = self.counts.get(key)
         if count is None:
+            if not self._listed(tenant, item_id):
+                if self._unlisted[tenant] >= UNLISTED_MAX:
+                    return None
+                self._unlisted[tenant] += 1
             count = self.counts[key] = ItemCount()
         if offset > count.offset:
             count.offset = offset

@@ -1,9 +1,11 @@
 """Every command and all Python of the README and of docs/ runs, against one installation: the tutorial in its order, in a
-shell that keeps its folder and its variables, then the other pages. What is not run is declared here, with the reason."""
+shell that keeps its folder and its variables, then the other pages, whose placeholders are filled with what is there.
+What is not run is declared here, with the reason."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import secrets
@@ -29,27 +31,39 @@ from starlette.routing import Route
 
 from clickwake.up import read_status
 from schemas.outputs import ChurnAlert
-from stream.settings import ClickHouse
+from stream.adapters import signing
+from stream.settings import ClickHouse, Models, Settings
+from tests.support import bundles
+from tests.support.bundles import Exported
 from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides, rule_files
+from training import release, text_encoder
 
 HOME_FILES = {"segments": "segments.yml", "lifecycle": "segments.yml", "channels": "deliveries.yml",
               "experiments": "experiments.yml", "holdout": "offers.yml", "placements": "offers.yml"}  # fmt: skip
 AWAITED_S, BLOCK_S = 20.0, 120.0
 STRICT = 'set -eu\ncurl() { command curl --fail-with-body --silent --show-error "$@"; }'  # a 404 is a failure here
-PLACEHOLDER = r"\b(USER|ID|VERSION|OTHER|TENANT|PATH|NAME|DIR)\b"
+PLACEHOLDER = r"\b(USER|ID|ITEM_ID|VERSION|OTHER|TENANT|PATH|NAME|DIR)\b"
 
 # pattern → why no test of this file runs it
 NOT_RUN = {
-    r"^make ": "what CI itself runs",
-    PLACEHOLDER: "stands for something of the reader's",
+    r"^make (install|test)": "CI runs `make test`, which first makes .venv by the rule that is all of `make install`",
+    r"^make demo": "minutes, and servers of its own; tests/unit/test_demo.py has what it does to a used home",
     r"clickwake up --detach +#": "the installation that all of this runs in is up already, by the tutorial",
-    r"clickwake (train|demo)": "minutes; tests/integration/test_releases.py, tests/unit/test_training_*.py",
-    r"clickwake evaluate": "minutes and a public data set; tests/unit/test_training_*.py, test_satisfaction_evaluation.py …",
-    r"clickwake (rollback|release|models watch)": "needs trained bundles; tests/integration/test_releases.py, test_watch.py",
-    r"clickwake dead-letters (repair|replay)": "needs dead letters; tests/integration/test_dead_letters.py",
+    r"clickwake train +#|clickwake train --dataset": "test_docs_training.py, tests/integration/test_training_loop.py",
+    r"clickwake train --every": "goes on until it is stopped; tests/integration/test_training_loop.py",
+    r"clickwake evaluate": "minutes, and files that are not in the repository; test_docs_training.py, on small ones",
+    r"clickwake models watch .*--candidate": "asks what was recommended a day ago; tests/integration/test_watch.py",
     r"^docker |^pip ": "needs a container engine, or changes the installation",
     r"^jupyter ": "a page for people; tests/docs/test_notebooks.py runs the notebooks",
 }
+
+# what the pages leave to the reader → what it is here; `there` adds what is known only once it is there
+STANDS_FOR = {
+    "erase USER": "erase guest", "predict USER ITEM_ID": "predict customer-1 C1", "--item ID": "--item C1",
+    "--segment NAME": "--segment 'lifecycle/repeat buyer'", "--category NAME": "--category Coffee",
+    "--picture PATH": "--picture strategies.png",
+}  # fmt: skip
+WRITE_KEYS = {"demo": "demo-write-key", "shop": "shop-write-key"}  # tenant → key
 
 
 class Shell:
@@ -88,6 +102,20 @@ class Shell:
             awaited = block.expect is not None or block.text.startswith("curl ")
             assert awaited and time.monotonic() < deadline, f"{said}\nexpected: {block.expect}"
 
+    def until(self, command: str, expect: str) -> str:
+        """What a command prints once it is what is expected."""
+        block = Block("bash", command, expect, "what the pages speak of")
+        self.succeed(block)
+        return self.run(command).stdout
+
+    def send(self, tenant: str, *events: dict[str, Any]) -> None:
+        """One batch; the collector takes what it can of it."""
+        status = read_status(self.shop / ".clickwake")
+        assert status is not None
+        answer = httpx.post(f"{status.collector}/v1/batch", json={"batch": events}, auth=(WRITE_KEYS[tenant], ""),
+                            trust_env=False)  # fmt: skip
+        answer.raise_for_status()
+
 
 @pytest.fixture(scope="module")
 def shell(kafka: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
@@ -96,7 +124,7 @@ def shell(kafka: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathF
     variables = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": kafka,
                  "CLICKWAKE_KAFKA__TOPIC_PREFIX": "docs", "CLICKWAKE_CLICKHOUSE__HOST": clickhouse.host,
                  "CLICKWAKE_CLICKHOUSE__PORT": str(clickhouse.port), "CLICKWAKE_CLICKHOUSE__DATABASE": "docs",
-                 "COLUMNS": "200"}  # fmt: skip
+                 "CLICKWAKE_COLLECTOR__WRITE_KEYS": json.dumps(WRITE_KEYS), "COLUMNS": "200"}  # fmt: skip
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("CLICKWAKE_")}
     shell = Shell(scratch, inherited | variables)
     try:
@@ -113,7 +141,61 @@ def test_the_tutorial_works(shell: Shell) -> None:
     assert status is not None and status.ready and shell.cwd == shell.shop
 
 
-def test_every_other_command_runs_or_says_why_not(shell: Shell) -> None:
+@pytest.fixture(scope="module")
+def there(shell: Shell, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the pages' commands speak of is there, and what stands for it."""
+    return STANDS_FOR | letters(shell) | visitors(shell) | models(shell, exported, tmp_path_factory.mktemp("keys"))
+
+
+def viewed(price: Any, **ids: str) -> dict[str, Any]:
+    return {"type": "track", "event": "Product Viewed", "properties": {"product_id": "C1", "price": price}} | ids
+
+
+def letters(shell: Shell) -> dict[str, str]:
+    """Dead letters of two causes: of one the fix is known, the other one is the README's."""
+    shell.send("demo", viewed(7.5, userId="customer-3"), viewed("7,50", userId="customer-3"),
+               viewed("8.20", userId="customer-4"), viewed(9.5, user_id="customer-5"))
+    listed = json.loads(shell.until("clickwake dead-letters list --json", r"(?s)properties\.price.*userId"))
+    by_path = {one["path"]: one for one in listed["causes"]}
+    price, nobody = by_path["properties.price"], by_path["userId"]
+    assert price["letters"] == 2
+    return {"repair ID": f"repair {nobody['example']}", "--cause 1": f"--cause {price['cause']}"}
+
+
+def visitors(shell: Shell) -> dict[str, str]:
+    """Opinions about coffee, one of them a repeat buyer's, and somebody who wants to be forgotten by another shop."""
+    told = [{"product_id": f"C{1 + n % 2}", "rating": 1 + n % 5} for n in range(8)]
+    shell.send("demo", *({"type": "track", "event": "Product Reviewed", "userId": f"customer-{n}", "properties": one}
+                         for n, one in enumerate(told, 1)))
+    shell.send("shop", viewed(7.5, userId="guest"))
+    shell.until("clickwake sql --json \"SELECT count() AS n FROM strategy_opinions\"", r'"n": ?"?8\b')
+    shell.until("clickwake segments members 'lifecycle/repeat buyer'", "customer-1")
+    shell.until("clickwake sql \"SELECT user FROM events WHERE tenant = 'shop'\"", "guest")
+    return {}
+
+
+def models(shell: Shell, exported: Exported, keys: Path) -> dict[str, str]:
+    """Two bundles, the newer one signed by a key that is to be changed for the one that the page makes."""
+    settings = Settings(home=shell.shop / ".clickwake")
+    space = text_encoder.export(settings)
+    first = bundles.publish(settings.registry, exported, space=space).model_version
+    second = bundles.publish(settings.registry, exported, seed=1, space=space, parent=first).model_version
+    old = signing.keygen(keys / "old.key")
+    signed = Models.model_validate({"registry": settings.registry, "signing_key": str(keys / "old.key")})
+    release.sign_again(settings.model_copy(update={"models": signed}), second, trust=True)
+    changed = (f"CLICKWAKE_MODELS__SIGNING_KEY={settings.home}/keys/signing.key "
+               f"CLICKWAKE_MODELS__VERIFY_KEYS='[\"{old.text}\"]'")  # fmt: skip
+    return {"clickwake models sign VERSION": f"{changed} clickwake models sign {second}", "VERSION": second, "OTHER": first}
+
+
+def filled(command: str, there: dict[str, str]) -> str:
+    for said, meant in there.items():
+        command = command.replace(said, meant)
+    assert not re.search(PLACEHOLDER, command), f"STANDS_FOR has to say what this speaks of: {command}"
+    return command
+
+
+def test_every_other_command_runs_or_says_why_not(shell: Shell, there: dict[str, str]) -> None:
     home, left_out = shell.shop / ".clickwake", set()
     item = re.search(r"clickwake catalog items\.jsonl +# (\{.+?\}) a line", (ROOT / "README.md").read_text())
     assert item is not None
@@ -128,7 +210,7 @@ def test_every_other_command_runs_or_says_why_not(shell: Shell) -> None:
                 if why := next((pattern for pattern in NOT_RUN if re.search(pattern, command)), None):
                     left_out.add(why)
                 else:
-                    shell.succeed(block._replace(text=command.removeprefix(".venv/bin/")))
+                    shell.succeed(block._replace(text=filled(command.removeprefix(".venv/bin/"), there)))
     assert left_out == set(NOT_RUN), "these reasons are no longer needed"
 
 

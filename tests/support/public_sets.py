@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from producers.datasets import cdnow, deskdrop, online_retail
+
+RING = 12
+TITLES = [f"{how} {what}" for how in ("SOFT", "BLUE", "RED", "CHEAP") for what in ("DRESS", "SHIRT", "MUG")]
 HILLSTROM = ("row", "recency", "history_segment", "history", "mens", "womens", "zip_code", "newbie", "channel", "segment",
              "visit", "conversion", "spend")  # fmt: skip
 ARMS = ("Womens E-Mail", "Mens E-Mail", "No E-Mail")
@@ -29,6 +33,46 @@ def write(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> P
         lines.writerow(header)
         lines.writerows(rows)
     return path
+
+
+def shop(path: Path, customers: int = 60) -> Path:
+    """Online Retail, December to August: customers go round a ring of twelve items, two an order and an order every ten days
+    or so, and come to each again; a third leave for good at some time."""
+    rng, rows = np.random.default_rng(5), []
+    for customer in range(customers):
+        place, day, orders = int(rng.integers(RING)), rng.uniform(0, 20), 0
+        leaves = rng.uniform(60, 273) if customer % 3 == 0 else 273.4
+        while day < leaves:
+            at = datetime(2010, 12, 1, 8) + timedelta(days=round(day, 4))
+            for item in (place % RING, (place + 1) % RING):
+                rows.append((f"{customer + 100}{orders:03}", f"{10_001 + item}", TITLES[item], 1 + item % 3,
+                             f"{at:%Y-%m-%d %H:%M:%S}", f"{2 + item / 2:.2f}", f"{customer}.0", "France"))  # fmt: skip
+            place, day, orders = place + 2, day + 4 + rng.exponential(6), orders + 1
+    return write(path, online_retail.HEADER, rows)
+
+
+def readers(path: Path, people: int = 80) -> Path:
+    """Deskdrop: people read their way round a ring of articles, one a day or so."""
+    rng, rows = np.random.default_rng(6), []
+    for person in range(people):
+        first, day = int(rng.integers(2 * RING)), rng.uniform(0, 20)
+        for step in range(14):
+            kind = "LIKE" if rng.random() < 0.1 else "VIEW"
+            rows.append((1_457_963_676 + round(day * 86_400), kind, 8_000 + (first + step) % (2 * RING), -person - 1,
+                         f"{person}-{step}", "", "SP", "BR"))  # fmt: skip
+            day += rng.uniform(0.5, 1.5)
+    return write(path, deskdrop.HEADER, rows)
+
+
+def purchases(path: Path, customers: int = 120) -> Path:
+    """CDNOW, eighteen months: two of three leave for good at some day, the others buy every month or so."""
+    rng, rows = np.random.default_rng(7), []
+    for customer in range(customers):
+        day, leaves = rng.uniform(0, 80), rng.uniform(60, 800) if customer % 3 else 546.0
+        while day < min(leaves, 546.0):
+            rows.append((f"{customer:05}", f"{datetime(1997, 1, 1) + timedelta(days=day):%Y%m%d}", 1, "14.50"))
+            day += 1 + rng.exponential(29.0)
+    return write(path, cdnow.HEADER, rows)
 
 
 def mailing(path: Path, customers: int = 9_000) -> Path:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from schemas import topics
 from schemas.catalog import Item, ItemVector
@@ -234,6 +235,31 @@ async def test_a_crash_at_every_send_then_replay_equals_an_undisturbed_run(fail_
     await again.close()
     assert again.store.values == undisturbed.store.values
     assert again.part.counts.counts == undisturbed.part.counts.counts
+
+
+async def test_ids_that_a_client_makes_up_are_counted_up_to_a_bound_and_the_catalogs_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stream.core.counts.UNLISTED_MAX", 3)
+    bench = Bench(FakeModels())
+    bench.items(4)
+    listed = {f"t/i{n}" for n in range(4)}
+    bench.part = bench.opened(PartitionCounts(CountsPolicy(), None, bench.serving.lists))
+    with capture_logs() as logs:
+        await bench.feed(*(event(user=f"u{n}", item=f"made up {n}") for n in range(20)))
+        await bench.feed(*(event(user="u", item=f"i{n}", ts_ms=T0_MS + n) for n in range(4)))
+    counted = listed | {f"t/made up {n}" for n in range(3)}
+    assert bench.part.counts.counts.keys() == counted and bench.part.outcomes["uncounted"] == 17
+    (warning,) = [one for one in logs if one["event"] == "items are left out of the counts"]
+    assert (warning["tenant"], warning["item"]) == ("t", "made up 3")
+    await bench.close()
+    for entity, _, record in bench.outputs.sent:
+        if entity == "item-counts":
+            bench.serving.on_count(record.key, record.value)
+    bench.part = bench.opened(PartitionCounts(CountsPolicy(), bench.serving.counts_of(0), bench.serving.lists))
+    await bench.feed(event(user="v", item="made up 30"), event(user="v", item="made up 1", ts_ms=T0_MS + 1))
+    assert bench.part.counts.counts.keys() == counted, "whoever takes over goes by the same bound"
+    assert bench.part.counts.counts["t/made up 1"].popularity > 1.9
 
 
 async def test_an_offset_already_folded_is_skipped_and_a_recreated_topic_is_not() -> None:
