@@ -59,7 +59,7 @@ NOT_RUN = {
 
 # what the pages leave to the reader → what it is here; `there` adds what is known only once it is there
 STANDS_FOR = {
-    "erase USER": "erase guest", "predict USER ITEM_ID": "predict customer-1 C1", "--item ID": "--item C1",
+    "erase USER": "erase guest-4711", "predict USER ITEM_ID": "predict customer-1 C1", "--item ID": "--item C1",
     "--segment NAME": "--segment 'lifecycle/repeat buyer'", "--category NAME": "--category Coffee",
     "--picture PATH": "--picture strategies.png",
 }  # fmt: skip
@@ -167,10 +167,10 @@ def visitors(shell: Shell) -> dict[str, str]:
     told = [{"product_id": f"C{1 + n % 2}", "rating": 1 + n % 5} for n in range(8)]
     shell.send("demo", *({"type": "track", "event": "Product Reviewed", "userId": f"customer-{n}", "properties": one}
                          for n, one in enumerate(told, 1)))
-    shell.send("shop", viewed(7.5, userId="guest"))
+    shell.send("shop", viewed(7.5, userId="guest-4711"))
     shell.until("clickwake sql --json \"SELECT count() AS n FROM strategy_opinions\"", r'"n": ?"?8\b')
     shell.until("clickwake segments members 'lifecycle/repeat buyer'", "customer-1")
-    shell.until("clickwake sql \"SELECT user FROM events WHERE tenant = 'shop'\"", "guest")
+    shell.until("clickwake sql \"SELECT user FROM events WHERE tenant = 'shop'\"", "guest-4711")
     return {}
 
 
