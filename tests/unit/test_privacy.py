@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from pydantic import SecretStr, ValidationError
 from producers.collector.app import create_app
 from producers.privacy import Privacy
 from schemas.erasure import Erasure, decode, subject
+from stream.erasure.search import Needles, in_files
 from stream.settings import Collector, ConsentDefault, Settings
 from stream.settings import Privacy as Section
 from tests.unit.test_collector_http import EVENT, KEY, Client, FakeKafka, post
@@ -163,3 +165,12 @@ def _follow(client: Client, kafka: FakeKafka) -> None:
     for record in kafka.records:
         if "erasures" in record.topic:
             _tell(client, record.key, decode(record.value))
+
+
+def test_a_name_in_a_file_of_the_home_is_found_and_a_word_of_the_text_models_vocabulary_is_no_user(tmp_path: Path) -> None:
+    words, report = tmp_path / "models/text/one/tokenizer.json", tmp_path / "models/20260101T000000Z-1/report/index.html"
+    for path in (words, report, tmp_path / "state/one/LOG"):
+        path.parent.mkdir(parents=True)
+        path.write_text('{"vocab": {"guest": 4113}}')
+    assert [one.place for one in in_files(tmp_path, Needles("shop", ["guest"]))] == [str(report)]
+    assert not list(in_files(tmp_path, Needles("shop", ["gues"])))
