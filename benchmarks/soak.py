@@ -45,7 +45,6 @@ from schemas import topics
 from schemas.events import key
 from stream import settings as settings_module
 from stream.adapters import producing
-from stream.adapters.kafka_clients import partition_of
 
 SHOPPERS = 4_000  # at 1,000/s each has 128 events, as many as a state knows the ids of, within ten minutes
 WORLD_DAYS = 5
@@ -105,7 +104,7 @@ class Soak(Stage):
         return samples, sent, []
 
     async def _send_all(self, events: Sequence[Event], options: Options, watch: Watch) -> int:
-        topic, partitions = topics.EVENTS.name(self.prefix), self.settings.kafka.partitions
+        topic = topics.EVENTS.name(self.prefix)
         producer = producing.create_producer(self.settings)
         await producer.start()
         turns = in_turns(events)
@@ -113,13 +112,12 @@ class Soak(Stage):
         try:
             while (elapsed_s := time.monotonic() - started) < options.minutes * 60 and watch.error is None:
                 now_ms = time.time_ns() // 1_000_000
-                split: dict[int, list[producing.Message]] = {}
+                messages: list[producing.Message] = []
                 for number_, one in enumerate(islice(turns, a_tick), sent):
                     event = stamped(one, now_ms) | {"messageId": f"soak:{number_}"}
-                    record_key = key(event["tenant"], event.get("userId") or event["anonymousId"])
-                    at = partition_of(record_key, partitions)
-                    split.setdefault(at, []).append((record_key, msgspec.json.encode(event), ()))
-                await producing.send_batches(producer, topic, split)
+                    name = key(event["tenant"], event.get("userId") or event["anonymousId"])
+                    messages.append((name, msgspec.json.encode(event), ()))
+                await producing.send_keyed(producer, topic, messages, self.settings.kafka.partitions)
                 sent += a_tick
                 if (sent // a_tick) % 50 == 0:
                     self.tell(f"{elapsed_s / 60:.1f} of {options.minutes:g} min, {sent:,} events")
