@@ -19,6 +19,7 @@ import pytest
 from filelock import FileLock
 
 from stream.settings import ClickHouse, Kafka, Settings
+from tests.support.cluster import end_left_over
 from tests.support.kafka_python import close_what_is_watched
 
 if TYPE_CHECKING:
@@ -44,6 +45,12 @@ def default_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         home = tmp_path_factory.mktemp("home")
         patched.setenv("CLICKWAKE_HOME", str(home))
         yield home
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_over() -> Iterator[None]:
+    yield
+    end_left_over()
 
 
 @pytest.fixture(scope="session")

@@ -210,6 +210,8 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
         expect(page.get_by_role("status")).to_have_text(told)
     shot(page, "dashboard-user")
     page.get_by_role("button", name="Forget this user").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    surfaces.at_rest(page)
     page.get_by_role("button", name="Erase").click()
     expect(page.get_by_text("The request was taken")).to_be_visible()
     assert len(read_all(settings, topics.ERASURES)) == 1

@@ -142,6 +142,9 @@ def sink_lag(settings: Settings) -> int:
         return seen.storing()
 
 
+_started: list[subprocess.Popen[bytes]] = []
+
+
 def start_worker(
     settings: Settings, module: str, home: Path | None = None, arguments: Sequence[str] = (), **extra: str
 ) -> subprocess.Popen[bytes]:
@@ -163,7 +166,16 @@ def start_worker(
     log = home / f"{module}-{len(list(home.glob('*.log')))}.log"
     with log.open("wb") as out:
         command = [sys.executable, "-m", module, *arguments]
-        return subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
+        _started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT))
+        return _started[-1]
+
+
+def end_left_over() -> None:
+    """Workers that a failed test has left: they would fail the next one as processes that nobody waits for."""
+    while _started:
+        process = _started.pop()
+        process.kill()
+        process.wait()
 
 
 class Worker:

@@ -34,6 +34,11 @@ def is_live(page: Page, path: str = "") -> None:
     page.wait_for_function("window.did_handshake")
 
 
+def at_rest(page: Page) -> None:
+    """What comes in or goes has arrived: until then it is half transparent, and a click may miss what moves."""
+    page.wait_for_function(f"document.getAnimations().every({AT_REST})")
+
+
 def ask(page: Page, question: str, *arguments: Any) -> Any:
     """The answer of a function of surfaces.js."""
     return page.evaluate(f"{SCRIPT}\nsurfaces.{question}(...{json.dumps(arguments)})")
@@ -54,7 +59,7 @@ def can_be_read(page: Page, dialog: str = "") -> None:
     """By eyes and by screen readers: axe-core's rules of WCAG 2.2 A and AA and of good practice; of texts in pictures, which
     it does not look at, the contrast. `dialog`: what finds one that is open; axe-core takes the curtain behind it, which
     lies at z-index -1 in a layer of its own, for what lies behind its texts."""
-    page.wait_for_function(f"document.getAnimations().every({AT_REST})")  # what comes in or goes is half transparent
+    at_rest(page)
     options = {"resultTypes": ["violations"], "rules": {"color-contrast": {"enabled": not dialog}}}
     found = AXE.run(page, options=options).response["violations"]
     none(f"{one['id']}: {one['help']}: {node['html'][:200]} {node['failureSummary']}"
