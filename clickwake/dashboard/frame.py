@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import html
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from urllib.parse import quote
 import httpx
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from nicegui import ui
+from nicegui.events import GenericEventArguments
 from starlette.requests import Request
 
 from clickwake.dashboard.gate import IN, OUT
@@ -68,7 +70,26 @@ HEADER = """<q-th :props="props" scope="col" :aria-sort="!COL.__thClass.includes
     ><button type="button">{{ COL.label }}</button></q-th>"""
 CHOICES = """<q-tr :props="props"><q-th auto-width><span class="sr-only">CALLED</span></q-th>""" + HEADER.replace(
     "<q-th", '<q-th v-for="col in props.cols" :key="col.name"', 1).replace("COL", "col") + "</q-tr>"
+# A table that tells what is chosen is drawn anew: who chose by keys goes on from there, not from the top of the page
+STAY = """requestAnimationFrame(() => document.activeElement === document.body
+  && [...document.querySelectorAll('[role=checkbox]')].find(one => one.ariaLabel === CALLED)?.focus())"""
+UNSORTED = {"sortBy": None, "descending": False, "page": 1}  # what QTable makes of nothing
 CHOICE = """<q-checkbox v-model="props.selected" :aria-label="String(props.row[NAMES])" />"""
+
+
+class Table(ui.table):
+    """One that is not drawn anew when the browser says what it was told: QTable says its pagination as soon as it is there,
+    NiceGUI 3.18 answers with the whole table, and who was in it by then, with the focus, was thrown out."""
+
+    @property
+    def pagination(self) -> dict[str, Any]:
+        said: dict[str, Any] = self.props["pagination"]
+        return said
+
+    @pagination.setter
+    def pagination(self, value: dict[str, Any]) -> None:
+        if value != self.pagination:
+            self.props["pagination"] = value
 
 
 class Page:
@@ -161,8 +182,8 @@ class Page:
         made = [{"name": name, "label": self.t(label), "field": name, "sortable": True, "align": "left"}
                 for name, label in columns.items()]  # fmt: skip
         pages = len(rows) > ROWS_MAX
-        table = ui.table(columns=made, rows=rows, row_key=key or next(iter(columns)),
-                         pagination={"rowsPerPage": ROWS_MAX if pages else 0}).classes("w-full")  # fmt: skip
+        table = Table(columns=made, rows=rows, row_key=key or next(iter(columns)),
+                      pagination=UNSORTED | {"rowsPerPage": ROWS_MAX if pages else 0}).classes("w-full")  # fmt: skip
         table.props(f'flat bordered wrap-cells :rows-per-page-options="[{ROWS_MAX}]"{"" if pages else " hide-pagination"}')
         table.add_slot("header-cell", HEADER.replace("COL", "props.col"))
         return table
@@ -189,6 +210,11 @@ def link_users(page: Page, table: ui.table, field: str) -> None:
 
 def choose_one(page: Page, table: ui.table, names: str, then: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
     """A row can be chosen, by a box that is called what the row's field `names` says; `then` gets the row."""
-    table.props("selection=single").on("selection", lambda event: then(event.args["rows"][0]))
+    async def chosen(event: GenericEventArguments) -> None:
+        row = event.args["rows"][0]
+        await then(row)
+        ui.run_javascript(STAY.replace("CALLED", json.dumps(str(row[names]))))
+
+    table.props("selection=single").on("selection", chosen)
     table.add_slot("header", CHOICES.replace("CALLED", html.escape(page.t("choice"))))
     table.add_slot("body-selection", CHOICE.replace("NAMES", repr(names)))

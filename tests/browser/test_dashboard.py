@@ -220,11 +220,14 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
 def test_segments_are_known_as_of_any_time(dashboard: tuple[Settings, str], now: datetime, page: Page) -> None:
     """Of u12, who was in one from five days to four days ago, and u13, who came half a day after."""
     _, url = dashboard
+    heard: list[str] = []
+    page.on("websocket", lambda socket: socket.on("framereceived", lambda data: heard.append(str(data))))
     surfaces.opened(page, f"{url}/segments")
     members = page.locator("a[href*='/users/u']")
     box = page.get_by_label("as of (UTC)")
     page.get_by_role("checkbox", name="lookers", exact=True).click()
     expect(page.get_by_text("Members of lookers")).to_be_visible()
+    assert '"selected":[{' in next(one for one in heard if '"update"' in one), "no table is drawn anew before one chooses"
     expect(members.filter(has_text="u13")).to_be_visible()
     for hours, inside in ((119, ["u12"]), (107, ["u13", "u12"]), (95, ["u13"]), (121, list[str]())):
         box.fill(f"{now - timedelta(hours=hours):%Y-%m-%dT%H:%M:%SZ}")
@@ -245,6 +248,7 @@ def look_closer(page: Page, path: str) -> None:
         page.get_by_role("checkbox").first.focus()
         page.keyboard.press("Space")
         expect(page.locator("a[href*='/users/u'], [data-fit]").first).to_be_visible()
+        expect(page.get_by_role("checkbox").first).to_be_focused()
     elif path.startswith("/users/"):
         page.get_by_role("textbox").focus()
         page.keyboard.type("i3")
