@@ -26,7 +26,6 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -40,9 +39,9 @@ from benchmarks.stage import Stage, Tell, bench_folder
 from benchmarks.watch import WINDOW_S, Samples, Watch
 from clickwake.process import StartError
 from clickwake.up import Local
+from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics
-from schemas.events import key
 from stream import settings as settings_module
 from stream.adapters import producing
 
@@ -112,11 +111,9 @@ class Soak(Stage):
         try:
             while (elapsed_s := time.monotonic() - started) < options.minutes * 60 and watch.error is None:
                 now_ms = time.time_ns() // 1_000_000
-                messages: list[producing.Message] = []
-                for number_, one in enumerate(islice(turns, a_tick), sent):
-                    event = stamped(one, now_ms) | {"messageId": f"soak:{number_}"}
-                    name = key(event["tenant"], event.get("userId") or event["anonymousId"])
-                    messages.append((name, msgspec.json.encode(event), ()))
+                records = (Record.of(stamped(one, now_ms) | {"messageId": f"soak:{number_}"})
+                           for number_, one in enumerate(islice(turns, a_tick), sent))  # fmt: skip
+                messages = ((record.key, record.value, ()) for record in records)
                 await producing.send_keyed(producer, topic, messages, self.settings.kafka.partitions)
                 sent += a_tick
                 if (sent // a_tick) % 50 == 0:

@@ -321,8 +321,9 @@ class Personalizer:
         part.touched(key, state, event.lane)
         for touch in added:
             serving.index(event.tenant).notice(touch.item_id)
-            if left_out := part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published):
-                self._uncounted(part, event.tenant, touch.item_id, left_out)
+            part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published)
+            if part.counts.left_out:
+                self._uncounted(part, event.tenant, touch.item_id)
         for claim in identity.claims_of(state, event):
             outbox.claim(claim)
         if event.lane == "live":
@@ -332,8 +333,9 @@ class Personalizer:
                 part.outcomes["recommendation_let_go"] += let_go
         return True
 
-    def _uncounted(self, part: PartitionState, tenant: str, item_id: str, left_out: int) -> None:
-        part.outcomes["uncounted"] += left_out
+    def _uncounted(self, part: PartitionState, tenant: str, item_id: str) -> None:
+        part.outcomes["uncounted"] += part.counts.left_out
+        part.counts.left_out = 0
         if tenant not in self._warned:
             self._warned.add(tenant)
             log.warning("items are left out of the counts", tenant=tenant, item=item_id, partition=part.partition,

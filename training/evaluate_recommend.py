@@ -44,6 +44,16 @@ FRESHNESS_DAYS = (0, 1, 3, 7, 14)
 Make = Callable[[PartitionCounts], Ranker]  # makes a ranker where the counts of a replay stand at the split
 
 
+def at_split(history: History, split_ms: int) -> tuple[Replay, Columns, list[Question]]:
+    """A history as it stands there, and whose next moment is asked. Raises `EmptyHistory` where nobody came back."""
+    replay, columns = Replay(history), Columns(history)
+    replay.advance(split_ms)
+    asked = next_of(replay, columns, split_ms, history.to_ms + 1, held_out.USERS_MAX)
+    if not asked:
+        raise EmptyHistory(f"{history.name}: nobody known before {iso(split_ms)} came back after it; choose another split")
+    return replay, columns, asked
+
+
 @dataclass(frozen=True)
 class Stage:
     """A history, where it is split, and what is asked of every ranker."""
@@ -74,41 +84,31 @@ class Stage:
 
         return make
 
-    def at_split(self) -> tuple[Replay, Columns, list[Question]]:
-        """The history as it stands there, and whose next moment is asked. Raises `EmptyHistory` where nobody came back."""
-        replay, columns = Replay(self.history), Columns(self.history)
-        replay.advance(self.split_ms)
-        asked = next_of(replay, columns, self.split_ms, self.history.to_ms + 1, held_out.USERS_MAX)
-        if not asked:
-            name, when = self.history.name, iso(self.split_ms)
-            raise EmptyHistory(f"{name}: nobody known before {when} came back after it; choose another split")
-        return replay, columns, asked
-
     def judged(self, rankers: dict[str, Make]) -> dict[str, Values]:
         """Every ranker on the same questions: once at the split, then before every moment."""
-        replay, columns, asked = self.at_split()
+        replay, columns, asked = at_split(self.history, self.split_ms)
         past, _ = interactions(self.history, self.split_ms)
         counts = replay.snapshot.counts
         made = {name: make(counts) for name, make in rankers.items()}
         counts.dirty.clear()
         judge = Judge(columns, np.bincount(past.items, minlength=past.n_items), counts, self.groups())
         self.say(f"asking {len(made)} methods about {len(asked)} users' next moments")
-        at_split = judge.judge(made, asked, together=True)
+        first = judge.judge(made, asked, together=True)
         self.say(f"and before up to {MOMENTS_MAX} moments, one by one")
         moments = walk(replay, columns, self.split_ms, self.history.to_ms + 1, MOMENTS_MAX)
         later = judge.judge(made, moments, together=False, prefix="successive")
         known = int(columns.known(self.split_ms).sum())
         found = {}
         for name in made:
-            found[name] = at_split[name].values() | later[name].values()
+            found[name] = first[name].values() | later[name].values()
             if judge.groups is not None:
-                found[name] |= exposure.measured(judge.groups, at_split[name].by_group)
-            found[name][""]["coverage@10"] = np.array([len(at_split[name].shown) / known])  # one value: no interval
+                found[name] |= exposure.measured(judge.groups, first[name].by_group)
+            found[name][""]["coverage@10"] = np.array([len(first[name].shown) / known])  # one value: no interval
         return found
 
     def differing(self, learned: train.Learned, blend: Blend) -> tuple[dict[str, Measures], dict[str, Measures]]:
         """Ours at the split, choosing items that differ."""
-        replay, columns, asked = self.at_split()
+        replay, columns, asked = at_split(self.history, self.split_ms)
         ours = Ours(learned.bundle, self.history, self.texts, replay.snapshot.counts, blend)
         return diversity.measured(ours, asked, columns, self.texts, list(self.history.items), SERVED)
 
@@ -137,10 +137,10 @@ def run(request: Request) -> Evaluated:
     """
     options = request.options
     history = from_dataset(request.dataset, request.path)
-    texts = encode(request.settings, history.items, request.say)
     split_ms = request.split_ms or train.windows(history)[1]
+    at_split(history, split_ms)  # nobody to ask is said before, not after, minutes of encoding and learning
+    texts = encode(request.settings, history.items, request.say)
     stage = Stage(request.settings, history, split_ms, texts, request.say)
-    stage.at_split()  # said before, not after, minutes of learning
     seeds = [f"{SERVED}, seed {at}" for at in range(int(options.get("seeds", 1)))]
     learned = {name: stage.learned(at) for at, name in enumerate(seeds)}
     rankers = {name: stage.ours(*one) for name, one in learned.items()}

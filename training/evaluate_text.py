@@ -15,7 +15,7 @@ import msgspec
 
 from stream.adapters.onnx import TextEncoder
 from training import held_out, text_adaptation, text_encoder, train
-from training.evaluate_recommend import Make, Stage
+from training.evaluate_recommend import Make, Stage, at_split
 from training.evaluations import Evaluated, Request
 from training.judging import averaged
 from training.metrics import Interval
@@ -43,6 +43,7 @@ def run(request: Request) -> Evaluated:
     settings, own = request.settings, request.settings.training
     history = from_dataset(request.dataset, request.path)
     split_ms = request.split_ms or train.windows(history)[1]
+    at_split(history, split_ms)  # as `evaluate recommend` does
     folder = text_encoder.source_folder(settings)
     texts = {item_id: text for item_id, item in history.items.items() if (text := item.text())}
     if not texts:

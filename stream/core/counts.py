@@ -127,36 +127,33 @@ class PartitionCounts:
         self.policy = policy
         self.counts: dict[str, ItemCount] = counts if counts is not None else {}
         self.dirty: set[str] = set()
+        self.left_out = 0  # touches that found no place here; the caller takes them
         self._listed = listed
         named = (key.split("/", 1) for key in self.counts)
         self._unlisted = Counter(tenant for tenant, item_id in named if not listed(tenant, item_id))
 
-    def observe(self, tenant: str, touch: Touch, ring: list[Touch], offset: int, published: dict[str, int]) -> int:
+    def observe(self, tenant: str, touch: Touch, ring: list[Touch], offset: int, published: dict[str, int]) -> None:
         """Count one folded touch. An item whose published totals already stand for `offset` or later is skipped:
-        after a crash between publishing counts and writing user state, the same events are folded again. Returns how many
-        items are left out because too many that no catalog names are counted."""
-        left_out = 0
-        for item_id, weight in ((touch.item_id, 0.0), *rule_steps(ring, touch, self.policy)):
-            key = f"{tenant}/{item_id}"
-            if published.get(key, -1) >= offset:
-                continue
-            count = self._of(key, tenant, item_id, offset)
-            if count is None:
-                left_out += 1
-            elif item_id == touch.item_id:
-                add_popularity(count, touch, self.policy)
-            else:
-                add_successor(count, touch.item_id, weight, touch.ts_ms, self.policy)
-        return left_out
+        after a crash between publishing counts and writing user state, the same events are folded again."""
+        key = f"{tenant}/{touch.item_id}"
+        if published.get(key, -1) < offset:
+            add_popularity(self._of(key, offset), touch, self.policy)
+        for earlier, weight in rule_steps(ring, touch, self.policy):
+            key = f"{tenant}/{earlier}"
+            if published.get(key, -1) < offset:
+                add_successor(self._of(key, offset), touch.item_id, weight, touch.ts_ms, self.policy)
 
-    def _of(self, key: str, tenant: str, item_id: str, offset: int) -> ItemCount | None:
+    def _of(self, key: str, offset: int) -> ItemCount:
         count = self.counts.get(key)
         if count is None:
+            count = ItemCount()
+            tenant, item_id = key.split("/", 1)
             if not self._listed(tenant, item_id):
                 if self._unlisted[tenant] >= UNLISTED_MAX:
-                    return None
+                    self.left_out += 1
+                    return count  # what is added to it goes nowhere
                 self._unlisted[tenant] += 1
-            count = self.counts[key] = ItemCount()
+            self.counts[key] = count
         if offset > count.offset:
             count.offset = offset
         self.dirty.add(key)

@@ -36,7 +36,7 @@ NOT_RUN = {
 # how a command begins → what is said after it, so that it takes seconds; the last word counts
 SMALLER = {
     "evaluate repurchase simulated": ["--shoppers", "60", "--days", "240"],
-    "evaluate recommend": ["--seeds", "1", "--no-panel"], "evaluate text": ["--seeds", "1"],
+    "evaluate recommend": ["--seeds", "2", "--no-panel"], "evaluate text": ["--seeds", "1"],
     "evaluate clusters": ["--shoppers", "60"], "evaluate explanations": ["--users", "10"],
     "evaluate strategies": ["--worlds", "1", "--shoppers", "80", "--days", "60"],
 }  # fmt: skip
@@ -114,6 +114,7 @@ def trained(found: dict[str, Any], folder: Path) -> None:
 def ring_is_found(found: dict[str, Any], folder: Path) -> None:
     ours = found["models"]["clickwake"]
     assert ours["ndcg@10"]["low"] > 0.6 and ours["successive.ndcg@10"]["low"] > 0.6, "of twelve items chance finds .4"
+    assert ours["ndcg@10"]["value"] > 0.7 and found["n"] > 30, f"what comes next is certain: {ours['ndcg@10']} of {found['n']}"
     assert 0 < ours["coverage@10"]["value"] <= 1 and "clickwake, seed 0" not in found["models"]
 
 
