@@ -114,7 +114,7 @@ def trained(found: dict[str, Any], folder: Path) -> None:
 def ring_is_found(found: dict[str, Any], folder: Path) -> None:
     ours = found["models"]["clickwake"]
     assert ours["ndcg@10"]["low"] > 0.6 and ours["successive.ndcg@10"]["low"] > 0.6, "of twelve items chance finds .4"
-    assert ours["ndcg@10"]["value"] > 0.7 and found["n"] > 30, f"what comes next is certain: {ours['ndcg@10']} of {found['n']}"
+    assert ours["ndcg@10"]["value"] > 0.7 and found["n"] > 30, "what comes next is certain"
     assert 0 < ours["coverage@10"]["value"] <= 1 and "clickwake, seed 0" not in found["models"]
 
 
