@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ from faust.types import TP as FaustTP
 
 from stream.adapters.faust_batches import TP
 
+log = logging.getLogger(__name__)
+
 EARLIEST = -2  # OffsetResetStrategy.EARLIEST of aiokafka and of the protocol
 
 # A rebalance happened or is happening: whoever owns the partition next reads from the last commit.
@@ -31,6 +34,8 @@ NOT_OURS_ANY_MORE = (CommitFailedError, IllegalGenerationError, RebalanceInProgr
 # has anything new the broker keeps it for so long, and a partition whose buffer ran dry since is not asked for. Faust says
 # 1,500 ms: the last tenth of a backlog took a second and more.
 FETCH_WAIT_MS = 50
+
+REJOIN_PAUSE_S = 1.0  # where the group refuses this process it is asked, and says so, once in so long
 
 T = TypeVar("T")
 
@@ -76,7 +81,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
                 self.heartbeat_at = sent_at
             return alive
 
+        async def join_again(error: BaseException) -> None:
+            """Where aiokafka's coordination has failed it waits until its user asks why. Faust never asks."""
+            log.error("the membership in group %s failed, joining it again: %r", coordinator.group_id, error)
+            coordinator.request_rejoin()
+            await asyncio.wait((coordinator._closing,), timeout=REJOIN_PAUSE_S)
+
         coordinator._do_heartbeat = watched_heartbeat
+        coordinator._push_error_to_user = join_again
 
     async def on_partitions_assigned(self, assigned: set[FaustTP], generation_id: int = 0) -> None:
         self.heartbeat_at = boot_time()  # joining counts as one

@@ -18,6 +18,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.partitioner import murmur2
 
+from stream.adapters.broken_connections import tell_broken_connections
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ BACKOFF_S_MAX = 5.0
 HANDSHAKE_S_MAX = 3.0
 METADATA_S_MAX = 2.0  # a topic that was just made is unknown to a busy broker for a moment
 CACHED_KEYS_MAX = 100_000  # pure-Python murmur2 costs 5 µs a key; users come back within a batch and after it
+
+tell_broken_connections()  # whoever makes a client of aiokafka takes its arguments from here
 
 
 class KafkaMissing(ConnectionError):

@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from aiokafka.errors import KafkaError
+
 from stream.adapters import faust_compat, watchdog
 from stream.adapters.faust_compat import TP, RecordBatch
 from stream.settings import Kafka, Settings
@@ -45,8 +47,21 @@ class Worker:
         self.say("assigned", partitions=sorted(partitions), generation=faust_compat.current_generation(self.app))
         if self.options.get("fail") == "assigned":
             raise RuntimeError("on_assigned fails on purpose")
+        if self.options.pop("heartbeat_fails", False):
+            self.fail_a_heartbeat()
         await asyncio.sleep(self.options.get("recovery_s", 0))
         self.say("recovered")
+
+    def fail_a_heartbeat(self) -> None:
+        """As on an answer that aiokafka does not know."""
+        coordinator = self.app.consumer._thread._ensure_consumer()._coordinator
+        heartbeat = coordinator._do_heartbeat
+
+        async def fails() -> bool:
+            coordinator._do_heartbeat = heartbeat
+            raise KafkaError("a heartbeat fails on purpose")
+
+        coordinator._do_heartbeat = fails
 
     async def on_revoked(self, partitions: set[TP]) -> None:
         self.flush()

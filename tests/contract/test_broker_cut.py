@@ -1,11 +1,17 @@
-"""A connection to a real broker breaks while aiokafka fetches: what `kafka_clients.stopped` guards against."""
+"""A connection breaks under aiokafka: what `kafka_clients.stopped` and `broken_connections` guard against."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 
 import pytest
+import uvloop
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.admin import ApiVersionRequest
 
 from clickwake import topics as topic_admin
 from schemas import topics
@@ -44,3 +50,49 @@ async def test_a_failure_is_told_although_stopping_lets_a_cancellation_out(setti
             await break_connections(consumer, tp)
             raise ValueError("the failure")
     assert consumer._client._sync_task is None and not any(one.connected() for one in consumer._client._conns.values())
+
+
+async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A peer that is killed after the first byte: the kernel sends RST."""
+    await reader.readexactly(1)
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def write_after_reset(write: str, what: object) -> tuple[BaseException, list[CloseReason], bool]:
+    """What a write of aiokafka raises in the step after the reset, before its reading task knows; and why it was closed."""
+    reasons: list[CloseReason] = []
+    async with await asyncio.start_server(reset, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        connection = AIOKafkaConnection("127.0.0.1", port, on_close=lambda _, reason: reasons.append(reason))
+        connection._do_version_lookup = lambda: asyncio.sleep(0)
+        await connection.connect()
+        raised: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+
+        def again() -> None:
+            try:
+                getattr(connection, write)(what)
+            except (KafkaConnectionError, RuntimeError) as error:
+                raised.set_result(error)
+
+        lost = connection._protocol.connection_lost
+
+        def connection_lost(error: Exception | None) -> None:
+            lost(error)
+            asyncio.get_running_loop().call_soon(again)
+
+        connection._protocol.connection_lost = connection_lost
+        first = asyncio.ensure_future(connection.send(ApiVersionRequest()))
+        async with asyncio.timeout(10):
+            error = await raised
+            with pytest.raises(KafkaConnectionError):
+                await first
+        return error, reasons, connection.connected()
+
+
+@pytest.mark.parametrize(("write", "what"), [("send", ApiVersionRequest()), ("_send_sasl_token", b"token")])
+def test_a_write_that_comes_before_the_news_of_a_reset_says_that_the_connection_is_broken(write: str, what: object) -> None:
+    error, reasons, connected = uvloop.run(write_after_reset(write, what))
+    assert isinstance(error, KafkaConnectionError) and "broken" in str(error)
+    assert isinstance(error.__cause__, RuntimeError)  # where it is not, uvloop was mended, and `broken_connections` may go
+    assert reasons == [CloseReason.CONNECTION_BROKEN] and not connected

@@ -15,6 +15,7 @@ import faust
 import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
 from aiokafka.consumer.group_coordinator import GroupCoordinator
 from faust.app.base import App
@@ -48,6 +49,10 @@ PINS: dict[str, tuple[Any, str]] = {
     "fetched_records": (Fetcher.fetched_records, "be4348896b9b"),
     "seek_to": (Fetcher.seek_to, "f0ba6aba6c22"),
     "request_offset_reset": (Fetcher.request_offset_reset, "e5bd8ba88386"),
+    "failed coordination": (GroupCoordinator._push_error_to_user, "743ff515bd7e"),
+    "coordination": (GroupCoordinator._GroupCoordinator__coordination_routine, "f814463c6b44"),
+    "write": (inspect.unwrap(AIOKafkaConnection.send), "5909ea32f4ef"),
+    "write of a password": (inspect.unwrap(AIOKafkaConnection._send_sasl_token), "7a3d948fc526"),
     "committed": (AIOKafkaConsumer.committed, "d8706147ab15"),
     "wait_on_metadata": (AIOKafkaClient._wait_on_metadata, "52b0a5ee78ef"),
 }
