@@ -237,7 +237,7 @@ async def test_a_worker_that_slept_through_its_session_is_fenced(bench: Bench) -
 async def test_a_worker_whose_coordination_fails_joins_again(bench: Bench) -> None:
     """aiokafka waits until its user asks what failed, and Faust never does."""
     worker = bench.start("a", hold_ms=100, heartbeat_fails=True)
-    wait_until(lambda: len(bench.log("a", "recovered")) == 2, "it has joined a second time")
+    wait_until(lambda: len(bench.log("a", "recovered")) >= 2, "it has joined a second time")
     await bench.fill(500)
     wait_until(bench.all_done, "everything is done")
     assert worker.poll() is None
