@@ -3,8 +3,8 @@
 It ends the process only if, for the whole of `stall_s`, the broker answered, a partition of ours had records waiting,
 its acknowledged offset did not move, and the worker was neither recovering, rebalancing nor paused. An outage of the
 broker is none of these: it must not become a loop of crashes. Or if for the whole of `deaf_s` the broker answered a client
-made anew the very same questions but not this worker's own: aiokafka's tasks can end without anybody knowing (the known way is
-closed in `broken_connections`). A rebalance that does not end while the broker answers is given `stall_s`.
+made anew the very same questions but not this worker's own: aiokafka's tasks can end without anybody knowing (the known way
+is closed in `broken_connections`). A rebalance that does not end while the broker answers is given `stall_s`.
 """
 
 from __future__ import annotations
