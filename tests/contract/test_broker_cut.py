@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from typing import Any
 
 import pytest
 import uvloop
@@ -22,18 +23,19 @@ BACKOFF_MS = 60_000  # before aiokafka fetches again: it is within this pause wh
 
 
 async def break_connections(consumer: AIOKafkaConsumer, tp: TopicPartition) -> None:
-    """Returns when the request that was under way has failed and its task sleeps."""
+    """Returns when a request that was under way has failed and its task sleeps."""
     consumer.assign([tp])
     consumer.seek(tp, 0)
-    fetcher = consumer._fetcher
     async with asyncio.timeout(20):
-        while not fetcher._pending_tasks:  # noqa: ASYNC110  # nothing tells of a request under way
-            await asyncio.sleep(0.01)
-        (fetching,) = fetcher._pending_tasks
-        while fetching.get_coro().cr_await.__name__ != "sleep":
+        while not any(_sleeps(fetching) for fetching in consumer._fetcher._pending_tasks):
             for connection in list(consumer._client._conns.values()):
                 connection.close()
             await asyncio.sleep(0.01)
+
+
+def _sleeps(task: asyncio.Task[Any]) -> bool:
+    coroutine: Any = task.get_coro()
+    return getattr(coroutine.cr_await, "__name__", "") == "sleep"  # None where it is done
 
 
 async def test_a_failure_is_told_although_stopping_lets_a_cancellation_out(settings: Settings) -> None:
@@ -41,10 +43,12 @@ async def test_a_failure_is_told_although_stopping_lets_a_cancellation_out(setti
     tp = TopicPartition(topics.STATE.name(settings.kafka.topic_prefix), 0)
     bare = AIOKafkaConsumer(**kafka_clients.aiokafka_arguments(settings), group_id=None, retry_backoff_ms=BACKOFF_MS)
     await bare.start()
-    await break_connections(bare, tp)
-    with pytest.raises(asyncio.CancelledError):  # where it is not raised, aiokafka was mended, and `stopped` may go
-        await bare.stop()
-    await bare._client.close()
+    try:
+        await break_connections(bare, tp)
+        with pytest.raises(asyncio.CancelledError):  # where it is not raised, aiokafka was mended, and `stopped` may go
+            await bare.stop()
+    finally:
+        await bare._client.close()
     with pytest.raises(ValueError, match="the failure"):
         async with kafka_clients.reader(settings, retry_backoff_ms=BACKOFF_MS) as consumer:
             await break_connections(consumer, tp)
