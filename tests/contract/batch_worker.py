@@ -68,6 +68,9 @@ class Worker:
         self.say("revoked", partitions=sorted(partitions))
 
     def flush(self) -> None:
+        """What may not be written now is tried again, as long as nobody else is to read it: where the broker was away for
+        longer than a session, the next heartbeat may find the membership as it was."""
+        held = []
         for batch in self.open:
             if faust_compat.owns(self.app, batch.generation):
                 self.say("done", partition=batch.partition, first=batch.first_offset, next=batch.next_offset,
@@ -75,7 +78,9 @@ class Worker:
                 batch.ack()
             else:
                 self.say("fenced", partition=batch.partition, first=batch.first_offset)
-        self.open = []
+                if not batch.stale:
+                    held.append(batch)
+        self.open = held
 
     async def work(self, batches: AsyncIterator[RecordBatch]) -> None:
         flusher = asyncio.create_task(self.flush_forever())

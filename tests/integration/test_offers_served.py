@@ -19,7 +19,6 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.erasure import Erasure, subject
 from schemas.events import key
-from schemas.offers import PlacementTotals
 from schemas.outputs import Decision, Offered
 from stream.adapters import clickhouse
 from stream.core.confidence import rate
@@ -31,7 +30,7 @@ from stream.partition import pack
 from stream.settings import Settings
 from tests.support.cluster import Sender, Worker, read_all, running, start_worker, until
 from tests.support.fakes import event
-from tests.support.offering import api, published, recomputed
+from tests.support.offering import all_learned, api, published
 from training.off_policy import Log, judge
 
 FILE = """
@@ -96,7 +95,7 @@ def test_what_is_served_learns_the_truth_and_its_log_judges_policies(settings: S
                 former, process = process, start_worker(settings, "workers.offers")
                 until(lambda: former.poll() is not None or _sends(events), 60, "the former worker ends")  # noqa: B023
                 assert former.wait() == 1
-            totals = until(partial(_all_learned, settings, (number + 1) * USERS), 60, "everything is learned")
+            totals = until(partial(all_learned, settings, (number + 1) * USERS), 60, "everything is learned")
             version = policy(totals).version
             until(lambda: _asked(client)["policy_version"] == version, 20, "the API knows it")  # noqa: B023
         assert _asked(client)["recommendation_id"] == _asked(client)["recommendation_id"], "the same decision"
@@ -125,12 +124,6 @@ def _sends(events: Sender) -> bool:
 def _asked(client: httpx.Client) -> dict[str, Any]:
     found: dict[str, Any] = client.get("/v1/offers/u0", params={"placement": "home", "id": "probe"}).json()
     return found
-
-
-def _all_learned(settings: Settings, impressions: int) -> PlacementTotals | None:
-    """What is published, once it is the log recomputed, to the bit: the last view may be counted before its click."""
-    totals = published(settings)
-    return totals if totals.outcomes == impressions and totals == recomputed(settings) else None
 
 
 def _forgets_who_is_erased(settings: Settings) -> None:

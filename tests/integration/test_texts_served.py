@@ -35,7 +35,7 @@ from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import Sender, Tail, outcomes, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import DAY_MS, T0_MS, event
-from tests.support.offering import api, published, recomputed
+from tests.support.offering import all_learned, api, published, recomputed
 from training import release as releases
 
 FILE = """
@@ -135,7 +135,7 @@ def test_each_gets_what_is_near_until_clicks_say_otherwise(settings: Settings, r
         for number in range(ROUNDS):
             sent.append([a_mail(client, user, number) for user in USERS])
             events.send(said(sent[-1]))
-            totals = until(partial(_all_seen, settings, (number + 1) * len(USERS)), 60, "everything is learned")
+            totals = until(partial(all_learned, settings, (number + 1) * len(USERS), "mail"), 60, "everything is learned")
             version = policy(totals).version
             until(lambda: a_mail(client, NOBODY, 1).answer["policy_version"] == version, 20, "the API knows it")  # noqa: B023
         once, again = ([a_mail(client, user, ROUNDS).answer["recommendation_id"] for user in USERS[:3]] for _ in range(2))
@@ -149,11 +149,6 @@ def test_each_gets_what_is_near_until_clicks_say_otherwise(settings: Settings, r
     assert published(settings, "mail") == recomputed(settings, "mail"), "what was learned is the log recomputed, to the bit"
     _logged_as_served(settings, {(one.user, one.number): one for one in (stranger, *sent[0])})
     _in_sql(settings, [one for some in sent for one in some])
-
-
-def _all_seen(settings: Settings, impressions: int) -> PlacementTotals | None:
-    totals = published(settings, "mail")
-    return totals if totals.outcomes == impressions else None
 
 
 def _logged_as_served(settings: Settings, mails: Mapping[tuple[str, int], Mail]) -> None:

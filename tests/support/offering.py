@@ -62,3 +62,9 @@ def recomputed(settings: Settings, placement: str = "home") -> PlacementTotals:
         if (ident := done.properties.recommendation_id) and (bit := BITS.get(done.event or "")):
             ledger.react(record.key, ident, bit, record.timestamp, revenue_micros(done.properties))
     return ledger.placements["t", placement].totals()
+
+
+def all_learned(settings: Settings, impressions: int, placement: str = "home") -> PlacementTotals | None:
+    """What is published, once it is the log recomputed, to the bit: the last view may be counted before its click."""
+    totals = published(settings, placement)
+    return totals if totals.outcomes == impressions and totals == recomputed(settings, placement) else None
