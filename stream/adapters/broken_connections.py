@@ -19,21 +19,18 @@ WRITERS = ("send", "_send_sasl_token")  # everything that writes to the socket
 
 
 def tell_broken_connections() -> None:
-    """For all of aiokafka's clients in this process; more than once is as once."""
+    """For all of aiokafka's clients in this process."""
     for name in WRITERS:
-        method = getattr(AIOKafkaConnection, name)
-        if not hasattr(method, "__wrapped__"):
-            setattr(AIOKafkaConnection, name, _telling(method))
+        setattr(AIOKafkaConnection, name, _telling(getattr(AIOKafkaConnection, name)))
 
 
 def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def writing(self: AIOKafkaConnection, *arguments: Any, **options: Any) -> Any:
-        writer = self._writer
         try:
             return method(self, *arguments, **options)
         except RuntimeError as error:
-            if writer is None or not writer.is_closing():
+            if self._writer is None or not self._writer.is_closing():
                 raise
             self.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
             raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
