@@ -32,11 +32,12 @@ test: check
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --nitpicky --quiet docs build/site
 
-# every crash point, 200 kills of each worker, 20 joins and leaves, Kafka away for a minute, ClickHouse ill for 30: some 90 minutes on
-# two cores; `make test` has a short form
+# Every crash point, 200 kills of each worker, 20 joins and leaves, Kafka away for a minute, ClickHouse ill for 30; the two files that
+# take longest first. `make test` has a short form.
 chaos: $(VENV)/.dev
-	CLICKWAKE_CHAOS=full CLICKWAKE_TEST_OUTAGE_S=60 $(BIN)/pytest tests/chaos tests/faults/test_sick_clickhouse.py \
-		tests/faults/test_outages.py -s
+	CLICKWAKE_CHAOS=full CLICKWAKE_TEST_OUTAGE_S=60 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+		-rP --durations 0 tests/chaos/test_moments.py tests/faults/test_sick_clickhouse.py tests/chaos/test_crash_points.py \
+		tests/chaos/test_fuzz.py tests/faults/test_outages.py
 
 check: lint types
 

@@ -13,28 +13,33 @@ import psutil
 
 from benchmarks.observe import BenchFailed, Places
 from benchmarks.stage import Stage
-from clickwake.observe import metric
+from clickwake.observe import metric_by_pid
 from schemas import topics
 
 SAMPLE_S = 1.0
 WINDOW_S = 60.0
+NOT_HELD = ("free", "block cache", "write buffers")  # it comes and goes, within bounds
 FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass
 class Samples:
-    """Seconds since the beginning, and by name what was seen then: bytes of memory, records of lag."""
+    """Seconds since the beginning, and by name what was seen then: bytes of memory, records of lag; while nothing is under
+    way also what a process held (`NOT_HELD` left out) and how many blocks Python's objects were in, NaN otherwise."""
 
     warm_up_s: float
     at_s: list[float] = field(default_factory=list)
     memory: dict[str, list[float]] = field(default_factory=dict)
     lag: dict[str, list[float]] = field(default_factory=dict)
-    held: dict[str, list[float]] = field(default_factory=dict)  # what all personalize processes hold, once a minute
+    held: dict[str, list[float]] = field(default_factory=dict)
+    blocks: dict[str, list[float]] = field(default_factory=dict)
 
     def by_minute(self, series: Sequence[float], comes_to: Callable[[FloatArray], np.floating]) -> list[float]:
-        """What each whole minute after the warm-up comes to."""
-        minute, seen = (np.asarray(self.at_s) - self.warm_up_s) // WINDOW_S, np.asarray(series)
-        return [float(comes_to(seen[minute == one])) for one in range(int(minute[-1]))]
+        """What each whole minute after the warm-up comes to; NaN for one in which nothing was seen."""
+        seen = np.asarray(series)
+        minute = np.where(np.isnan(seen), -1, (np.asarray(self.at_s) - self.warm_up_s) // WINDOW_S)
+        whole = int((self.at_s[-1] - self.warm_up_s) // WINDOW_S)
+        return [float(comes_to(some)) if (some := seen[minute == one]).size else np.nan for one in range(whole)]
 
 
 class Watch(threading.Thread):
@@ -43,6 +48,7 @@ class Watch(threading.Thread):
     def __init__(self, stage: Stage, warm_up_s: float, without: str = "") -> None:
         super().__init__(name="watch", daemon=True)
         self.stage, self.samples, self.over, self.without = stage, Samples(warm_up_s), threading.Event(), without
+        self.quiet = threading.Event()  # set while nothing is under way
         self._began = time.monotonic()
         self.error: Exception | None = None
 
@@ -63,19 +69,21 @@ class Watch(threading.Thread):
         return self.samples
 
     def _take(self, offsets: Places) -> None:
-        samples, local, prefix = self.samples, self.stage.local, self.stage.prefix
+        samples, local, prefix, quiet = self.samples, self.stage.local, self.stage.prefix, self.quiet.is_set()
         samples.at_s.append(time.monotonic() - self._began)
+        memory, blocks = ((metric_by_pid(self.stage.settings, f"clickwake_memory_{one}") if quiet else {})
+                          for one in ("bytes", "blocks"))  # fmt: skip
         for name in local.names():
             if name == self.without:
                 continue
             pid = local.pid(name)
             if pid is None:
                 raise BenchFailed(f"{name} has ended; see its log")
-            samples.memory.setdefault(name, []).append(float(psutil.Process(pid).memory_info().rss))
+            resident, of = float(psutil.Process(pid).memory_info().rss), memory.get(pid, {})
+            samples.memory.setdefault(name, []).append(resident)
+            held = resident - sum(of.get(f'{{kind="{kind}"}}', 0.0) for kind in NOT_HELD)
+            samples.held.setdefault(name, []).append(held if quiet else np.nan)
+            samples.blocks.setdefault(name, []).append(blocks.get(pid, {}).get('{kind="python"}', np.nan))
         ends = offsets.ends(topics.EVENTS)
         for name, group in (("personalize", f"{prefix}-personalize"), ("sink", f"{prefix}.sink")):
             samples.lag.setdefault(name, []).append(float(offsets.of(group, ends)))
-        if len(samples.at_s) % round(WINDOW_S / SAMPLE_S) == 0:
-            for name in ("clickwake_memory_bytes", "clickwake_memory_blocks"):
-                for label, value in metric(self.stage.settings, name).items():
-                    samples.held.setdefault(name + label, []).append(value)

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import REGISTRY, CollectorRegistry, Gauge
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 
 class _Mallinfo(ctypes.Structure):
@@ -35,16 +36,24 @@ def allocated() -> dict[str, int]:
     return {kind: getattr(found, field) for kind, field in KINDS.items()}
 
 
-def _of_kind(kind: str) -> float:
-    return float(allocated()[kind])
+class Memory(Collector):
+    """What is held now, asked whenever somebody scrapes. `shared`: bytes of parts of what is in use or mapped, by name."""
+
+    def __init__(self, shared: Mapping[str, Callable[[], int]]) -> None:
+        self._shared = shared
+
+    def collect(self) -> Iterator[Metric]:
+        memory = GaugeMetricFamily("clickwake_memory_bytes", "what the C allocator holds: used, free but not given back, "
+                                   "mapped; and of it RocksDB's block cache and write buffers", labels=["kind"])  # fmt: skip
+        for kind, size in (allocated() | {name: size() for name, size in self._shared.items()}).items():
+            memory.add_metric([kind], size)
+        yield memory
+        blocks = GaugeMetricFamily("clickwake_memory_blocks", "how many small blocks Python's objects are in",
+                                   labels=["kind"])  # fmt: skip
+        blocks.add_metric(["python"], sys.getallocatedblocks())
+        yield blocks
 
 
-def expose(block_cache: Callable[[], int], registry: CollectorRegistry = REGISTRY) -> None:
-    """As metrics, asked whenever somebody scrapes. `block_cache`: bytes in RocksDB's, which are part of what is in use."""
-    memory = Gauge("clickwake_memory_bytes", "what the C allocator holds: used, free but not given back, mapped; and of it "
-                   "RocksDB's block cache", ["kind"], registry=registry)  # fmt: skip
-    for kind in allocated():
-        memory.labels(kind).set_function(partial(_of_kind, kind))
-    memory.labels("block cache").set_function(lambda: float(block_cache()))
-    blocks = Gauge("clickwake_memory_blocks", "how many small blocks Python's objects are in", ["kind"], registry=registry)
-    blocks.labels("python").set_function(lambda: float(sys.getallocatedblocks()))
+def expose(shared: Mapping[str, Callable[[], int]], registry: CollectorRegistry = REGISTRY) -> None:
+    """As metrics."""
+    registry.register(Memory(shared))

@@ -8,7 +8,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 
 from schemas import topics
 from stream.adapters import memory
-from stream.adapters.state_store import block_cache_bytes
+from stream.adapters.state_store import SHARED
 from stream.files import RunFile
 from stream.partition import PartitionState
 from stream.settings import Settings
@@ -48,7 +48,7 @@ class Metrics:
         self.batch_seconds = Histogram("clickwake_batch_seconds", "steps 2 to 5 of a batch", buckets=_SECONDS)
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
         self.releases = ReleaseMetrics()
-        memory.expose(block_cache_bytes)
+        memory.expose(SHARED)
         server, _ = start_http_server(settings.personalize.metrics_port, addr=settings.metrics.host)
         self._run_file = RunFile(settings.home, f"{name}-{os.getpid()}", metrics_port=server.server_port)
 

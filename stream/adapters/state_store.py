@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -32,6 +33,7 @@ from rocksdict import (
     Options,
     Rdict,
     WriteBatch,
+    WriteBufferManager,
 )
 
 from stream.core.terms import NO_TERM
@@ -42,7 +44,8 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 NO_OFFSET = -1  # nothing of the changelog has been read
 BLOCK_CACHE_BYTES = 64 << 20  # shared by all stores of the process
-WRITE_BUFFER_BYTES = 16 << 20  # of one store; two of them at most
+WRITE_BUFFER_BYTES = 16 << 20  # of one store; two of them at most, and
+WRITE_BUFFERS_BYTES = 128 << 20  # in all of the process, however many partitions it owns: then they are flushed earlier
 # A log is kept until both families are flushed, and `meta`, a few bytes a batch, fills its buffer after hours: by RocksDB's
 # own limit the logs of one store grew to 780 MB, which a start after a kill reads again.
 LOGS_BYTES = 4 * WRITE_BUFFER_BYTES
@@ -54,8 +57,6 @@ LOCKED_WORDS = ("lock hold by", "No locks available", "While lock file", "Resour
 CORRUPT_WORDS = ("Corruption", "No such file", "Invalid argument", "not a directory", "does not exist")
 
 WIPED = "state store %s is wiped and will be read again from its changelog: %s"
-
-_block_cache: list[Cache] = []
 
 
 class StoreLocked(RuntimeError):
@@ -278,16 +279,26 @@ def _open(path: Path) -> Rdict:
         raise OSError(f"state store {path} cannot be opened: {text}") from error
 
 
-def block_cache_bytes() -> int:
-    """In the cache that all stores of the process share."""
-    return _block_cache[0].get_usage() if _block_cache else 0
+@cache
+def _block_cache() -> Cache:
+    return Cache(BLOCK_CACHE_BYTES)
+
+
+@cache
+def _write_buffers() -> WriteBufferManager:
+    return WriteBufferManager(WRITE_BUFFERS_BYTES, allow_stall=False)
+
+
+# Bytes of what all stores of the process share, by what it is.
+SHARED: Mapping[str, Callable[[], int]] = {
+    "block cache": lambda: _block_cache().get_usage(),
+    "write buffers": lambda: _write_buffers().get_usage(),
+}
 
 
 def _options() -> Options:
-    if not _block_cache:
-        _block_cache.append(Cache(BLOCK_CACHE_BYTES))
     table = BlockBasedOptions()
-    table.set_block_cache(_block_cache[0])
+    table.set_block_cache(_block_cache())
     table.set_bloom_filter(10, False)  # most users of a batch are new to a young store: spare them the disk
     options = Options(raw_mode=True)
     options.create_if_missing(True)
@@ -295,6 +306,7 @@ def _options() -> Options:
     options.set_block_based_table_factory(table)
     options.set_compression_type(DBCompressionType.lz4())
     options.set_write_buffer_size(WRITE_BUFFER_BYTES)
+    options.set_write_buffer_manager(_write_buffers())
     options.set_max_total_wal_size(LOGS_BYTES)
     options.set_max_background_jobs(2)
     options.set_keep_log_file_num(2)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
-from stream.adapters.memory import allocated
+from stream.adapters.memory import allocated, expose
 
 BYTES = 64 << 20
 
@@ -25,3 +26,13 @@ def test_a_large_block_is_seen_while_it_is_held() -> None:
     del block
     assert during - before > BYTES // 2 > held() - before
     assert sys.getallocatedblocks() > 0
+
+
+def test_what_is_held_is_a_metric_by_who_holds_it() -> None:
+    registry = CollectorRegistry()
+    expose({"block cache": lambda: 17}, registry)
+    said = generate_latest(registry).decode().splitlines()
+    assert 'clickwake_memory_bytes{kind="block cache"} 17.0' in said
+    for kind in allocated():
+        assert any(line.startswith(f'clickwake_memory_bytes{{kind="{kind}"}}') for line in said)
+    assert any(line.startswith('clickwake_memory_blocks{kind="python"}') for line in said)

@@ -11,7 +11,9 @@ import pytest
 from stream.adapters.state_store import (
     LOGS_BYTES,
     NO_OFFSET,
+    SHARED,
     WRITE_BUFFER_BYTES,
+    WRITE_BUFFERS_BYTES,
     Identity,
     PartitionStore,
     StoreCorrupt,
@@ -65,6 +67,22 @@ def test_the_logs_of_a_store_that_is_written_for_long_stay_short(tmp_path: Path)
     sizes = [log.stat().st_size for log in logs if log.exists()]  # one may go meanwhile
     assert sizes and sum(sizes) <= LOGS_BYTES + 4 * WRITE_BUFFER_BYTES
     store.close()
+
+
+def test_many_stores_hold_no_more_in_their_write_buffers_than_the_process_may(tmp_path: Path) -> None:
+    """None of them alone would flush before it has 16 MB: a worker that owns many partitions held that much of each."""
+    before = SHARED["write buffers"]()
+    stores = [PartitionStore.open(tmp_path / f"s{number}", identity()) for number in range(20)]
+    for offset in range(10):
+        for store in stores:
+            store.write({b"shop/u%04d" % offset: bytes(1 << 20)}, offset, NOW_MS)
+    held = SHARED["write buffers"]() - before
+    assert WRITE_BUFFER_BYTES < held < WRITE_BUFFERS_BYTES + 2 * WRITE_BUFFER_BYTES  # flushing counts until it is done
+    for store in stores:
+        assert store.get_many([b"shop/u0000", b"shop/u0009"]) == [bytes(1 << 20)] * 2
+        store.close()
+    del stores, store
+    assert SHARED["write buffers"]() == before
 
 
 def test_a_new_store_stands_for_nothing(tmp_path: Path) -> None:
