@@ -41,6 +41,7 @@ from clickwake.process import StartError
 from clickwake.up import Local
 from producers.simulate.world import World
 from schemas import topics
+from schemas.events import user_of
 from stream import settings as settings_module
 
 WORLD_DAYS = 5
@@ -89,7 +90,7 @@ def at_once(moved: Sequence[Moved], due_s: dict[str, float], interval_s: float) 
     last: dict[str, float] = {}
     found = set()
     for one in moved:
-        ident, user = one.event["messageId"], one.event.get("userId") or one.event["anonymousId"]
+        ident, user = one.event["messageId"], user_of(one.event)
         if user != BOT and due_s[ident] - last.get(user, -interval_s) >= interval_s:
             found.add(ident)
         last[user] = due_s[ident]

@@ -47,6 +47,7 @@ from clickwake.up import Local
 from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics
+from schemas.events import user_of
 from stream import settings as settings_module
 from stream.adapters import producing
 
@@ -79,7 +80,7 @@ def in_turns(events: Iterable[Event]) -> Iterator[Event]:
     """
     of: dict[str, list[Event]] = {}
     for event in events:
-        of.setdefault(event.get("userId") or event["anonymousId"], []).append(event)
+        of.setdefault(user_of(event), []).append(event)
     for turn in count():
         for own in of.values():
             yield own[turn % len(own)]

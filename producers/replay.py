@@ -28,7 +28,7 @@ from producers.dead_letters import encode as encode_dead_letter
 from producers.kafka import Producer
 from schemas import events, topics
 from schemas.dead_letter import Kind, Message, Source
-from schemas.events import Lane
+from schemas.events import Lane, user_of
 from stream.settings import Settings
 
 CHECKPOINT_ROWS = 20_000  # one flush costs some 50 ms; a crash sends at most so many rows again
@@ -181,7 +181,7 @@ class Replay:
         """Sends one row and adds it to the sums, which count only once `_checkpoint` has written them."""
         state = self.state
         if isinstance(row, Accepted):
-            user = row.event.get("userId") or row.event["anonymousId"]
+            user = user_of(row.event)
             producer.send(self._events, events.key(self.tenant, user), events.encode(row.event))
             state.accepted += 1
             return

@@ -159,6 +159,16 @@ def key(tenant: str, user: str) -> bytes:
     return f"{tenant}/{user}".encode()
 
 
+def user_of(event: dict[str, Any]) -> str:
+    """Whose a canonical event is: the user's, or the visitor's while nobody has signed in.
+
+    >>> user_of({"anonymousId": "a1"}), user_of({"userId": "u1", "anonymousId": "a1"})
+    ('a1', 'u1')
+    """
+    user: str = event.get("userId") or event["anonymousId"]
+    return user
+
+
 def encode(event: dict[str, Any]) -> bytes:
     """A canonical event as it travels. Producers pass a plain dict, so that unknown fields survive."""
     return msgspec.json.encode(event)

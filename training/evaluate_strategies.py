@@ -23,7 +23,7 @@ from producers.simulate.planted import Buyer
 from producers.simulate.strategies import PLACEMENT, buyer, decision, p_good
 from producers.simulate.truth import Truth
 from producers.simulate.world import World
-from schemas.events import PRODUCT_REVIEWED
+from schemas.events import PRODUCT_REVIEWED, user_of
 from stream.adapters.strategies import read
 from stream.core import opinions
 from stream.core.bandit import Float64
@@ -108,7 +108,7 @@ def simulated(world: World) -> list[Said]:
         return tuple(RULES.inside(world.shop.tenant, values_of(crowd.state(user, at_ms), at_ms, 0.0)))
 
     for event in events:
-        user = event.get("userId") or event["anonymousId"]
+        user = user_of(event)
         made = decision(truth.strategies, event)
         if made is not None and made.offer is not None:
             at_ms, order = _ms(made.served_at), event["properties"]["order_id"]

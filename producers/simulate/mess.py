@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 
 from producers.simulate.planted import MessRecord, Mischief
-from schemas.events import encode, key
+from schemas.events import encode, key, user_of
 
 KINDS: tuple[Mischief, ...] = ("duplicate", "out_of_order", "malformed", "future", "epoch")
 DELAY_RECORDS_MAX = 200  # a duplicate or late event comes at most so many records after its place
@@ -32,7 +32,7 @@ class Record(NamedTuple):
     @classmethod
     def of(cls, event: dict[str, Any]) -> Self:
         """A canonical event as it stands on the topic."""
-        return cls(key(event["tenant"], event.get("userId") or event["anonymousId"]), encode(event))
+        return cls(key(event["tenant"], user_of(event)), encode(event))
 
 
 class Mess:

@@ -75,7 +75,7 @@ def decision(strategies: Sequence[Strategy], event: dict[str, Any]) -> Decision 
     who = buyer(int(order_id.rsplit("-", 1)[1]))
     chosen, served_at = drawn(strategies, who, order_id), datetime.fromisoformat(event["timestamp"]).astimezone(UTC)
     return Decision(
-        recommendation_id=ident, tenant=event["tenant"], user_id=event.get("userId") or event["anonymousId"],
+        recommendation_id=ident, tenant=event["tenant"], user_id=names.user_of(event),
         scenario="offer", items=(), candidates=len(strategies), as_of_event_id="", as_of_ts=None,
         served_at=served_at - timedelta(seconds=DECIDED_BEFORE_S), model_version="simulated",
         offer=Offered(

@@ -18,6 +18,7 @@ import pytest
 
 from producers.simulate.run import Options, Simulation
 from schemas import topics
+from schemas.events import user_of
 from stream.adapters import clickhouse as adapter
 from stream.settings import ClickHouse, Settings
 from stream.sink.batch import freeze
@@ -66,7 +67,7 @@ def simulated(home: Path) -> list[dict[str, Any]]:
 def by_user(visits: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for one in visits:
-        found.setdefault(one.get("userId") or one["anonymousId"], []).append(one)
+        found.setdefault(user_of(one), []).append(one)
     return found
 
 

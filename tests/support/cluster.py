@@ -21,6 +21,7 @@ from kafka.errors import CoordinatorNotAvailableError
 
 from schemas import topics
 from schemas.events import key as user_key
+from schemas.events import user_of
 from schemas.topics import Topic
 from stream.adapters.lag import Lag
 from stream.core.counts import ItemCount
@@ -62,7 +63,7 @@ class Sender:
             if isinstance(one, tuple):
                 key, value = one
             else:
-                key = user_key(one["tenant"], one.get("userId") or one["anonymousId"])
+                key = user_key(one["tenant"], user_of(one))
                 value = msgspec.json.encode(one)
             futures.append(self._producer.send(self._topic, key=key, value=value))
         self._producer.flush(60)

@@ -19,6 +19,7 @@ import pytest
 from schemas import topics
 from schemas.catalog import ItemVector
 from schemas.events import key as user_key
+from schemas.events import user_of
 from stream.adapters import kafka_clients, model_store
 from stream.adapters.onnx import Bundle
 from stream.core.counts import PartitionCounts
@@ -116,7 +117,7 @@ class Worker:
         """One poll: a batch a partition, then what their identities send to one another."""
         by_partition: dict[int, list[tuple[bytes, bytes]]] = {}
         for one in events:
-            key = user_key(one["tenant"], one.get("userId") or one["anonymousId"])
+            key = user_key(one["tenant"], user_of(one))
             by_partition.setdefault(self.partition_of(key), []).append((key, msgspec.json.encode(one)))
         for partition, records in by_partition.items():
             self.encoded.clear()

@@ -16,7 +16,7 @@ from producers.simulate.feed import Feed
 from producers.simulate.run import Options, Simulation
 from producers.simulate.world import World
 from schemas import topics
-from schemas.events import PRODUCT_CLICKED, key
+from schemas.events import PRODUCT_CLICKED, key, user_of
 from schemas.outputs import Recommendation, RecommendedItem
 from stream.settings import Kafka, Settings
 
@@ -54,7 +54,7 @@ def test_catalog_and_events_reach_their_topics(broker: Settings) -> None:
         sent[record.key].append(msgspec.json.decode(record.value))
     expected: dict[bytes, list[Any]] = {}
     for event in World(7, 20, 10, START, items=150).history():
-        expected.setdefault(key("demo", event.get("userId") or event["anonymousId"]), []).append(event)
+        expected.setdefault(key("demo", user_of(event)), []).append(event)
     assert sent == expected  # each user's events in order
     items = records_of(broker, topics.ITEMS)
     assert len(items) == 150 and items[0].key == key("demo", msgspec.json.decode(items[0].value)["item_id"])
