@@ -9,12 +9,13 @@ long, who looked at one thing had not filled a state after an hour, and some 10 
 part is left out as warm-up.
 
 What is sent in a minute is sent in its first `SENDING_S` seconds, and once all of it is folded and stored, nothing is under
-way until the next minute begins: what a process holds then is what it keeps. That is what is resident, less what its C
-heap has free and what is in RocksDB's caches, which come and go within bounds. (Batches need 30 MB and more for a moment,
-and write buffers 16 MB until they are flushed: minutes watched under load differed by 3 MB, so half an hour of them could
-not tell 10 MB/h from none.) Its slope is the median of the slopes between all pairs of minutes (Theil, 1950; Sen, 1968),
-which a single allocation does not move; its 95% interval is Sen's. The same for each group's lag, by the mean of each
-minute. A slope whose whole interval lies above the limit fails the run, and so does one that cannot be told from it.
+way until the next minute begins: what a process holds then is what it keeps. That is what is resident, less pages of files,
+what its C heap has free, and what is in RocksDB's caches, which come and go within bounds. (Batches need 30 MB and more
+for a moment, and write buffers 16 MB until they are flushed: minutes watched under load differed by 3 MB, so half an hour
+of them could not tell 10 MB/h from none.) Its slope is the median of the slopes between all pairs of minutes (Theil, 1950;
+Sen, 1968), which a single allocation does not move; its 95% interval is Sen's. The same for each group's lag, by the mean
+of each minute. Memory whose slope is not shown to be below the limit, by the whole of its interval, fails the run, and so
+does a lag whose whole interval lies above it.
 """
 
 from __future__ import annotations

@@ -79,9 +79,10 @@ class Watch(threading.Thread):
             pid = local.pid(name)
             if pid is None:
                 raise BenchFailed(f"{name} has ended; see its log")
-            resident, of = float(psutil.Process(pid).memory_info().rss), memory.get(pid, {})
-            samples.memory.setdefault(name, []).append(resident)
-            held = resident - sum(of.get(f'{{kind="{kind}"}}', 0.0) for kind in NOT_HELD)
+            resident, of = psutil.Process(pid).memory_info(), memory.get(pid, {})
+            samples.memory.setdefault(name, []).append(float(resident.rss))
+            own = resident.rss - getattr(resident, "shared", 0)  # the system takes pages of files away as it needs them
+            held = own - sum(of.get(f'{{kind="{kind}"}}', 0.0) for kind in NOT_HELD)
             samples.held.setdefault(name, []).append(held if quiet else np.nan)
             samples.blocks.setdefault(name, []).append(blocks.get(pid, {}).get('{kind="python"}', np.nan))
         ends = offsets.ends(topics.EVENTS)
