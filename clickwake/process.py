@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -19,6 +20,10 @@ STOP_TIMEOUT_S = 20.0  # a worker flushes its state and leaves its group within 
 LOG_BYTES_MAX = 32 << 20  # a longer log becomes `.log.1` at the next start, in place of the one before
 CHILDREN_TIMEOUT_S = 1.0  # for what a process started itself, once it is gone
 POLL_S = 0.02
+# Below those that systems give to outgoing connections (from 32768 on Linux, 49152 on others): a client that connects could
+# take such a port before its server, a broker that needs ten seconds or is started again, has bound it.
+PORTS = range(20_000, 32_768)
+PORTS_TRIED = 100
 _LINUX_PR_SET_PDEATHSIG = 1
 
 
@@ -106,12 +111,13 @@ def port_is_free(port: int, host: str = LOOPBACK) -> bool:
 
 
 def free_port(preferred: int = 0) -> int:
-    """`preferred` when nothing listens there, else a port the kernel picks."""
+    """`preferred` when nothing listens there, else any of `PORTS`. Raises `StartError` when none of many is free."""
     if preferred and port_is_free(preferred):
         return preferred
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    for _ in range(PORTS_TRIED):
+        if port_is_free(port := PORTS.start + secrets.randbelow(len(PORTS))):
+            return port
+    raise StartError(f"none of {PORTS_TRIED} ports from {PORTS.start} to {PORTS.stop - 1} is free; end what holds them")
 
 
 def port_answers(port: int, host: str = LOOPBACK, timeout_s: float = 1.0) -> bool:
