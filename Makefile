@@ -21,10 +21,11 @@ demo: $(VENV)/.dev
 # at about the same time. Then, whatever came of these, those that measure time, alone. How many workers `auto` is:
 # tests/conftest.py.
 WORKERS ?= auto
+AT_ONCE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: check
 	failed=0; \
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 25 -m "not alone" || failed=1; \
+	$(BIN)/pytest $(AT_ONCE) --durations 25 -m "not alone" || failed=1; \
 	$(BIN)/pytest --durations 10 -m alone tests || failed=1; \
 	exit $$failed
 
@@ -35,7 +36,7 @@ docs: $(VENV)/.dev
 # Every crash point, 200 kills of each worker, 20 joins and leaves, Kafka away for a minute, ClickHouse ill for 30; the two files that
 # take longest first. `make test` has a short form.
 chaos: $(VENV)/.dev
-	CLICKWAKE_CHAOS=full CLICKWAKE_TEST_OUTAGE_S=60 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+	CLICKWAKE_CHAOS=full CLICKWAKE_TEST_OUTAGE_S=60 $(BIN)/pytest $(AT_ONCE) \
 		-rP --durations 0 tests/chaos/test_moments.py tests/faults/test_sick_clickhouse.py tests/chaos/test_crash_points.py \
 		tests/chaos/test_fuzz.py tests/faults/test_outages.py
 

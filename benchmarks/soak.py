@@ -123,14 +123,14 @@ class Soak(Stage):
                 began = started + minute * WINDOW_S
                 await asyncio.sleep(max(0.0, began - time.monotonic()))
                 watch.quiet.clear()
-                while (left := (minute + 1) * in_a_minute - sent) > 0:
+                while (some := min(a_tick, (minute + 1) * in_a_minute - sent)) > 0:
                     now_ms = time.time_ns() // 1_000_000
                     records = (Record.of(stamped(one, now_ms) | {"messageId": f"soak:{number_}"})
-                               for number_, one in enumerate(islice(turns, min(a_tick, left)), sent))  # fmt: skip
+                               for number_, one in enumerate(islice(turns, some), sent))  # fmt: skip
                     messages = ((record.key, record.value, ()) for record in records)
                     await producing.send_keyed(producer, topic, messages, self.settings.kafka.partitions)
-                    sent += min(a_tick, left)
-                    share = 1 - ((minute + 1) * in_a_minute - sent) / in_a_minute
+                    sent += some
+                    share = sent / in_a_minute - minute
                     await asyncio.sleep(max(0.0, began + share * SENDING_S - time.monotonic()))
                 await asyncio.to_thread(self.await_done, f"minute {minute + 1} of {options.minutes:g}, {sent:,} events")
                 watch.quiet.set()

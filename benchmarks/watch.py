@@ -13,11 +13,12 @@ import psutil
 
 from benchmarks.observe import BenchFailed, Places
 from benchmarks.stage import Stage
-from clickwake.observe import metric_by_pid
+from clickwake.observe import metrics_by_pid
 from schemas import topics
 
 SAMPLE_S = 1.0
 WINDOW_S = 60.0
+BYTES, BLOCKS = "clickwake_memory_bytes", "clickwake_memory_blocks"
 NOT_HELD = ("free", "block cache", "write buffers")  # it comes and goes, within bounds
 FloatArray = npt.NDArray[np.float64]
 
@@ -71,20 +72,19 @@ class Watch(threading.Thread):
     def _take(self, offsets: Places) -> None:
         samples, local, prefix, quiet = self.samples, self.stage.local, self.stage.prefix, self.quiet.is_set()
         samples.at_s.append(time.monotonic() - self._began)
-        memory, blocks = ((metric_by_pid(self.stage.settings, f"clickwake_memory_{one}") if quiet else {})
-                          for one in ("bytes", "blocks"))  # fmt: skip
+        said = metrics_by_pid(self.stage.settings, BYTES, BLOCKS) if quiet else {}
         for name in local.names():
             if name == self.without:
                 continue
             pid = local.pid(name)
             if pid is None:
                 raise BenchFailed(f"{name} has ended; see its log")
-            resident, of = psutil.Process(pid).memory_info(), memory.get(pid, {})
+            resident, of = psutil.Process(pid).memory_info(), said.get(pid, {BYTES: {}, BLOCKS: {}})
             samples.memory.setdefault(name, []).append(float(resident.rss))
             own = resident.rss - getattr(resident, "shared", 0)  # the system takes pages of files away as it needs them
-            held = own - sum(of.get(f'{{kind="{kind}"}}', 0.0) for kind in NOT_HELD)
+            held = own - sum(of[BYTES].get(f'{{kind="{kind}"}}', 0.0) for kind in NOT_HELD)
             samples.held.setdefault(name, []).append(held if quiet else np.nan)
-            samples.blocks.setdefault(name, []).append(blocks.get(pid, {}).get('{kind="python"}', np.nan))
+            samples.blocks.setdefault(name, []).append(of[BLOCKS].get('{kind="python"}', np.nan))
         ends = offsets.ends(topics.EVENTS)
         for name, group in (("personalize", f"{prefix}-personalize"), ("sink", f"{prefix}.sink")):
             samples.lag.setdefault(name, []).append(float(offsets.of(group, ends)))
