@@ -27,6 +27,10 @@ from stream.settings import Kafka, Settings
 
 PARTITIONS = 4
 WORKER = Path(__file__).with_name("batch_worker.py")
+# a slow worker has work for minutes, however late the next one joins it; a quick one does the rest in seconds
+SLOW: Mapping[str, Any] = {"hold_ms": 400, "work_ms": 20, "batch_records_max": 100}
+QUICK: Mapping[str, Any] = {"hold_ms": 400}
+ALL_OF_A_SLOW_WORKER = 150_000  # records a partition: 6,000 batches of 20 ms
 Entry = dict[str, Any]
 
 
@@ -148,15 +152,14 @@ async def test_each_record_once_in_order_and_all_committed_at_sigterm(bench: Ben
 
 
 async def test_open_batches_survive_joining_leaving_and_a_kill(bench: Bench) -> None:
-    await bench.fill(16_000)
-    slow: Mapping[str, Any] = {"hold_ms": 400, "work_ms": 20, "batch_records_max": 100}  # one worker needs 13 s
-    first = bench.start("a", **slow)
+    await bench.fill(ALL_OF_A_SLOW_WORKER)
+    first = bench.start("a", **SLOW)
     wait_until(lambda: len(bench.log("a", "done")) > 5, "a works")
-    bench.start("b", **slow)
+    bench.start("b", **SLOW)
     wait_until(lambda: len(bench.log("b", "done")) > 5, "b works too")
     bench.assert_commits_are_covered()
     assert bench.log("a", "revoked"), "a handed over with batches open"
-    bench.start("c", **slow)
+    bench.start("c", **QUICK)
     wait_until(lambda: len(bench.log("a", "assigned")) == 3, "c joined; four partitions leave it in reserve")
     first.send_signal(signal.SIGKILL)
     bench.assert_commits_are_covered()
@@ -215,11 +218,10 @@ async def test_a_recovery_longer_than_the_session_keeps_the_partitions(bench: Be
 
 
 async def test_a_worker_that_slept_through_its_session_is_fenced(bench: Bench) -> None:
-    await bench.fill(16_000)
-    slow: Mapping[str, Any] = {"hold_ms": 400, "work_ms": 20, "batch_records_max": 100}
-    sleeper = bench.start("a", **slow)
+    await bench.fill(ALL_OF_A_SLOW_WORKER)
+    sleeper = bench.start("a", **SLOW)
     wait_until(lambda: len(bench.log("a", "done")) > 3, "a works")
-    bench.start("b", **slow)
+    bench.start("b", **QUICK)
     wait_until(lambda: len(bench.log("b", "done")) > 3, "b works")
     wait_until(lambda: bench.log("a")[-1]["what"] == "delivered", "a holds a batch open")
     os.kill(sleeper.pid, signal.SIGSTOP)

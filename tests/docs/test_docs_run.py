@@ -144,6 +144,9 @@ def test_the_tutorial_works(shell: Shell) -> None:
 @pytest.fixture(scope="module")
 def there(shell: Shell, exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What the pages' commands speak of is there, and what stands for it."""
+    item = re.search(r"clickwake catalog items\.jsonl +# (\{.+?\}) a line", (ROOT / "README.md").read_text())
+    assert item is not None
+    (shell.shop / "items.jsonl").write_text(f"{item[1]}\n")
     return STANDS_FOR | letters(shell) | visitors(shell) | models(shell, exported, tmp_path_factory.mktemp("keys"))
 
 
@@ -195,23 +198,29 @@ def filled(command: str, there: dict[str, str]) -> str:
     return command
 
 
-def test_every_other_command_runs_or_says_why_not(shell: Shell, there: dict[str, str]) -> None:
-    home, left_out = shell.shop / ".clickwake", set()
-    item = re.search(r"clickwake catalog items\.jsonl +# (\{.+?\}) a line", (ROOT / "README.md").read_text())
-    assert item is not None
-    (shell.shop / "items.jsonl").write_text(f"{item[1]}\n")
-    for path in guides():
-        for first, text, _ in rule_files(path):  # what the page says a file may be is the file while its commands run
-            if first in HOME_FILES:
-                (home / HOME_FILES[first]).write_text(text)
-        shown = [block for block in blocks(path, *SHELL) if path != TUTORIAL or block.language != "bash"]
-        for block in shown:
-            for command in commands(block.text):
-                if why := next((pattern for pattern in NOT_RUN if re.search(pattern, command)), None):
-                    left_out.add(why)
-                else:
-                    shell.succeed(block._replace(text=filled(command.removeprefix(".venv/bin/"), there)))
-    assert left_out == set(NOT_RUN), "these reasons are no longer needed"
+def shown(page: Path) -> list[Block]:
+    """A block for each command of a page, without those of the tutorial that have run already."""
+    return [block._replace(text=command) for block in blocks(page, *SHELL) if page != TUTORIAL or block.language != "bash"
+            for command in commands(block.text)]
+
+
+def why_not_run(command: str) -> str | None:
+    return next((pattern for pattern in NOT_RUN if re.search(pattern, command)), None)
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in guides() if shown(page)])
+def test_every_other_command_of_a_page_runs(page: Path, shell: Shell, there: dict[str, str]) -> None:
+    for first, text, _ in rule_files(page):  # what the page says a file may be is the file while its commands run
+        if first in HOME_FILES:
+            (shell.shop / ".clickwake" / HOME_FILES[first]).write_text(text)
+    for block in shown(page):
+        if not why_not_run(block.text):
+            shell.succeed(block._replace(text=filled(block.text.removeprefix(".venv/bin/"), there)))
+
+
+def test_what_is_not_run_is_on_a_page() -> None:
+    left_out = {why_not_run(block.text) for page in guides() for block in shown(page)}
+    assert left_out - {None} == set(NOT_RUN), "these reasons are no longer needed"
 
 
 def sends(shell: Shell, block: Block) -> None:
