@@ -25,6 +25,8 @@ REFRESH_USERS_MAX = 500  # users of one sweep and tick
 BATCHES_MAX = 4  # held at once: while one partition waits for the broker or for its interval to close, others go on …
 TOGETHER_RECORDS_MAX = 500  # … or more, while they have no more records than this in all; so many are worked on as one
 COUNTS_BEHIND_S = 5.0  # how old the counts that ranking uses may become while many records wait
+ASLEEP_S = 2.0  # a timer that late was asleep with its process: what the broker has said meanwhile is still unread
+FENCED_POLL_S = 0.1
 
 
 class Opened(NamedTuple):
@@ -79,8 +81,8 @@ class Owned:
 
 class Fleet:
     """All partitions of this worker. `opener` recovers a partition's state; `source_of` names a batch's input; `waiting`
-    says how many events of a partition the broker has that are not folded, None while nobody knows; `around` each batch is
-    what watches it."""
+    says how many events of a partition the broker has that are not folded, None while nobody knows; `check_input` raises
+    where an input is not what a state was folded from; `around` each batch is what watches it."""
 
     def __init__(
         self,
@@ -90,6 +92,7 @@ class Fleet:
         waiting: Callable[[int], int | None],
         may_write: Callable[[], bool],
         flush_interval_ms: int,
+        check_input: Callable[[PartitionState], Awaitable[None]],
         on_closed: Callable[[PartitionState, float], None] = lambda state, seconds: None,
         on_batch: Callable[[Together, float], None] = lambda batch, seconds: None,
         around: Callable[[Together], AbstractContextManager[None]] = lambda batch: nullcontext(),
@@ -100,6 +103,7 @@ class Fleet:
         self.waiting = waiting
         self.may_write = may_write
         self.flush_interval_ms = flush_interval_ms
+        self.check_input = check_input
         self.on_closed = on_closed
         self.on_batch = on_batch
         self.around = around
@@ -166,6 +170,7 @@ class Fleet:
                 started = time.perf_counter()
                 async with owned.lock:
                     opened = await owned.opening
+                    await self._until_it_may_write(owned)
                     batches = _together(owned.waiting)
                     try:
                         await self._process(owned, opened, [batch for batch in batches if not batch.stale], started)
@@ -182,12 +187,20 @@ class Fleet:
             self._hold(-len(owned.waiting), -sum(len(batch.records) for batch in owned.waiting))
             owned.waiting.clear()
 
+    async def _until_it_may_write(self, owned: Owned) -> None:
+        """A worker that slept says nothing before the group has answered: by then the partition may be another's, who has
+        said all this. If it is, the batches are stale; if not, nobody else has read them."""
+        while self.owned.get(owned.partition) is owned and self._failure is None and not self.may_write():  # noqa: ASYNC110
+            await asyncio.sleep(FENCED_POLL_S)  # the age of a heartbeat is no event
+
     async def _process(self, owned: Owned, opened: Opened, batches: list[Any], started: float) -> None:
         if not batches or self.owned.get(owned.partition) is not owned or self._failure is not None:
             return
         one = Together(batches[0].topic, owned.partition, batches, [record for batch in batches for record in batch.records])
         try:
             source = await self.source_of(one.topic)
+            if opened.state.given_again(one.topic, one.records):
+                await self.check_input(opened.state)
             with self.around(one):
                 await self.personalizer.process(opened.state, source, one.records, self._most_waiting(one))
         except Exception as error:  # noted before anybody else gets the lock of this partition
@@ -209,9 +222,12 @@ class Fleet:
     async def run_timer(self) -> None:
         """Close intervals and let time pass, until cancelled."""
         while True:
+            asleep_since = time.monotonic()
             await asyncio.sleep(self.flush_interval_ms / 1000)
             if self._failure is not None:
                 raise self._failure
+            if time.monotonic() - asleep_since > self.flush_interval_ms / 1000 + ASLEEP_S:
+                continue
             self._take_counts()
             self.personalizer.segments.look(self.personalizer.serving.current)
             owned = [one for one in self.owned.values() if one.opening.done() and not one.opening.cancelled()]
@@ -228,7 +244,7 @@ class Fleet:
 
     async def _close_when_due(self, owned: Owned) -> bool:
         """Close the interval unless it is to be longer, because users come back within it: fewer writes while many records
-        wait."""
+        wait. Whether it was closed."""
         async with owned.lock:
             if self.owned.get(owned.partition) is not owned:
                 return False
@@ -237,8 +253,7 @@ class Fleet:
             waiting, settings = self._most_waiting(), self.personalizer.settings
             if settings.behind(waiting) and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
                 return False
-            await self._close(owned, opened.state, waiting)
-            return True
+            return await self._close(owned, opened.state, waiting)
 
     def _refresh(self, owned: Owned, opened: Opened) -> None:
         """A new model moves everybody's due time; new rules, and time, move people between segments."""
@@ -252,32 +267,34 @@ class Fleet:
 
     async def _tick(self, owned: Owned) -> None:
         async with owned.lock:
-            if self.owned.get(owned.partition) is owned and self._failure is None:
+            if self.owned.get(owned.partition) is owned and self._failure is None and self.may_write():
                 caught_up = not owned.open_batches and self.waiting(owned.partition) == 0
                 await self.personalizer.tick(owned.opening.result().state, caught_up, self._most_waiting())
 
-    async def _close(self, owned: Owned, state: PartitionState, waiting: int = 0) -> None:
-        """Steps 6 and 7. A worker that slept through a rebalance writes nothing; its records are read again.
+    async def _close(self, owned: Owned, state: PartitionState, waiting: int = 0) -> bool:
+        """Steps 6 and 7, unless they must not be done: False. A worker that slept through a rebalance writes nothing; its
+        records are read again.
 
         Batches that went stale by a mere rewind are folded already: their second reading is told by offset and ids.
         """
         if self._failure is not None:
-            return  # a batch may be half folded; the process is about to end
+            return False  # a batch may be half folded; the process is about to end
         if not self.may_write():
             log.warning("interval not written", partition=owned.partition, batches=len(owned.open_batches),
                         why="the group moved on or the last heartbeat is too old; its records are read again")  # fmt: skip
-            return
+            return False
         started = time.perf_counter()
         owned.closed_at = time.monotonic()
         if not await self.personalizer.close_interval(state, waiting):
             log.warning("interval not acknowledged", partition=owned.partition, batches=len(owned.open_batches),
                         why="the partition was lost while it was written; its records are read again")  # fmt: skip
-            return
+            return False
         for batch in owned.open_batches:
             batch.ack()
         owned.open_batches.clear()
         if state.outcomes:
             self.on_closed(state, time.perf_counter() - started)
+        return True
 
 
 def _together(waiting: deque[Any]) -> list[Any]:

@@ -105,9 +105,9 @@ class Outbox:
 
     def dead_letter(self, reject: Reject, raw: bytes, key: bytes | None, source: Source, append_ms: int) -> None:
         """The tenant is read off the record's key, since the payload may be unreadable; times are the broker's, so that
-        a second reading gives the same letter."""
+        a second reading gives the same letter, and another record under the same offset another one."""
         before = repair_of(raw)
-        ident = output_id("dead-letter", source.topic, str(source.partition), str(source.offset))
+        ident = output_id("dead-letter", source.topic, str(source.partition), str(source.offset), str(append_ms))
         letter = DeadLetter(
             dead_letter_id=ident,
             tenant=(key or b"").decode(errors="replace").split("/", 1)[0],

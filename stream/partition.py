@@ -39,6 +39,7 @@ from stream.ports import Store
 
 class HasOffset(Protocol):
     offset: int
+    timestamp: int  # the broker's append time, ms
 
 
 R = TypeVar("R", bound=HasOffset)
@@ -252,6 +253,12 @@ class PartitionState:
         if known is None or known[0] != topic_id:
             return records
         return records[bisect_right(records, known[1], key=lambda record: record.offset) :]
+
+    def given_again(self, topic: str, records: Sequence[R]) -> bool:
+        """Whether some of the records that `not_folded` leaves out came later than the last one that was folded: then the
+        broker may have given their offsets away a second time. Or its clock went back: `reconcile` knows."""
+        folded, mark_ms = self.meta.offsets.get(topic, ("", -1))[1], self.meta.marks.get(topic)
+        return mark_ms is not None and any(one.offset <= folded and one.timestamp > mark_ms for one in records)
 
     def ended(self, end: str) -> None:
         """What became of a record of the events topic."""

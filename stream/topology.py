@@ -90,6 +90,7 @@ class Personalize:
             self.waiting,
             self.may_write,
             settings.personalize.flush_interval_ms,
+            self.check_input,
             self.metrics.interval_closed,
             lambda batch, seconds: self.metrics.batch_done(batch.topic, len(batch.records), seconds),
             lambda batch: self.tracing.batch(f"{prefix}-personalize", batch.records),
@@ -125,6 +126,7 @@ class Personalize:
             await self.app.fail(errors.exceptions[0])
 
     async def on_assigned(self, partitions: set[faust_compat.TP]) -> None:
+        self.sources.clear()  # a topic may have been made again since they were asked for
         await self.fleet.assigned({tp.partition for tp in partitions if tp.topic == self.events})
         self.announcing = asyncio.create_task(self._announce())
 
@@ -201,9 +203,10 @@ class Personalize:
         if store.term != term:
             raise Superseded(f"another worker has claimed partition {partition} while this one opened it")
         due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
-        if recovered.records:
+        if store.unsettled is not None:
             gone: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
-            store.write(gone | rebuild_due(store.iterate()), store.changelog_offset, clock.now_ms())
+            settled = gone | rebuild_due(store.iterate())
+            store.write(settled, store.changelog_offset, clock.now_ms(), unsettled=recovered.stale or None)
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         serving = self.ranking.serving
         counts = PartitionCounts(serving.current.counts_policy, serving.counts_of(partition), serving.lists)
@@ -217,16 +220,28 @@ class Personalize:
                  timers=len(due))  # fmt: skip
         return Opened(state, store.close, lambda: (key for key, _ in store.iterate() if not key.startswith(b"#")))
 
+    async def check_input(self, state: PartitionState) -> None:
+        """Of an open partition: raises `InputChanged` where an input is another than the state was folded from. What is open
+        cannot be mended, acknowledgements of the former records among it: the process ends, and opens it anew."""
+        self.sources.clear()
+        for tp, _, why in await self._changed(state):
+            raise changelog.InputChanged(f"{tp.topic}[{tp.partition}]: {why}. This worker ends and begins anew")
+
+    async def _changed(self, state: PartitionState) -> list[tuple[TopicPartition, changelog.Place, str]]:
+        """Inputs that are not what the state was folded from, and why; from here on the state knows."""
+        folded = {TopicPartition(name, state.partition): offset for name, (_, offset) in state.meta.offsets.items()}
+        found = []
+        for tp, place in (await changelog.look(folded, self.settings) if folded else {}).items():
+            source = await self.source_of(tp.topic)
+            why = state.reconcile(tp.topic, source.topic_id, place.end, place.append_ms, counted=tp.topic == self.events)
+            if why is not None:
+                found.append((tp, place, why))
+        return found
+
     async def _reconcile(self, state: PartitionState) -> None:
         """Are the inputs what the state was folded from? Where one is not, and the group goes on behind what is new there,
         events would be lost without a word: then somebody has to decide, see `InputChanged`."""
-        folded = {TopicPartition(name, state.partition): offset for name, (_, offset) in state.meta.offsets.items()}
-        places = await changelog.look(folded, self.settings) if folded else {}
-        for tp, place in places.items():
-            source = await self.source_of(tp.topic)
-            why = state.reconcile(tp.topic, source.topic_id, place.end, place.append_ms, counted=tp.topic == self.events)
-            if why is None:
-                continue
+        for tp, place, why in await self._changed(state):
             log.error("the input is not what the state was folded from", topic=tp.topic, partition=tp.partition, why=why,
                       next="events are told apart by their ids")  # fmt: skip
             committed = await asyncio.to_thread(self._committed, tp.topic, tp.partition)

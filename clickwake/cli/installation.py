@@ -156,12 +156,12 @@ def rewind() -> None:
 
     What was folded or stored before is told by its id, so nothing counts twice. End all workers first."""
     from schemas import topics
-    from stream.adapters.lag import GroupInUse, Lag
+    from stream.adapters.lag import STORED, GroupInUse, Lag
     from stream.settings import load
 
     settings = load()
     groups = {f"{settings.kafka.topic_prefix}-personalize": (topics.EVENTS, topics.IDENTITY),
-              f"{settings.kafka.topic_prefix}.sink": (topics.EVENTS, *topics.OUTPUTS)}  # fmt: skip
+              f"{settings.kafka.topic_prefix}.sink": STORED}  # fmt: skip
     with Lag(settings) as lag:
         for group, some in groups.items():
             try:

@@ -2,8 +2,8 @@
 
 The protocol: 1 the end offset is asked for once, at the start; 2 records are read from behind the store's offset, the
 last value of a key wins, a null value deletes, what a former owner wrote late does not count (`stream.core.terms`); 3 each
-chunk is one atomic write with the offset it reaches. A crash at any point leaves a store that says how far it got, and the
-next recovery goes on from there.
+chunk is one atomic write with the offset it reaches, and with what is still to be done (`PartitionStore.unsettled`). A crash at
+any point leaves a store that says how far it got, and the next recovery goes on from there.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
     start = max(store.changelog_offset + 1, beginning)
     consumer.seek(tp, start)
     position, records, deleted, heard_at = start, 0, 0, time.monotonic()
-    term, stale = store.term, set[bytes]()
+    term, stale, unsettled = store.term, set(store.unsettled or ()), store.unsettled is not None
     writing: asyncio.Task[None] | None = None  # one chunk is written in a thread while the next is decoded
     try:
         while position < end:
@@ -95,11 +95,13 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
             records += sum(record.key != CLAIM_KEY for record in chunk)
             counted = _count(tp, chunk, term)
             term, stale = counted.term, (stale - counted.puts.keys()) | counted.stale
+            unsettled |= records > 0
             deleted += sum(1 for record in chunk if record.value is None)
             if writing is not None:
                 await asyncio.shield(writing)
             now_ms = int(time.time() * 1000)
-            writing = asyncio.create_task(asyncio.to_thread(store.write, counted.puts, position - 1, now_ms, term))
+            writing = asyncio.create_task(asyncio.to_thread(
+                store.write, counted.puts, position - 1, now_ms, term, set(stale) if unsettled else None))
             if progress is not None:
                 progress(min(position, end) - start, end - start)
         if writing is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -75,6 +75,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     changelog_offset: int
     written_at_ms: int
     term: int = NO_TERM  # that held at this offset, see `stream.core.terms`
+    unsettled: tuple[bytes, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class PartitionStore:
         log.warning(WIPED, self.path, reason)
         self.drop()
         self._db, self.wiped = _open(self.path), reason
-        self._meta = msgspec.structs.replace(self._meta, changelog_offset=NO_OFFSET, term=NO_TERM)
+        self._meta = msgspec.structs.replace(self._meta, changelog_offset=NO_OFFSET, term=NO_TERM, unsettled=None)
 
     @property
     def changelog_offset(self) -> int:
@@ -126,6 +127,12 @@ class PartitionStore:
     def term(self) -> int:
         """The term that held at `changelog_offset`."""
         return self._meta.term
+
+    @property
+    def unsettled(self) -> tuple[bytes, ...] | None:
+        """Not None once records were recovered whose consequences are still to be drawn: the keys whose last records in the
+        changelog do not count. Kept here, because a crash before that must not hide it from the next opening."""
+        return self._meta.unsettled
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values in the order of the keys, None for a key that is not there. Raises `StoreCorrupt`."""
@@ -138,10 +145,11 @@ class PartitionStore:
         return values
 
     def write(
-        self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int, term: int | None = None
-    ) -> None:
+        self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int, term: int | None = None,
+        unsettled: Iterable[bytes] | None = None,
+    ) -> None:  # fmt: skip
         """Apply all of it or nothing: None deletes. `changelog_offset` is of the last record these values stand for, `term`
-        what holds there, None for the one that held before."""
+        what holds there, None for the one that held before. With this everything is settled but what is `unsettled`."""
         if changelog_offset < self.changelog_offset:
             raise ValueError(f"store {self.path} stands for changelog offset {self.changelog_offset}; writing "
                              f"{changelog_offset} would make it claim less than it holds")
@@ -153,7 +161,8 @@ class PartitionStore:
             else:
                 batch.put(key, value)
         meta = msgspec.structs.replace(self._meta, changelog_offset=changelog_offset, written_at_ms=now_ms,
-                                       term=self.term if term is None else term)
+                                       term=self.term if term is None else term,
+                                       unsettled=None if unsettled is None else tuple(sorted(unsettled)))
         self._write(db, batch, meta)
 
     def purge(self, keys: Sequence[bytes]) -> None:

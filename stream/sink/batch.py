@@ -128,11 +128,13 @@ def _month(at_s: int) -> tuple[int, int]:
 
 
 def dead_letter(rejection: Rejection) -> DeadLetter:
-    """Its id and times depend on the record only, so that a second reading gives the same letter."""
+    """Its id and times depend on the record only, so that a second reading gives the same letter; on when it was appended,
+    too, as a topic that is made again gives offsets away anew."""
     record = rejection.record
     raw, at = record.value or b"", utc(record.timestamp)
     return DeadLetter(
-        dead_letter_id=output_id("sink-rejected", record.topic, str(record.partition), str(record.offset)),
+        dead_letter_id=output_id("sink-rejected", record.topic, str(record.partition), str(record.offset),
+                                 str(record.timestamp)),
         tenant=(record.key or b"").decode(errors="replace").split("/", 1)[0],
         kind="sink_rejected",
         failure=Failure(timestamp=at, messages=tuple(

@@ -96,6 +96,30 @@ async def test_what_a_former_owner_wrote_late_does_not_count(here: Settings, top
         store.close()
 
 
+async def test_what_a_recovery_found_is_known_until_something_is_written(here: Settings, topic: str, tmp_path: Path,
+                                                                         producer: AIOKafkaProducer) -> None:
+    """A process that ends before it has drawn the consequences leaves them to the next one."""
+    async def write(key: bytes, value: bytes, term: int = terms.NO_TERM) -> int:
+        return (await producing.send_batches(producer, topic, {0: [(key, value, terms.headers(term))]}))[0]
+
+    first = await write(terms.CLAIM_KEY, b"a")
+    store = open_store(tmp_path / "s")
+    await changelog.recover(store, topic, 0, here)
+    assert store.unsettled is None, "a claim is no record"
+    second = await write(terms.CLAIM_KEY, b"b")
+    await write(b"u1", b"of b", second)
+    await write(b"u1", b"a woke", first)
+    await changelog.recover(store, topic, 0, here)
+    store.close()
+    store = open_store(tmp_path / "s")
+    await write(terms.CLAIM_KEY, b"c")
+    again = await changelog.recover(store, topic, 0, here)
+    assert (again.records, again.stale, store.unsettled) == (0, {b"u1"}, (b"u1",))
+    store.write({b"u1": b"of c"}, store.changelog_offset, int(time.time() * 1000))
+    assert store.unsettled is None
+    store.close()
+
+
 async def test_a_store_ahead_of_its_changelog_begins_again(here: Settings, topic: str, tmp_path: Path,
                                                            producer: AIOKafkaProducer) -> None:
     store = open_store(tmp_path / "s")

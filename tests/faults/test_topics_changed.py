@@ -114,6 +114,28 @@ def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event
             second.stop()
 
 
+def test_a_topic_made_again_under_a_running_worker_loses_no_event(settings: Settings) -> None:
+    """The broker gives the offsets away a second time while nobody joins or leaves: what comes under those that were folded
+    is no second reading."""
+    topic_admin.create(settings)
+    with running(settings, "workers.personalize") as first:
+        produce_events(settings, some(0, 400))
+        until(lambda: sum(one.events for one in stored_states(settings).values()) == 400, 60, "the first events folded")
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+        name = topics.EVENTS.name(settings.kafka.topic_prefix)
+        admin.delete_topics([name])
+        until(lambda: name not in admin.list_topics(), 60, "the topic is gone")
+        admin.close()
+        topic_admin.create(settings)
+        produce_events(settings, some(400, 200))
+        assert first.process.wait(120) != 0
+        assert "the topic was made again" in first.log(), first.log()[-3_000:]
+        first.stopped = True
+    with running(settings, "workers.personalize") as second:
+        until(lambda: sum(one.events for one in stored_states(settings).values()) == 600, 60, "the new ones folded")
+        second.stop()
+
+
 def oracle_once(settings: Settings) -> dict[bytes, bytes]:
     """The oracle folds by id, so an event that was passed on counts once there too."""
     return {key: comparable(state) for key, state in oracle(settings).items()}

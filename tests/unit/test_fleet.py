@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -35,12 +36,13 @@ class FakePersonalizer:
     def __init__(self) -> None:
         self.settings = Personalize()
         self.serving = SimpleNamespace(current=SimpleNamespace(version="v"), take_counts=lambda: None)
-        self.segments = SimpleNamespace(look=lambda: None)
+        self.segments = SimpleNamespace(look=lambda serving: None, rules=SimpleNamespace(rules=()))
         self.go = asyncio.Event()
         self.folded: list[str] = []
         self.calls: list[list[str]] = []
         self.closed: list[int] = []
         self.lost = -1  # the partition that is lost while it is written
+        self.ticked: list[int] = []
 
     async def process(self, part: Any, source: Input, records: list[str], waiting: int) -> None:
         if "fail" in records:
@@ -52,10 +54,11 @@ class FakePersonalizer:
 
     async def close_interval(self, part: Any, waiting: int = 0) -> bool:
         self.closed.append(part.partition)
-        return part.partition != self.lost
+        return bool(part.partition != self.lost)
 
     async def tick(self, part: Any, caught_up: bool, waiting: int = 0) -> None:
         assert not self.go.is_set() or caught_up
+        self.ticked.append(part.partition)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -68,13 +71,17 @@ async def until(condition: Callable[[], bool]) -> None:
 async def fleet() -> Fleet:
     async def opener(partition: int) -> Opened:
         state: Any = SimpleNamespace(partition=partition, outcomes={}, refresh=lambda keys: None,
-                                     meta=SimpleNamespace(live_since_ms=0))
+                                     meta=SimpleNamespace(live_since_ms=0),
+                                     given_again=lambda topic, records: "again" in records)
         return Opened(state, lambda: None, list)
 
     async def source_of(topic: str) -> Input:
         return Input(topic, "id", topics.EVENTS)
 
-    made = Fleet(FakePersonalizer(), opener, source_of, lambda partition: 0, lambda: True, flush_interval_ms=10)  # type: ignore[arg-type]
+    async def check_input(state: Any) -> None:
+        raise LookupError("the topic was made again")
+
+    made = Fleet(FakePersonalizer(), opener, source_of, lambda partition: 0, lambda: True, 10, check_input)  # type: ignore[arg-type]
     await made.assigned({0, 1})
     return made
 
@@ -268,3 +275,48 @@ async def test_a_failed_opening_is_told_by_the_timer_and_keeps_no_other_partitio
     assert closed == [3]
     with pytest.raises(ConnectionError):
         await fleet.run_timer()
+
+
+async def test_who_may_not_write_works_on_nothing_until_the_group_has_answered(fleet: Fleet) -> None:
+    """A worker that was asleep: its partitions may be another's, where users whose silence it counts have come back."""
+    fake: Any = fleet.personalizer
+    awake, fleet.may_write = fleet.may_write, lambda: False
+    kept, lost = Batch(0, "kept"), Batch(1, "lost")
+    for batch in (kept, lost):
+        await fleet.handle(batch)
+    timer = asyncio.create_task(fleet.run_timer())
+    await until(lambda: fleet.owned[0].lock.locked() and fleet.owned[1].lock.locked())
+    await fleet.revoked({1})
+    assert fake.folded == fake.ticked == fake.closed == []
+    fleet.may_write = awake
+    await until(lambda: 0 in fake.ticked)
+    timer.cancel()
+    assert fake.folded == ["kept"] and 1 not in fake.ticked and lost.acked == 0
+
+
+async def test_a_timer_that_overslept_leaves_a_round_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake: Any = fleet.personalizer
+    asked: list[float] = []
+
+    def monotonic() -> float:
+        asked.append(0.0 if not asked else 100.0)  # the second time is after the first pause
+        return asked[-1]
+
+    looked: list[int] = []
+    fake.segments.look = lambda serving: looked.append(len(asked))
+    monkeypatch.setattr("stream.fleet.time", SimpleNamespace(monotonic=monotonic, perf_counter=time.perf_counter))
+    timer = asyncio.create_task(fleet.run_timer())
+    await until(lambda: len(fake.ticked) >= 2)
+    timer.cancel()
+    assert looked[0] >= 4, "before and after two pauses"
+
+
+async def test_an_input_that_is_another_than_was_folded_ends_the_worker(fleet: Fleet) -> None:
+    """Records left out as folded that came after what was folded: the broker gave their offsets away a second time."""
+    fake: Any = fleet.personalizer
+    batch = Batch(0, "again")
+    await fleet.handle(batch)
+    with pytest.raises(LookupError):
+        await fleet.run_timer()
+    await fleet.revoked({0})
+    assert fake.folded == fake.closed == [] and batch.acked == 0

@@ -274,6 +274,16 @@ async def test_an_offset_already_folded_is_skipped_and_a_recreated_topic_is_not(
     assert bench.part.outcomes["folded"] == 2
 
 
+async def test_records_left_out_that_came_later_than_what_was_folded_are_told_from_a_second_reading() -> None:
+    bench = Bench(FakeModels())
+    await bench.feed(event(item="i1"), event(item="i2", ts_ms=T0_MS + 1))
+    at_ms = T0_MS + 400 * DAY_MS
+    first, later = FakeRecord(b"t/u", b"", 0, at_ms), FakeRecord(b"t/u", b"", 1, at_ms + 1)
+    assert not bench.part.given_again(EVENTS.topic, [first, later._replace(timestamp=at_ms), later._replace(offset=2)])
+    assert bench.part.given_again(EVENTS.topic, [first, later])
+    assert not bench.part.given_again("another", [first, later])
+
+
 async def test_silence_raises_an_alert_in_event_time_and_a_return_clears_it() -> None:
     bench = Bench(FakeModels(hazard_per_day=0.02))  # P(no return in 14 days) = 0.756: never due …
     await bench.feed(event())
