@@ -38,6 +38,7 @@ from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, model_store, producing, signing
 from stream.adapters.global_reader import GlobalReader, readable
+from stream.adapters.listening import watched
 from stream.adapters.metrics_port import served
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject
@@ -257,9 +258,10 @@ async def _encoder(settings: Settings, space: str) -> TextEncoder | None:
 async def _encode(catalog: Catalog, over: asyncio.Event, ready: asyncio.Event) -> None:
     """Steps 1 to 5 for one space, until it is no longer in use; then after the batch in hand."""
     kafka = catalog.settings.kafka
+    group = f"{kafka.topic_prefix}-catalog-{catalog.space}"
     consumer = AIOKafkaConsumer(
         topics.ITEMS.name(kafka.topic_prefix), **kafka_clients.aiokafka_arguments(catalog.settings),
-        group_id=f"{kafka.topic_prefix}-catalog-{catalog.space}", enable_auto_commit=False, auto_offset_reset="earliest",
+        group_id=group, enable_auto_commit=False, auto_offset_reset="earliest",
         max_poll_records=POLL_RECORDS_MAX, session_timeout_ms=kafka.session_timeout_ms,
         heartbeat_interval_ms=kafka.session_timeout_ms // 10,
     )  # fmt: skip
@@ -267,17 +269,18 @@ async def _encode(catalog: Catalog, over: asyncio.Event, ready: asyncio.Event) -
         await consumer.start()
         log.info("catalog ready", space=catalog.space, known=len(catalog.known))
         ready.set()
-        while not over.is_set():
-            fetched = await consumer.getmany(timeout_ms=500)
-            records = [record for some in fetched.values() for record in some]
-            LAG.labels(catalog.space).set(len(records) + (await kafka_clients.unfetched(consumer)).total())
-            if records:
-                started = time.perf_counter()
-                await catalog.handle(records)
-                await consumer.commit()
-                SECONDS.labels(catalog.space).observe(time.perf_counter() - started)
-                log.info("items", space=catalog.space, records=len(records), encoded=catalog.encoded,
-                         s=round(time.perf_counter() - started, 2))  # fmt: skip
+        async with watched(catalog.settings, consumer, group):
+            while not over.is_set():
+                fetched = await consumer.getmany(timeout_ms=500)
+                records = [record for some in fetched.values() for record in some]
+                LAG.labels(catalog.space).set(len(records) + (await kafka_clients.unfetched(consumer)).total())
+                if records:
+                    started = time.perf_counter()
+                    await catalog.handle(records)
+                    await consumer.commit()
+                    SECONDS.labels(catalog.space).observe(time.perf_counter() - started)
+                    log.info("items", space=catalog.space, records=len(records), encoded=catalog.encoded,
+                             s=round(time.perf_counter() - started, 2))  # fmt: skip
     finally:
         await kafka_clients.stopped(consumer)
         LAG.remove(catalog.space)  # nobody waits for it any more

@@ -27,6 +27,7 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader, readable
+from stream.adapters.listening import watched
 from stream.adapters.producing import Message
 from stream.adapters.refusals import AdsRefusals
 from stream.delivery import channels, metrics
@@ -93,10 +94,11 @@ class Worker:
             await consumer.start()
             log.info("delivery worker ready")
             self._on_ready()
-            while not self.stop.is_set():
-                erasures.check()
-                refusals.check()
-                await self._turn(consumer, deliverer)
+            async with watched(self.settings, consumer, self.group):
+                while not self.stop.is_set():
+                    erasures.check()
+                    refusals.check()
+                    await self._turn(consumer, deliverer)
         finally:
             await kafka_clients.stopped(consumer)
             for reader in (history, refusals, erasures):

@@ -32,6 +32,7 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader, read_whole, readable
+from stream.adapters.listening import watched
 from stream.adapters.metrics_port import served
 from stream.adapters.opinion_reader import OpinionReader
 from stream.adapters.producing import Message
@@ -128,22 +129,23 @@ class Worker:
         committed_at, unsaid = time.monotonic(), False
         try:
             await consumer.start()
-            while not self.stop.is_set():
-                self.erasures.check()
-                self.catalog.check()
-                await self._refresh()
-                fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
-                heard = [one for records in fetched.values() for one in self.listener.hear(records)]
-                await _say_lag(consumer, topics.EVENTS, fetched)
-                unsaid = unsaid or bool(fetched)
-                if heard:
-                    said = [one.said for one in heard]
-                    reads = await asyncio.get_running_loop().run_in_executor(self._thread, self.reader.read, said)
-                    await self._send_opinions([opinion(*pair) for pair in zip(heard, reads, strict=True)])
-                _count(self.listener.outcomes)
-                if heard or (unsaid and time.monotonic() - committed_at > COMMIT_EVERY_S):
-                    await _commit(consumer)
-                    committed_at, unsaid = time.monotonic(), False
+            async with watched(self.settings, consumer, self._group("insights")):
+                while not self.stop.is_set():
+                    self.erasures.check()
+                    self.catalog.check()
+                    await self._refresh()
+                    fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
+                    heard = [one for records in fetched.values() for one in self.listener.hear(records)]
+                    await _say_lag(consumer, topics.EVENTS, fetched)
+                    unsaid = unsaid or bool(fetched)
+                    if heard:
+                        said = [one.said for one in heard]
+                        reads = await asyncio.get_running_loop().run_in_executor(self._thread, self.reader.read, said)
+                        await self._send_opinions([opinion(*pair) for pair in zip(heard, reads, strict=True)])
+                    _count(self.listener.outcomes)
+                    if heard or (unsaid and time.monotonic() - committed_at > COMMIT_EVERY_S):
+                        await _commit(consumer)
+                        committed_at, unsaid = time.monotonic(), False
         finally:
             await kafka_clients.stopped(consumer)
 
@@ -153,28 +155,30 @@ class Worker:
         consumer.subscribe([self._name(topics.OPINIONS)], listener=assigned)
         try:
             await consumer.start()
-            while not self.stop.is_set():
-                fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
-                await _say_lag(consumer, topics.OPINIONS, fetched)
-                if not fetched:
-                    continue
-                generation = assigned.generation
-                if generation != await assigned.prepared():  # what was read is read again from the last commit
-                    continue
-                folded = await self.tracker.fold([one for records in fetched.values() for one in records])
-                await self._send(topics.SATISFACTION_ALERTS, [
-                    (key, msgspec.json.encode(one), cloud_event("satisfaction-alert", one.alert_id, key.decode(),
-                                                                ms(one.as_of_ts), SOURCE)) for key, one in folded.alerts])
-                if generation != assigned.generation:
-                    continue
-                await self._send(topics.SATISFACTION, [(key, value, []) for key, value in folded.states.items()])
-                self.tracker.keep(folded)
-                await _commit(consumer)
-                _count(self.tracker.outcomes)
-                for _, alert in folded.alerts:
-                    ALERTS.labels(alert.about, alert.state).inc()
-                    log.info("satisfaction changed", about=alert.about, name=alert.name, tenant=alert.tenant,
-                             state=alert.state, reason=alert.reason, before=alert.before, after=alert.after)  # fmt: skip
+            async with watched(self.settings, consumer, self._group("satisfaction")):
+                while not self.stop.is_set():
+                    fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
+                    await _say_lag(consumer, topics.OPINIONS, fetched)
+                    if not fetched:
+                        continue
+                    generation = assigned.generation
+                    if generation != await assigned.prepared():  # what was read is read again from the last commit
+                        continue
+                    folded = await self.tracker.fold([one for records in fetched.values() for one in records])
+                    await self._send(topics.SATISFACTION_ALERTS, [
+                        (key, msgspec.json.encode(one),
+                         cloud_event("satisfaction-alert", one.alert_id, key.decode(), ms(one.as_of_ts), SOURCE))
+                        for key, one in folded.alerts])  # fmt: skip
+                    if generation != assigned.generation:
+                        continue
+                    await self._send(topics.SATISFACTION, [(key, value, []) for key, value in folded.states.items()])
+                    self.tracker.keep(folded)
+                    await _commit(consumer)
+                    _count(self.tracker.outcomes)
+                    for _, alert in folded.alerts:
+                        ALERTS.labels(alert.about, alert.state).inc()
+                        log.info("satisfaction changed", about=alert.about, name=alert.name, tenant=alert.tenant,
+                                 state=alert.state, reason=alert.reason, before=alert.before, after=alert.after)  # fmt: skip
         finally:
             await kafka_clients.stopped(consumer)
 
@@ -225,7 +229,7 @@ class Worker:
     def _consumer(self, group: str) -> AIOKafkaConsumer:
         session_ms = self.settings.kafka.session_timeout_ms
         return AIOKafkaConsumer(
-            **kafka_clients.aiokafka_arguments(self.settings), group_id=f"{self.settings.kafka.topic_prefix}.{group}",
+            **kafka_clients.aiokafka_arguments(self.settings), group_id=self._group(group),
             enable_auto_commit=False, auto_offset_reset="earliest", isolation_level="read_committed",
             session_timeout_ms=session_ms, heartbeat_interval_ms=session_ms // 10, max_poll_interval_ms=POLL_INTERVAL_MS_MAX,
         )  # fmt: skip
@@ -240,6 +244,9 @@ class Worker:
                 self.brands[record.key] = item.brand
             else:
                 self.brands.pop(record.key, None)
+
+    def _group(self, name: str) -> str:
+        return f"{self.settings.kafka.topic_prefix}.{name}"
 
     def _name(self, topic: Topic) -> str:
         return topic.name(self.settings.kafka.topic_prefix)

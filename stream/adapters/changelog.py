@@ -2,7 +2,7 @@
 
 The protocol: 1 the end offset is asked for once, at the start; 2 records are read from behind the store's offset, the
 last value of a key wins, a null value deletes, what a former owner wrote late does not count (`stream.core.terms`); 3 each
-chunk is one atomic write with the offset it reaches, and with what is still to be done (`PartitionStore.unsettled`). A crash at
+chunk is one atomic write with the offset it reaches and what is still to be done (`PartitionStore.unsettled`). A crash at
 any point leaves a store that says how far it got, and the next recovery goes on from there.
 """
 

@@ -60,7 +60,6 @@ TRANSPORTS.aliases[SCHEME] = "stream.adapters.faust_transport:Transport"
 
 HEARTBEATS_A_SESSION = 10
 REBALANCE_TIMEOUT_S = 60.0  # time to close an interval when partitions move
-REQUEST_TIMEOUT_S = 40.0  # must exceed the longest session timeout
 POLL_INTERVAL_MAX_S = 3_600.0  # recovery of a large state polls nothing; heartbeats go on meanwhile
 QUEUED_BATCHES_MAX = 4  # of an agent, beyond the one it works on; more would only be memory
 CRASH_DEADLINE_S = 30.0  # an orderly end after a failure; then the process ends itself all the same
@@ -152,13 +151,13 @@ def create_app(settings: Settings, name: str, on_assigned: PartitionsHook = _not
         "broker_session_timeout": kafka.session_timeout_ms / 1000,
         "broker_heartbeat_interval": kafka.session_timeout_ms / 1000 / HEARTBEATS_A_SESSION,
         "broker_rebalance_timeout": REBALANCE_TIMEOUT_S,
-        "broker_request_timeout": REQUEST_TIMEOUT_S,
+        "broker_request_timeout": kafka_clients.REQUEST_TIMEOUT_S,
         "broker_max_poll_interval": POLL_INTERVAL_MAX_S,
         "broker_max_poll_records": batch_records_max or settings.personalize.batch_records_max,
         "broker_commit_interval": commit_interval_ms / 1000,
         "consumer_auto_offset_reset": "earliest",
         "producer_acks": -1,
-        "producer_request_timeout": REQUEST_TIMEOUT_S,  # Faust's default is twenty minutes
+        "producer_request_timeout": kafka_clients.REQUEST_TIMEOUT_S,  # Faust's default is twenty minutes
         "processing_guarantee": "at_least_once",
         "stream_buffer_maxsize": QUEUED_BATCHES_MAX,
         "stream_wait_empty": True,

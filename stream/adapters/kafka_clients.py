@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 BACKOFF_S_MAX = 5.0
 HANDSHAKE_S_MAX = 3.0
+REQUEST_TIMEOUT_S = 40.0  # aiokafka's own; must exceed the longest session timeout
 METADATA_S_MAX = 2.0  # a topic that was just made is unknown to a busy broker for a moment
 CACHED_KEYS_MAX = 100_000  # pure-Python murmur2 costs 5 µs a key; users come back within a batch and after it
 

@@ -3,35 +3,28 @@
 It ends the process only if, for the whole of `stall_s`, the broker answered, a partition of ours had records waiting,
 its acknowledged offset did not move, and the worker was neither recovering, rebalancing nor paused. An outage of the
 broker is none of these: it must not become a loop of crashes. Or if for the whole of `deaf_s` the broker answered a client
-made anew the very same questions but not this worker's own: aiokafka's tasks can end without anybody knowing (the known way
-is closed in `broken_connections`). A rebalance that does not end while the broker answers is given `stall_s`.
+made anew the very same questions but not this worker's own, see `listening`. A rebalance that does not end while the broker
+answers is given `stall_s`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-import kafka.errors
 from aiokafka.errors import KafkaError
 
-from stream.adapters import stuck
 from stream.adapters.faust_batches import TP
-from stream.adapters.faust_compat import REQUEST_TIMEOUT_S, App
-from stream.adapters.lag import Lag
+from stream.adapters.faust_compat import App
+from stream.adapters.listening import ANSWER_TIMEOUT_S, DEAF_S, INTERVAL_S, Deafness, end, others_are_answered
 
 log = logging.getLogger(__name__)
 
 STALL_S = 180.0  # longer than any interval, encoding or send that still succeeds
-DEAF_S = REQUEST_TIMEOUT_S + 10  # a request that was merely lost has been given up and sent again by then
-INTERVAL_S = 10.0
-ANSWER_TIMEOUT_S = 5.0
-EXIT_STALLED = 75  # EX_TEMPFAIL: start me again
 
 
 @dataclass(frozen=True)
@@ -61,16 +54,12 @@ class Watchdog:
     def __init__(self, stall_s: float = STALL_S, deaf_s: float = DEAF_S) -> None:
         self._stall_s, self._deaf_s = stall_s, deaf_s
         self._since: dict[TP, tuple[int, float]] = {}
-        self._deaf_since_s: float | None = None
+        self._ear = Deafness()
 
     def judge(self, seen: Observation) -> str | None:
         """Why the process should end, or None."""
-        if not seen.deaf:
-            self._deaf_since_s = None
-        elif self._deaf_since_s is None:
-            self._deaf_since_s = seen.at_s
-        elif seen.at_s - self._deaf_since_s >= (self._stall_s if seen.busy else self._deaf_s):
-            return f"the consumer has had no answer for {seen.at_s - self._deaf_since_s:.0f} s"
+        if reason := self._ear.judge(seen.at_s, seen.deaf, self._stall_s if seen.busy else self._deaf_s):
+            return reason
         if seen.end_offsets is None or seen.busy:
             self._since = {}
             return None
@@ -94,7 +83,8 @@ async def observe(app: App, paused: Callable[[], str]) -> Observation:
     consumer = app.consumer
     busy = paused()
     if app.rebalancing:
-        return Observation(time.monotonic(), None, {}, "rebalancing", deaf=await _answers_others(app))
+        deaf = await others_are_answered(app.settings, app.conf.id, consumer.owned)
+        return Observation(time.monotonic(), None, {}, "rebalancing", deaf=deaf)
     if not consumer.assigned_ready.is_set():
         busy = "recovering"
     if busy:
@@ -104,39 +94,17 @@ async def observe(app: App, paused: Callable[[], str]) -> Observation:
             positions = await consumer.positions()
             ends = await consumer.end_offsets(positions)
     except (KafkaError, TimeoutError) as error:
-        deaf = await _answers_others(app)
+        deaf = await others_are_answered(app.settings, app.conf.id, consumer.owned)
         log.info("watchdog: the broker does not answer (%r)%s; waiting with it", error, " us, but others" if deaf else "")
         return Observation(time.monotonic(), None, {}, deaf=deaf)
     return Observation(time.monotonic(), ends, positions)
 
 
-async def _answers_others(app: App) -> bool:
-    """Whether a client made anew is told what this worker's asks for."""
-    group, partitions = app.conf.id, app.consumer.owned
-
-    def ask() -> bool:
-        with Lag(app.settings) as client:
-            return client.answers(group, partitions)
-
-    try:
-        async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return await asyncio.to_thread(ask)
-    except (kafka.errors.KafkaError, OSError, TimeoutError):
-        return False
-
-
 async def watch(app: App, *, stall_s: float = STALL_S, interval_s: float = INTERVAL_S,
                 paused: Callable[[], str] = lambda: "") -> NoReturn:
-    """Watch for ever; start it as `app.task`. `paused` names what holds the worker up on purpose, or gives ''.
-
-    Ends the process by `os._exit`: a loop that does not consume may not shut down in order either.
-    """
+    """Watch for ever; start it as `app.task`. `paused` names what holds the worker up on purpose, or gives ''."""
     dog = Watchdog(stall_s)
     while True:
-        reason = dog.judge(await observe(app, paused))
-        if reason is not None:
-            log.critical("watchdog: %s while the broker answers; ending the process so that it starts afresh. Its consumer "
-                         "waits in:\n%s", reason, "\n".join(stuck.waits(app.consumer.thread_loop)))
-            logging.shutdown()
-            os._exit(EXIT_STALLED)
+        if reason := dog.judge(await observe(app, paused)):
+            end(f"watchdog: {reason}", app.consumer.thread_loop)
         await asyncio.sleep(interval_s)  # the pace of the watch itself

@@ -22,7 +22,7 @@ from clickwake.local_kafka import Broker
 from clickwake.process import free_port
 from stream.adapters import producing
 from stream.adapters.global_reader import GlobalReader
-from stream.adapters.watchdog import EXIT_STALLED
+from stream.adapters.listening import EXIT_STALLED
 from stream.settings import Kafka, Settings
 
 PARTITIONS = 4
