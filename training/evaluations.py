@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rich.console import Console
@@ -44,11 +45,12 @@ class Request:
     say: Callable[[str], None]
     options: dict[str, float] = field(default_factory=dict)  # of the task: horizon_days, seeds …
     output: Path | None = None  # a folder for what the task makes beside figures
-    source: Callable[[Settings], History] | None = None  # of a history that is no data set
+    source: Callable[[Settings], Any] | None = None  # of a history, or of reviews, that is no data set
 
     def history(self) -> History:
         """The history that was named. Raises `EmptyHistory`, DatasetError, ConnectionError."""
-        return self.source(self.settings) if self.source is not None else from_dataset(self.dataset, self.path)
+        history: History = self.source(self.settings) if self.source else from_dataset(self.dataset, self.path)
+        return history
 
     @property
     def split_ms(self) -> int | None:
@@ -75,7 +77,7 @@ def iso(ts_ms: float) -> str:
 def main(
     task: str, dataset: str, path: Path, split: datetime | None, as_json: bool, report_dir: Path | None,
     options: dict[str, float] | None = None, output: Path | None = None,
-    source: Callable[[Settings], History] | None = None,
+    source: Callable[[Settings], Any] | None = None,
 ) -> None:  # fmt: skip
     """Run one task, print it, and write its page when a folder is named."""
     assert task in TASKS

@@ -1,7 +1,8 @@
-"""Two public sets of reviews, read for the satisfaction models, and how each is split.
+"""Reviews for the satisfaction models: two public sets, and a shop's own; and how each is split.
 
 Women's clothing (Kaggle, CC0): title, text, 1–5 stars, recommended or not; split by item, so that no product is on both
 sides. Online shopping (ChineseNlpCorpus): category, positive or not, text; one category is left out in turn.
+A shop's own are what people said with stars beside it, as the sink stored it; split by item.
 A review without any text says nothing to a text model and is left out.
 """
 
@@ -19,7 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from producers.datasets.table import DatasetError, open_bytes
+from stream.adapters.clickhouse import connect
+from stream.adapters.opinion_reader import UNKNOWN, Languages
+from stream.core.opinions import FORMS, Said, said
+from stream.settings import Settings
 
+SHOP = "shop"  # the name of a shop's own
 LANGUAGES = {"womens-clothing": "en", "chinese-reviews": "zh"}
 CLOTHING_COLUMNS = ("Clothing ID", "Title", "Review Text", "Rating", "Recommended IND")
 SHOPPING_COLUMNS = ("cat", "label", "review")
@@ -29,6 +35,8 @@ CATEGORIES = {  # names of measures
 }  # fmt: skip
 TEST_SHARE, VALIDATION_SHARE = 0.2, 0.1  # of the groups, by a hash of their names
 UNKNOWN_STARS = 0
+RECOMMENDED_STARS = 4  # and more: who gives so many would recommend it
+OF_EACH_MIN = 20  # recommended ones and others, in each part: with fewer nothing can be chosen, or judged
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,36 @@ def chinese_reviews(path: Path) -> Reviews:
             recommended.append(float(label))
             groups.append(CATEGORIES.get(category, category))
     return Reviews(LANGUAGES["chinese-reviews"], texts, np.array(recommended), np.full(len(texts), UNKNOWN_STARS), groups)
+
+
+def from_clickhouse(settings: Settings, tenant: str, language: str = "") -> Reviews:
+    """A shop's own reviews and survey answers that have words and stars, of one language, without one the most frequent. The
+    group is the item, else what was said. Raises `DatasetError` where there are too few, `ClickHouseMissing`."""
+    sql = ("SELECT event, properties FROM events FINAL WHERE tenant = {tenant:String} AND event IN {names:Array(String)} "
+           "ORDER BY timestamp, message_id")  # fmt: skip
+    names = [name for name, form in FORMS.items() if form.rating is not None]
+    client = connect(settings.clickhouse, wait_s=10.0)
+    try:
+        rows = client.query(sql, parameters={"tenant": tenant, "names": names}).result_rows
+    finally:
+        client.close()
+    languages, found = Languages(), dict[str, dict[str, Said]]()
+    for name, properties in rows:
+        one = said(name, properties.encode())
+        if one is not None and one.text and one.stars is not None:
+            found.setdefault(languages.of(one.text), {})[one.text] = one  # who says the same twice is heard once
+    most = language or max(found, key=lambda name: len(found[name]), default=UNKNOWN)
+    some = list(found.get(most, {}).values())
+    stars = np.array([round(one.stars or 0.0) for one in some], dtype=np.int64)
+    reviews = Reviews(most, [one.text for one in some], (stars >= RECOMMENDED_STARS).astype(np.float64), stars,
+                      [one.item_id or one.text for one in some])  # fmt: skip
+    rarest = min(int(np.bincount(part.recommended.astype(np.int64), minlength=2).min()) for part in by_item(reviews))
+    if rarest < OF_EACH_MIN:
+        there = ", ".join(f"{len(texts)} in {name}" for name, texts in found.items()) or "none"
+        raise DatasetError(f"tenant {tenant} has too few reviews with words and stars ({there}): needed are, in {most}, "
+                           f"{OF_EACH_MIN} of each kind, {RECOMMENDED_STARS} stars and more or fewer, among the items to "
+                           "learn from, among those to choose by and among those to judge by")  # fmt: skip
+    return reviews
 
 
 def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -73,24 +74,31 @@ def evaluate_repurchase(
 
 @evaluate.command("satisfaction")
 def evaluate_satisfaction(
-    dataset: Annotated[str, typer.Argument(help="womens-clothing or chinese-reviews")],
-    path: DataPath,
+    dataset: Annotated[str, typer.Argument(help="womens-clothing, chinese-reviews, or shop: what the sink stored")],
+    path: Annotated[Path | None, typer.Argument(help="the data set's file; none for shop")] = None,
     split: Annotated[
         str | None, typer.Option(help="item or category: what the data set is split by; a hash decides, never a time"),
     ] = None,
     publish: Annotated[bool, typer.Option("--publish", help="put the model into the registry")] = False,
+    tenant: Annotated[str, typer.Option(help="of shop: whose reviews")] = "demo",
+    language: Annotated[str, typer.Option(help="of shop: of which language, e.g. en; the most frequent by default")] = "",
     as_json: AsJson = False,
     report: ReportDir = None,
 ) -> None:
     """Recommended or not, and stars, from the text of reviews of items or categories never learned from."""
     from training import evaluations
+    from training.reviews import SHOP, from_clickhouse
 
-    splits = {"womens-clothing": "item", "chinese-reviews": "category"}
+    splits = {"womens-clothing": "item", "chinese-reviews": "category", SHOP: "item"}
     if dataset not in splits:
         raise typer.BadParameter(f"unknown reviews {dataset!r}; known are {', '.join(splits)}")
     if split not in (None, splits[dataset]):
         raise typer.BadParameter(f"{dataset} is split by {splits[dataset]}; leave --split out")
-    evaluations.main("satisfaction", dataset, path, None, as_json, report, {"publish": float(publish)})
+    if (path is None) != (dataset == SHOP):
+        raise typer.BadParameter(f"{dataset} is read from {'ClickHouse' if dataset == SHOP else 'its file'}")
+    source = partial(from_clickhouse, tenant=tenant, language=language) if path is None else None
+    evaluations.main("satisfaction", dataset, path or Path(), None, as_json, report, {"publish": float(publish)},
+                     source=source)  # fmt: skip
 
 
 @evaluate.command("promotions")
