@@ -8,6 +8,7 @@ on a busy machine a call of the encoder and a round trip for every three records
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
@@ -47,11 +48,16 @@ class Together(NamedTuple):
 
 
 class Sweep:
-    """Goes through all users of a partition, some at a time, whenever what it is for has another version."""
+    """Goes through all users of a partition, some at a time, whenever what it is for has another version than all were gone
+    through for."""
 
-    def __init__(self) -> None:
-        self._version: object = None
+    def __init__(self, version: object = None) -> None:
+        self._version = version
         self._left: Iterable[bytes] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self._left is None
 
     def some(self, version: object, user_keys: Callable[[], Iterable[bytes]]) -> list[bytes]:
         """The next users; none when all have been gone through for this version."""
@@ -76,7 +82,7 @@ class Owned:
         self.working: asyncio.Task[None] | None = None
         self.open_batches: list[Any] = []
         self.closed_at = 0.0  # monotonic s
-        self.sweeps = {"model": Sweep(), "segments": Sweep()}
+        self.sweeps: dict[str, Sweep] = {}
 
 
 class Fleet:
@@ -98,6 +104,7 @@ class Fleet:
         around: Callable[[Together], AbstractContextManager[None]] = lambda batch: nullcontext(),
     ) -> None:  # fmt: skip
         self.personalizer = personalizer
+        self._policy = hashlib.blake2b(personalizer.settings.model_dump_json().encode(), digest_size=8).hexdigest()
         self.opener = opener
         self.source_of = source_of
         self.waiting = waiting
@@ -256,13 +263,16 @@ class Fleet:
             return await self._close(owned, opened.state, waiting)
 
     def _refresh(self, owned: Owned, opened: Opened) -> None:
-        """A new model moves everybody's due time; new rules, and time, move people between segments."""
+        """A new model, or setting, moves everybody's due time; new rules, and time, move people between segments."""
         part, personalizer = opened.state, self.personalizer
-        part.refresh(owned.sweeps["model"].some(personalizer.serving.current.version, opened.user_keys))
+        by = f"{personalizer.serving.current.version} {self._policy}"
+        sweep = owned.sweeps.setdefault("model", Sweep(part.swept))  # a restart need not write every state again
+        part.refresh(sweep.some(by, opened.user_keys))
+        part.swept = by if sweep.done else ""
         desk = personalizer.segments
         if part.meta.live_since_ms:  # without rules once, for those who are in segments that are no more
             turn = personalizer.clock.now_ms() // (desk.sweep_s * 1000) if desk.rules.rules else 0
-            due = owned.sweeps["segments"].some((desk.rules.version, turn), opened.user_keys)
+            due = owned.sweeps.setdefault("segments", Sweep()).some((desk.rules.version, turn), opened.user_keys)
             part.unsorted |= dict.fromkeys(due)
 
     async def _tick(self, owned: Owned) -> None:

@@ -45,6 +45,7 @@ class HasOffset(Protocol):
 R = TypeVar("R", bound=HasOffset)
 META_KEY = b"#meta"  # no user key starts with '#': the tenant is never empty
 DUE_PREFIX = b"#due/"
+SWEPT_KEY = b"#swept"  # of the store alone, not of the changelog
 _DUE_BYTES = 8
 VOID_TIMERS_MAX = 1_000  # beside as many as there are timers that count
 NOBODY = UserState()  # to compare with
@@ -117,7 +118,8 @@ class PartitionState:
         self.headers = headers(store.term)  # of all that is written of this partition until it is let go
         self.counts = counts
         self.published = {key: count.offset for key, count in counts.counts.items()}
-        raw = store.get_many([META_KEY])[0]
+        raw, swept = store.get_many([META_KEY, SWEPT_KEY])
+        self.swept = (swept or b"").decode()  # what everybody's due times are by; "" while that differs
         self.meta = _meta_decoder.decode(raw) if raw else Meta(reminding_since_ms=1)
         self.meta.reminding_since_ms = self.meta.reminding_since_ms or max(1, self.meta.clock_ms)
         self.dirty: dict[bytes, UserState] = {}
@@ -315,6 +317,7 @@ class PartitionState:
         self._frozen_meta = self.encoded_meta()
         log.append((META_KEY, self._frozen_meta))
         puts: dict[bytes, bytes | None] = dict(log)
+        puts[SWEPT_KEY] = self.swept.encode() if self.swept and not self.unscheduled else None
         puts |= {DUE_PREFIX + key: None for key in self.erased}
         for key, state in self.dirty.items():
             due_ms = state.next_due_ms()

@@ -31,7 +31,7 @@ from stream.core.terms import CLAIM_KEY
 from stream.endings import only_when_asked
 from stream.fleet import Fleet, Opened, rebuild_due
 from stream.outbox import OutRecord
-from stream.partition import DUE_PREFIX, NoStore, PartitionState
+from stream.partition import DUE_PREFIX, SWEPT_KEY, NoStore, PartitionState
 from stream.personalize import Input, Personalizer, Superseded
 from stream.segments import SegmentDesk
 from stream.settings import Settings
@@ -205,7 +205,7 @@ class Personalize:
         due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         if store.unsettled is not None:
             gone: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
-            settled = gone | rebuild_due(store.iterate())
+            settled = gone | rebuild_due(store.iterate()) | {SWEPT_KEY: None}
             store.write(settled, store.changelog_offset, clock.now_ms(), unsettled=recovered.stale or None)
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         serving = self.ranking.serving

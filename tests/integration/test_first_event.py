@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import clickhouse_connect
@@ -29,7 +30,7 @@ from tests.support.fakes import event
 from training import release as releases
 
 TENANT = "demo"
-TRIES = 5  # a busy machine stalls now and then: the best of these tells what the system can do
+TRIES = 9  # a busy machine stalls now and then: the median of these tells what is usual
 WITHIN_S = 1.0
 DAY_MS = 86_400_000
 SERVED = """SELECT user_id, as_of_event_id, model_version, item_ids FROM recommendations
@@ -120,8 +121,8 @@ def test_one_post_is_a_recommendation_and_two_rows_within_a_second(shop: Shop) -
             assert {reason.event_id for item in said.items for reason in item.reasons} == {message}
             shown = [item.item_id for item in said.items]
             assert stored == (user, message, said.model_version, shown)
-    best = [min(times) for times in zip(*took_s[1:], strict=True)]
-    assert max(best) < WITHIN_S, took_s
+    usual = [median(times) for times in zip(*took_s[1:], strict=True)]
+    assert max(usual) < WITHIN_S, took_s
 
 
 @pytest.mark.alone  # likewise
@@ -146,9 +147,9 @@ def test_one_post_moves_a_user_into_and_out_of_segments_within_a_second(shop: Sh
                 each.append(time.monotonic() - acknowledged)
                 assert (said.user_id, said.segment, said.change) == (user, "lookers", change)
             took_s.append((each[0], each[1]))
-    best = [min(times) for times in zip(*took_s[1:], strict=True)]
-    print(f"entered and left {best[0]:.3f} and {best[1]:.3f} s after the collector had acknowledged the event")
-    assert max(best) < WITHIN_S, took_s
+    usual = [median(times) for times in zip(*took_s[1:], strict=True)]
+    print(f"entered and left {usual[0]:.3f} and {usual[1]:.3f} s after the collector had acknowledged the event")
+    assert max(usual) < WITHIN_S, took_s
 
 
 def test_what_goes_with_a_basket_is_an_event_and_a_row_and_what_came_of_it_is_known(shop: Shop) -> None:

@@ -29,8 +29,8 @@ def test_texts_without_stars_are_read_by_what_the_others_taught(
     database.store(on(topics.EVENTS, told))
     (tmp_path / "bert").mkdir()
     monkeypatch.setattr(satisfaction, "RECIPE", Recipe(epochs=8, rate=2e-3, layer_decay=1.0, head_rate=3e-3))
-    own = database.settings
-    settings = {"HOME": tmp_path / "home", "TRAINING__TEXT_MODEL": tiny_bert(tmp_path / "bert"), "CLICKHOUSE__HOST": own.host,
+    own, bert = database.settings, tiny_bert(tmp_path / "bert")
+    settings = {"HOME": tmp_path / "home", "TRAINING__TEXT_MODEL": bert, "CLICKHOUSE__HOST": own.host,
                 "CLICKHOUSE__PORT": own.port, "CLICKHOUSE__DATABASE": own.database}  # fmt: skip
     for name, value in settings.items():
         monkeypatch.setenv(f"CLICKWAKE_{name}", str(value))

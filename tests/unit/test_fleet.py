@@ -70,7 +70,7 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 async def fleet() -> Fleet:
     async def opener(partition: int) -> Opened:
-        state: Any = SimpleNamespace(partition=partition, outcomes={}, refresh=lambda keys: None,
+        state: Any = SimpleNamespace(partition=partition, outcomes={}, refresh=lambda keys: None, swept="",
                                      meta=SimpleNamespace(live_since_ms=0),
                                      given_again=lambda topic, records: "again" in records)
         return Opened(state, lambda: None, list)
@@ -320,3 +320,30 @@ async def test_an_input_that_is_another_than_was_folded_ends_the_worker(fleet: F
         await fleet.run_timer()
     await fleet.revoked({0})
     assert fake.folded == fake.closed == [] and batch.acked == 0
+
+
+async def test_everybody_is_gone_through_for_a_model_or_a_setting_and_not_for_a_restart(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    refreshed: list[bytes] = []
+
+    async def once(settings: Personalize, version: str, swept: str) -> str:
+        """Until two rounds of a fleet's timer are over; returns what is kept."""
+        fake.settings, fake.serving.current.version, fake.ticked = settings, version, []
+        state: Any = SimpleNamespace(partition=0, outcomes={}, refresh=refreshed.extend, swept=swept,
+                                     meta=SimpleNamespace(live_since_ms=0))  # fmt: skip
+
+        async def opener(partition: int) -> Opened:
+            return Opened(state, lambda: None, lambda: iter([b"t/u"]))
+
+        one = Fleet(fake, opener, fleet.source_of, lambda partition: 0, lambda: True, 10, fleet.check_input)
+        await one.assigned({0})
+        timer = asyncio.create_task(one.run_timer())
+        await until(lambda: len(fake.ticked) > 2)
+        timer.cancel()
+        return str(state.swept)
+
+    kept = await once(Personalize(), "v", "")
+    assert refreshed == [b"t/u"] and await once(Personalize(), "v", kept) == kept and refreshed == [b"t/u"]
+    for settings, version in ((Personalize(), "w"), (Personalize(reminders_week_max=9), "v")):
+        assert await once(settings, version, kept) != kept
+    assert refreshed == [b"t/u"] * 3

@@ -262,6 +262,19 @@ async def test_ids_that_a_client_makes_up_are_counted_up_to_a_bound_and_the_cata
     assert bench.part.counts.counts["t/made up 1"].popularity > 1.9
 
 
+async def test_what_due_times_are_by_is_kept_only_once_everybody_has_theirs() -> None:
+    bench = Bench(FakeModels())
+    await bench.feed(event())
+    bench.part.swept = "v"
+    await bench.close()
+    assert bench.opened(PartitionCounts(CountsPolicy())).swept == "v"
+    await bench.feed(event(ts_ms=T0_MS + 1))
+    bench.part.unscheduled[b"t/left over"] = "live"
+    bench.serving.current = ServingState().current
+    await bench.close()
+    assert bench.opened(PartitionCounts(CountsPolicy())).swept == ""
+
+
 async def test_an_offset_already_folded_is_skipped_and_a_recreated_topic_is_not() -> None:
     bench = Bench(FakeModels())
     await bench.feed(event(item="i1"))
