@@ -38,6 +38,7 @@ from stream.adapters.kafka_clients import partition_of
 from stream.adapters.state_store import Identity, PartitionStore
 from stream.core.fold import fold
 from stream.core.state import UserState
+from stream.fleet import rebuild_due
 from stream.partition import pack
 from stream.settings import Settings
 
@@ -94,12 +95,14 @@ async def bare(settings: Settings) -> tuple[int, float]:
 
 
 async def rebuild(settings: Settings, folder: Path) -> tuple[list[PartitionStore], float]:
-    """Empty stores of all partitions brought up to the changelog's end, and the seconds it took."""
+    """Empty stores of all partitions brought up to the changelog's end, with everybody's timer, and the seconds it took."""
     name, now_ms = topics.STATE.name(settings.kafka.topic_prefix), time.time_ns() // 1_000_000
     stores = [PartitionStore.open(folder / str(number), Identity("bench", topics.DAY_MS, now_ms))
               for number in range(settings.kafka.partitions)]  # fmt: skip
     started = time.monotonic()
     await asyncio.gather(*(changelog.recover(one, name, number, settings) for number, one in enumerate(stores)))
+    for one in stores:
+        one.write(rebuild_due(one.iterate()), one.changelog_offset, now_ms)
     return stores, time.monotonic() - started
 
 
