@@ -128,7 +128,8 @@ def for_user(serving: Serving, index: ItemIndex, scored: Scored, wanted: Wanted,
         conditions["the user never bought it"] = scenarios.bought(state, index)[: len(total)]
     scored = boosted(scored, wanted.ask.boost, index)
     choice = choose(scored.scores.total, state, index, wanted.rules, conditions)
-    found = explored(choice.ranked, scored.scores, index, choice.allowed, wanted.explore, who, now_ms)
+    found = explored(choice.ranked, scored.scores, index, choice.allowed, wanted.rules.category_cap, wanted.explore, who,
+                     now_ms)  # fmt: skip
     return Chosen(index, state, choice._replace(rows=found.rows, chances=found.chances), ForUser(scored),
                   degraded(index, serving, scored.known, explained=True))  # fmt: skip
 

@@ -5,11 +5,13 @@ and a place that explores does so for a day.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from math import comb
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from stream.core.index import ItemIndex
 from stream.core.recommend import Scores
@@ -85,31 +87,58 @@ class Explored(NamedTuple):
 
 
 def explored(
-    rows: list[int], scores: Scores, index: ItemIndex, only: Bool, share: float, who: str, now_ms: int
+    rows: list[int], scores: Scores, index: ItemIndex, only: Bool, category_cap: int, share: float, who: str, now_ms: int
 ) -> Explored:  # fmt: skip
-    """Ranked rows with a share of the places given to cold items, those that the encoder likes most for this user. Which
-    places: by the hash of user, place and day, each alike and for itself, so that chances are known: over users, the k-th
-    cold item is at a place when it is drawn and k places before it are."""
+    """Ranked rows with a share of the places given to cold items, those that the encoder likes most for this user; what is
+    pinned keeps its place, and the cap holds. Which places: by the hash of user, place and day, each alike and for itself, so
+    that chances are known: over users, the k-th cold item of a stream is at a place when that is drawn and k of the stream's
+    places before it are."""
     if not share or not rows:
         return Explored(rows, [], (1.0,) * len(rows))
     n, day = len(scores.total), now_ms // DAY_MS
     lasting = index.popularity(now_ms)[:n, 2]
     cold = index.recommendable[:n] & only[:n] & index.placed[:n] & (lasting < COLD_TOUCHES)
     cold[rows] = False
-    places = [at for at in range(len(rows)) if _unit("explore", who, str(at), str(day)) < share]
-    candidates = sorted(cold.nonzero()[0].tolist(), key=lambda row: (-float(scores.encoder[row]), row))[: len(places)]
-    taken = dict(zip(places, candidates, strict=False))
-    drawn = list(taken)
-    chances = tuple(
-        _p_cold(share, at, drawn.index(at)) if at in taken
-        else 1 - sum(_p_cold(share, at, k) for k in range(min(int(cold.sum()), at + 1)))
-        for at in range(len(rows))
-    )  # fmt: skip
-    return Explored([taken.get(at, row) for at, row in enumerate(rows)], list(taken.values()), chances)
+    among = cold.nonzero()[0]
+    likest = among[np.argsort(-scores.encoder[among], kind="stable")]  # ties go to the lower row
+    held, chances = list(rows), [1.0] * len(rows)
+    for places, candidates in _streams(rows, likest.tolist(), index, category_cap):
+        k = 0
+        for before, at in enumerate(places):
+            if k < len(candidates) and _unit("explore", who, str(at), str(day)) < share:
+                held[at], chances[at] = candidates[k], _p_cold(share, before, k)
+                k += 1
+            else:
+                chances[at] = 1.0 - sum(_p_cold(share, before, k) for k in range(min(len(candidates), before + 1)))
+    return Explored(held, [row for row, ranked in zip(held, rows, strict=True) if row != ranked], tuple(chances))
+
+
+def _streams(rows: list[int], likest: list[int], index: ItemIndex, category_cap: int) -> list[tuple[list[int], list[int]]]:
+    """Places, and the cold items that they are given to, in order; no place and no item is in two. A category of which as
+    many are ranked as may be shown changes places with its own cold items only; all other places go to what the other
+    categories have room for. So the cap holds whichever places are drawn, and what is drawn in one stream is nothing to
+    another."""
+    category, pinned = index.category, index.pinned
+    free = [at for at, row in enumerate(rows) if not pinned[row]]
+    shown = Counter(int(category[rows[at]]) for at in free)
+    full = {code for code, count in shown.items() if code >= 0 and count >= category_cap}
+    cold: dict[int, list[int]] = {-1: []}  # by category where that is full; -1: by none
+    for row in likest:
+        code = int(category[row])
+        if code >= 0 and code not in full:
+            if shown[code] >= category_cap:
+                continue
+            shown[code] += 1
+        cold.setdefault(code if code in full else -1, []).append(row)
+    places: dict[int, list[int]] = {}
+    for at in free:
+        code = int(category[rows[at]])
+        places.setdefault(code if code in cold else -1, []).append(at)
+    return [(some, cold[code]) for code, some in places.items()]
 
 
 def _p_cold(explore: float, at: int, k: int) -> float:
-    """The chance that a place holds the k-th cold item, with `at` places before it; k from 0.
+    """The chance that a place holds its stream's k-th cold item, with `at` of its places before it; k from 0.
 
     >>> [_p_cold(0.5, 1, k) for k in range(2)]
     [0.25, 0.25]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from math import log, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from schemas.catalog import Item
 from stream.api.experiments import Experiments, ExperimentsError, load
 from stream.core.counts import CountsPolicy, ItemCount
-from stream.core.experiments import Arm, Experiment, assigned, explored
+from stream.core.experiments import Arm, Experiment, Explored, assigned, explored
 from stream.core.index import ItemIndex
-from stream.core.recommend import Evidence, Scores
+from stream.core.recommend import Evidence, Rules, Scores, rank
+from stream.core.state import UserState
 
 CAPS = Experiment(name="caps", arms=(Arm(name="three"), Arm(name="five", weight=3.0, category_cap=5)), share=0.5)
 RHO2, ALPHA = 0.085**2, 0.05
@@ -50,16 +52,33 @@ def test_a_share_of_places_goes_to_cold_items_for_a_day() -> None:
     only, rows = np.ones(40, dtype=bool), list(range(10))
     replaced = 0
     for user in range(500):
-        found, new, _ = explored(rows, scores, index, only, 0.2, f"t/u{user}", 5)
+        found, new, _ = explored(rows, scores, index, only, 3, 0.2, f"t/u{user}", 5)
         assert set(new) <= set(range(20, 40)) and len(set(found)) == 10
         assert len(new) == sum(a != b for a, b in zip(found, rows, strict=True))
         assert new == sorted(new, reverse=True), "those that the encoder likes most come first"
-        assert explored(rows, scores, index, only, 0.2, f"t/u{user}", 86_000_000)[0] == found
+        assert explored(rows, scores, index, only, 3, 0.2, f"t/u{user}", 86_000_000)[0] == found
         replaced += len(new)
     assert abs(replaced / 5_000 - 0.2) < 0.02
     only[20:] = False
-    assert explored(rows, scores, index, only, 0.2, "t/u1", 5) == (rows, [], (1.0,) * 10), "a filter holds for them too"
-    assert explored(rows, scores, index, only, 0.0, "t/u1", 5) == (rows, [], (1.0,) * 10)
+    assert explored(rows, scores, index, only, 3, 0.2, "t/u1", 5) == (rows, [], (1.0,) * 10), "a filter holds for them too"
+    assert explored(rows, scores, index, only, 3, 0.0, "t/u1", 5) == (rows, [], (1.0,) * 10)
+
+
+def held_as_said(rows: list[int], index: ItemIndex, scores: Scores, only: Any, cap: int, explore: float) -> list[Explored]:
+    """What 2,000 users see: each place holds each item as often as is said of it, and the chances of a place sum to 1."""
+    held: Counter[tuple[int, int]] = Counter()
+    said: dict[tuple[int, int], float] = {}
+    several = [explored(rows, scores, index, only, cap, explore, f"t/u{user}", 5) for user in range(2_000)]
+    for found in several:
+        assert len(set(found.rows)) == len(found.chances) == len(rows) and set(found.new) == set(found.rows) - set(rows)
+        for place in enumerate(found.rows):
+            held[place] += 1
+            assert said.setdefault(place, found.chances[place[0]]) == found.chances[place[0]], "it depends on nothing else"
+    for place, chance in said.items():
+        assert abs(held[place] / 2_000 - chance) < 4.5 * sqrt(max(chance * (1 - chance), 1e-4) / 2_000), (place, chance)
+    for at in range(len(rows)):
+        assert sum(chance for (place, _), chance in said.items() if place == at) == pytest.approx(1, abs=0.01)
+    return several
 
 
 @pytest.mark.parametrize(("explore", "cold"), [(0.3, 20), (0.5, 2), (1.0, 3), (0.9, 1)])
@@ -67,17 +86,28 @@ def test_places_hold_what_they_hold_as_often_as_is_said(explore: float, cold: in
     index, scores = scored(40)
     only = np.ones(40, dtype=bool)
     only[20 : 40 - cold] = False
-    held: Counter[tuple[int, int]] = Counter()
-    said: dict[tuple[int, int], float] = {}
-    for user in range(2_000):
-        found = explored(list(range(5)), scores, index, only, explore, f"t/u{user}", 5)
-        for place in enumerate(found.rows):
-            held[place] += 1
-            assert said.setdefault(place, found.chances[place[0]]) == found.chances[place[0]], "it depends on nothing else"
-    for place, chance in said.items():
-        assert abs(held[place] / 2_000 - chance) < 4.5 * sqrt(max(chance * (1 - chance), 1e-4) / 2_000), (place, chance)
-    for at in range(5):
-        assert sum(chance for (place, _), chance in said.items() if place == at) == pytest.approx(1, abs=0.01)
+    held_as_said(list(range(5)), index, scores, only, 3, explore)
+
+
+@pytest.mark.parametrize("explore", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("cap", [1, 2, 3])
+def test_what_is_pinned_keeps_its_place_and_the_cap_holds_with_the_chances_that_are_said(explore: float, cap: int) -> None:
+    """Of four categories and none; the encoder likes cold items of those best that are ranked as often as may be."""
+    index, scores = scored(40)
+    for at in range(40):
+        kind = "" if at % 9 == 8 else f"c{at % 4}"
+        index.put(Item(item_id=f"i{at}", tenant="t", title="x", category=kind, pinned=at in (4, 8, 12)),
+                  np.ones(2, dtype=np.float32))  # fmt: skip
+    ranked = rank(scores.total, UserState(), index, Rules(top_n=9, category_cap=cap))
+    pinned = [at for at, row in enumerate(ranked) if index.pinned[row]]
+    assert pinned == [0, 1, 2]
+    several = held_as_said(ranked, index, scores, np.ones(40, dtype=bool), cap, explore)
+    for found in several:
+        assert found.rows[:3] == ranked[:3] and found.chances[:3] == (1.0,) * 3
+        kinds = Counter(int(index.category[row]) for row in found.rows if index.category[row] >= 0 and not index.pinned[row])
+        assert max(kinds.values()) <= cap
+    swapped = {row for found in several for row in found.new}
+    assert swapped & {row for row in range(20, 40) if index.category[row] >= 0}, "a full category's own items come in too"
 
 
 def half_width(users: int, rate: float) -> float:

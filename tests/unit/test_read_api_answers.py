@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from schemas.outputs import Applied, Decision
 from stream.adapters import decisions
 from stream.api.service import REASONED_MAX
-from tests.support.read_api import STALE_MS, Shop
+from tests.support.read_api import ITEMS, STALE_MS, Shop
 
 EXPLORES = """
 experiments:
@@ -224,3 +224,18 @@ def _named(refused: httpx.Response) -> set[str]:
     message = refused.json()["error"]["message"]
     assert refused.status_code == 400 and "'colour'; there are " in message
     return set(message.split("there are ")[1].rstrip(".").split(", ")) - {"none"}
+
+
+@pytest.mark.parametrize("kind", ["new", ""])
+async def test_what_explores_leaves_pinned_items_their_place_and_keeps_the_cap(tmp_path: Path, kind: str) -> None:
+    items = [msgspec.structs.replace(one, category=kind if at > 5 else "old", pinned=at == 3) for at, one in enumerate(ITEMS)]
+    shop = Shop(tmp_path / "home", items=items)
+    sources: set[str] = set()
+    for user in range(20):
+        said = await shop.get(f"/v1/recommendations/v{user}", params={"n": 5, "category_cap": 2, "explore": 0.5})
+        shown = [(one["item_id"], one["source"]) for one in said.json()["items"]]
+        assert shown[0] == ("i3", "pinned") and len(shown) == 5
+        assert not kind or sum(int(item[1:]) > 5 for item, _ in shown) == 2, "two of a kind, whatever was drawn"
+        sources |= {source for _, source in shown}
+    assert "explore" in sources
+    assert {one.propensities[0] for one in shop.logged()} == {1.0}
