@@ -13,6 +13,7 @@ import pytest
 from schemas.offers import OfferTotals, PlacementTotals
 from schemas.outputs import Decision
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
+from stream.core.confidence import rate
 from stream.core.nearness import CUTS, nearness, steps, taste
 from stream.core.offer_ledger import Learned
 from stream.core.offer_policy import expand, policy, text_about, text_id
@@ -24,7 +25,7 @@ from tests.support.fakes import T0_MS, FakeClock
 FILE = """
 holdout: 0.2
 placements:
-  - {name: home, control: plain, groups: {buyer: orders > 0}}
+  - {name: home, control: plain, groups: {buyer: orders > 0}, guardrail: {}}
   - {name: mail, groups: {}}
   - {name: shop two, tenant: two}
 offers:
@@ -144,6 +145,22 @@ async def test_what_may_not_be_shown_is_left_out_with_its_reason(desk: Desk) -> 
         await desk.offer(person(user), AskOffer(placement="shop two"))
     with pytest.raises(Refused, match="no offer 'rich2'"):
         await desk.offer(person(user), AskOffer(placement="home", offers=("rich2",)))
+
+
+async def test_an_offer_that_the_guardrail_stops_is_no_candidate_and_another_is(desk: Desk) -> None:
+    ask, user = AskOffer(placement="home"), next(f"u{n}" for n in range(50) if not held_out(desk.rules(), "t", f"u{n}"))
+    control = OfferTotals(impressions=1_000, clicks=100, held_impressions=1_000, held_clicks=100)
+    of_few = {"plain": control, "summer": OfferTotals(impressions=150)}
+    desk.fake.by_placement["home"] = PlacementTotals(offers=of_few)
+    assert "summer" in (await desk.offer(person(user), ask)).candidates, "too little is known of it"
+    desk.now.at_ms += 3_600_000
+    worse, as_good = OfferTotals(impressions=1_000, clicks=10), OfferTotals(impressions=1_000, clicks=80)
+    desk.fake.by_placement["home"] = PlacementTotals(offers={"plain": control, "summer": worse, "often": as_good})
+    answer = await desk.offer(person(user), ask)
+    assert answer.candidates.keys() == {"plain", "often", "rich"}
+    assert answer.refused["summer"] == f"stopped: clicks {rate(10, 1_000)} are below the control's {rate(100, 1_000)}"
+    logged = desk.log[-1].offer
+    assert logged and logged.refused == answer.refused and logged.candidates == answer.candidates
 
 
 async def test_of_given_texts_what_is_liked_is_learned_for_texts_like_it(desk: Desk) -> None:
