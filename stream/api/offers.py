@@ -121,7 +121,7 @@ class _Weighed(NamedTuple):
 
     rules: OfferRules
     where: Compiled
-    about: dict[str, tuple[str, ...]]  # by offer; of a text also how near it is to the user
+    about: dict[str, tuple[str, ...]]  # by offer; with how near it is to the user
     policy_version: str
     holdout: bool
     groups: tuple[str, ...]
@@ -157,11 +157,13 @@ class OfferDesk:
             raise Refused(404, "unknown_placement", f"There is no placement {ask.placement!r} in the file of offers.")
         if isinstance(ask, AskOfferFor) and ask.texts:
             where = _of_texts(where, ask)
-            said = await self.texts.about([one.text for one in where.offers], person.tenant, person.state.history())
-            about = dict(zip((one.id for one in where.offers), said, strict=True))
+            offers = list(where.offers)
+            said = await self.texts.about([one.text for one in offers], person.tenant, person.state.history())
         else:
-            about = {one.id: one.about for one in where.offers}
-        offers = self._asked_for(where, ask)
+            offers = self._asked_for(where, ask)
+            near = self.texts.near([one.items for one in offers], person.tenant, person.state.history())
+            said = [one.about + more for one, more in zip(offers, near, strict=True)]
+        about = dict(zip((one.id for one in offers), said, strict=True))
         churn = await self.churn_of(person.state, person.now_ms) if rules.reads_churn else 0.0
         values = values_of(person.state, person.now_ms, churn)
         at_ms, out = self.clock.now_ms(), held_out(rules, person.tenant, person.user)

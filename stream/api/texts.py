@@ -1,4 +1,6 @@
-"""Texts that a caller gives, as features of the policy: by the text encoder that the catalog is encoded with."""
+"""Texts that a caller gives, and items that offers name, as features of the policy: by the text encoder that the catalog is
+encoded with.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import structlog
 from stream.adapters import model_store, signing
 from stream.adapters.onnx import TextEncoder
 from stream.core.featurize import Float32
-from stream.core.nearness import nearness, steps, taste
+from stream.core.nearness import nearness, steps, steps_of_items, taste
 from stream.core.offer_policy import text_about
 from stream.core.state import Touch
 from stream.serving import ServingState
@@ -58,6 +60,18 @@ class TextFeatures:
             return [one.about for one in found]
         near = nearness(np.stack(vectors), liked)  # (K,)
         return [one.about + steps(float(above)) for one, above in zip(found, near, strict=True)]
+
+    def near(self, offers: Sequence[Sequence[str]], tenant: str, touches: Sequence[Touch]) -> list[tuple[str, ...]]:
+        """How near the items of each offer are to what the user with this history dealt with, by vectors in the released
+        space; nothing of all where that, or the user, has none."""
+        current = self._serving.current
+        space, dim = current.space, current.text_dim
+
+        def vector_of(item: str) -> Float32 | None:
+            return self._serving.text_vector(tenant, item, space, dim)
+
+        liked = taste(touches, vector_of) if dim and any(offers) else None
+        return [()] * len(offers) if liked is None else steps_of_items(offers, liked, vector_of)
 
     def _encoded(self, texts: list[str], released: str) -> tuple[str, list[Encoded]]:
         """The space, and each text in it. `released`: its space, empty for none."""

@@ -90,9 +90,9 @@ def explored(
     rows: list[int], scores: Scores, index: ItemIndex, only: Bool, category_cap: int, share: float, who: str, now_ms: int
 ) -> Explored:  # fmt: skip
     """Ranked rows with a share of the places given to cold items, those that the encoder likes most for this user; what is
-    pinned keeps its place, and the cap holds. Which places: by the hash of user, place and day, each alike and for itself, so
-    that chances are known: over users, the k-th cold item of a stream is at a place when that is drawn and k of the stream's
-    places before it are."""
+    pinned keeps its place, and the cap holds. Which places: by the hash of user, place and day, each alike and for itself,
+    so that chances are known: over users, the k-th cold item of a stream is at a place when that is drawn and k of the
+    stream's places before it are."""
     if not share or not rows:
         return Explored(rows, [], (1.0,) * len(rows))
     n, day = len(scores.total), now_ms // DAY_MS

@@ -1,4 +1,4 @@
-"""How near given texts are to what a user lately dealt with, as features of a policy that learns from counts.
+"""How near texts, or offers of items, are to what a user lately dealt with, as features of a policy that learns from counts.
 
 What a user dealt with is the mean of their items' text vectors, the newer the heavier; its cosine with a text is how near
 that is (Rocchio's profile, in the form of Pazzani & Billsus, "Content-Based Recommendation Systems", 2007). Texts are
@@ -9,6 +9,7 @@ in common with everything that is sold here falls out. Features are 0 or 1: whic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import numpy as np
 
@@ -44,6 +45,29 @@ def nearness(texts: Float32, liked: Float32) -> Float32:
     """(K,): by how much the cosine with `liked` (T,) of each of K texts (K, T), all of length 1, is above their mean."""
     cosines = texts @ liked  # (K,)
     return np.asarray(cosines - cosines.mean(), dtype=np.float32)
+
+
+def steps_of_items(
+    offers: Sequence[Sequence[str]], liked: Float32, vector_of: Callable[[str], Float32 | None]
+) -> list[tuple[str, ...]]:
+    """Features of offers by their items: of each the mean cosine of these with `liked` (T,), among the offers that have one.
+    An offer that has none counts as their mean, neither near nor far; where not two have one, there is nothing to be nearer
+    than, and none has a feature.
+
+    >>> kinds = {"spade": np.float32([1, 0]), "mug": np.float32([0, 1])}
+    >>> [len(one) for one in steps_of_items([["spade", "gone"], ["mug"], ["gone"], []], kinds["spade"], kinds.get)]
+    [5, 0, 2, 2]
+    >>> steps_of_items([["spade", "mug"], ["gone"]], kinds["spade"], kinds.get)
+    [(), ()]
+    """
+    named = dict.fromkeys(item for items in offers for item in items)
+    vectors = {item: vector for item in named if (vector := vector_of(item)) is not None}
+    cosines = dict(zip(vectors, (np.stack([*vectors.values()]) @ liked).tolist(), strict=True)) if vectors else {}
+    near = [fmean(some) if (some := [cosines[item] for item in items if item in cosines]) else None for items in offers]
+    known = [one for one in near if one is not None]
+    if len(known) < 2:
+        return [()] * len(offers)
+    return [steps(0.0 if one is None else one - fmean(known)) for one in near]
 
 
 def steps(above: float) -> tuple[str, ...]:

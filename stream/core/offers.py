@@ -5,17 +5,21 @@ Pure: times, the user's values and what was counted are passed in.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from schemas.events import Instant, ms
+from schemas.events import Id, Instant, ms
 from schemas.offers import MICROS, OfferTotals
 from schemas.outputs import OfferBudget, OfferCap, OfferCost
+from stream.core.audience import POPULATIONS
 from stream.core.confidence import Rate, rate
 from stream.core.expression import Expression, ExpressionError, parse
+from stream.core.measures import FUNCTIONS
+from stream.core.nearness import CUTS
 from stream.core.segment_fields import FIELDS
 from stream.core.state import ADS_REFUSED, DAY_MS
 
@@ -30,6 +34,7 @@ Event = Literal["click", "order"]
 GROUPS: Mapping[str, str] = {
     "buyer": "orders > 0", "loyal": "orders >= 3", "away": "days_since_seen > 7", "full cart": "cart_items > 0",
 }  # fmt: skip
+_OF_SEGMENTS = re.compile(rf"\b({'|'.join((*FUNCTIONS, *POPULATIONS))})\s*\(")
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -44,14 +49,16 @@ class Guardrail(_Part, frozen=True, kw_only=True):
 
 
 class Offer(_Part, frozen=True, kw_only=True, rename={"since": "from"}):
-    """`when` and `segments`: who may get it (a condition, any of the segments). `value`: of one reward, against others'.
-    `from`, `until`: when it is valid. `pacing`: whether budgets are spread evenly over their time."""
+    """`items`: what it is about, by which it is near to a user. `when` and `segments`: who may get it (a condition, any of
+    the segments). `value`: of one reward, against others'. `from`, `until`: when it is valid. `pacing`: whether budgets are
+    spread evenly over their time."""
 
     id: Name
     placements: Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
     text: str = ""
     category: Tag | None = None
     tags: Annotated[tuple[Tag, ...], msgspec.Meta(max_length=8)] = ()
+    items: Annotated[tuple[Id, ...], msgspec.Meta(max_length=16)] = ()
     when: str | None = None
     segments: tuple[str, ...] = ()
     value: Annotated[float, msgspec.Meta(ge=0, le=1e9)] = 1.0
@@ -64,7 +71,7 @@ class Offer(_Part, frozen=True, kw_only=True, rename={"since": "from"}):
 
     @property
     def about(self) -> tuple[str, ...]:
-        """What it is, as features: something, itself, its category, its tags."""
+        """What it is, whoever it is for, as features: something, itself, its category, its tags."""
         category = () if self.category is None else (f"category={self.category}",)
         return ("*", f"offer={self.id}", *category, *(f"tag={tag}" for tag in dict.fromkeys(self.tags)))
 
@@ -163,10 +170,11 @@ def _placement(where: str, placement: Placement, file: OffersFile, conditions: M
         raise OffersError(f"{where}.guardrail: it compares with the control's rate among users who are held out: give a "
                           "`control`, and a `holdout` above 0")  # fmt: skip
     groups = tuple((name, _condition(f"{where}.groups.{name}", text)) for name, text in placement.groups.items())
-    features = len({name for one in offers for name in one.about}) * (1 + len(groups))
+    near = CUTS if any(one.items for one in offers) else ()
+    features = (len({name for one in offers for name in one.about}) + len(near)) * (1 + len(groups))
     if features > FEATURES_MAX:
-        raise OffersError(f"{where}: {features} features, one for each offer, category and tag with each group; at most "
-                          f"{FEATURES_MAX}. Leave groups or tags out")  # fmt: skip
+        raise OffersError(f"{where}: {features} features, one for each offer, category, tag and step of nearness with each "
+                          f"group; at most {FEATURES_MAX}. Leave groups or tags out")  # fmt: skip
     return Compiled(placement, offers, {one.id: conditions[one.id] for one in offers if one.id in conditions}, groups)
 
 
@@ -180,7 +188,10 @@ def _condition(where: str, text: str) -> Expression:
     try:
         return parse(text, FIELDS, "flag")
     except ExpressionError as error:
-        raise OffersError(f"{where}: {error}") from error
+        found = _OF_SEGMENTS.search(text)
+        instead = found and (f". {found[1]}(…) is for rules of segments: word it there, and name the segment in `segments` "
+                             "of an offer")  # fmt: skip
+        raise OffersError(f"{where}: {error}{instead or ''}") from error
 
 
 def held_out(rules: OfferRules, tenant: str, user: str) -> bool:

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from schemas.catalog import Item, ItemVector
 from schemas.offers import OfferTotals, PlacementTotals
 from schemas.outputs import Decision
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
+from stream.api.texts import TextFeatures
 from stream.core.confidence import rate
 from stream.core.nearness import CUTS, nearness, steps, taste
 from stream.core.offer_ledger import Learned
@@ -20,6 +23,8 @@ from stream.core.offer_policy import expand, policy, text_about, text_id
 from stream.core.offers import held_out
 from stream.core.state import Kind, Touch, UserState
 from stream.http.answers import Refused
+from stream.serving import ServingState
+from stream.settings import Settings
 from tests.support.fakes import T0_MS, FakeClock
 
 FILE = """
@@ -28,12 +33,17 @@ placements:
   - {name: home, control: plain, groups: {buyer: orders > 0}, guardrail: {}}
   - {name: mail, groups: {}}
   - {name: shop two, tenant: two}
+  - {name: shelf, groups: {}}
 offers:
   - {id: plain, placements: [home]}
   - {id: summer, placements: [home], tags: [new]}
   - {id: often, placements: [home], cap: {count: 2, hours: 1}}
   - {id: rich, placements: [home, mail], budget: {impressions: 10}}
   - {id: risky, placements: [home], when: churn > 0.5}
+  - {id: outdoors, placements: [shelf], items: [spade, hose, i-gone]}
+  - {id: indoors, placements: [shelf], items: [pan]}
+  - {id: sold out, placements: [shelf], items: [i-gone]}
+  - {id: all, placements: [shelf]}
 """
 
 
@@ -63,8 +73,11 @@ class FakeLog(list[Decision]):
         self.append(decision)
 
 
-class FakeTexts:
-    """Vectors by their first letter: texts, and items, that begin alike are alike."""
+class FakeTexts(TextFeatures):
+    """Vectors by their first letter: texts, and items, that begin alike are alike. Items of offers are the catalog's."""
+
+    def __init__(self) -> None:
+        super().__init__(Settings(), ServingState())
 
     async def about(self, texts: list[str], tenant: str = "t", touches: Sequence[Touch] = ()) -> list[tuple[str, ...]]:
         vectors = [_like(text) for text in texts]
@@ -86,7 +99,8 @@ class Desk(OfferDesk):
         async def churn_of(state: UserState, now_ms: int) -> float:
             return self.churn
 
-        fakes: tuple[Any, ...] = (self.fake, self.log, self.now, churn_of, FakeTexts())
+        self.fake_texts = FakeTexts()
+        fakes: tuple[Any, ...] = (self.fake, self.log, self.now, churn_of, self.fake_texts)
         super().__init__(folder / "offers.yml", *fakes)
 
 
@@ -97,6 +111,11 @@ def desk(tmp_path: Path) -> Desk:
 
 def person(user: str, orders: int = 0) -> Person:
     return Person("t", user, UserState(orders=orders, last_event_id="m1", last_ts_ms=T0_MS), T0_MS)
+
+
+def looked_at(user: str, *items: str, tenant: str = "t") -> Person:
+    ring = [Touch(T0_MS + at, f"e{at}", item, Kind.VIEW, 0.0) for at, item in enumerate(items)]
+    return Person(tenant, user, UserState(ring=ring, last_event_id="m1", last_ts_ms=T0_MS), T0_MS)
 
 
 async def test_the_same_moment_has_the_same_decision_and_others_follow_the_chances(desk: Desk) -> None:
@@ -191,10 +210,6 @@ async def test_of_given_texts_what_is_liked_is_learned_for_texts_like_it(desk: D
 async def test_who_dealt_with_something_gets_what_is_near_to_it_and_that_is_logged_and_learned(desk: Desk) -> None:
     ask = AskOfferFor(user_id="", placement="mail", texts=("A garden", "Kettles", "Zzz"))
 
-    def looked_at(user: str, *items: str) -> Person:
-        ring = [Touch(T0_MS + at, f"e{at}", item, Kind.VIEW, 0.0) for at, item in enumerate(items)]
-        return Person("t", user, UserState(ring=ring, last_event_id="m1", last_ts_ms=T0_MS), T0_MS)
-
     chances: dict[str, list[float]] = {"A": [], "K": []}
     for number, kind in [(number, kind) for number in range(40) for kind in chances]:
         answer = await desk.offer(looked_at(f"{kind}{number}", f"{kind}-1", f"{kind}-2"), ask)
@@ -211,6 +226,41 @@ async def test_who_dealt_with_something_gets_what_is_near_to_it_and_that_is_logg
     await desk.offer(person("u2"), ask)
     offered = desk.log[-1].offer
     assert offered and not [name for name in offered.about if name.startswith("near=")], "nothing is known of them"
+
+
+async def test_an_offer_is_near_to_who_dealt_with_things_like_its_items_and_that_is_logged(desk: Desk) -> None:
+    serving = desk.fake_texts._serving
+    for item, angle in {"spade": 0.0, "hose": 0.3, "rake": 0.1, "pan": 1.5, "wok": 1.4}.items():
+        vector = np.array([np.cos(angle), np.sin(angle)], dtype="<f4").tobytes()
+        one = ItemVector(space="s", content_hash=item, vector=vector, item=Item(item_id=item, tenant="t"))
+        serving.on_vector(f"s/t/{item}".encode(), msgspec.msgpack.encode(one))
+
+    async def served(who: Person, *offers: str) -> tuple[dict[str, int], dict[str, float]]:
+        """Steps of nearness of what is shown in many moments, and the chances."""
+        steps: dict[str, int] = {}
+        for moment in range(40):
+            answer = await desk.offer(who, AskOffer(placement="shelf", id=str(moment), offers=offers))
+            offered = desk.log[-1].offer
+            assert offered and offered.candidates == answer.candidates
+            near = sum(name.startswith("near=") for name in offered.about)
+            assert steps.setdefault(offered.offer_id, near) == near
+        return steps, answer.candidates
+
+    user = next(f"u{n}" for n in range(50) if not held_out(desk.rules(), "t", f"u{n}"))
+    steps, even = await served(looked_at(user, "rake"))
+    assert set(steps.values()) == {0}, "no space is released"
+    serving.current.space, serving.current.text_dim = "s", 2
+    assert await served(looked_at(user)) == await served(looked_at(user, "i-gone")) == (steps, even)
+    outside, chances = await served(looked_at(user, "rake", "i-gone"))
+    assert outside == {"outdoors": len(CUTS), "sold out": 2, "all": 2} | ({"indoors": 0} if "indoors" in outside else {})
+    inside, others = await served(looked_at(user, "wok"))
+    assert inside["indoors"] == len(CUTS)
+    assert chances["outdoors"] > even["outdoors"] + 0.1 > others["outdoors"] + 0.2
+    assert others["indoors"] > even["indoors"] + 0.1 > chances["indoors"] + 0.2
+    alone, _ = await served(looked_at(user, "rake"), "outdoors", "all")
+    assert set(alone.values()) == {0}, "there is no other to be nearer than"
+    other = next(f"u{n}" for n in range(50) if not held_out(desk.rules(), "two", f"u{n}"))
+    assert set((await served(looked_at(other, "rake", tenant="two")))[0].values()) == {0}, "another's catalog"
 
 
 def test_a_policy_of_nothing_gives_new_offers_about_the_same_chance() -> None:

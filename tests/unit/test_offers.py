@@ -48,6 +48,9 @@ HOME, AND = "placements: [{name: home}]", "placements: [{name: home}]\noffers: [
 @pytest.mark.parametrize(("text", "complaint"), [
     (f"{HOME}\noffers: [{{id: a, placements: [hom]}}]", "offers[0].placements[0]: no placement 'hom'"),
     (f"{AND}, when: prize > 3}}]", "offers[0].when: there is no field"),
+    (f"{AND}, when: 'count(\"Product Viewed\") > 2'}}]", "offers[0].when: \"count('Product Viewed')\": the only function "
+     "is contains(text, part). count(…) is for rules of segments: word it there, and name the segment in `segments` of an"),
+    (f"{AND}, when: 'revenue > buyers_quantile(revenue, 0.9)'}}]", "buyers_quantile(…) is for rules of segments"),
     (f"{AND}, when: orders}}]", "offers[0].when: 'orders' gives a number"),
     ("placements: [{name: home, groups: {big: revenue}}]", "placements[0].groups.big: 'revenue' gives a number"),
     ("placements: [{name: home}, {name: home}]", "placements[1].name: there is one named 'home' before"),
@@ -73,6 +76,10 @@ def test_a_placement_with_more_features_than_fit_is_refused() -> None:
     offers = tuple(Offer(id=f"o{n}", placements=("home",)) for n in range(150))
     with pytest.raises(OffersError, match=r"placements\[0\]: 755 features, .* at most 512"):
         compiled(OffersFile(placements=(Placement(name="home"),), offers=offers))
+    offers = tuple(Offer(id=f"o{n}", placements=("home",), items=("i1",) if n == 9 else ()) for n in range(97))
+    with pytest.raises(OffersError, match=r"placements\[0\]: 515 features, .* at most 512"):
+        compiled(OffersFile(placements=(Placement(name="home"),), offers=offers))
+    compiled(OffersFile(placements=(Placement(name="home"),), offers=offers[:9] + offers[10:]))
 
 
 def test_the_documented_file_is_taken(tmp_path: Path) -> None:

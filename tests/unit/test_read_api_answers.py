@@ -228,7 +228,8 @@ def _named(refused: httpx.Response) -> set[str]:
 
 @pytest.mark.parametrize("kind", ["new", ""])
 async def test_what_explores_leaves_pinned_items_their_place_and_keeps_the_cap(tmp_path: Path, kind: str) -> None:
-    items = [msgspec.structs.replace(one, category=kind if at > 5 else "old", pinned=at == 3) for at, one in enumerate(ITEMS)]
+    items = [msgspec.structs.replace(one, category=kind if at > 5 else "old", pinned=at == 3)
+             for at, one in enumerate(ITEMS)]  # fmt: skip
     shop = Shop(tmp_path / "home", items=items)
     sources: set[str] = set()
     for user in range(20):
