@@ -24,7 +24,7 @@ from stream.settings import Api as ApiSettings
 from stream.settings import Privacy, Settings
 from tests.support.fakes import T0_MS, FakeClock, FakeModels, event
 
-KEY = ("a-read-key", "")
+KEY, KEY_OF_TWO = ("a-read-key", ""), ("a-key-of-two", "")  # of the tenants `t`, whose shop it is, and `two`
 STALE_MS = 7
 NO_PRIVACY = Privacy()
 ITEMS = [
@@ -95,7 +95,8 @@ class Shop:
         home.mkdir(parents=True, exist_ok=True)
         (home / "offers.yml").write_text(OFFERS)
         (home / "experiments.yml").write_text(experiments or "experiments: []")
-        self.app = create_app(Settings(home=home, api=ApiSettings(read_keys={"t": SecretStr(KEY[0])}), privacy=privacy))
+        keys = {"t": SecretStr(KEY[0]), "two": SecretStr(KEY_OF_TWO[0])}
+        self.app = create_app(Settings(home=home, api=ApiSettings(read_keys=keys), privacy=privacy))
         self.api: Api = self.app.state.api
         replica: Any = FakeReplica({f"t/{user}": folded(events) for user, events in HISTORIES.items()})
         nothing: Any = NothingLearned()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import msgspec
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
 from schemas.outputs import Applied, Decision
 from stream.adapters import decisions
 from stream.api.service import REASONED_MAX
-from tests.support.read_api import ITEMS, STALE_MS, Shop
+from tests.support.read_api import HISTORIES, ITEMS, KEY_OF_TWO, STALE_MS, FakeReplica, Shop, folded
 
 EXPLORES = """
 experiments:
@@ -63,6 +64,25 @@ async def test_every_answer_says_how_fresh_it_is_and_what_made_it(shop: Shop, me
         of_nobody = "neighbors" in route
         assert said["as_of_event_id"] == ("" if of_nobody else "m2")
         assert said["as_of_ts"] == (None if of_nobody else "2025-06-15T15:06:41Z")
+
+
+async def test_a_tenants_key_reads_nothing_of_another_by_any_route(tmp_path: Path) -> None:
+    """The other has a user and items of the same ids, and is answered the same where the first is not there at all."""
+    shared, alone = Shop(tmp_path / "shared"), Shop(tmp_path / "alone")
+    for shop in (shared, alone):
+        serving, replica = shop.api.ranking.serving.current, cast(FakeReplica, shop.api.replica)
+        replica.states["two/u1"] = folded(HISTORIES["u2"])
+        own = [msgspec.structs.replace(one, tenant="two", title="ours") for one in ITEMS[:4]]
+        serving.put_items(list(zip(own, np.eye(4, dtype=np.float32), strict=True)))
+        if shop is alone:
+            del serving.indexes["t"]
+            replica.states = {name: state for name, state in replica.states.items() if name.startswith("two/")}
+    for method, route in sorted(one for one in mounted(shared) if one[1].startswith("/v1/")):
+        path, body = REQUESTS[method, route]
+        beside, by_itself = [await shop.ask(method, path, json=body, auth=KEY_OF_TWO) for shop in (shared, alone)]
+        assert beside.status_code == 200 and beside.text == by_itself.text, route
+        assert beside.text != (await shared.ask(method, path, json=body)).text, "the first is answered something else"
+    assert [one.tenant for one in shared.logged()] == ["two", "t"] * 4
 
 
 async def test_each_id_that_is_answered_is_logged_once_and_no_other(shop: Shop) -> None:
