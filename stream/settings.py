@@ -70,6 +70,7 @@ class Models(Section):
 
 
 WriteKeys = SecretStr | tuple[SecretStr, ...]
+Tenant = Annotated[str, Field(pattern=r"^[^/]+$")]  # records are `tenant/user`: of `a`, the user `b/u` would be `a/b`'s `u`
 
 
 def _demo_key() -> dict[str, WriteKeys]:
@@ -80,11 +81,11 @@ class Collector(Section):
     host: str = "127.0.0.1"
     port: int = 8080
     behind_tls: bool = Field(False, description="a proxy in front ends TLS; beyond loopback nothing listens without it")
-    write_keys: dict[str, WriteKeys] = Field(
+    write_keys: dict[Tenant, WriteKeys] = Field(
         default_factory=_demo_key,
         description="tenant → write key or several, plain or as sha256:…, what `clickwake key` prints",
     )
-    admin_keys: dict[str, WriteKeys] = Field(
+    admin_keys: dict[Tenant, WriteKeys] = Field(
         default_factory=dict, description="tenant → key or several, as write_keys: may ask for users to be forgotten"
     )
     event_bytes_max: int = 32 * 1024
@@ -107,7 +108,7 @@ class Api(Section):
     host: str = "127.0.0.1"
     port: int = 8090
     behind_tls: bool = Field(False, description="a proxy in front ends TLS; beyond loopback nothing listens without it")
-    read_keys: dict[str, WriteKeys] = Field(
+    read_keys: dict[Tenant, WriteKeys] = Field(
         default_factory=_demo_read_key,
         description="tenant → read key or several, as write_keys: may read everything of the tenant's users",
     )

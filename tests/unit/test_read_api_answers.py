@@ -11,10 +11,13 @@ import msgspec
 import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from schemas.outputs import Applied, Decision
 from stream.adapters import decisions
 from stream.api.service import REASONED_MAX
+from stream.settings import Api as ApiSettings
+from stream.settings import Collector
 from tests.support.read_api import HISTORIES, ITEMS, KEY_OF_TWO, STALE_MS, FakeReplica, Shop, folded
 
 EXPLORES = """
@@ -83,6 +86,14 @@ async def test_a_tenants_key_reads_nothing_of_another_by_any_route(tmp_path: Pat
         assert beside.status_code == 200 and beside.text == by_itself.text, route
         assert beside.text != (await shared.ask(method, path, json=body)).text, "the first is answered something else"
     assert [one.tenant for one in shared.logged()] == ["two", "t"] * 4
+
+
+@pytest.mark.parametrize("own", [ApiSettings, Collector])
+def test_a_tenant_is_not_named_so_that_another_has_its_users(own: type[ApiSettings | Collector]) -> None:
+    """`shop` asking about `eu/u1` would read, and write, what is `shop/eu`'s."""
+    name = "read_keys" if own is ApiSettings else "write_keys"
+    with pytest.raises(ValidationError, match=rf"{name}\.shop/eu"):
+        own.model_validate({name: {"shop": "one", "shop/eu": "two"}})
 
 
 async def test_each_id_that_is_answered_is_logged_once_and_no_other(shop: Shop) -> None:
