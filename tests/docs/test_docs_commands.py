@@ -22,7 +22,7 @@ from clickwake.cli import app
 from schemas.outputs import Complements, Reminder
 from stream.delivery.channels import Message
 from stream.settings import Settings
-from tests.support.guides import ROOT, SHELL, blocks, commands, guides, rule_files, words
+from tests.support.guides import ROOT, SHELL, Block, blocks, commands, guides, rule_files, words
 
 # What a YAML block is, by its first word, and what reads it. A new kind of file needs a line here.
 FILES: dict[str, Callable[[Path], Any]] = {
@@ -36,7 +36,8 @@ RECORDS = {"recommendation_id": Complements, "reminder_id": Reminder, "delivery_
 TRIED = {
     **dict.fromkeys(SHELL, "run by test_docs_run.py"), "python": "run by test_docs_run.py",
     "html": "loaded by tests/browser/test_tracker.py", "sql": "asked by tests/integration/test_readme.py",
-    "yaml": "read below", "json": "held against its form below", "{toctree}": "the build of the site, test_reference.py",
+    "yaml": "read below", "json": "held against its form below", "text": "drawn, or printed: nobody types it",
+    "{toctree}": "the build of the site, test_reference.py",
 }  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def spoken_of() -> list[tuple[str, list[str]]]:
     """(where, words) of every call of clickwake, in blocks and between backticks."""
     found = []
     for path in guides():
-        calls = [(block.where, one) for block in blocks(path, *SHELL) for one in commands(block.text)]
+        calls = [(block.where, one) for block in blocks(path, *SHELL) for one in commands(block)]
         prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         calls += [(str(path.relative_to(ROOT)), one) for one in re.findall(r"`(clickwake [a-z][^`\\]*)`", prose)]
         found += [(where, words(call) or call.split()) for where, call in calls]
@@ -112,6 +113,15 @@ def partial(schema: Any) -> Any:
 
 def test_every_block_is_tried_by_something() -> None:
     assert {block.where: block.language for path in guides() for block in blocks(path) if block.language not in TRIED} == {}
+
+
+@pytest.mark.parametrize(("language", "text"), [
+    ("", "clickwake status\nclikwake status\n"), ("bash", "A=1 wget x\n"), ("console", "$ wget x\n"),
+    ("", "clickwake sql 'SELECT 1\n"), ("bash", "cat > items.csv <<'EOF'\nid\n"), ("", "clickwake \\\n"),
+])  # fmt: skip
+def test_a_line_that_nothing_would_try_is_found(language: str, text: str) -> None:
+    with pytest.raises(AssertionError, match="neither a command of PROGRAMS|a command without an end"):
+        commands(Block(language, text, None, "here"))
 
 
 def test_every_page_has_its_place() -> None:

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.timeout(600)  # `evaluate text` learns and exports six 
 
 def shown() -> list[str]:
     """Each command once, without its comment."""
-    found = [one for path in guides() for block in blocks(path, *SHELL) for one in commands(block.text)]
+    found = [one for path in guides() for block in blocks(path, *SHELL) for one in commands(block)]
     wanted = [one for one in (*found, *SPOKEN_OF) if re.search(r"clickwake (train|evaluate)\b", one)]
     assert {why for why in NOT_RUN if not any(re.search(why, one) for one in wanted)} == set(), "these are no longer needed"
     return sorted({" ".join(words(one) or ()) for one in wanted if not any(re.search(why, one) for why in NOT_RUN)})

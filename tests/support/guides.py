@@ -12,7 +12,9 @@ import msgspec
 ROOT = Path(__file__).parents[2]
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 MADE = ("reference", "adr/index.md")  # by the build of the site
-PROGRAMS = ("clickwake", ".venv/bin/clickwake", "curl", "make", "docker", "kubectl", "python", "pip", "helm", "jupyter")
+PROGRAMS = ("clickwake", "curl", "make", "docker", "kubectl", "python", "pip", "jupyter", "export", "mkdir", "cat", "head")
+VARIABLES = r"""(?:\w+=(?:'[^']*'|"[^"]*"|[^\s'"])*\s+)*"""  # set for one command, before it
+HERE = re.compile(r"<<'(\w+)'")  # … and from the next line on what it reads, until a line that is this word
 SHELL = ("", "bash", "sh", "console")
 
 
@@ -53,27 +55,45 @@ def rule_files(path: Path) -> list[tuple[str, str, str]]:
     return found
 
 
-def commands(text: str) -> list[str]:
-    """The commands of a shell block, those that go on over several lines in one.
+def commands(block: Block) -> list[str]:
+    """The commands of a shell block, those that go on over several lines in one. Every line of it is a command's, or a comment,
+    or in a console what one printed; raises AssertionError for one that is not, which nothing would try.
 
-    >>> commands("clickwake sql 'SELECT\\n  1'  # one\\nhello\\ncurl a \\\\\\n  b\\n")
-    ["clickwake sql 'SELECT\\n  1'  # one", 'curl a \\\\\\n  b']
+    >>> def of(text, language="bash"):
+    ...     return commands(Block(language, text, None, "here"))
+    >>> of("# why\\nclickwake sql 'SELECT\\n  1'  # one\\nA=1 B='2 3' curl a \\\\\\n  b\\n\\ncat > c <<'EOF'\\nit's\\nEOF\\n")
+    ["clickwake sql 'SELECT\\n  1'  # one", "A=1 B='2 3' curl a \\\\\\n  b", "cat > c <<'EOF'\\nit's\\nEOF"]
+    >>> of("$ make docs\\nhello\\n", "console")
+    ['make docs']
     """
     found, open_ = [], ""
-    for line in text.splitlines():
-        open_ = f"{open_}\n{line}" if open_ else line.removeprefix("$ ")
-        if not open_.startswith(tuple(f"{program} " for program in PROGRAMS)):
-            open_ = ""
-        elif words(open_) is not None and not line.endswith("\\"):
+    for line in block.text.splitlines():
+        if open_:
+            open_ += f"\n{line}"
+        elif block.language == "console" and not line.startswith("$ ") or not line.strip() or line.startswith("#"):
+            continue
+        else:
+            open_ = line.removeprefix("$ ")
+            said = f"{block.where}: neither a command of PROGRAMS nor a comment: {open_}"
+            assert re.match(rf"{VARIABLES}(?:{'|'.join(PROGRAMS)})(?:\s|$)", open_), said
+        if _whole(open_):
             found.append(open_)
             open_ = ""
-    assert not open_, f"a command without an end: {open_}"
+    assert not open_, f"{block.where}: a command without an end: {open_}"
     return found
 
 
+def _whole(command: str) -> bool:
+    """Whether no quotation, line or document of it goes on."""
+    first, _, document = command.partition("\n")
+    if read := HERE.search(first):
+        return document.endswith(f"\n{read[1]}")
+    return words(command) is not None and not command.endswith("\\")
+
+
 def words(command: str) -> list[str] | None:
-    """As the shell sees them, without a comment; None while a quotation is open."""
+    """As the shell sees them, the program first, without variables before it and a comment; None while a quotation is open."""
     try:
-        return shlex.split(command, comments=True)
+        return shlex.split(re.sub(f"^{VARIABLES}", "", command), comments=True)
     except ValueError:
         return None
