@@ -120,7 +120,7 @@ def test_every_block_is_tried_by_something() -> None:
     ("", "clickwake sql 'SELECT 1\n"), ("bash", "cat > items.csv <<'EOF'\nid\n"), ("", "clickwake \\\n"),
 ])  # fmt: skip
 def test_a_line_that_nothing_would_try_is_found(language: str, text: str) -> None:
-    with pytest.raises(AssertionError, match="neither a command of PROGRAMS|a command without an end"):
+    with pytest.raises(AssertionError, match=r"neither a command of PROGRAMS|a command without an end"):
         commands(Block(language, text, None, "here"))
 
 

@@ -56,13 +56,15 @@ def rule_files(path: Path) -> list[tuple[str, str, str]]:
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a shell block, those that go on over several lines in one. Every line of it is a command's, or a comment,
-    or in a console what one printed; raises AssertionError for one that is not, which nothing would try.
+    """The commands of a shell block, those that go on over several lines in one. Every line of it is a command's, or a
+    comment, or in a console what one printed; raises AssertionError for one that is not, which nothing would try.
 
     >>> def of(text, language="bash"):
     ...     return commands(Block(language, text, None, "here"))
-    >>> of("# why\\nclickwake sql 'SELECT\\n  1'  # one\\nA=1 B='2 3' curl a \\\\\\n  b\\n\\ncat > c <<'EOF'\\nit's\\nEOF\\n")
-    ["clickwake sql 'SELECT\\n  1'  # one", "A=1 B='2 3' curl a \\\\\\n  b", "cat > c <<'EOF'\\nit's\\nEOF"]
+    >>> of("# why\\nclickwake sql 'SELECT\\n  1'  # one\\nA=1 B='2 3' curl a \\\\\\n  b\\n")
+    ["clickwake sql 'SELECT\\n  1'  # one", "A=1 B='2 3' curl a \\\\\\n  b"]
+    >>> of("cat > c <<'EOF'\\nit's\\nEOF\\n\\nmake docs\\n")
+    ["cat > c <<'EOF'\\nit's\\nEOF", 'make docs']
     >>> of("$ make docs\\nhello\\n", "console")
     ['make docs']
     """
@@ -70,7 +72,7 @@ def commands(block: Block) -> list[str]:
     for line in block.text.splitlines():
         if open_:
             open_ += f"\n{line}"
-        elif block.language == "console" and not line.startswith("$ ") or not line.strip() or line.startswith("#"):
+        elif (block.language == "console" and not line.startswith("$ ")) or not line.strip() or line.startswith("#"):
             continue
         else:
             open_ = line.removeprefix("$ ")
@@ -92,7 +94,7 @@ def _whole(command: str) -> bool:
 
 
 def words(command: str) -> list[str] | None:
-    """As the shell sees them, the program first, without variables before it and a comment; None while a quotation is open."""
+    """As the shell sees them, from the program on, without a comment; None while a quotation is open."""
     try:
         return shlex.split(re.sub(f"^{VARIABLES}", "", command), comments=True)
     except ValueError:
