@@ -66,13 +66,14 @@ def serve_dashboard(
 def dashboard_add_user(
     name: AccountName,
     role: Annotated[str, typer.Option(help="read: see everything; admin: also forget users and mend dead letters")] = "read",
+    tenant: Annotated[list[str] | None, typer.Option(help="whose pages alone; again for another (default: all)")] = None,
     generate: Annotated[bool, typer.Option("--generate", help="draw a password and print it, once")] = False,
     stdin: Annotated[bool, typer.Option("--password-stdin", help="read the password from standard input")] = False,
 ) -> None:
-    """Let somebody sign in, or give them another password or role; whoever is signed in by that name is signed out."""
+    """Let somebody sign in, or with another password, role or tenants; whoever is signed in by that name is signed out."""
     from clickwake.dashboard import commands
 
-    commands.add(name, role, generate=generate, stdin=stdin)
+    commands.add(name, role, tenants=tenant or (), generate=generate, stdin=stdin)
 
 
 @dashboard.command("remove-user")

@@ -17,9 +17,11 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from schemas.events import Id
 from schemas.unreadable import UNREADABLE
 
 Role = Literal["read", "admin"]
+Tenants = Annotated[tuple[Id, ...], msgspec.Meta(min_length=1)] | None
 Positive = Annotated[int, msgspec.Meta(ge=1, le=1 << 20)]
 PASSWORD_CHARS_MIN = 15  # NIST SP 800-63B-4, 3.1.1.2: where a password is all that is asked for
 PASSWORD_CHARS_MAX = 1_024
@@ -33,8 +35,8 @@ class BadAccounts(ValueError):
     """The file, a name or a password is not what it should be; the message says which and what to do."""
 
 
-class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One person. `salt` and `digest` are base64 in the file."""
+class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One person. `salt` and `digest` are base64 in the file. `tenants`: whose pages they may open; None: everybody's."""
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX)]
     role: Role
@@ -43,9 +45,10 @@ class Account(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     n: Positive
     r: Positive
     p: Positive
+    tenants: Tenants = None
 
 
-def new(name: str, role: Role, password: str) -> Account:
+def new(name: str, role: Role, password: str, tenants: Tenants = None) -> Account:
     """Raises BadAccounts for a password that is too short or a name that nobody could type."""
     if not PASSWORD_CHARS_MIN <= len(password) <= PASSWORD_CHARS_MAX:
         raise BadAccounts(f"a password has {PASSWORD_CHARS_MIN} to {PASSWORD_CHARS_MAX} characters, this one has "
@@ -53,7 +56,8 @@ def new(name: str, role: Role, password: str) -> Account:
     if not 1 <= len(name) <= NAME_CHARS_MAX or not name.isprintable() or name != name.strip():
         raise BadAccounts(f"{name!r} is no name: 1 to {NAME_CHARS_MAX} printable characters without space around them")
     salt = secrets.token_bytes(SALT_BYTES)
-    return Account(name=name, role=role, salt=salt, digest=_hash(password, salt, N, R, P), n=N, r=R, p=P)
+    return Account(name=name, role=role, salt=salt, digest=_hash(password, salt, N, R, P), n=N, r=R, p=P,
+                   tenants=tenants)  # fmt: skip
 
 
 def matches(account: Account | None, password: str) -> bool:

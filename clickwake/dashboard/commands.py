@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sys
+from collections.abc import Sequence
 from typing import NoReturn, get_args
 
 import msgspec
@@ -18,8 +19,8 @@ from stream.settings import load
 _errors = Console(stderr=True)
 
 
-def add(name: str, role: str, *, generate: bool, stdin: bool) -> None:
-    """Add or replace. The password is asked for twice, or drawn and printed once."""
+def add(name: str, role: str, *, tenants: Sequence[str] = (), generate: bool, stdin: bool) -> None:
+    """Add or replace; for all tenants where none is named. The password is asked for twice, or drawn and printed once."""
     if role not in get_args(Role):
         _fail(f"there is no role {role!r}; there are {' and '.join(get_args(Role))}")
     if generate and stdin:
@@ -33,7 +34,7 @@ def add(name: str, role: str, *, generate: bool, stdin: bool) -> None:
     path = load().accounts_file
     try:
         known = accounts.read(path)
-        known[name] = accounts.new(name, msgspec.convert(role, Role), password)
+        known[name] = accounts.new(name, msgspec.convert(role, Role), password, tuple(tenants) or None)
     except BadAccounts as error:
         _fail(str(error))
     accounts.write(path, known)
@@ -52,14 +53,15 @@ def remove(name: str) -> None:
 
 
 def users(as_json: bool) -> None:
-    """Names and roles; hashes are nobody's business."""
+    """Names, roles and tenants; hashes are nobody's business."""
     known = _read().values()
     if as_json:
-        sys.stdout.write(msgspec.json.encode([{"name": one.name, "role": one.role} for one in known]).decode() + "\n")
+        told = [{"name": one.name, "role": one.role, "tenants": one.tenants} for one in known]
+        sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
         return
-    table = Table("name", "role")
+    table = Table("name", "role", "tenants")
     for one in known:
-        table.add_row(one.name, one.role)
+        table.add_row(one.name, one.role, "all" if one.tenants is None else ", ".join(one.tenants))
     Console().print(table)
 
 

@@ -22,6 +22,7 @@ from clickwake.dashboard.words import Words, language
 from producers.kafka import KafkaUnavailable
 from stream.settings import Settings
 
+Work = Callable[[], Awaitable[None]]
 CHECK_S = 5.0  # whether the session still holds
 NAV = {"/": "Live", "/segments": "Segments", "/churn": "Churn", "/recommendations": "Recommendations",
        "/promotions": "Promotions", "/satisfaction": "Satisfaction", "/models": "Models", "/dead-letters": "Dead letters",
@@ -150,16 +151,33 @@ class Page:
         """Whether the visitor may do more than look."""
         return self.visitor.role == "admin"
 
-    async def guarded(self, work: Callable[[], Awaitable[None]]) -> None:
+    async def guarded(self, work: Work) -> None:
         """Fill a part of the page, or say who does not answer."""
-        try:
-            await work()
-        except ClickHouseError as error:
-            self.problem("ClickHouse does not answer", str(error))
-        except KafkaUnavailable as error:
-            self.problem("Kafka does not answer", str(error))
-        except httpx.HTTPError as error:
-            self.problem("The read API does not answer", repr(error))
+        if (away := await _away(work)) is not None:
+            self.problem(*away)
+
+    async def kept_fresh(self, work: Work, every_s: float, said_in: ui.column) -> None:
+        """Do `work` now and again and again. While somebody does not answer, `said_in` says who, once; it is empty again as
+        soon as they do."""
+        said = ""
+
+        async def turn() -> None:
+            nonlocal said
+            if not self.holds():
+                return
+            away = await _away(work)
+            who = away[0] if away else ""
+            if who == said:  # or a screen reader would hear of it at each turn
+                return
+            said = who
+            said_in.clear()
+            said_in.set_visibility(away is not None)
+            if away is not None:
+                with said_in:
+                    self.problem(*away)
+
+        await turn()
+        ui.timer(every_s, turn, immediate=False)
 
     def problem(self, what: str, why: str) -> None:
         with ui.card().classes("w-full").props('role="alert"'):
@@ -173,12 +191,14 @@ class Page:
         return made
 
     def table(self, rows: Rows, columns: dict[str, str], title: str = "", key: str = "") -> ui.table | None:
-        """Rows under translated names; says so when there are none."""
+        """Rows under translated names; says so when there are none, and when they are the first of more (`of_all`)."""
         if title:
             self.heading(self.t(title))
         if not rows:
             ui.label(self.t("Nothing here yet."))
             return None
+        if (of_all := rows[0].get("of_all", 0)) > len(rows):
+            ui.label(self.t(f"The first {len(rows):,} of {of_all:,}."))
         made = [{"name": name, "label": self.t(label), "field": name, "sortable": True, "align": "left"}
                 for name, label in columns.items()]  # fmt: skip
         pages = len(rows) > ROWS_MAX
@@ -187,6 +207,19 @@ class Page:
         table.props(f'flat bordered wrap-cells :rows-per-page-options="[{ROWS_MAX}]"{"" if pages else " hide-pagination"}')
         table.add_slot("header-cell", HEADER.replace("COL", "props.col"))
         return table
+
+
+async def _away(work: Work) -> tuple[str, str] | None:
+    """Do it; who did not answer, and why, where somebody did not."""
+    try:
+        await work()
+    except ClickHouseError as error:
+        return "ClickHouse does not answer", str(error)
+    except KafkaUnavailable as error:
+        return "Kafka does not answer", str(error)
+    except httpx.HTTPError as error:
+        return "The read API does not answer", repr(error)
+    return None
 
 
 def picture(options: dict[str, Any]) -> ui.echart:

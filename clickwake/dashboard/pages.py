@@ -11,6 +11,7 @@ import httpx
 import structlog
 from nicegui import ui
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from clickwake import erase
 from clickwake.dashboard import charts, letters_page, models_page, promotions_page, queries, satisfaction_page
@@ -33,6 +34,8 @@ REFRESH_S = 3.0
 async def live(page: Page) -> None:
     t = page.t
     tiles: dict[str, ui.label] = {}
+    away = ui.column().classes("w-full")
+    away.set_visibility(False)
     with ui.row().classes("w-full gap-4"):
         for name, text in (("events", "events"), ("users", "users"), ("recommendations", "recommendations"),
                            ("alerts", "alerts"), ("letters", "dead letters")):  # fmt: skip
@@ -45,8 +48,6 @@ async def live(page: Page) -> None:
         active = picture(charts.over(t("Active users"), [], {}, bars=True))
 
     async def refresh() -> None:
-        if not page.holds():
-            return
         totals, events, funnel, days = await asyncio.gather(*(
             page.database.rows(sql, tenant=page.tenant)
             for sql in (queries.TOTALS, queries.TRAFFIC, queries.FUNNEL, queries.ACTIVE)))  # fmt: skip
@@ -62,8 +63,7 @@ async def live(page: Page) -> None:
             t("new"): [row["new"] for row in days], t("returning"): [row["returning"] for row in days],
         }, bars=True, stacked=True))  # fmt: skip
 
-    await page.guarded(refresh)
-    ui.timer(REFRESH_S, refresh, immediate=False)
+    await page.kept_fresh(refresh, REFRESH_S, away)
 
 
 async def segments(page: Page) -> None:
@@ -100,11 +100,15 @@ async def segments(page: Page) -> None:
                 page.problem("as of (UTC)", str(error))
                 return
             when = when if when.tzinfo else when.replace(tzinfo=UTC)
-            members = await page.database.rows(queries.MEMBERS, tenant=page.tenant, segment=segment, at=when)
-            page.heading(f"{t('Members of')} {segment}")
-            made = page.table(members, {"user_id": "user", "entered_at": "entered", "left_at": "left", "values": "because"})
-            if made is not None:
-                link_users(page, made, "user_id")
+            await page.guarded(lambda: _members(page, segment, when))
+
+
+async def _members(page: Page, segment: str, at: datetime) -> None:
+    members = await page.database.rows(queries.MEMBERS, tenant=page.tenant, segment=segment, at=at)
+    page.heading(f"{page.t('Members of')} {segment}")
+    made = page.table(members, {"user_id": "user", "entered_at": "entered", "left_at": "left", "values": "because"})
+    if made is not None:
+        link_users(page, made, "user_id")
 
 
 async def _meanings(page: Page) -> dict[str, str]:
@@ -298,18 +302,27 @@ PAGES = {"/": live, "/segments": segments, "/churn": churn, "/recommendations": 
 
 def routes(settings: Settings, sessions: Sessions) -> None:
     """Tell NiceGUI of all pages. What is in front of them (`gate`) says who asks."""
+    async def opened(
+        request: Request, path: str, title: str, lang: str, tenant: str | None, fill: Callable[[Page], Awaitable[None]]
+    ) -> Response | None:
+        """What is answered instead of a page that the visitor may not open."""
+        allowed = request.state.visitor.tenant(tenant, settings.shop.tenant)
+        if allowed is None:
+            return PlainTextResponse("This account may not open the pages of this tenant.", 403)
+        page = Page(settings, sessions, request, path, lang, allowed)
+        page.frame(page.t(title) if path in NAV else title)  # an id is no word
+        await page.guarded(lambda: fill(page))
+        return None
+
     def add(path: str, fill: Callable[[Page], Awaitable[None]]) -> None:
         @ui.page(path, title=f"Clickwake · {NAV[path]}", response_timeout=30)
-        async def shown(request: Request, lang: str = "", tenant: str = settings.shop.tenant) -> None:
-            page = Page(settings, sessions, request, path, lang, tenant)
-            page.frame(page.t(NAV[path]))
-            await page.guarded(lambda: fill(page))
+        async def shown(request: Request, lang: str = "", tenant: str | None = None) -> Response | None:
+            return await opened(request, path, NAV[path], lang, tenant, fill)
 
     for path, fill in PAGES.items():
         add(path, fill)
 
     @ui.page("/users/{ident}", title="Clickwake · user", response_timeout=30)
-    async def one_user(request: Request, ident: str, lang: str = "", tenant: str = settings.shop.tenant) -> None:
-        page = Page(settings, sessions, request, f"/users/{quote(ident, safe='')}", lang, tenant)
-        page.frame(ident)
-        await page.guarded(lambda: user(page, ident))
+    async def one_user(request: Request, ident: str, lang: str = "", tenant: str | None = None) -> Response | None:
+        path = f"/users/{quote(ident, safe='')}"
+        return await opened(request, path, ident, lang, tenant, lambda page: user(page, ident))

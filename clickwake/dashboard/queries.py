@@ -1,4 +1,5 @@
-"""What the pages ask of ClickHouse: one constant a question, all of them over the documented views."""
+"""What the pages ask of ClickHouse: one constant a question, all of them over the documented views. `of_all`: how many rows
+there are, of which LIMIT leaves the first."""
 
 from __future__ import annotations
 
@@ -34,18 +35,19 @@ ACTIVE = """SELECT day, active, new, returning FROM active_users_daily WHERE ten
 ORDER BY day DESC LIMIT 60"""
 SEGMENTS = """SELECT segment, members, entered_1d, left_1d, changed_at FROM segment_sizes WHERE tenant = {tenant:String}
 ORDER BY members DESC, segment"""
-MEMBERS = """SELECT user_id, entered_at, left_at, values FROM segment_intervals
+MEMBERS = """SELECT user_id, entered_at, left_at, values, count() OVER () AS of_all FROM segment_intervals
 WHERE tenant = {tenant:String} AND segment = {segment:String} AND entered_at <= {at:DateTime64(3, 'UTC')}
     AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')})
 ORDER BY entered_at DESC, user_id LIMIT 500"""
 ALERTS = """SELECT alerts.as_of_ts AS as_of_ts, alerts.user_id AS user_id, alerts.probability AS probability,
-    alerts.horizon_days AS horizon_days, alerts.reasons AS reasons, outcomes.outcome AS outcome
+    alerts.horizon_days AS horizon_days, alerts.reasons AS reasons, outcomes.outcome AS outcome,
+    count() OVER () AS of_all
 FROM churn_alerts_served AS alerts
 LEFT JOIN alert_outcomes AS outcomes ON outcomes.tenant = alerts.tenant AND outcomes.alert_id = alerts.alert_id
 WHERE alerts.tenant = {tenant:String} AND alerts.state = 'raised' ORDER BY as_of_ts DESC LIMIT 500"""
 PRECISION = """SELECT model_version, horizon_days, raised, judged, correct, precision, said, pending
 FROM alert_precision WHERE tenant = {tenant:String} ORDER BY model_version DESC"""
-HIT_RATE = """SELECT model_version, horizon, emissions, hits, hit_rate, ordered, pending
+HIT_RATE = """SELECT model_version, horizon, emissions, hits, hit_rate, ordered, pending, count() OVER () AS of_all
 FROM recommendation_hit_rate WHERE tenant = {tenant:String} ORDER BY model_version DESC, horizon LIMIT 60"""
 HIT_RATE_DAILY = """SELECT toDate(as_of_ts) AS day, model_version, uniqExact(recommendation_id) AS emissions,
     uniqExactIf(recommendation_id, hit_1d) / emissions AS hit_rate
@@ -69,7 +71,7 @@ ORDER BY user, timestamp"""
 OFFER_EFFECT = """SELECT placement, offered, held_out, offered_rate, held_out_rate, effect, effect_low, effect_high
 FROM offer_effect WHERE tenant = {tenant:String} ORDER BY placement"""
 OFFER_RESULTS = """SELECT placement, offer_id, holdout, users, impressions, clicks, click_rate, click_low, click_high,
-    orders, order_rate, revenue, spent, text
+    orders, order_rate, revenue, spent, text, count() OVER () AS of_all
 FROM offer_results WHERE tenant = {tenant:String} ORDER BY placement, holdout, impressions DESC LIMIT 100"""
 OFFER_SPEND = """SELECT offer_id, day, spent, impressions, spent_so_far, impressions_so_far, budget_money_per_day,
     budget_money, budget_impressions
@@ -87,19 +89,22 @@ SATISFACTION_DAILY = """SELECT toMonday(daily.day) AS week, daily.brand AS brand
 FROM (SELECT * FROM satisfaction_daily WHERE tenant = {tenant:String}) AS daily WHERE daily.opinions > 0
 GROUP BY week, brand ORDER BY week DESC LIMIT 2000"""
 SATISFACTION_ITEMS = """SELECT by_item.item_id AS item_id, items.title AS title, by_item.opinions AS opinions,
-    by_item.satisfaction AS satisfaction, by_item.shrunk AS shrunk, by_item.unhappy AS unhappy, by_item.tickets AS tickets
+    by_item.satisfaction AS satisfaction, by_item.shrunk AS shrunk, by_item.unhappy AS unhappy, by_item.tickets AS tickets,
+    count() OVER () AS of_all
 FROM satisfaction_by_item AS by_item
 LEFT JOIN (SELECT tenant, item_id, title FROM items FINAL) AS items
     ON items.tenant = by_item.tenant AND items.item_id = by_item.item_id
 WHERE by_item.tenant = {tenant:String} ORDER BY shrunk, item_id LIMIT 500"""
-SATISFACTION_BRANDS = """SELECT brand, items, opinions, satisfaction, unhappy, tickets FROM satisfaction_by_brand
+SATISFACTION_BRANDS = """SELECT brand, items, opinions, satisfaction, unhappy, tickets, count() OVER () AS of_all
+FROM satisfaction_by_brand
 WHERE tenant = {tenant:String} AND brand != '' ORDER BY satisfaction, brand LIMIT 500"""
 LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
-    max(failed_at) AS newest, any(dead_letter_id) AS example
+    max(failed_at) AS newest, any(dead_letter_id) AS example, count() OVER () AS of_all
 FROM dead_letters FINAL WHERE tenant = {tenant:String} GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
-TIMELINE = """SELECT timestamp, if(event = '', type, event) AS event, product_id, revenue, lane FROM events FINAL
+TIMELINE = """SELECT timestamp, if(event = '', type, event) AS event, product_id, revenue, lane, count() OVER () AS of_all
+FROM events FINAL
 WHERE tenant = {tenant:String} AND user = {user:String} ORDER BY timestamp DESC LIMIT 200"""
-USER_SEGMENTS = """SELECT segment, entered_at, left_at FROM segment_intervals
+USER_SEGMENTS = """SELECT segment, entered_at, left_at, count() OVER () AS of_all FROM segment_intervals
 WHERE tenant = {tenant:String} AND user_id = {user:String} ORDER BY entered_at DESC LIMIT 200"""
 
 

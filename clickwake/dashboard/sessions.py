@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from itsdangerous import BadSignature, Signer
 
-from clickwake.dashboard.accounts import Account, Accounts, Role
+from clickwake.dashboard.accounts import Account, Accounts, Role, Tenants
 from producers.collector.rates import Buckets
 
 LONGEST_S = 24 * 3_600.0
@@ -46,11 +46,26 @@ class Session:
 
 @dataclass(frozen=True)
 class Visitor:
-    """Who asks for a page. `session`: its identity; empty where nobody has to sign in."""
+    """Who asks for a page. `session`: its identity; empty where nobody has to sign in. `tenants`: of the account."""
 
     name: str
     role: Role
     session: str = ""
+    tenants: Tenants = None
+
+    def tenant(self, asked: str | None, usual: str) -> str | None:
+        """Whose page they get: the tenant's they ask for, None where they may not open it; where they ask for none, the
+        usual one's, or that of the first they may open.
+
+        >>> Visitor("ann", "admin").tenant("b", "a"), Visitor("ann", "admin").tenant(None, "a")
+        ('b', 'a')
+        >>> bob = Visitor("bob", "read", tenants=("b", "c"))
+        >>> bob.tenant("c", "a"), bob.tenant("a", "a"), bob.tenant(None, "a"), bob.tenant(None, "c")
+        ('c', None, 'b', 'c')
+        """
+        if asked is None:
+            return usual if self.tenants is None or usual in self.tenants else self.tenants[0]
+        return asked if self.tenants is None or asked in self.tenants else None
 
 
 class Sessions:
@@ -91,7 +106,8 @@ class Sessions:
             return None
         session.used_s = self._clock_s()
         self._open.move_to_end(ident)
-        return Visitor(session.account.name, session.account.role, ident)
+        account = session.account
+        return Visitor(account.name, account.role, ident, account.tenants)
 
     def holds(self, visitor: Visitor) -> bool:
         """Whether a page that was given to the visitor may still show and do things; asking is no use of the session.

@@ -110,6 +110,7 @@ SENTENCES = {
     r"its category has (\d+) before it, more are not shown at once": r"同类商品已有 \1 个排在其前，不再同时展示",
     r"its place is (\d+), but pinned items come first and (\d+) are shown": r"排名第 \1，但置顶商品优先，只展示 \2 个",
     r"its place is (\d+), (\d+) are shown": r"排名第 \1，只展示 \2 个",
+    r"The first ([\d,]+) of ([\d,]+)\.": r"共 \2 条，仅显示前 \1 条。",
     r"Item (['\"])(.*)\1 is in no catalog and in no event\.": r"商品目录和事件中都没有商品 \2。",
 }  # fmt: skip
 

@@ -273,7 +273,10 @@ def test_users_are_added_and_taken_out_by_commands_and_no_password_is_kept(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert password not in path.read_text() and matches(kept.read(path)["ann"], password)
     commands.users(as_json=True)
-    assert msgspec.json.decode(capsys.readouterr().out) == [{"name": "ann", "role": "admin"}]
+    assert msgspec.json.decode(capsys.readouterr().out) == [{"name": "ann", "role": "admin", "tenants": None}]
+    commands.add("eve", "read", tenants=["t", "u"], generate=True, stdin=False)
+    assert kept.read(path)["eve"].tenants == ("t", "u") and kept.read(path)["ann"].tenants is None
+    commands.remove("eve")
     for refused in (lambda: commands.add("bob", "owner", generate=True, stdin=False), lambda: commands.remove("bob")):
         with pytest.raises(SystemExit):
             refused()
