@@ -211,11 +211,12 @@ async def _known(page: Page, ident: str) -> None:
         page.problem("The read API does not answer", str(error))
         return
     async with client as api:
-        found, answer = await asyncio.gather(
-            api.get(f"/v1/users/{quote(ident, safe='')}"),
-            api.get(f"/v1/recommendations/{quote(ident, safe='')}", params={"fields": "title"}))
+        name, titled = quote(ident, safe=""), {"fields": "title"}
+        found, answer, near = await asyncio.gather(
+            api.get(f"/v1/users/{name}"), api.get(f"/v1/recommendations/{name}", params=titled),
+            api.get(f"/v1/users/{name}/nearest", params=titled))
         last = next((one["item_id"] for one in found.json()["history"] if one["item_id"]), "") if found.is_success else ""
-        near = await api.get(f"/v1/items/{quote(last, safe='')}/neighbors", params={"fields": "title"}) if last else None
+        alike = await api.get(f"/v1/items/{quote(last, safe='')}/neighbors", params=titled) if last else None
     if found.status_code != 200:
         ui.label(t("Nothing is known of this user.") if found.status_code == 404 else found.text)
         return
@@ -244,9 +245,10 @@ async def _known(page: Page, ident: str) -> None:
         asked = ui.input(t("Why, or why not: an item's id")).classes("w-80")
         told = ui.column().props('role="status"')
     asked.on("keydown.enter", lambda: page.guarded(lambda: _why(page, ident, asked.value, told)))
-    if near is not None:
-        page.table(_items(page, near), {"item": "item", "title": "title", "score": "score"},
-                   "Nearest by vectors to what was looked at last")  # fmt: skip
+    page.table(_items(page, near), {"item": "item", "title": "title", "score": "cosine"}, "Nearest to the user's own vector")
+    if alike is not None:
+        page.heading(f"{t('Items like the last one dealt with')}: {last}")
+        page.table(_items(page, alike), {"item": "item", "title": "title", "score": "score"})
 
 
 def _items(page: Page, answer: httpx.Response) -> queries.Rows:

@@ -33,7 +33,8 @@ CHINESE = {
     "Chance of still being away, by days of silence": "沉默天数与仍未返回的概率", "What is recommended now": "当前推荐",
     "item": "商品", "score": "得分", "source": "来源", "because of": "因为", "place": "排名", "of": "/",
     "Why, or why not: an item's id": "为何推荐或不推荐：商品编号", "not among those to choose from": "不在可选范围内",
-    "Nearest by vectors to what was looked at last": "与最近浏览的商品向量最近", "Timeline": "时间线", "event": "事件",
+    "Nearest to the user's own vector": "与该用户自身向量最接近的商品", "cosine": "余弦相似度",
+    "Items like the last one dealt with": "与最近接触的商品相似的商品", "Timeline": "时间线", "event": "事件",
     "revenue": "收入", "Forget this user…": "删除该用户…",
     "Everything about this user will be erased, everywhere. This cannot be undone.":
        "该用户的所有数据将从所有位置删除，且无法恢复。",

@@ -29,6 +29,7 @@ from stream.adapters.serving_readers import ServingReaders
 from stream.api import openapi
 from stream.api.answers import Answer, Explained, Items, User
 from stream.api.metrics import Metrics
+from stream.api.nearest import Nearest
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk
 from stream.api.requests import Ask, AskForMany, Neighbors, Nothing, ToRank, from_body, from_query
 from stream.api.service import Service
@@ -163,6 +164,11 @@ class Api:
         from_query(request.query_params, Nothing)
         return _answered(request, await self.service.user(tenant, request.path_params["user"]))
 
+    async def nearest(self, request: Request, tenant: str) -> Response:
+        """`GET /v1/users/{user}/nearest`"""
+        ask = from_query(request.query_params, Nearest)
+        return _answered(request, await self.service.nearest(tenant, request.path_params["user"], ask))
+
     async def neighbors(self, request: Request, tenant: str) -> Response:
         """`GET /v1/items/{item}/neighbors`"""
         ask = from_query(request.query_params, Neighbors)
@@ -232,6 +238,7 @@ def create_app(settings: Settings) -> Starlette:
         route("/v1/offers/{user}", "offer", api.offer),
         route("/v1/offers", "offer_for", api.offer_for, "POST"),
         route("/v1/users/{user}", "user", api.user),
+        route("/v1/users/{user}/nearest", "nearest", api.nearest),
         route("/v1/items/{item}/neighbors", "neighbors", api.neighbors),
         route("/v1/why/{user}/{item}", "why", api.why),
         Route("/health/live", api.live), Route("/health/ready", api.ready), Route("/metrics", api.prometheus),

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from stream.api.answers import Answer, Explained, Items, OfferServed, Ranked, User
+from stream.api.nearest import Nearest
 from stream.api.offers import AskOffer, AskOfferFor
 from stream.api.requests import Ask, AskForMany, Neighbors, ToRank
 from stream.core.index import FIELDS
@@ -118,6 +119,11 @@ def document(settings: Api) -> dict[str, Any]:
             "operationId": "user", "summary": "What is known of a user: history, cart, and the curve of survival.",
             "security": key, "parameters": _in_path("user"),
             "responses": _answers("Known.", _ref("User"), "304", "400", "404"),
+        }},
+        "/v1/users/{user}/nearest": {"get": {
+            "operationId": "nearest", "summary": "Items nearest to the user's vector, by the cosine.", "security": key,
+            "parameters": _in_path("user") + _parameters(Nearest),
+            "responses": _answers("Nearest first.", _ref("Items"), "304", "400"),
         }},
         "/v1/items/{item}/neighbors": {"get": {
             "operationId": "neighbors", "summary": "Items like a given one.", "security": key,

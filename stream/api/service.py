@@ -36,6 +36,7 @@ from stream.api.answers import (
 from stream.api.choosing import FILTERED, Chosen, Wanted, about_items, boosted, due, for_user, unknown_item
 from stream.api.coalesce import Coalescer
 from stream.api.experiments import NO_ARM, Experiments
+from stream.api.nearest import Nearest, nearest
 from stream.api.offers import OfferAnswer, Person
 from stream.api.requests import Ask, Neighbors, ToRank
 from stream.core import churn, scenarios, segments
@@ -200,6 +201,18 @@ class Service:
         return Items(
             user_id="", scenario="similar", items=with_fields(chosen.items(), index, ask.fields), as_of_event_id="",
             as_of_ts=None, model_version=serving.version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
+        )  # fmt: skip
+
+    async def nearest(self, tenant: str, user: str, ask: Nearest) -> Items:
+        """Items nearest to the user's vector: where the model sees them, and so no decision. Raises Refused."""
+        rules = self._asked(Ask(n=ask.n))
+        serving, scored = await self._scored(tenant, self.who(tenant, user))
+        index, state = serving.index(tenant), scored.state
+        items = nearest(scored.vector, index, rules.top_n)
+        return Items(
+            user_id=user, scenario="nearest", items=with_fields(items, index, ask.fields),
+            as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), model_version=serving.version,
+            degraded=degraded(index, serving, scored.known, explained=True), stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
     async def user(self, tenant: str, user: str) -> User:

@@ -202,7 +202,9 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
     expect(page.get_by_text("What is recommended now")).to_be_visible()
     expect(page.get_by_role("cell", name="Product Viewed").first).to_be_visible()
     expect(page.locator(".chart svg").first).to_be_visible()
-    expect(page.get_by_text("Nearest by vectors to what was looked at last")).to_be_visible()
+    expect(page.get_by_text("Nearest to the user's own vector")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="cosine")).to_be_visible()
+    expect(page.get_by_text("Items like the last one dealt with: i")).to_be_visible()
     why = page.get_by_label("Why, or why not: an item's id")
     for item, told in (("i3", re.compile("i3: (place|not among)")), ("no such item", re.compile("no such item"))):
         why.fill(item)

@@ -19,6 +19,7 @@ from clickwake.dashboard.gate import ANYBODY
 from clickwake.dashboard.sessions import Sessions
 from stream.settings import Settings
 from tests.support.cluster import running, until
+from tests.support.read_api import KEY, Shop
 
 AWAY = "ClickHouse does not answer"
 PASSWORD = "a long way to the sea"  # noqa: S105 - of these tests
@@ -88,6 +89,24 @@ async def test_a_table_that_has_the_first_rows_only_says_so(tmp_path: Path, lang
         with Client(ui.page("/"), request=None) as client:
             await pages.churn(page_on(Store(ALERTS=alerts), tmp_path, lang))
             assert (said in texts(client)) is shown
+
+
+async def test_what_is_nearest_is_nearest_to_the_user_and_like_the_last_item(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the read API says both, under titles that say which is which."""
+    shop = Shop(tmp_path / "shop")
+    asked = {name: (await shop.get(path)).json()["items"]
+             for name, path in (("near", "/v1/users/u1/nearest"), ("alike", "/v1/items/i2/neighbors"))}
+    monkeypatch.setattr(pages, "_read_api", lambda page: httpx.AsyncClient(
+        transport=httpx.ASGITransport(shop.app), base_url="http://api", auth=KEY))  # fmt: skip
+    with Client(ui.page("/"), request=None) as client:
+        await pages._known(page_on(Store(), tmp_path), "u1")
+        _, near, alike = (one for one in client.elements.values() if isinstance(one, ui.table))
+        for table, label, rows in ((near, "cosine", asked["near"]), (alike, "score", asked["alike"])):
+            assert table.columns[-1]["label"] == label and len(rows) > 3
+            assert [(row["item"], row["score"]) for row in table.rows] == [(one["item_id"], one["score"]) for one in rows]
+        assert texts(client)[-2:] == ["Nearest to the user's own vector", "Items like the last one dealt with: i2"]
 
 
 def test_an_account_opens_the_pages_of_its_tenants_only(tmp_path: Path) -> None:

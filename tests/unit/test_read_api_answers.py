@@ -32,6 +32,7 @@ REQUESTS: dict[tuple[str, str], tuple[str, Any]] = {  # of every route that need
     ("GET", "/v1/offers/{user}"): ("/v1/offers/u1?placement=home&id=page", None),
     ("POST", "/v1/offers"): ("/v1/offers", {"user_id": "u1", "placement": "home", "id": "page"}),
     ("GET", "/v1/users/{user}"): ("/v1/users/u1", None),
+    ("GET", "/v1/users/{user}/nearest"): ("/v1/users/u1/nearest?n=3&fields=title", None),
     ("GET", "/v1/items/{item}/neighbors"): ("/v1/items/i1/neighbors?n=3&fields=title", None),
     ("GET", "/v1/why/{user}/{item}"): ("/v1/why/u1/i1?fields=title", None),
 }
@@ -204,7 +205,22 @@ async def test_a_body_with_an_unknown_field_is_refused_with_those_there_are(shop
         assert refused.status_code == 400, raw
 
 
-TAGGED = ["/v1/recommendations/u1?n=3", "/v1/items/i1/neighbors?n=3", "/v1/users/u1", "/v1/why/u1/i4?n=3"]
+async def test_the_nearest_to_a_users_vector_are_those_of_the_greatest_cosine(shop: Shop) -> None:
+    said = (await shop.get("/v1/users/u1/nearest", params={"n": 4, "fields": "title"})).json()
+    user = shop.index.matrix[[1, 2]].mean(axis=0)  # of what u1 dealt with, as the fake encoder has it
+    cosines = shop.index.matrix @ user / np.linalg.norm(user)
+    best = sorted(range(10), key=lambda row: -cosines[row])[:4]  # i10 is out of stock, i11 blocked
+    assert [(one["item_id"], one["item"]) for one in said["items"]] == [(f"i{n}", {"title": f"thing {n}"}) for n in best]
+    assert [one["score"] for one in said["items"]] == pytest.approx([float(cosines[row]) for row in best], abs=1e-5)
+    nobody = (await shop.get("/v1/users/nobody/nearest")).json()
+    assert (nobody["items"], nobody["degraded"]) == ([], "no_history")
+    shop.api.ranking.serving.current.models = None
+    assert (await shop.get("/v1/users/u1/nearest")).json()["degraded"] == "counts_only"
+    assert (await shop.get("/v1/users/u1/nearest?n=100000")).status_code == 400 and shop.logged() == []
+
+
+TAGGED = ["/v1/recommendations/u1?n=3", "/v1/items/i1/neighbors?n=3", "/v1/users/u1", "/v1/users/u1/nearest?n=3",
+          "/v1/why/u1/i4?n=3"]
 
 
 @pytest.mark.parametrize("path", TAGGED)
