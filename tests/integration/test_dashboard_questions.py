@@ -33,8 +33,9 @@ def test_every_question_and_every_view_is_answered(clickhouse: ClickHouse) -> No
 
 def test_of_a_large_segment_the_first_are_shown_and_all_are_counted(database: Database) -> None:
     database.client.command("""INSERT INTO segment_changes (tenant, change_id, user_id, segment, change, number, as_of_ts,
-        partition_time, broker_time, kafka_partition, kafka_offset) SELECT 't', toString(number), concat('u', toString(number)),
-        if(number < 501, 'large', 'small'), 'entered', 1, now64(3), now(), now64(3), 0, number FROM numbers(504)""")
+        partition_time, broker_time, kafka_partition, kafka_offset)
+        SELECT 't', toString(number), concat('u', toString(number)), if(number < 501, 'large', 'small'), 'entered', 1,
+            now64(3), now(), now64(3), 0, number FROM numbers(504)""")
     found = {name: asyncio.run(queries.Database(database.settings).rows(
         queries.MEMBERS, tenant="t", segment=name, at=datetime.now(UTC) + timedelta(days=1))) for name in ("large", "small")}
     assert (len(found["large"]), {row["of_all"] for row in found["large"]}) == (500, {501})
