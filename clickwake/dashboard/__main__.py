@@ -1,5 +1,5 @@
-"""`python -m clickwake.dashboard`: the dashboard of what runs here. Whoever may see it sees everybody, so beyond loopback it
-listens only behind TLS, and asks who is there."""
+"""`python -m clickwake.dashboard`: the dashboard of what runs here. Whoever may see it sees everybody of
+their tenants, so beyond loopback it listens only behind TLS, and asks who is there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make demo KEEP=1` starts, on a small shop: the whole demo, then its shop and its dashboard until it is told to end."""
+"""What `make demo KEEP=1` starts, on a small shop: the whole demo, then shop and dashboard until it is told to end."""
 
 from __future__ import annotations
 
