@@ -20,9 +20,11 @@ from tests.support.reviews import tiny_bert
 
 # the front door, before a shop of which a training takes seconds
 DEMO = """
+from functools import partial
 from clickwake.cli import main
 from clickwake.demo import shop
 shop.SHOPPERS, shop.HISTORY_DAYS, shop.LIVE_DAYS, shop.LIVE_SECONDS = 40, 60, 5, 2.0
+shop.World = partial(shop.World, items=200)
 main()
 """
 DEMO_S, ENDS_S = 480.0, 60.0
