@@ -1,26 +1,38 @@
 """One typed tree of settings; nothing else reads the environment.
 
 Every field can be set as `CLICKWAKE_<SECTION>__<FIELD>`, for example `CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS`.
-Unknown names are refused, so a typing error does not pass silently. `clickwake up` writes what it started to
-`<home>/local.env`; it is read when it is there, and the environment wins over it.
+Unknown names in a section are refused, so a typing error there does not pass silently; a setting that cannot be used
+ends the process with exit code 2 and a line that names it. `clickwake up` writes what it started to `<home>/local.env`; it
+is read when it is there, and the environment wins over it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from stream import wrong_settings
 
 PSEUDONYM_KEY_CHARS_MIN = 32
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Kafka(Section):
@@ -158,12 +170,13 @@ class Privacy(Section):
     ip: Literal["truncate", "drop", "keep"] = Field("truncate", description="addresses: /24 of IPv4, /48 of IPv6")
     consent: dict[str, ConsentDefault] = Field(default_factory=dict, description="tenant → what counts if nothing is said")
 
-    @model_validator(mode="after")
-    def _keys_are_long(self) -> Self:
-        if any(len(one.get_secret_value()) < PSEUDONYM_KEY_CHARS_MIN for one in self.pseudonym_keys):
+    @field_validator("pseudonym_keys")
+    @classmethod
+    def _are_long(cls, pseudonym_keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(one.get_secret_value()) < PSEUDONYM_KEY_CHARS_MIN for one in pseudonym_keys):
             raise ValueError(f"a pseudonym key has at least {PSEUDONYM_KEY_CHARS_MIN} random characters: with a short one "
                              "ids could be guessed")  # fmt: skip
-        return self
+        return pseudonym_keys
 
 
 class Personalize(Section):
@@ -274,12 +287,27 @@ class Training(Section):
     churn_horizon_days: float | None = Field(None, gt=0, description="default: the shortest informative of 14, 30, 60, 90")
 
 
+class JsonOrText(EnvSettingsSource):
+    """What is no JSON stays the text that it is, so that its field says what is wrong, under its name."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
+
+
+class JsonOrTextFile(JsonOrText, DotEnvSettingsSource):
+    """The same of a file."""
+
+
 class Settings(BaseSettings):
     """`home` holds everything a local installation writes: broker, engine, state, models, logs."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CLICKWAKE_", env_nested_delimiter="__", env_ignore_empty=True, extra="forbid", frozen=True
-    )
+        env_prefix=wrong_settings.PREFIX, env_nested_delimiter=wrong_settings.DELIMITER, env_ignore_empty=True,
+        extra="forbid", frozen=True, hide_input_in_errors=True,
+    )  # fmt: skip
 
     home: Path = Path(".clickwake")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -312,7 +340,9 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:  # fmt: skip
         """OpenTelemetry's own names come last."""
         theirs = InitSettingsSource(settings_cls, {"tracing": otel_settings(os.environ)})
-        return init_settings, env_settings, dotenv_settings, file_secret_settings, theirs
+        assert isinstance(dotenv_settings, DotEnvSettingsSource), "what pydantic makes"
+        file = JsonOrTextFile(settings_cls, dotenv_settings.env_file)
+        return init_settings, JsonOrText(settings_cls), file, file_secret_settings, theirs
 
     @property
     def registry(self) -> str:
@@ -393,8 +423,13 @@ def otel_settings(environment: Mapping[str, str]) -> dict[str, Any]:
 def load() -> Settings:
     """The settings of this process: environment first, then `<home>/local.env` as `clickwake up` left it.
 
-    Raises pydantic's `ValidationError`, which names the field and the variable's value.
+    A setting that cannot be used ends the process: a line for each on standard error, without its value, and SystemExit.
     """
     home = Path(os.environ.get("CLICKWAKE_HOME", ".clickwake"))
     local_env = home / "local.env"
-    return Settings(_env_file=local_env if local_env.exists() else None)
+    try:
+        return Settings(_env_file=local_env if local_env.exists() else None)
+    except ValueError as error:
+        for line in wrong_settings.lines_of(error, Settings):
+            print(f"wrong setting: {line}", file=sys.stderr)
+    raise SystemExit(wrong_settings.EXIT_CODE)
