@@ -145,8 +145,8 @@ def tried(
     settings: Settings, letters: Iterable[DeadLetter], changes: Sequence[Change] = (), *, as_is: bool = False
 ) -> list[Mended]:
     """Letters with the given changes, else each with its own fix, and whether they would be taken; nothing is sent."""
-    return [repair.mend(one, () if as_is else changes or repair.suggest(one), settings.collector.event_bytes_max)
-            for one in letters]  # fmt: skip
+    return [repair.mend(one, () if as_is else changes or repair.suggest(one), settings.collector.event_bytes_max,
+                        settings.personalize.skew_max_ms) for one in letters]  # fmt: skip
 
 
 def send_again(settings: Settings, mended: Iterable[Mended]) -> int:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from producers.collector.admission import Admitted, Arrival, admit
+from producers.collector.admission import SKEW_MAX_MS, Admitted, Arrival, admit
 from schemas.dead_letter import DeadLetter, Message, Repair
 from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX
 from schemas.unreadable import UNREADABLE
@@ -119,7 +119,9 @@ def _time(value: Any) -> str:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
 
 
-def mend(letter: DeadLetter, changes: Sequence[Change], event_bytes_max: int = EVENT_BYTES_MAX) -> Mended:
+def mend(
+    letter: DeadLetter, changes: Sequence[Change], event_bytes_max: int = EVENT_BYTES_MAX, skew_max_ms: int = SKEW_MAX_MS
+) -> Mended:
     """The letter's event with changes made, as the collector would take it, on the lane `repair`."""
 
     def failed(keyword: str, text: str, diff: str = "") -> Mended:
@@ -142,7 +144,8 @@ def mend(letter: DeadLetter, changes: Sequence[Change], event_bytes_max: int = E
     diff = "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "kept", "mended", lineterm="", n=1))
     given = payload.get("receivedAt")
     received = msgspec.convert(given, datetime) if isinstance(given, str) else letter.first_seen
-    arrival = Arrival(tenant=letter.tenant, received_at=received, event_bytes_max=event_bytes_max)
+    arrival = Arrival(tenant=letter.tenant, received_at=received, event_bytes_max=event_bytes_max,
+                      skew_max_ms=skew_max_ms)  # fmt: skip
     result = admit(msgspec.json.encode({"type": "track"} | payload), arrival)
     if not isinstance(result, Admitted):
         return Mended(letter, tuple(changes), None, result.messages, diff)

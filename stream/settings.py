@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -81,6 +81,13 @@ class Models(Section):
     verify_keys: tuple[str, ...] = Field((), description="public keys, base64 or files: what none of them signed is refused")
 
 
+def _tenant(name: str) -> str:
+    if not name or "/" in name or name.startswith("#"):  # `stream.core.decode` refuses them: both have their place in keys
+        raise ValueError("a tenant has a name without / that does not begin with #")
+    return name
+
+
+Tenant = Annotated[str, AfterValidator(_tenant)]
 WriteKeys = SecretStr | tuple[SecretStr, ...]
 Tenant = Annotated[str, Field(pattern=r"^[^/]+$")]  # records are `tenant/user`: of `a`, the user `b/u` would be `a/b`'s `u`
 
@@ -192,7 +199,10 @@ class Personalize(Section):
         0.0, ge=0, le=10, description="scores times (item's satisfaction / mean) to this power, at most 1; 0: off"
     )
     lateness_max_ms: int = Field(2 * 86_400_000, description="live events older than the partition's clock by more are late")
-    skew_max_ms: int = Field(300_000, description="a live event may be ahead of the broker's clock by this much")
+    skew_max_ms: int = Field(
+        300_000, ge=0,
+        description="a live event may be ahead of the collector's and of the broker's clock by this much; one for all",
+    )
     recommend_users_max: int = Field(256, ge=1, description="users recommended to with one batch or tick: one ONNX call")
     behind_records_min: int = Field(100, ge=1, description="with so many records waiting in a partition, folding is first")
     recommend_behind_users_max: int = Field(8, ge=1, description="users recommended to with one batch or tick meanwhile")

@@ -37,7 +37,7 @@ def lines_of(error: ValueError, settings: type[BaseModel]) -> list[str]:
         if one["type"] == "extra_forbidden" and (near := difflib.get_close_matches(name, _variables(settings), 1)):
             what += f"; did you mean {near[0]}?"
         said = wrong.setdefault(name, [])
-        if (text := f"something in it {what}" if within else what) not in said:
+        if (text := f"something in it: {what}" if within else what) not in said:
             said.append(text)
     return [f"{' or '.join(filter(None, (name, ALSO.get(name))))}: {', or '.join(said)}" for name, said in wrong.items()]
 

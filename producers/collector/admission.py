@@ -16,11 +16,13 @@ from producers.privacy import IDS as USER_IDS
 from producers.privacy import Privacy
 from schemas.dead_letter import Kind, Message
 from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, encode, key, ms
+from stream.settings import Personalize
 from stream.settings import Privacy as Settings
 
 DEPTH_MAX = 32  # no real event is deeper, and every reader downstream recurses
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # a clock before it is a clock that was never set
 AHEAD_MAX = timedelta(days=1)  # covers time zones taken for UTC
+SKEW_MAX_MS = Personalize().skew_max_ms  # as shipped
 IDS = ("messageId", *USER_IDS)
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:the key path )?`(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -65,6 +67,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     type: EventType | None = None  # set by the endpoint; None in a batch
     sent_at: Any = None  # of the batch, for events without their own
     privacy: Privacy = NO_PRIVACY
+    skew_max_ms: int = SKEW_MAX_MS  # personalize's: what is taken here, the engine takes too
 
 
 class Complaint(ValueError):
@@ -121,15 +124,18 @@ def _instant(value: Any, path: str) -> datetime:
         raise Complaint(path, "format", f"{error}; send a time such as 2026-01-31T12:00:00.000Z") from None
 
 
-def event_time(original: datetime | None, sent: datetime | None, received: datetime) -> datetime:
+def event_time(original: datetime | None, sent: datetime | None, received: datetime, skew_max: timedelta) -> datetime:
     """receivedAt - (sentAt - originalTimestamp), which takes the error of the client's clock out.
 
     Without a send time, or when the result is not plausible (sent before it happened, far from now), the client's own
-    time stands; without that, the time of receipt. Raises Complaint when nothing plausible is left.
+    time stands; without that, or where it is ahead by more than `skew_max`, the time of receipt. Raises Complaint when
+    nothing plausible is left.
 
-    >>> at = datetime(2026, 1, 1, tzinfo=UTC)
-    >>> event_time(datetime(1970, 1, 1, 0, 0, tzinfo=UTC), datetime(1970, 1, 1, 0, 1, tzinfo=UTC), at)
+    >>> at, skew_max = datetime(2026, 1, 1, tzinfo=UTC), timedelta(minutes=5)
+    >>> event_time(datetime(1970, 1, 1, 0, 0, tzinfo=UTC), datetime(1970, 1, 1, 0, 1, tzinfo=UTC), at, skew_max)
     datetime.datetime(2025, 12, 31, 23, 59, tzinfo=datetime.timezone.utc)
+    >>> event_time(at + timedelta(hours=1), None, at, skew_max) == at
+    True
     """
     if original is None:
         return received
@@ -142,7 +148,7 @@ def event_time(original: datetime | None, sent: datetime | None, received: datet
             return corrected
     if not EARLIEST <= original <= received + AHEAD_MAX:
         raise Complaint("timestamp", "range", f"{original.isoformat()} is before 2000 or more than a day ahead")
-    return original
+    return original if original <= received + skew_max else received
 
 
 def _stamp(event: dict[str, Any], arrival: Arrival) -> None:
@@ -165,7 +171,8 @@ def _stamp(event: dict[str, Any], arrival: Arrival) -> None:
         event["sentAt"] = arrival.sent_at
     if given is not None:
         event["originalTimestamp"] = given
-    event["timestamp"] = iso(event_time(original, sent_at, arrival.received_at))
+    skew_max = timedelta(milliseconds=arrival.skew_max_ms)
+    event["timestamp"] = iso(event_time(original, sent_at, arrival.received_at, skew_max))
 
 
 def _check(event: Event) -> None:

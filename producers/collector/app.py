@@ -87,6 +87,7 @@ class Collector:
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
         self._erasures = topics.ERASURES.name(settings.kafka.topic_prefix)
         self._kafka, self._inflight = settings.kafka, 0
+        self._skew_max_ms = settings.personalize.skew_max_ms
         self.broker: Acknowledges | None = None
         self.privacy = Privacy(settings.privacy)
         self._receipts: dict[str, Erasure] = {}  # by id of the request
@@ -186,7 +187,7 @@ class Collector:
 
     def _arrival(self, tenant: str, kind: EventType | None, sent_at: Any) -> Arrival:
         return Arrival(tenant=tenant, received_at=datetime.now(UTC), event_bytes_max=self.settings.event_bytes_max,
-                       type=kind, sent_at=sent_at, privacy=self.privacy)  # fmt: skip
+                       type=kind, sent_at=sent_at, privacy=self.privacy, skew_max_ms=self._skew_max_ms)  # fmt: skip
 
     async def _admit(self, raws: list[bytes], arrival: Arrival, endpoint: str) -> list[Admitted | NotAdmitted]:
         """Steps 4 and 5."""

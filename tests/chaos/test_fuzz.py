@@ -24,7 +24,7 @@ from stream.core.decode import Drop, Ok, Reject, decode
 from stream.core.featurize import churn_features, sequence
 from stream.core.fold import fold
 from stream.core.state import DAY_MS, UserState
-from stream.settings import ClickHouse
+from stream.settings import ClickHouse, Personalize
 from stream.settings import Privacy as Section
 from stream.sink.batch import freeze
 from stream.sink.rows import Complaint, Rows, Skip, event_rows
@@ -35,6 +35,7 @@ from tests.support.hostile import payloads
 
 COUNT = 1_000_000 if os.environ.get("CLICKWAKE_CHAOS") == "full" else 20_000
 APPENDED_MS = T0_MS + 30 * DAY_MS
+SKEW_MAX_MS = Personalize().skew_max_ms  # as shipped
 NEIGHBOUR = key("t", "neighbour")
 
 
@@ -49,7 +50,7 @@ def test_whatever_is_on_the_topic_every_input_has_one_outcome_and_neighbours_see
         for value in (raw, msgspec.json.encode(neighbours[number // every]) if number % every == 0 else None):
             if value is None:
                 continue
-            decoded = decode(value, APPENDED_MS, DAY_MS)
+            decoded = decode(value, APPENDED_MS, SKEW_MAX_MS)
             if isinstance(decoded, Ok):
                 user = key(decoded.event.tenant, decoded.event.user)
                 outcome, _ = fold(found.setdefault(user, UserState()), decoded.event, clock_ms, 1 << 60)
@@ -63,7 +64,7 @@ def test_whatever_is_on_the_topic_every_input_has_one_outcome_and_neighbours_see
     assert sum(outcomes.values()) == COUNT + len(neighbours), "every input has one outcome"
     assert min(outcomes["folded"] + outcomes["late"], outcomes["rejected"]) > COUNT // 10, outcomes
     for one in neighbours:
-        decoded = decode(msgspec.json.encode(one), APPENDED_MS, DAY_MS)
+        decoded = decode(msgspec.json.encode(one), APPENDED_MS, SKEW_MAX_MS)
         assert isinstance(decoded, Ok)
         fold(alone, decoded.event, clock_ms, 1 << 60)
     assert states.encode(found[NEIGHBOUR]) == states.encode(alone)
@@ -81,7 +82,7 @@ def test_whatever_clients_send_is_taken_or_refused_with_a_reason_and_what_is_tak
     privacy = Privacy(Section.model_validate({"pseudonym_keys": ("k" * 32,), "pseudonym_fields": ("traits.email",)}))
     arrival = Arrival(tenant="t", received_at=datetime.fromtimestamp(APPENDED_MS / 1000, UTC), privacy=privacy,
                       event_bytes_max=EVENT_BYTES_MAX, type="track")  # fmt: skip
-    to_rows, outcomes = event_rows(DAY_MS), Counter[str]()
+    to_rows, outcomes = event_rows(SKEW_MAX_MS), Counter[str]()
     records: list[Any] = []
     for number, raw in enumerate(payloads(2, COUNT)):
         result = admit(raw, arrival)
@@ -90,7 +91,7 @@ def test_whatever_clients_send_is_taken_or_refused_with_a_reason_and_what_is_tak
             outcomes[result.messages[0].keyword] += 1
             continue
         outcomes["admitted"] += 1
-        taken = decode(result.value, APPENDED_MS, DAY_MS)
+        taken = decode(result.value, APPENDED_MS, SKEW_MAX_MS)
         assert not isinstance(taken, Reject), f"admitted, then refused by the workers: {taken} {raw[:300]!r}"
         record = SimpleNamespace(topic="events", partition=0, offset=number, timestamp=APPENDED_MS, key=result.key,
                                  value=result.value, headers=())  # fmt: skip

@@ -10,10 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.collector.admission import DEPTH_MAX, Admitted, Arrival, NotAdmitted, admit, depth, event_time
-from schemas.events import Event
+from producers.collector.admission import (
+    AHEAD_MAX,
+    DEPTH_MAX,
+    SKEW_MAX_MS,
+    Admitted,
+    Arrival,
+    NotAdmitted,
+    admit,
+    depth,
+    event_time,
+    iso,
+)
+from schemas.events import Event, ms
+from stream.core.decode import Reject, decode
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SKEW_MAX = timedelta(milliseconds=SKEW_MAX_MS)
 ARRIVAL = Arrival(tenant="shop", received_at=NOW, event_bytes_max=32 * 1024)
 
 
@@ -77,6 +90,17 @@ def test_original_timestamp_wins_over_timestamp_and_the_batch_lends_its_send_tim
 
 def test_without_a_time_the_time_of_receipt_stands() -> None:
     assert sent(track())["timestamp"] == "2026-03-01T12:00:00.000Z"
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [
+    (SKEW_MAX, SKEW_MAX), (SKEW_MAX + timedelta(milliseconds=1), timedelta()), (timedelta(minutes=10), timedelta()),
+    (AHEAD_MAX, timedelta()),
+])  # fmt: skip
+def test_an_event_of_a_clock_that_is_ahead_has_the_time_of_receipt(ahead: timedelta, taken: timedelta) -> None:
+    event = sent(track(timestamp=iso(NOW + ahead)))
+    assert (event["timestamp"], event["originalTimestamp"]) == (iso(NOW + taken), iso(NOW + ahead))
+    wider = msgspec.structs.replace(ARRIVAL, skew_max_ms=86_400_000)
+    assert sent(track(timestamp=iso(NOW + ahead)), wider)["timestamp"] == iso(NOW + ahead)
 
 
 @pytest.mark.parametrize("bad", ["1970-01-01T00:00:00Z", "2026-03-03T00:00:00Z", "9999-12-31T23:59:59Z"])
@@ -155,15 +179,29 @@ def test_any_object_gives_a_canonical_event_or_a_reason(changes: dict[str, Any],
     if isinstance(result, Admitted):
         event = msgspec.json.decode(result.value, type=Event)
         assert event.tenant == "shop" and event.user
-        assert datetime(2000, 1, 1, tzinfo=UTC) <= event.timestamp <= NOW + timedelta(days=1)
+        assert datetime(2000, 1, 1, tzinfo=UTC) <= event.timestamp <= NOW + SKEW_MAX
         again = admit(result.value, ARRIVAL)
         assert isinstance(again, Admitted) and again.message_id == result.message_id and again.key == result.key
+
+
+near = st.timedeltas(timedelta(days=-2), timedelta(days=2)).map(lambda apart: (NOW + apart).isoformat())
+times = st.dictionaries(st.sampled_from(["timestamp", "originalTimestamp", "sentAt"]), near | instants)
+
+
+@given(times, st.none() | near, st.integers(0, 2 * 86_400_000), st.integers(0, 1_000))
+def test_what_is_taken_no_worker_refuses_for_its_time(
+    event_times: dict[str, str], batch_sent_at: str | None, skew_max_ms: int, appended_after_ms: int
+) -> None:
+    arrival = msgspec.structs.replace(ARRIVAL, sent_at=batch_sent_at, skew_max_ms=skew_max_ms)
+    result = admit(msgspec.json.encode(track(**event_times)), arrival)
+    if isinstance(result, Admitted):
+        assert not isinstance(decode(result.value, ms(NOW) + appended_after_ms, skew_max_ms), Reject)
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.datetimes(timezones=st.just(UTC)))
 def test_event_time_never_lies_outside_its_bounds(original: datetime, sent_at: datetime) -> None:
     try:
-        found = event_time(original, sent_at, NOW)
+        found = event_time(original, sent_at, NOW, SKEW_MAX)
     except ValueError:
         return
-    assert datetime(2000, 1, 1, tzinfo=UTC) <= found <= NOW + timedelta(days=1)
+    assert datetime(2000, 1, 1, tzinfo=UTC) <= found <= NOW + SKEW_MAX

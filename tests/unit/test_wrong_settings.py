@@ -32,7 +32,10 @@ WRONG: dict[str, tuple[dict[str, str], list[str]]] = {
     "a key that is no JSON": (
         {"COLLECTOR__WRITE_KEYS": f'{{"shop": {SECRET}}}'}, ["CLICKWAKE_COLLECTOR__WRITE_KEYS: should be a JSON object"]),
     "a key in a tenant's place": (
-        {"COLLECTOR__WRITE_KEYS": f'{{"{SECRET}": 5}}'}, ["CLICKWAKE_COLLECTOR__WRITE_KEYS: something in it should be"]),
+        {"COLLECTOR__WRITE_KEYS": f'{{"{SECRET}": 5}}'}, ["CLICKWAKE_COLLECTOR__WRITE_KEYS: something in it: should be"]),
+    "a tenant that no worker takes": (
+        {"COLLECTOR__WRITE_KEYS": f'{{"a/b": "{SECRET}"}}'},
+        ["CLICKWAKE_COLLECTOR__WRITE_KEYS: something in it: a tenant has a name without /"]),
     "a section that is none": ({"CLICKHOUSE": SECRET}, ["CLICKWAKE_CLICKHOUSE: is a section: set its fields"]),
     "a password as an object": ({"CLICKHOUSE__PASSWORD__X": SECRET}, ["CLICKWAKE_CLICKHOUSE__PASSWORD: should be a valid"]),
     "two at once": (
