@@ -34,7 +34,7 @@ from tests.support.fakes import T0_MS, event
 from tests.support.hostile import payloads
 
 COUNT = 1_000_000 if os.environ.get("CLICKWAKE_CHAOS") == "full" else 20_000
-APPENDED_MS = T0_MS + 30 * DAY_MS
+APPENDED_MS = T0_MS + 11 * DAY_MS  # payloads are of 11.6 days: of clocks up to half a day ahead, too
 SKEW_MAX_MS = Personalize().skew_max_ms  # as shipped
 NEIGHBOUR = key("t", "neighbour")
 
