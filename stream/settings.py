@@ -110,7 +110,7 @@ class Collector(Section):
     event_bytes_max: int = 32 * 1024
     batch_bytes_max: int = 500 * 1024
     batch_events_max: int = 500
-    tenant_events_per_s_max: float = Field(10_000.0, gt=0, description="of one tenant, as many at once; beyond: 429")
+    key_events_per_s_max: float = Field(10_000.0, gt=0, description="by one write key, as many at once; beyond: 429")
     user_events_per_s_max: float = Field(50.0, gt=0, description="of one user in the long run; beyond: 429")
     user_events_burst: int = Field(1_000, ge=1, description="… and at once")
     ack_timeout_ms: int = 10_000

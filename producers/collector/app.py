@@ -1,9 +1,10 @@
 """Routes of the collector. `create_app(settings)` is the whole service but for the socket.
 
-A request: 1 a slot is taken, or 429; 2 the body is read within limits; 3 the write key gives the tenant; 4 each event is
-admitted or refused; 5 events and dead letters are sent, and acknowledged, but for those of whom the list of erasures says
-that nothing is taken: it is read whole before anything is; 6 the answer. A crash before 6 leaves the client without an
-answer: it sends again under the same messageIds.
+A request: 1 a slot is taken, or 429; 2 the body is read within limits; 3 the write key gives the tenant, before 2 where it
+comes as Basic auth, else 2 and 3 have to find one of a few slots; 4 each event is admitted or refused; 5 events and dead
+letters are sent, and acknowledged, but for those of whom the list of erasures says that nothing is taken: it is read whole
+before anything is; 6 the answer. A crash before 6 leaves the client without an answer: it sends again under the same
+messageIds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -44,12 +45,13 @@ from schemas.events import EventType, key
 from stream.adapters.erasures import Erasures
 from stream.http import body, keys, server
 from stream.http.answers import Json, Refused, invalid
+from stream.http.slots import RETRY_AFTER_S, Slots
 from stream.settings import Settings
 from stream.tracing import port as tracing
 from stream.tracing.port import Headers
 
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
-RETRY_AFTER_S = 1
+UNKNOWN_MAX = INFLIGHT_MAX // 8  # … of them whose key is not known yet: who has none keeps out nobody who shows theirs first
 RECEIPTS_MAX = 10_000  # that can be asked for, some 20 MB; all are on the topic
 
 ENDPOINTS: dict[str, EventType | None] = {
@@ -66,6 +68,13 @@ class Envelope(msgspec.Struct, rename="camel"):
     batch: list[msgspec.Raw] | msgspec.UnsetType = msgspec.UNSET
     write_key: Any = None
     sent_at: Any = None
+
+
+class Sender(NamedTuple):
+    """Who sends, by the write key that was found."""
+
+    tenant: str
+    key: str  # its hash
 
 
 class Acknowledges(Protocol):
@@ -86,15 +95,15 @@ class Collector:
         self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
         self._erasures = topics.ERASURES.name(settings.kafka.topic_prefix)
-        self._kafka, self._inflight = settings.kafka, 0
-        self._skew_max_ms = settings.personalize.skew_max_ms
+        self._kafka, self._skew_max_ms = settings.kafka, settings.personalize.skew_max_ms
+        self.slots, self.unknown = Slots(INFLIGHT_MAX), Slots(UNKNOWN_MAX)
         self.broker: Acknowledges | None = None
         self.privacy = Privacy(settings.privacy)
         self._receipts: dict[str, Erasure] = {}  # by id of the request
         self.erasures = Erasures(settings, self._on_erasure)
         self._reading: asyncio.Task[None] | None = None  # the list for the first time
         own = self.settings
-        self.rates = Rates(own.tenant_events_per_s_max, own.user_events_per_s_max, own.user_events_burst,
+        self.rates = Rates(own.key_events_per_s_max, own.user_events_per_s_max, own.user_events_burst,
                            own.batch_events_max, time.monotonic)  # fmt: skip
 
     @contextlib.asynccontextmanager
@@ -128,33 +137,34 @@ class Collector:
         return handle
 
     async def _guarded(self, work: Callable[[], Awaitable[Response]]) -> Response:
-        if self._inflight >= INFLIGHT_MAX:
-            return Refused(429, "busy", "Too many requests at once; send again.", retry_after_s=RETRY_AFTER_S).response()
-        self._inflight += 1
-        self.metrics.inflight.set(self._inflight)
         try:
-            return await work()
+            with self.slots.one(), self.metrics.inflight.track_inprogress():
+                return await work()
         except Refused as refused:
             return refused.response()
         except Unavailable as error:
             return Refused(503, "kafka_unavailable", str(error), retry_after_s=RETRY_AFTER_S).response()
-        finally:
-            self._inflight -= 1
-            self.metrics.inflight.set(self._inflight)
+
+    def _sender(self, key: str | None) -> Sender:
+        """Raises Refused 401."""
+        return Sender(keys.tenant_of(key, self.settings.write_keys), keys.hashed(key or ""))
+
+    def _sender_by_header(self, request: Request) -> Sender | None:
+        """None where the key comes some other way; raises Refused 401."""
+        basic = body.basic_key(request)
+        return None if basic is None else self._sender(basic)
 
     async def _take(self, request: Request, name: str) -> Response:
-        basic = body.basic_key(request)
-        tenant = None if basic is None else keys.tenant_of(basic, self.settings.write_keys)
+        sender = self._sender_by_header(request)
         is_batch = ENDPOINTS[name] is None
         limit = self.settings.batch_bytes_max if is_batch else self.settings.event_bytes_max
-        raw = await body.read(request, limit, "The batch" if is_batch else "The event")
-        envelope = _envelope(raw)
-        if tenant is None:
-            given = envelope.write_key if isinstance(envelope.write_key, str) else None
-            tenant = keys.tenant_of(given, self.settings.write_keys)
+        with contextlib.nullcontext() if sender else self.unknown.one():
+            raw = await body.read(request, limit, "The batch" if is_batch else "The event")
+            envelope = _envelope(raw)
+            sender = sender or self._sender(envelope.write_key if isinstance(envelope.write_key, str) else None)
         raws = self._batch(envelope) if is_batch else [raw]
-        arrival = self._arrival(tenant, ENDPOINTS[name], envelope.sent_at if is_batch else None)
-        return _answer(await self._admit(raws, arrival, f"collector:/v1/{name}"), is_batch)
+        arrival = self._arrival(sender.tenant, ENDPOINTS[name], envelope.sent_at if is_batch else None)
+        return _answer(await self._admit(raws, arrival, sender.key, f"collector:/v1/{name}"), is_batch)
 
     def dialect(self, dialect: Dialect) -> Callable[[Request], Awaitable[Response]]:
         """The handler of calls in another system's words."""
@@ -168,20 +178,20 @@ class Collector:
         return handle
 
     async def _take_dialect(self, request: Request, dialect: Dialect) -> Response:
-        basic = body.basic_key(request)
-        tenant = None if basic is None else keys.tenant_of(basic, self.settings.write_keys)
-        try:
-            said = await dialect.read(request, self.settings.batch_bytes_max)
-            found = dialect.translate(said, request.query_params)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-            raise invalid("", "json", f"The body cannot be read: {complaint(error).message}.") from error
-        except DialectError as error:
-            raise invalid(error.path, dialect.name, f"The body is not what {dialect.name} sends: {error}.") from error
-        if tenant is None:
-            tenant = keys.tenant_of(found.key, self.settings.write_keys)
+        sender = self._sender_by_header(request)
+        with contextlib.nullcontext() if sender else self.unknown.one():
+            try:
+                said = await dialect.read(request, self.settings.batch_bytes_max)
+                found = dialect.translate(said, request.query_params)
+            except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+                raise invalid("", "json", f"The body cannot be read: {complaint(error).message}.") from error
+            except DialectError as error:
+                raise invalid(error.path, dialect.name, f"The body is not what {dialect.name} sends: {error}.") from error
+            sender = sender or self._sender(found.key)
         self._check_count(len(found.events))
         raws = [msgspec.json.encode(one) for one in found.events]
-        results = await self._admit(raws, self._arrival(tenant, None, found.sent_at), f"collector:{request.url.path}")
+        arrival = self._arrival(sender.tenant, None, found.sent_at)
+        results = await self._admit(raws, arrival, sender.key, f"collector:{request.url.path}")
         accepted = sum(isinstance(one, Admitted) for one in results)
         return dialect.accepted(accepted) if accepted else _answer(results, is_batch=True)
 
@@ -189,11 +199,13 @@ class Collector:
         return Arrival(tenant=tenant, received_at=datetime.now(UTC), event_bytes_max=self.settings.event_bytes_max,
                        type=kind, sent_at=sent_at, privacy=self.privacy, skew_max_ms=self._skew_max_ms)  # fmt: skip
 
-    async def _admit(self, raws: list[bytes], arrival: Arrival, endpoint: str) -> list[Admitted | NotAdmitted]:
+    async def _admit(
+        self, raws: list[bytes], arrival: Arrival, write_key: str, endpoint: str
+    ) -> list[Admitted | NotAdmitted]:
         """Steps 4 and 5."""
-        results = [admit(item, arrival) for item in raws]
-        tenant = arrival.tenant
-        self.rates.admit(tenant, (one.key if isinstance(one, Admitted) else key(tenant, one.user) for one in results))
+        results, tenant = [admit(item, arrival) for item in raws], arrival.tenant
+        users = (one.key if isinstance(one, Admitted) else key(tenant, one.user) for one in results)
+        self.rates.admit(tenant, write_key, users)
         await self._send(results, arrival, endpoint)
         return results
 

@@ -89,7 +89,7 @@ def _answers(ok: str) -> dict[str, Any]:
         "401": answer("No or an unknown write key.", "Error"),
         "413": answer("Larger than the limits.", "Error"),
         "415": answer("Another media type or encoding than JSON, text/plain, gzip.", "Error"),
-        "429": answer("Too many requests at once: retry after Retry-After seconds.", "Error"),
+        "429": answer("Too many requests at once, or events a second: retry after Retry-After seconds.", "Error"),
         "503": answer("Kafka has not acknowledged: retry after Retry-After seconds, with the same messageId.", "Error"),
     }
 

@@ -1,8 +1,9 @@
-"""How fast events may come: for each tenant, so that none crowds out the others, and for each user, so that no bot does.
+"""How fast events may come: by each write key, so that none crowds out the others, and of each user, so that no bot does.
+A tenant's key in its pages is public: who floods with that one leaves the key of its servers alone.
 
 Generic cell rate algorithm (ITU-T I.371, annex A): of each bucket one time is kept, at which it will be full again. Memory
 is bounded: of more users than BUCKETS_MAX those seen longest ago are forgotten, which forgives them; who makes users up is
-still held by the tenant's own bucket. Limits hold in each collector process.
+still held by the key's own bucket. Limits hold in each collector process.
 """
 
 from __future__ import annotations
@@ -40,21 +41,23 @@ class Rates:
     """Both limits; a request passes whole or not at all, so that a client can send it again as it is."""
 
     def __init__(
-        self, tenant_per_s: float, user_per_s: float, user_burst: int, batch_events_max: int, clock_s: Callable[[], float]
+        self, key_per_s: float, user_per_s: float, user_burst: int, batch_events_max: int, clock_s: Callable[[], float]
     ) -> None:
-        self._tenants = Buckets(tenant_per_s, max(math.ceil(tenant_per_s), batch_events_max))
+        self._write_keys = Buckets(key_per_s, max(math.ceil(key_per_s), batch_events_max))
         self._users = Buckets(user_per_s, max(user_burst, batch_events_max))  # one batch of one user always fits at first
         self._clock_s = clock_s
 
-    def admit(self, tenant: str, user_keys: Iterable[bytes]) -> None:
-        """One key an event. Raises Refused 429 with the time to wait."""
+    def admit(self, tenant: str, write_key: str, user_keys: Iterable[bytes]) -> None:
+        """`write_key` is the hash of the tenant's key that was used, `user_keys` one an event. Raises Refused 429 with the
+        time to wait."""
         now_s, counts = self._clock_s(), Counter(user_keys)
         waits = [(self._users.wait_s(key, count, now_s), key.decode(), self._users.per_s) for key, count in counts.items()]
-        waits.append((self._tenants.wait_s(tenant, counts.total(), now_s), tenant, self._tenants.per_s))
+        waits.append((self._write_keys.wait_s(write_key, counts.total(), now_s), f"A write key of {tenant}",
+                      self._write_keys.per_s))  # fmt: skip
         wait_s, who, per_s = max(waits)
         if wait_s > 0:
             raise Refused(429, "too_many_events", f"{who} sends more than {per_s:g} events/s; send this again later.",
                           retry_after_s=math.ceil(wait_s))  # fmt: skip
         for key, count in counts.items():
             self._users.take(key, count, now_s)
-        self._tenants.take(tenant, counts.total(), now_s)
+        self._write_keys.take(write_key, counts.total(), now_s)

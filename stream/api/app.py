@@ -37,10 +37,10 @@ from stream.api.texts import TextFeatures
 from stream.endings import only_when_asked
 from stream.http import body, keys, page, server
 from stream.http.answers import Json, Refused
+from stream.http.slots import RETRY_AFTER_S, Slots
 from stream.settings import Settings
 from stream.tracing import port as tracing
 
-RETRY_AFTER_S = 1
 BODY_BYTES_MAX = 256 * 1024
 DRAIN_S = 5.0  # for decisions that were noted
 
@@ -64,7 +64,7 @@ class Api:
         self.learned = OffersReader(settings)
         self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return,
                                 TextFeatures(settings, self.ranking.serving))
-        self._inflight = 0
+        self._slots = Slots(settings.api.inflight_max)
         self._reason: str | None = "It is reading what the workers have written."
         self._following: asyncio.Task[None] | None = None
 
@@ -115,20 +115,14 @@ class Api:
         return guarded
 
     async def _guarded(self, request: Request, handle: Handler) -> Response:
-        if self._inflight >= self.settings.api.inflight_max:
-            return Refused(429, "busy", "Too many requests at once; send again.", retry_after_s=RETRY_AFTER_S).response()
-        self._inflight += 1
-        self.metrics.inflight.set(self._inflight)
         try:
-            tenant = keys.tenant_of(body.basic_key(request), self.settings.api.read_keys, "read")
-            if self._reason is not None:
-                raise Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S)
-            return await handle(request, tenant)
+            with self._slots.one(), self.metrics.inflight.track_inprogress():
+                tenant = keys.tenant_of(body.basic_key(request), self.settings.api.read_keys, "read")
+                if self._reason is not None:
+                    raise Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S)
+                return await handle(request, tenant)
         except Refused as refused:
             return refused.response()
-        finally:
-            self._inflight -= 1
-            self.metrics.inflight.set(self._inflight)
 
     async def recommendations(self, request: Request, tenant: str) -> Response:
         """`GET /v1/recommendations/{user}`"""

@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from starlette.applications import Starlette
 
+from producers.collector import app as collector_app
 from producers.collector.app import INFLIGHT_MAX, create_app
 from producers.collector.broker import Record, Unavailable
 from producers.collector.serve import refusal
@@ -270,9 +271,77 @@ def test_other_types_and_encodings_are_415(client: Client, headers: dict[str, st
 
 
 def test_too_many_requests_at_once_are_429(client: Client) -> None:
-    client.app.state.collector._inflight = INFLIGHT_MAX
+    client.app.state.collector.slots.taken = INFLIGHT_MAX
     response = post(client, "/v1/track", EVENT)
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
+
+
+@pytest.mark.parametrize(("path", "named"), [
+    ("/v1/track", {"writeKey": KEY, "userId": "u", "event": "x"}),
+    ("/capture", {"api_key": KEY, "distinct_id": "u", "event": "x"}),
+])  # fmt: skip
+async def test_who_has_not_said_a_key_yet_keeps_nobody_out(
+    kafka_fake: FakeKafka, monkeypatch: pytest.MonkeyPatch, path: str, named: dict[str, str]
+) -> None:
+    monkeypatch.setattr(collector_app, "UNKNOWN_MAX", 2)
+    app = create_app(Settings(collector=Collector(write_keys={"shop": SecretStr(KEY)})))
+    app.state.collector.broker = kafka_fake
+    text, all_here, go_on = msgspec.json.encode(named), asyncio.Barrier(3), asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield text[:1]
+        await all_here.wait()
+        await go_on.wait()
+        yield text[1:]
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://collector") as http:
+        slow = [asyncio.create_task(http.post(path, content=dripping())) for _ in range(2)]
+        await all_here.wait()
+        refused = await http.post(path, content=text)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert (await http.post(path, content=text, auth=("nobody's", ""))).status_code == 401
+        assert (await http.post(path, content=text, auth=(KEY, ""))).status_code == 200
+        go_on.set()
+        assert [one.status_code for one in await asyncio.gather(*slow)] == [200, 200]
+    assert (app.state.collector.slots.taken, app.state.collector.unknown.taken) == (0, 0)
+
+
+async def test_once_its_key_is_known_a_request_leaves_room_for_others(
+    kafka_fake: FakeKafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While Kafka has not acknowledged."""
+    monkeypatch.setattr(collector_app, "UNKNOWN_MAX", 1)
+    app = create_app(Settings(collector=Collector(write_keys={"shop": SecretStr(KEY)})))
+    sending, acknowledged = asyncio.Barrier(2), asyncio.Event()
+
+    class Slow(FakeKafka):
+        async def send(self, records: Sequence[Record]) -> None:
+            await sending.wait()
+            await acknowledged.wait()
+
+    app.state.collector.broker = Slow()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://collector") as http:
+        first = asyncio.create_task(http.post("/v1/track", json=EVENT | {"writeKey": KEY}))
+        await sending.wait()
+        app.state.collector.broker = kafka_fake
+        assert (await http.post("/v1/track", json=EVENT | {"writeKey": KEY})).status_code == 200
+        acknowledged.set()
+        assert (await first).status_code == 200
+
+
+def test_a_flood_by_one_key_of_a_tenant_leaves_the_others_alone(kafka_fake: FakeKafka) -> None:
+    keys = (SecretStr(KEY), SecretStr(hashed("of the servers")))
+    own = Collector(write_keys={"shop": keys}, key_events_per_s_max=0.01, batch_events_max=2)
+    app = create_app(Settings(collector=own))
+    app.state.collector.broker = kafka_fake
+    some = Client(app)
+    assert [post(some, "/v1/track", EVENT | {"userId": f"made up {n}"}).status_code for n in range(3)] == [200, 200, 429]
+    refused = post(some, "/v1/track", EVENT)
+    assert "A write key of shop" in refused.json()["error"]["message"] and hashed(KEY) not in refused.text
+    servers = "Basic " + base64.b64encode(b"of the servers:").decode()
+    assert post(some, "/v1/track", EVENT, Authorization=servers).status_code == 200
+    beacon = some.request("POST", "/v1/track", content=msgspec.json.encode(EVENT | {"writeKey": KEY}))
+    assert beacon.status_code == 429, "it is the same key, however it is sent"
 
 
 def test_a_browser_of_another_origin_may_send(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""Rates of tenants and users: what fits passes, what does not is told when to come back, and memory is bounded."""
+"""Rates of write keys and users: what fits passes, what does not is told when to come back, and memory is bounded."""
 
 from __future__ import annotations
 
@@ -22,43 +22,44 @@ def clock() -> Clock:
     return Clock()
 
 
-def made(clock: Clock, tenant_per_s: float = 1_000.0) -> Rates:
-    return Rates(tenant_per_s, user_per_s=2.0, user_burst=10, batch_events_max=5, clock_s=clock)
+def made(clock: Clock, key_per_s: float = 1_000.0) -> Rates:
+    return Rates(key_per_s, user_per_s=2.0, user_burst=10, batch_events_max=5, clock_s=clock)
 
 
 def test_a_burst_fits_then_the_rate_holds_and_the_wait_is_said(clock: Clock) -> None:
     some = made(clock)
     for _ in range(10):
-        some.admit("t", [b"t/u"])
+        some.admit("t", "k", [b"t/u"])
     with pytest.raises(Refused) as refused:
-        some.admit("t", [b"t/u"])
+        some.admit("t", "k", [b"t/u"])
     assert refused.value.status == 429 and refused.value.retry_after_s == 1 and "t/u" in refused.value.message
-    some.admit("t", [b"t/other"])  # nobody else is held up
+    some.admit("t", "k", [b"t/other"])  # nobody else is held up
     clock.now_s += 0.5
-    some.admit("t", [b"t/u"])
+    some.admit("t", "k", [b"t/u"])
     clock.now_s += 3_600
-    some.admit("t", [b"t/u"] * 10)
+    some.admit("t", "k", [b"t/u"] * 10)
     with pytest.raises(Refused):
-        some.admit("t", [b"t/u"])
+        some.admit("t", "k", [b"t/u"])
 
 
 def test_a_request_passes_whole_or_takes_nothing(clock: Clock) -> None:
     some = made(clock)
-    some.admit("t", [b"t/bot"] * 9)
+    some.admit("t", "k", [b"t/bot"] * 9)
     for _ in range(3):
         with pytest.raises(Refused) as refused:
-            some.admit("t", [b"t/bot", b"t/bot", b"t/u"])
+            some.admit("t", "k", [b"t/bot", b"t/bot", b"t/u"])
         assert refused.value.retry_after_s == 1
-    some.admit("t", [b"t/u"] * 10)  # of the refused ones nothing was counted
+    some.admit("t", "k", [b"t/u"] * 10)  # of the refused ones nothing was counted
 
 
-def test_a_tenant_that_makes_users_up_is_held_by_its_own_rate(clock: Clock) -> None:
-    some = made(clock, tenant_per_s=50.0)
+def test_who_makes_users_up_is_held_by_the_rate_of_the_key_and_other_keys_of_the_tenant_are_not(clock: Clock) -> None:
+    some = made(clock, key_per_s=50.0)
     for number in range(50):
-        some.admit("t", [f"t/{number}".encode()])
-    with pytest.raises(Refused, match="t sends more than 50"):
-        some.admit("t", [b"t/next"])
-    some.admit("s", [b"s/u"])
+        some.admit("t", "k", [f"t/{number}".encode()])
+    with pytest.raises(Refused, match="A write key of t sends more than 50"):
+        some.admit("t", "k", [b"t/next"])
+    some.admit("t", "of its servers", [b"t/next"])
+    some.admit("s", "other", [b"s/u"])
 
 
 def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,4 +72,4 @@ def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_whole_batch_of_one_user_fits_at_first(clock: Clock) -> None:
-    Rates(1.0, 1.0, user_burst=1, batch_events_max=500, clock_s=clock).admit("t", [b"t/u"] * 500)
+    Rates(1.0, 1.0, user_burst=1, batch_events_max=500, clock_s=clock).admit("t", "k", [b"t/u"] * 500)
