@@ -114,7 +114,9 @@ class Collector(Section):
     user_events_per_s_max: float = Field(50.0, gt=0, description="of one user in the long run; beyond: 429")
     user_events_burst: int = Field(1_000, ge=1, description="… and at once")
     ack_timeout_ms: int = 10_000
-    cors_origins: tuple[str, ...] = ("*",)
+    cors_origins: tuple[str, ...] | None = Field(
+        None, description='whose pages may send, such as ["https://shop.example"]; on loopback ["*"], beyond it no default'
+    )
 
 
 def _demo_read_key() -> dict[str, WriteKeys]:

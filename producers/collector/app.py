@@ -23,7 +23,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -45,6 +44,7 @@ from schemas.events import EventType, key
 from stream.adapters.erasures import Erasures
 from stream.http import body, keys, server
 from stream.http.answers import Json, Refused, invalid
+from stream.http.cross_origin import CrossOrigin
 from stream.http.slots import RETRY_AFTER_S, Slots
 from stream.settings import Settings
 from stream.tracing import port as tracing
@@ -52,6 +52,7 @@ from stream.tracing.port import Headers
 
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
 UNKNOWN_MAX = INFLIGHT_MAX // 8  # … of them whose key is not known yet: who has none keeps out nobody who shows theirs first
+ANY_ORIGIN = ("*",)
 RECEIPTS_MAX = 10_000  # that can be asked for, some 20 MB; all are on the topic
 
 ENDPOINTS: dict[str, EventType | None] = {
@@ -354,19 +355,19 @@ def create_app(settings: Settings) -> Starlette:
         return RedirectResponse("/docs")
 
     calls = {name: name for name in ENDPOINTS} | openapi.ALIASES
-    routes = [Route(f"/v1/{path}", collector.endpoint(name), methods=["POST"]) for path, name in calls.items()]
-    routes += [Route(path, collector.dialect(one), methods=[*one.methods]) for path, one in DIALECTS.items()]
-    routes += [
+    for_pages = [Route(f"/v1/{path}", collector.endpoint(name), methods=["POST"]) for path, name in calls.items()]
+    for_pages += [Route(path, collector.dialect(one), methods=[*one.methods]) for path, one in DIALECTS.items()]
+    for_pages.append(Route("/clickwake.js", tracker_js))
+    routes = [
+        *for_pages,
         Route("/v1/regulations", collector.regulate, methods=["POST"]),
         Route("/v1/regulations/{regulate_id}", collector.regulation, methods=["GET"]),
         Route("/health/live", collector.live), Route("/health/ready", collector.ready),
-        Route("/metrics", collector.prometheus), Route("/clickwake.js", tracker_js),
-        Route("/openapi.json", openapi_json), Route("/docs", docs), Route("/", root),
+        Route("/metrics", collector.prometheus), Route("/openapi.json", openapi_json), Route("/docs", docs),
+        Route("/", root),
     ]
-    cors = Middleware(
-        CORSMiddleware, allow_origins=list(settings.collector.cors_origins), allow_methods=["GET", "POST"],
-        allow_headers=["*"], expose_headers=["Retry-After"], max_age=86_400,
-    )
+    origins = settings.collector.cors_origins
+    cors = Middleware(CrossOrigin, {route.path for route in for_pages}, ANY_ORIGIN if origins is None else origins)
     app = Starlette(
         routes=routes, middleware=[cors, *collector.tracing.middleware()], lifespan=collector.lifespan,
         exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},

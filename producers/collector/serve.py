@@ -12,7 +12,13 @@ DRAIN_MARGIN_S = 5  # beyond the acknowledgement's own timeout
 
 def refusal(own: Collector) -> str | None:
     """Why the collector may not listen where it is told to, and what to do; None when it may."""
-    return keys.refusal("collector", "write", own.host, own.behind_tls, own.write_keys, Collector().write_keys)
+    why = keys.refusal("collector", "write", own.host, own.behind_tls, own.write_keys, Collector().write_keys)
+    if why is None and own.admin_keys:
+        why = keys.refusal("collector", "admin", own.host, own.behind_tls, own.admin_keys, {})
+    if why is None and own.cors_origins is None and own.host not in keys.LOOPBACK:
+        return ("which pages' browsers may send is not said: name their origins with "
+                """CLICKWAKE_COLLECTOR__CORS_ORIGINS='["https://shop.example"]'; '["*"]' is any page, '[]' none""")
+    return why
 
 
 def main(host: str | None = None, port: int | None = None) -> int:

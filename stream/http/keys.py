@@ -62,16 +62,21 @@ def refusal(
     if not behind_tls:
         return (f"plain HTTP on {host} would carry {what} keys and people's data in the clear: put a proxy that ends TLS "
                 f"in front and say so with CLICKWAKE_{name.upper()}__BEHIND_TLS=true, or listen on 127.0.0.1")  # fmt: skip
-    default = {hashed(key) for key in _held(documented)}
+    default = {hashed(key) for _, key in _held(documented)}
     held = _held(keys)
     if not held:
         return f"there is no {what} key: set {setting}; `clickwake key TENANT` makes one"
-    if any(not key or (key if key.startswith(HASHED) else hashed(key)) in default for key in held):
-        return (f"a {what} key is empty or the one of the documentation: set your own with {setting}; "
-                "`clickwake key TENANT` makes one")  # fmt: skip
+    for tenant, key in held:
+        if not key or (key if key.startswith(HASHED) else hashed(key)) in default:
+            return (f"a {what} key of tenant {tenant!r} is empty or the one of the documentation: set your own with "
+                    f"{setting}; `clickwake key {tenant}` makes one")  # fmt: skip
+        if not key.startswith(HASHED):
+            return (f"a {what} key of tenant {tenant!r} stands in {setting} in the clear: put its hash there, {HASHED}…; "
+                    f"`clickwake key {tenant}` makes a key and prints both")  # fmt: skip
     return None
 
 
-def _held(keys: Mapping[str, WriteKeys]) -> list[str]:
-    return [key.get_secret_value() for several in keys.values()
+def _held(keys: Mapping[str, WriteKeys]) -> list[tuple[str, str]]:
+    """(tenant, key as the settings have it)"""
+    return [(tenant, key.get_secret_value()) for tenant, several in keys.items()
             for key in ((several,) if isinstance(several, SecretStr) else several)]  # fmt: skip

@@ -26,9 +26,11 @@ from stream.http import body as body_reader
 from stream.http.answers import Refused
 from stream.http.body import Inflater
 from stream.http.keys import hashed, new, tenant_of
-from stream.settings import Collector, Settings, WriteKeys
+from stream.settings import Api, Collector, Settings, WriteKeys
+from workers.api import refusal as api_refusal
 
 KEY = "a-write-key"
+HELD = {"shop": hashed("mine")}
 EVENT = {"userId": "u1", "event": "Product Viewed", "properties": {"product_id": "p1"}, "messageId": "m1"}
 
 
@@ -189,14 +191,27 @@ def test_keys_are_held_hashed_and_several_while_they_are_changed() -> None:
 @pytest.mark.parametrize(("changed", "why"), [
     ({}, "BEHIND_TLS"), ({"behind_tls": True}, "documentation"), ({"behind_tls": True, "write_keys": {}}, "no write key"),
     ({"behind_tls": True, "write_keys": {"demo": hashed("demo-write-key")}}, "documentation"),
-    ({"behind_tls": True, "write_keys": {"shop": ["mine", ""]}}, "empty"),
+    ({"behind_tls": True, "write_keys": {"shop": [hashed("mine"), ""]}}, "empty"),
+    ({"behind_tls": True, "write_keys": {"mall": hashed("mine"), "shop": [hashed("mine"), "mine"]}}, "`clickwake key shop`"),
+    ({"behind_tls": True, "write_keys": HELD, "admin_keys": {"shop": "mine"}}, "COLLECTOR__ADMIN_KEYS in the clear"),
+    ({"behind_tls": True, "write_keys": HELD}, "CLICKWAKE_COLLECTOR__CORS_ORIGINS="),
 ])
 def test_beyond_loopback_it_listens_only_with_keys_of_its_own_behind_tls(changed: dict[str, Any], why: str) -> None:
     refused = refusal(Collector.model_validate({"host": "0.0.0.0"} | changed))  # noqa: S104 - what is refused
     assert refused is not None and why in refused
     assert refusal(Collector()) is None
-    own = {"host": "0.0.0.0", "behind_tls": True, "write_keys": {"shop": "mine"}}  # noqa: S104
-    assert refusal(Collector.model_validate(own)) is None
+    assert "'mine'" not in refused
+    for origins in (["https://shop.example"], ["*"], []):
+        own = {"host": "0.0.0.0", "behind_tls": True, "write_keys": HELD, "admin_keys": HELD, "cors_origins": origins}  # noqa: S104
+        assert refusal(Collector.model_validate(own)) is None
+
+
+def test_read_keys_are_held_hashed_beyond_loopback_too() -> None:
+    own = {"host": "0.0.0.0", "behind_tls": True}  # noqa: S104
+    refused = api_refusal(Api.model_validate(own | {"read_keys": {"shop": "mine"}}))
+    assert refused is not None and "`clickwake key shop`" in refused and "'mine'" not in refused
+    assert api_refusal(Api.model_validate(own | {"read_keys": HELD})) is None
+    assert api_refusal(Api.model_validate({"read_keys": {"shop": "mine"}})) is None
 
 
 def test_a_user_that_sends_too_fast_is_told_when_to_come_back(kafka_fake: FakeKafka) -> None:

@@ -38,6 +38,17 @@ def test_the_collector_answers_the_pages_that_are_named_and_no_others(origin: st
     assert allowed(app, "/v1/track", origin) == [None, None]
 
 
+@pytest.mark.parametrize("path", ["/v1/track", "/v1/b", "/mp/collect", "/capture", "/e/", "/v1/track/"])
+def test_out_of_the_box_a_page_on_another_port_may_send(path: str) -> None:
+    assert allowed(create_collector(Settings()), path, "http://localhost:5173") == ["*", "*"]
+
+
+@pytest.mark.parametrize("path", ["/v1/regulations", "/v1/regulations/r1", "/metrics", "/health/live", "/openapi.json"])
+@pytest.mark.parametrize("origins", [None, ("*",), (SHOP,)])
+def test_nothing_but_what_takes_events_answers_other_pages(path: str, origins: tuple[str, ...] | None) -> None:
+    assert allowed(create_collector(Settings(collector=Collector(cors_origins=origins))), path, SHOP) == [None, None]
+
+
 @pytest.mark.parametrize("origin", [SHOP, *STRANGERS])
 def test_no_page_may_read_unless_it_is_named(origin: str, tmp_path: Path) -> None:
     closed = create_read_api(Settings(home=tmp_path))

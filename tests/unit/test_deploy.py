@@ -22,11 +22,14 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 import clickwake
+from producers.collector.serve import refusal as collector_refusal
 from reference import streams
 from stream.adapters.metrics import ReleaseMetrics
 from stream.erasure.rows import ABOUT
+from stream.http import keys
 from stream.settings import Settings
 from stream.sink.tables import TABLES
+from workers.api import refusal as api_refusal
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ElementTree.parse(ROOT / "deploy" / "clickhouse" / "users.xml").getroot()  # noqa: S314  # our own file
@@ -40,6 +43,7 @@ def test_compose_config_is_valid() -> None:
     users = ("SINK_", "ERASURE_", "TRAINING_", "ANALYST_", "")
     secrets = {f"CLICKHOUSE_{user}PASSWORD": "x" for user in users} | {
         f"CLICKWAKE_{what}_KEYS": '{"shop": "k"}' for what in ("WRITE", "READ")}  # fmt: skip
+    secrets["CLICKWAKE_CORS_ORIGINS"] = "[]"
     done = subprocess.run(["docker", "compose", "-f", str(COMPOSE), "config", "--quiet"], cwd=ROOT, capture_output=True,
                           text=True, env={**os.environ, **secrets})  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -286,6 +290,33 @@ def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -
         if not name.startswith("CLICKWAKE_"):
             continue
         assert path[0] in sections and (len(path) == 1 or path[1] in sections[path[0]].model_fields), name
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes"])
+def test_what_is_deployed_may_listen_with_what_is_to_be_filled_in(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = json.dumps({"shop": keys.hashed("of the shop")})
+    for name, refusal in (("collector", collector_refusal), ("api", api_refusal)):
+        said = _said_in_compose(name, held) if where == "compose" else _said_in_kubernetes(name, held)
+        with monkeypatch.context() as patch:
+            for variable, value in said.items():
+                patch.setenv(variable, value)
+            own = getattr(Settings(), name)
+        assert own.host == "0.0.0.0" and refusal(own) is None  # noqa: S104  # what they say
+
+
+def _said_in_compose(name: str, held: str) -> dict[str, str]:
+    filled = {"CLICKWAKE_WRITE_KEYS": held, "CLICKWAKE_READ_KEYS": held, "CLICKWAKE_CORS_ORIGINS": '["https://shop.example"]'}
+    said = yaml.safe_load(COMPOSE.read_text())["services"][name]["environment"]
+    return {one: re.sub(r"\$\{([A-Z_]+).*\}", lambda found: filled.get(found[1], ""), value) for one, value in said.items()}
+
+
+def _said_in_kubernetes(name: str, held: str) -> dict[str, str]:
+    kustomization = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "kustomization.yaml").read_text())
+    literals = kustomization["configMapGenerator"][0]["literals"]
+    (pod,) = (one["spec"]["template"]["spec"] for one in kubernetes()
+              if one["metadata"]["name"] == name and "template" in one["spec"])  # fmt: skip
+    own = {one["name"]: one.get("value", held) for one in pod["containers"][0]["env"]}
+    return dict(one.split("=", 1) for one in literals) | own
 
 
 def test_an_empty_variable_is_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
