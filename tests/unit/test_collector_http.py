@@ -8,6 +8,7 @@ import gzip
 import re
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from producers.collector import app as collector_app
+from producers.collector.admission import iso
 from producers.collector.app import INFLIGHT_MAX, create_app
 from producers.collector.broker import Record, Unavailable
 from producers.collector.serve import refusal
@@ -26,7 +28,7 @@ from stream.http import body as body_reader
 from stream.http.answers import Refused
 from stream.http.body import Inflater
 from stream.http.keys import hashed, new, tenant_of
-from stream.settings import Api, Collector, Settings, WriteKeys
+from stream.settings import Api, Collector, Personalize, Settings, WriteKeys
 from workers.api import refusal as api_refusal
 
 KEY = "a-write-key"
@@ -225,6 +227,19 @@ def test_a_user_that_sends_too_fast_is_told_when_to_come_back(kafka_fake: FakeKa
     assert refused.status_code == 429 and 90 <= int(refused.headers["retry-after"]) <= 100
     assert "shop/" in refused.json()["error"]["message"]
     assert len(kafka_fake.sent("events")) == 1 and kafka_fake.sent("dead-letters") == []
+
+
+@pytest.mark.parametrize(("skew_max_ms", "clamped"), [(300_000, True), (3_600_000, False)])
+def test_how_far_ahead_a_client_may_be_is_what_the_workers_allow(
+    kafka_fake: FakeKafka, skew_max_ms: int, clamped: bool
+) -> None:
+    own = Collector(write_keys={"shop": SecretStr(KEY)})
+    app = create_app(Settings(collector=own, personalize=Personalize(skew_max_ms=skew_max_ms)))
+    app.state.collector.broker = kafka_fake
+    ahead = iso(datetime.now(UTC) + timedelta(minutes=10))
+    assert post(Client(app), "/v1/track", EVENT | {"timestamp": ahead}).status_code == 200
+    (event,) = kafka_fake.sent("events")
+    assert event["timestamp"] == (event["receivedAt"] if clamped else ahead) and event["originalTimestamp"] == ahead
 
 
 def test_an_empty_key_opens_nothing() -> None:

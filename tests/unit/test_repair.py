@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 import pytest
 
+from clickwake.dead_letters import tried
 from producers import dead_letters, repair
 from producers.collector.admission import Arrival, NotAdmitted, admit
 from producers.repair import Cause, Change
 from schemas.dead_letter import DeadLetter, Message, Source
 from schemas.events import Event
+from stream.settings import Personalize, Settings
 from tests.unit.test_personalize import Bench
 
 AT = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
@@ -55,6 +57,14 @@ def test_what_is_wrong_in_form_alone_has_a_fix_that_works(payload: dict[str, Any
     assert (event.lane, event.tenant, event.message_id, mended.event.key.split(b"/")[0]) == ("repair", "shop", "m1", b"shop")
     assert event.ts_ms == round(AT.timestamp() * 1000)
     assert mended.diff.startswith("--- kept") and sum(line.startswith("+ ") for line in mended.diff.splitlines()) >= 1
+
+
+@pytest.mark.parametrize(("skew_max_ms", "ahead_min"), [(300_000, 0), (3_600_000, 10)])
+def test_what_is_mended_may_be_as_far_ahead_as_at_the_collector(skew_max_ms: int, ahead_min: int) -> None:
+    one = letter(changed(userId=17, timestamp=(AT + timedelta(minutes=10)).isoformat()))
+    (mended,) = tried(Settings(personalize=Personalize(skew_max_ms=skew_max_ms)), [one])
+    assert mended.event is not None, mended.messages
+    assert msgspec.json.decode(mended.event.value, type=Event).timestamp == AT + timedelta(minutes=ahead_min)
 
 
 @pytest.mark.parametrize("payload", [
