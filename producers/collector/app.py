@@ -180,7 +180,8 @@ class Collector:
 
     async def _take_dialect(self, request: Request, dialect: Dialect) -> Response:
         sender = self._sender_by_header(request)
-        with contextlib.nullcontext() if sender else self.unknown.one():
+        at_once = sender is not None or request.method == "GET"  # whose address says it all
+        with contextlib.nullcontext() if at_once else self.unknown.one():
             try:
                 said = await dialect.read(request, self.settings.batch_bytes_max)
                 found = dialect.translate(said, request.query_params)

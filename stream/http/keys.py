@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Mapping
 
@@ -18,6 +19,7 @@ from stream.http.answers import Refused
 from stream.settings import WriteKeys
 
 HASHED = "sha256:"
+WHOLE_HASH = re.compile(HASHED + "[0-9a-f]{64}")
 KEY_BYTES = 32
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -70,9 +72,9 @@ def refusal(
         if not key or (key if key.startswith(HASHED) else hashed(key)) in default:
             return (f"a {what} key of tenant {tenant!r} is empty or the one of the documentation: set your own with "
                     f"{setting}; `clickwake key {tenant}` makes one")  # fmt: skip
-        if not key.startswith(HASHED):
-            return (f"a {what} key of tenant {tenant!r} stands in {setting} in the clear: put its hash there, {HASHED}…; "
-                    f"`clickwake key {tenant}` makes a key and prints both")  # fmt: skip
+        if not WHOLE_HASH.fullmatch(key):
+            return (f"a {what} key of tenant {tenant!r} stands in {setting} in the clear, not as {HASHED}…: put "
+                    f"its hash there; `clickwake key {tenant}` makes a key and prints both")  # fmt: skip
     return None
 
 

@@ -195,7 +195,8 @@ def test_keys_are_held_hashed_and_several_while_they_are_changed() -> None:
     ({"behind_tls": True, "write_keys": {"demo": hashed("demo-write-key")}}, "documentation"),
     ({"behind_tls": True, "write_keys": {"shop": [hashed("mine"), ""]}}, "empty"),
     ({"behind_tls": True, "write_keys": {"mall": hashed("mine"), "shop": [hashed("mine"), "mine"]}}, "`clickwake key shop`"),
-    ({"behind_tls": True, "write_keys": HELD, "admin_keys": {"shop": "mine"}}, "COLLECTOR__ADMIN_KEYS in the clear"),
+    ({"behind_tls": True, "write_keys": {"shop": "sha256:mine"}}, "`clickwake key shop`"),
+    ({"behind_tls": True, "write_keys": HELD, "admin_keys": {"shop": "mine"}}, "ADMIN_KEYS in the clear"),
     ({"behind_tls": True, "write_keys": HELD}, "CLICKWAKE_COLLECTOR__CORS_ORIGINS="),
 ])
 def test_beyond_loopback_it_listens_only_with_keys_of_its_own_behind_tls(changed: dict[str, Any], why: str) -> None:
@@ -331,6 +332,8 @@ async def test_who_has_not_said_a_key_yet_keeps_nobody_out(
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         assert (await http.post(path, content=text, auth=("nobody's", ""))).status_code == 401
         assert (await http.post(path, content=text, auth=(KEY, ""))).status_code == 200
+        seen = {"e": "pv", "aid": KEY, "duid": "u", "url": "http://shop.example/", "eid": "e1", "p": "web", "tv": "js"}
+        assert (await http.get("/i", params=seen)).status_code == 200, "nothing is waited for: the address says it all"
         go_on.set()
         assert [one.status_code for one in await asyncio.gather(*slow)] == [200, 200]
     assert (app.state.collector.slots.taken, app.state.collector.unknown.taken) == (0, 0)
