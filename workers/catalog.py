@@ -38,7 +38,7 @@ from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, model_store, producing, signing
 from stream.adapters.global_reader import GlobalReader, readable
-from stream.adapters.listening import watched
+from stream.adapters.listening import answered
 from stream.adapters.metrics_port import served
 from stream.adapters.onnx import TextEncoder
 from stream.core.decode import Reject
@@ -269,7 +269,7 @@ async def _encode(catalog: Catalog, over: asyncio.Event, ready: asyncio.Event) -
         await consumer.start()
         log.info("catalog ready", space=catalog.space, known=len(catalog.known))
         ready.set()
-        async with watched(catalog.settings, consumer, group):
+        async with answered(catalog.settings, consumer, group):
             while not over.is_set():
                 fetched = await consumer.getmany(timeout_ms=500)
                 records = [record for some in fetched.values() for record in some]

@@ -1,6 +1,7 @@
 """`python -m workers.delivery`: alerts, reminders and segment changes to webhooks, mail and files, as the file
 `<home>/deliveries.yml` says. One is enough: two would not know of each other's messages, and caps would hold for each alone.
-The protocol is numbered in `stream/delivery/deliverer.py`. Without a file it waits for one.
+The protocol is numbered in `stream/delivery/deliverer.py`. Without a file it waits for one; one that changes is taken as a
+worker that starts anew would take it, with what is known from the log. One that cannot be used changes nothing.
 
 Metrics (`stream/delivery/metrics.py`) are on a loopback port, written with the process id, and whether it is ready, to
 `<home>/run/delivery.json`. SIGTERM: the message under way is finished and logged.
@@ -9,14 +10,14 @@ Metrics (`stream/delivery/metrics.py`) are on a loopback port, written with the 
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import msgspec
 import structlog
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas import topics
@@ -26,13 +27,14 @@ from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, metrics_port, producing
 from stream.adapters.erasures import Erasures
-from stream.adapters.global_reader import GlobalReader, readable
-from stream.adapters.listening import watched
+from stream.adapters.global_reader import read_whole, readable
+from stream.adapters.listening import answered
 from stream.adapters.producing import Message
 from stream.adapters.refusals import AdsRefusals
+from stream.adapters.watched import Watched
 from stream.delivery import channels, metrics
 from stream.delivery.deliverer import Deliverer
-from stream.delivery.rules import Channel, DeliveryError, load
+from stream.delivery.rules import Channel, DeliveryFile, load
 from stream.delivery.said import Said
 from stream.endings import on_signal, pause, until
 from stream.logs import configure
@@ -44,11 +46,16 @@ from stream.tracing import port as tracing
 log = structlog.get_logger()
 SOURCE = "clickwake/delivery"
 FILE_POLL_S = 5.0
+ENDS_S_MAX = 2.0  # for the broker to say where its topics end; one that is away is asked again
 PATIENCE_S = 9.0  # for a message that is under way; one that is cut short is sent again under its id
 
 _alert, _change = msgspec.json.Decoder(ChurnAlert), msgspec.json.Decoder(SegmentChange)
 _reminder, _satisfaction = msgspec.json.Decoder(Reminder), msgspec.json.Decoder(SatisfactionAlert)
 _record = msgspec.json.Decoder(DeliveryRecord)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Worker:
@@ -65,21 +72,19 @@ class Worker:
         self.producer = producing.create_producer(settings)
         self.tracing = tracing.start(settings, "delivery")
         self.group = f"{prefix}.delivery"
+        self._file: Watched[DeliveryFile | None] = Watched(settings.deliveries_file, load, None, "deliveries")
+        self._ends: dict[TopicPartition, int] = {}  # of the inputs, while what came before them is not handled
+        self._ends_at = _now()
 
     async def run(self) -> None:
         """Raises what cannot be gone on with."""
-        path = self.settings.deliveries_file
-        while not path.exists():
-            log.info("nothing to deliver yet", file=str(path), next="write one: docs/deliveries.md")
-            if await pause(self.stop, FILE_POLL_S):
-                return
-        file = load(path)
-        log.info("deliveries taken", file=str(path), deliveries=[one.name for one in file.deliveries])
+        file = await self._told()
+        if file is None:
+            return
         await kafka_clients.wait_for_kafka(self.settings)
         erasures, refusals = Erasures(self.settings), AdsRefusals(self.settings)
-        deliverer = Deliverer(file, erasures, refusals, self._write, lambda: datetime.now(UTC), self._deliver,
-                               self.stop)  # fmt: skip
-        history = GlobalReader(self.settings, self.log_topic, lambda records: _note(deliverer, records))
+        deliver_by = partial(Deliverer, erasures=erasures, refusals=refusals, write=self._write, now=_now, send=self._deliver,
+                             stopping=self.stop)  # fmt: skip
         consumer = AIOKafkaConsumer(
             *self.inputs, **kafka_clients.aiokafka_arguments(self.settings), enable_auto_commit=False,
             group_id=self.group, auto_offset_reset="earliest",
@@ -87,28 +92,45 @@ class Worker:
         )  # fmt: skip
         try:
             await self.producer.start()
-            for reader in (erasures, refusals, history):
+            for reader in (erasures, refusals):
                 reader.start()
-            await asyncio.gather(erasures.ready(), refusals.ready(), history.ready())
-            await history.stop()  # from here on the log is its own
+            deliverer = deliver_by(file)
+            await asyncio.gather(erasures.ready(), refusals.ready(), self._remind(deliverer))
             await consumer.start()
             log.info("delivery worker ready")
             self._on_ready()
-            async with watched(self.settings, consumer, self.group):
-                while not self.stop.is_set():
+            async with answered(self.settings, consumer, self.group):
+                while (file := await self._told()) is not None:
                     erasures.check()
                     refusals.check()
+                    if file != deliverer.file:
+                        deliverer = deliver_by(file)
+                        await self._remind(deliverer)
                     await self._turn(consumer, deliverer)
         finally:
             await kafka_clients.stopped(consumer)
-            for reader in (history, refusals, erasures):
+            for reader in (refusals, erasures):
                 await reader.stop()
             await kafka_clients.stopped(self.producer)
 
+    async def _told(self) -> DeliveryFile | None:
+        """What the file says now; waits for one. None once `stop` is set."""
+        self._file.look()
+        while self._file.value is None and not self.stop.is_set():
+            log.info("nothing to deliver yet", file=str(self._file.path), next="write it, or mend it: docs/deliveries.md")
+            await pause(self.stop, FILE_POLL_S)
+            self._file.look()
+        return None if self.stop.is_set() else self._file.value
+
+    async def _remind(self, deliverer: Deliverer) -> None:
+        """Of everything that the log says; from then on the log is its own."""
+        await read_whole(self.settings, self.log_topic, partial(_note, deliverer))
+
     async def _turn(self, consumer: AIOKafkaConsumer, deliverer: Deliverer) -> None:
         """Steps 1 to 5 once."""
-        await deliverer.take_due()
-        wait_ms = int(1000 * min(0.5, deliverer.wait_s()))
+        if deliverer.wait_s() == 0 and (by := await self._handled_until(consumer)) is not None:
+            await deliverer.take_due(by)
+        wait_ms = int(1000 * min(0.5, deliverer.wait_s() or 0.5))
         fetched = await consumer.getmany(timeout_ms=wait_ms, max_records=200)
         await self._say_lag(consumer, (record for records in fetched.values() for record in records))
         for tp, records in fetched.items():
@@ -121,6 +143,23 @@ class Worker:
                 await consumer.commit()
             except KafkaError as error:  # what was handled is known from the log; the next commit makes up for this one
                 log.warning("not committed", why=repr(error))
+
+    async def _handled_until(self, consumer: AIOKafkaConsumer) -> datetime | None:
+        """A time before which nothing was put onto the topics that is not handled; None while there is none since it was
+        first asked, since a worker that was off has yet to read what ends the cause of what waits."""
+        partitions = consumer.assignment()
+        try:
+            if self._ends.keys() != partitions:
+                self._ends_at = _now()
+                self._ends = await asyncio.wait_for(consumer.end_offsets(partitions), ENDS_S_MAX)
+            behind = [tp for tp, end in self._ends.items() if await consumer.position(tp) < end]
+        except (KafkaError, TimeoutError) as error:
+            log.warning("what waits waits on", why=f"where the topics end is not known: {error!r}")
+            return None
+        if behind or not partitions:
+            return None
+        self._ends = {}
+        return self._ends_at
 
     async def _say_lag(self, consumer: AIOKafkaConsumer, in_hand: Iterable[Any] = ()) -> None:
         """`in_hand`: records that were taken and are not handled."""
@@ -167,17 +206,12 @@ async def run(settings: Settings, on_ready: Callable[[], object]) -> None:
     log.info("delivery worker ended")
 
 
-def main() -> int:
-    """Exit code: 0 after a signal, 1 when the file cannot be used."""
+def main() -> None:
+    """Until a signal."""
     settings = load_settings()
     configure(settings)
-    try:
-        metrics_port.run(settings, "delivery", settings.deliveries.metrics_port, run)
-    except DeliveryError as error:
-        log.error("deliveries refused", why=str(error), next="mend the file and start again")
-        return 1
-    return 0
+    metrics_port.run(settings, "delivery", settings.deliveries.metrics_port, run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -32,7 +32,7 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
 from stream.adapters.erasures import Erasures
 from stream.adapters.global_reader import GlobalReader, read_whole, readable
-from stream.adapters.listening import watched
+from stream.adapters.listening import answered
 from stream.adapters.metrics_port import served
 from stream.adapters.opinion_reader import OpinionReader
 from stream.adapters.producing import Message
@@ -129,7 +129,7 @@ class Worker:
         committed_at, unsaid = time.monotonic(), False
         try:
             await consumer.start()
-            async with watched(self.settings, consumer, self._group("insights")):
+            async with answered(self.settings, consumer, self._group("insights")):
                 while not self.stop.is_set():
                     self.erasures.check()
                     self.catalog.check()
@@ -155,7 +155,7 @@ class Worker:
         consumer.subscribe([self._name(topics.OPINIONS)], listener=assigned)
         try:
             await consumer.start()
-            async with watched(self.settings, consumer, self._group("satisfaction")):
+            async with answered(self.settings, consumer, self._group("satisfaction")):
                 while not self.stop.is_set():
                     fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
                     await _say_lag(consumer, topics.OPINIONS, fetched)

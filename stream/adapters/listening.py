@@ -68,7 +68,7 @@ async def others_are_answered(settings: Settings, group: str, partitions: Collec
 
 
 @contextlib.asynccontextmanager
-async def watched(
+async def answered(
     settings: Settings, consumer: AIOKafkaConsumer, group: str, *, deaf_s: float = DEAF_S, interval_s: float = INTERVAL_S
 ) -> AsyncIterator[None]:  # fmt: skip
     """For the length of a block, see that a consumer is answered while others are."""

@@ -1,7 +1,7 @@
 """How much one person gets of all deliveries together. Pure.
 
-What counts is advertising to users: what was sent, what waits (it may go out any time), and what would have been sent to
-somebody held out of it. The last so that the lot of one delivery changes nothing else: were the held-out given another
+What counts is advertising to users: what was sent, what waits and will be sent, and what would have been sent to somebody
+held out of it. The last so that the lot of one delivery changes nothing else: were the held-out given another
 message in its place, they would be compared by that one too. What failed, or was left out since it would not pay, leaves its
 place to others. Services and messages to the shop's own people neither count nor are held back.
 
@@ -34,13 +34,12 @@ def counted(delivery: Delivery | None, record: DeliveryRecord) -> Counted | None
     if not record.user_id or (delivery is not None and not delivery.advertises):
         return None
     important = delivery is not None and delivery.priority == "high"
-    if record.status == "deferred":
-        return Counted(None, record.channel, important)
-    if record.status == "held_out":
+    if record.status in ("held_out", "deferred"):
         has_place = delivery is None or would_be_sent(delivery, record.subject, record.propensity)
     else:
         has_place = record.status == "sent"
-    return Counted(record.at, record.channel, important) if has_place else None
+    at = None if record.status == "deferred" else record.at
+    return Counted(at, record.channel, important) if has_place else None
 
 
 def full(caps: Sequence[Cap], delivery: Delivery, got: Iterable[Counted], now: datetime) -> str:

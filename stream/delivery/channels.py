@@ -91,13 +91,25 @@ def _mail(channel: Email, message: Message) -> None:
         with smtplib.SMTP(channel.host, channel.port, timeout=20) as server:
             if channel.tls:
                 server.starttls(context=ssl.create_default_context())
-            if channel.user is not None:
-                server.login(channel.user, _secret(channel.password_env or ""))
+            if channel.user is not None and channel.password_env is not None:
+                _log_in(server, channel.user, channel.password_env)
             server.send_message(mail)
     except smtplib.SMTPRecipientsRefused as error:
         raise Refused(f"{channel.host} refuses {channel.to}: {error}") from error
     except (OSError, smtplib.SMTPException) as error:
         raise TryAgain(f"{channel.host}:{channel.port} does not take mail: {error!r}") from error
+
+
+def _log_in(server: smtplib.SMTP, user: str, password_env: str) -> None:
+    """Raises TryAgain, which names the variable of the password, never what is in it."""
+    try:
+        server.login(user, _secret(password_env))
+    except smtplib.SMTPAuthenticationError as error:
+        told = f"{error.smtp_code} {error.smtp_error!r}"[:200]
+        raise TryAgain(f"the mail server refuses user {user!r} with the password in {password_env}: {told}; set the right one "
+                       "and start the delivery worker again") from None  # fmt: skip
+    except UnicodeEncodeError:  # it quotes both
+        raise TryAgain(f"user {user!r} or the password in {password_env} is not ASCII, which this login takes alone") from None
 
 
 def _one_line(text: str) -> str:

@@ -43,17 +43,20 @@ def concerns(delivery: Delivery, said: Said) -> bool:
 
 def decide(
     delivery: Delivery, said: Said, now: datetime, last_sent: Mapping[tuple[str, str], datetime], suppressed: str = "",
-    full: str = "",
+    full: str = "", over: str = "",
 ) -> Verdict:
     """`last_sent`: (delivery, tenant/user or tenant/thing) → when it last went out, or would have gone to somebody held out.
     `suppressed`: why nothing of this delivery may go to the user; empty when it may. `full`: the cap over all deliveries by
-    which the user has had enough, see `stream.delivery.caps`; empty where there is none. Both are asked before the lot is
-    drawn: the held-out are a random share of those who would have been sent it."""
+    which the user has had enough, see `stream.delivery.caps`; empty where there is none. `over`: how its cause has ended;
+    empty while it holds. All are asked before the lot is drawn: the held-out are a random share of those who would have been
+    sent it. So they wait for the end of quiet hours like the others, in which the cause of either may end."""
     subject = subject_of(said)
     if suppressed:
         return Verdict("suppressed", reason=suppressed)
     if isinstance(said, Reminder) and said.window_to <= now:
         return Verdict("expired")
+    if over:
+        return Verdict("expired", reason=over)
     last = last_sent.get((delivery.name, subject))
     if last is not None and now - last < timedelta(days=delivery.cap_days):
         return Verdict("capped", reason=f"this delivery's own cap, once in {several(delivery.cap_days, 'day')}")
@@ -61,12 +64,13 @@ def decide(
         return Verdict("capped", reason=full)
     drawn, foreseen = lot(delivery, subject), expected(delivery, said)
     chance, why = _chance(delivery, foreseen)
+    if (until := quiet_until(delivery, now)) is not None:
+        return Verdict("deferred", until, chance, foreseen, why)
     if drawn < delivery.holdout:
         return Verdict("held_out", None, chance, foreseen, "held out for comparison")
     if drawn < 1 - chance:
         return Verdict("left_out", None, chance, foreseen, why)
-    until = quiet_until(delivery, now)
-    return Verdict("send" if until is None else "deferred", until, chance, foreseen, why)
+    return Verdict("send", None, chance, foreseen, why)
 
 
 def lot(delivery: Delivery, user: str) -> float:
@@ -82,17 +86,20 @@ def lot(delivery: Delivery, user: str) -> float:
 
 
 def would_be_sent(delivery: Delivery, user: str, chance: float | None) -> bool:
-    """Whether somebody who is held out of a delivery would have been sent it, had it no hold-out: by the same lot, and as
-    likely as everybody else in the same case, who was sent it with a propensity of `chance`.
+    """Whether somebody would be sent a delivery, had it no hold-out: those who are held out of it by the same lot, and as
+    likely as everybody else in the same case, who is sent it with a propensity of `chance`.
 
     >>> from stream.delivery.rules import Delivery
     >>> half = Delivery(name="x", channel="c", about="churn", holdout=0.5)
     >>> would_be_sent(half, "shop/u2", 0.5), would_be_sent(half, "shop/u2", 0.0)
     (True, False)
     """
-    if chance is None or not 0 < delivery.holdout < 1:
+    if chance is None or delivery.holdout == 1:
         return True
-    return lot(delivery, user) / delivery.holdout >= 1 - chance / (1 - delivery.holdout)
+    drawn = lot(delivery, user)
+    if drawn >= delivery.holdout:
+        return drawn >= 1 - chance
+    return drawn / delivery.holdout >= 1 - chance / (1 - delivery.holdout)
 
 
 def expected(delivery: Delivery, said: Said) -> Expected | None:

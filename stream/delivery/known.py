@@ -7,13 +7,14 @@ they would have, and a message that was decided about is never decided about aga
 from __future__ import annotations
 
 import heapq
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from datetime import datetime, timedelta
 
 from schemas.outputs import DeliveryRecord
 from stream.delivery import metrics
 from stream.delivery.caps import Counted, counted, full
 from stream.delivery.rules import DAYS_KNOWN, Delivery, DeliveryFile
+from stream.delivery.said import Said, cause_of, ended_by, waiting
 
 KNOWN_FOR = timedelta(days=DAYS_KNOWN)
 QUIET = "quiet hours"  # why something waits, in its record's `error`; anything else is what its channel said
@@ -33,6 +34,7 @@ class Known:
         self._done: set[str] = set()
         self._order: deque[tuple[datetime, str, tuple[str, str]]] = deque()  # of what is done, oldest first
         self._waiting: dict[str, DeliveryRecord] = {}
+        self._by_cause = defaultdict[tuple[str, ...], dict[str, Said]](dict)  # cause → message that waits → what it says
         self._due: list[tuple[datetime, str]] = []
         self._waits = Counter({(one.name, what): 0 for one in file.deliveries for what in (QUIET, "channel")})
         self._got: dict[str, dict[str, Counted]] = {}  # tenant/user → message → what counts of it; empty without caps
@@ -45,13 +47,11 @@ class Known:
 
     def note(self, record: DeliveryRecord) -> None:
         """One record of the log: from before this process, or its own."""
-        self._put(self._waiting.pop(record.delivery_id, None), -1)
+        self._waits_no_more(record.delivery_id)
         if self._file.caps:
             self._note_counted(record)
         if record.status == "deferred" and record.until is not None:
-            self._waiting[record.delivery_id] = record
-            heapq.heappush(self._due, (record.until, record.delivery_id))
-            self._put(record, 1)
+            self._waits_from_now(record, record.until)
             return
         place = (record.delivery, record.subject)
         self._done.add(record.delivery_id)
@@ -78,12 +78,35 @@ class Known:
 
     def take_up(self, record: DeliveryRecord) -> None:
         """It is about to be decided about again."""
-        self._put(self._waiting.pop(record.delivery_id), -1)
+        self._waits_no_more(record.delivery_id)
         self._drop_counted(record.subject, record.delivery_id)
+
+    def ended(self, said: Said) -> list[tuple[DeliveryRecord, str]]:
+        """What waits and is not to go out any more, now that this is said; and why, in words."""
+        found = ((ident, ended_by(kept, said)) for ident, kept in self._by_cause.get(cause_of(said), {}).items())
+        return [(self._waiting[ident], why) for ident, why in found if why]
 
     def wait_s(self, now: datetime) -> float:
         """Until something is due; a minute at most."""
         return min(60.0, max(0.0, (self._due[0][0] - now).total_seconds())) if self._due else 60.0
+
+    def _waits_from_now(self, record: DeliveryRecord, until: datetime) -> None:
+        self._waiting[record.delivery_id] = record
+        heapq.heappush(self._due, (until, record.delivery_id))
+        if (said := waiting(record)) is not None:
+            self._by_cause[cause_of(said)][record.delivery_id] = said
+        self._put(record, 1)
+
+    def _waits_no_more(self, delivery_id: str) -> None:
+        record = self._waiting.pop(delivery_id, None)
+        if record is None:
+            return
+        if (said := waiting(record)) is not None:
+            same = self._by_cause[cause_of(said)]
+            del same[delivery_id]
+            if not same:
+                del self._by_cause[cause_of(said)]
+        self._put(record, -1)
 
     def _note_counted(self, record: DeliveryRecord) -> None:
         found = counted(self._file.named(record.delivery), record)
@@ -104,8 +127,7 @@ class Known:
         if self.last.get(place) == at:
             del self.last[place]
 
-    def _put(self, record: DeliveryRecord | None, by: int) -> None:
-        if record is not None:
-            place = (record.delivery, waits_for(record))
-            self._waits[place] += by
-            metrics.WAITING.labels(*place).set(self._waits[place])
+    def _put(self, record: DeliveryRecord, by: int) -> None:
+        place = (record.delivery, waits_for(record))
+        self._waits[place] += by
+        metrics.WAITING.labels(*place).set(self._waits[place])

@@ -23,7 +23,10 @@ LAG = Gauge("clickwake_delivery_lag", "Records that are not handled yet", ["topi
 
 
 def begin(file: DeliveryFile) -> None:
-    """What can be alerted on is there before it first happens: a counter that begins at 1 has not increased."""
+    """What can be alerted on is there before it first happens: a counter that begins at 1 has not increased. Of deliveries
+    and channels that a file before this one had, nothing stands still."""
+    WAITING.clear()
+    CHANNEL_UP.clear()
     for one in file.deliveries:
         for status in ("sent", "failed"):
             MESSAGES.labels(one.name, status, "")

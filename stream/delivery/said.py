@@ -3,7 +3,8 @@ about an item or a brand. All of them go the same way; what differs is told here
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -18,18 +19,23 @@ _MODELS_ALONE = ("features", "effects")  # of an alert: nobody but models reads 
 
 
 class Kind(NamedTuple):
-    """`ident`: the field that holds its id. `kept`: that of a `DeliveryRecord` which holds it while it waits."""
+    """`ident`: the field that holds its id. `kept`: that of a `DeliveryRecord` which holds it while it waits. `order`: what
+    never falls from one to the next of the same cause. `which`: what tells the causes of a subject apart; `state`: how one
+    stands."""
 
     name: AboutKind
     ident: str
     kept: str
+    order: str
+    which: str | None = None
+    state: str = "state"
 
 
 KINDS: Mapping[type[Said], Kind] = MappingProxyType({
-    ChurnAlert: Kind("churn-alert", "alert_id", "alert"),
-    SegmentChange: Kind("segment-change", "change_id", "segment_change"),
-    Reminder: Kind("reminder", "reminder_id", "reminder"),
-    SatisfactionAlert: Kind("satisfaction-alert", "alert_id", "satisfaction_alert"),
+    ChurnAlert: Kind("churn-alert", "alert_id", "alert", "last_event_ts"),
+    SegmentChange: Kind("segment-change", "change_id", "segment_change", "number", "segment", "change"),
+    Reminder: Kind("reminder", "reminder_id", "reminder", "last_bought_ts", "reminder_id"),
+    SatisfactionAlert: Kind("satisfaction-alert", "alert_id", "satisfaction_alert", "number", "reason"),
 })
 
 
@@ -51,6 +57,34 @@ def thing_of(said: Said) -> str:
 def subject_of(said: Said) -> str:
     """Whom or what it is about: `tenant/user` or `tenant/thing`."""
     return f"{said.tenant}/{user_of(said) or thing_of(said)}"
+
+
+def cause_of(said: Said) -> tuple[str, ...]:
+    """What stays the same while one thing after another is said of it: that a user stays away or is back, is in a segment or
+    is not, is to buy something or has; that a thing has fallen for some reason or is as before."""
+    kind = KINDS[type(said)]
+    return kind.name, subject_of(said), getattr(said, kind.which) if kind.which else ""
+
+
+def ended_by(said: Said, later: Said) -> str:
+    """How another, of the same cause, ends what was said, in words; empty where it says the same, or is an older one that is
+    read again."""
+    kind = KINDS[type(said)]
+    now = getattr(later, kind.state)
+    if now == getattr(said, kind.state) or getattr(later, kind.order) < getattr(said, kind.order):
+        return ""
+    return f"its cause is over: {now}"
+
+
+def outlived(several: Iterable[Said]) -> list[tuple[Said, str]]:
+    """Each, and how one of those behind it ends it, in words; empty where it still holds."""
+    behind = defaultdict[tuple[str, ...], list[Said]](list)
+    found = list[tuple[Said, str]]()
+    for said in reversed(list(several)):
+        later = behind[cause_of(said)]
+        found.append((said, next(filter(None, (ended_by(said, one) for one in later)), "")))
+        later.append(said)
+    return found[::-1]
 
 
 def put_off(record: DeliveryRecord, said: Said) -> DeliveryRecord:

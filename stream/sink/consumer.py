@@ -26,7 +26,7 @@ from stream.adapters.changelog import InputChanged, RecoveryFailed, look
 from stream.adapters.erasures import Erasures
 from stream.adapters.kafka_clients import aiokafka_arguments, missing, stopped, wait_for_kafka
 from stream.adapters.lag import Lag
-from stream.adapters.listening import watched
+from stream.adapters.listening import answered
 from stream.adapters.producing import create_producer, send_keyed
 from stream.outbox import cloud_event
 from stream.settings import Settings
@@ -102,7 +102,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def run(self) -> None:
         try:
             await self._unless_stopped(self._connect())
-            async with watched(self.settings, self._consumer, group(self.settings)):
+            async with answered(self.settings, self._consumer, group(self.settings)):
                 await self._loop()
         except Stopped as reason:
             log.warning("sink.stopped", reason=str(reason), next="offsets were not committed: a later start reads it again")

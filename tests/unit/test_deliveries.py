@@ -65,7 +65,8 @@ class Bench:
         self.failures: list[Exception] = []
         file = DeliveryFile(channels={one.channel: HOOK for one in deliveries}, deliveries=deliveries, suppress=suppress,
                             caps=caps)  # fmt: skip
-        self.made = Deliverer(file, erasures or FakeErasures(), refusals or FakeRefusals(), self.write, lambda: self.now,
+        erasures = FakeErasures() if erasures is None else erasures  # one that knows of nobody yet is false
+        self.made = Deliverer(file, erasures, refusals or FakeRefusals(), self.write, lambda: self.now,
                               self.send)  # fmt: skip
         for record in self.logged:
             self.made.note(record)
@@ -101,7 +102,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_a_delivery_is_about_goes_out_once() -> None:
     bench = Bench(SAVE, CART)
     said = [alert(), alert(), alert("u2", "a2", probability=0.5), alert("u3", "a3", state="cleared"), change(),
-            change(what="left", number=2), change(segment="other")]
+            change("u4", what="left", number=2), change(segment="other")]
     await bench.made.take(said)
     assert [(one.delivery, one.user_id) for one in bench.sent] == [("save", "u1"), ("cart", "u1")]
     assert list(bench.sent[0].details["reasons"]) == ["silent for 9 days"]
@@ -284,8 +285,8 @@ async def test_what_is_older_than_the_log_is_forgotten() -> None:
 
 async def test_the_shops_own_people_are_told_of_what_fell_once_and_of_nothing_twice_in_the_cap() -> None:
     bench = Bench(FALLS, SAVE, suppress=("shop/", "shop/brand/Clay"), refusals=FakeRefusals(b"shop/", b"shop/brand/Clay"))
-    said = [fell(), fell(), fell("mug", "s2", about="item"), fell("Oak", "s3", after=0.7), fell(ident="s4", state="cleared"),
-            fell(ident="s5", number=3), fell("Oak", "s6"), fell("Clay", "s7", tenant="other")]  # fmt: skip
+    said = [fell(), fell(), fell("mug", "s2", about="item"), fell("Oak", "s3", after=0.7),
+            fell("Ash", ident="s4", state="cleared"), fell(ident="s5", number=3), fell("Oak", "s6"), fell("Clay", "s7", tenant="other")]  # fmt: skip
     await bench.made.take(said)
     assert [(one.thing, one.user_id, one.status) for one in bench.logged] == [
         ("brand/Clay", "", "sent"), ("brand/Clay", "", "capped"), ("brand/Oak", "", "sent"), ("brand/Clay", "", "sent")]
@@ -361,6 +362,7 @@ async def test_nothing_goes_out_about_who_was_erased() -> None:
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: segment}]", "`segment` goes with"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, timezone: X}]", "time zone"),
     ("channels: {f: {type: fax}}", "Invalid value 'fax'"),
+    ("channels: {m: {type: email, host: h, to: t, sender: s, user: u}}", "channel 'm' has a `user` and no `password_env`"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, cap_days: 90}]", "<= 30"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, gain: {value: 9}}]", "hold"),
     ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, of: brand}]", "`fall_min`"),

@@ -143,10 +143,11 @@ def test_the_lot_of_one_delivery_changes_nothing_about_another(
     steps: list[Step], caps: tuple[Cap, ...], holdout: float
 ) -> None:
     """Whether somebody was sent the news or held out of it, everything else goes to them the same."""
-    held = msgspec.structs.replace(NEWS, holdout=holdout)
-    plain, drawn = (asyncio.run(play(steps, caps, True, news, CART, SAVE, PARCEL)) for news in (NEWS, held))
+    night = msgspec.structs.replace(NEWS, quiet=(time(20), time(8)))
+    held = msgspec.structs.replace(night, holdout=holdout)
+    plain, drawn = (asyncio.run(play(steps, caps, True, news, CART, SAVE, PARCEL)) for news in (night, held))
     same = {one.delivery_id: one.status for one in plain}
-    for one in drawn:
+    for one in {one.delivery_id: one for one in drawn}.values():
         told = same[one.delivery_id]
         assert one.status == told or (one.delivery, told, one.status) == ("news", "sent", "held_out")
 
@@ -175,6 +176,17 @@ async def test_who_is_left_out_since_it_would_not_pay_has_room_for_another_and_s
     assert {became["cart", f"0.05{one}"] for one in users} == {"sent"}
     assert {became["save", f"0.5{one}"] for one in users} == {"sent", "held_out"}
     assert {became["cart", f"0.5{one}"] for one in users} == {"capped"}, "whichever lot they drew"
+
+
+async def test_who_will_be_left_out_at_the_end_of_quiet_hours_has_room_for_another_while_they_wait() -> None:
+    paying = msgspec.structs.replace(SAVE, holdout=0.2, gain=Gain(value=10.0, cost=1.0, explore=0.0), quiet=(time(11), time(13)))
+    bench = Bench(paying, CART, caps=(Cap(messages=1, days=7),))
+    for user, worth in (("poor", 0.05), ("rich", 0.5)):
+        await bench.made.take([alert(user, user, effects={"save": (worth, 0.0)}), change(user)])
+    assert [one.status for one in bench.logged] == ["deferred", "sent", "deferred", "capped"]
+    bench.now += timedelta(hours=1)
+    await bench.made.take_due()
+    assert [(one.user_id, one.status) for one in bench.logged[4:]] == [("rich", "sent"), ("poor", "capped")]
 
 
 async def test_reminders_count_too_and_tenants_are_told_apart() -> None:

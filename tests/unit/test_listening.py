@@ -52,7 +52,7 @@ async def test_only_a_broker_that_answers_others_ends_it(broker_answers: bool, m
     consumer: Any = Consumer()
 
     async def work() -> None:
-        async with listening.watched(Settings(), consumer, "a-group", deaf_s=0.02, interval_s=0.01), asyncio.timeout(5):
+        async with listening.answered(Settings(), consumer, "a-group", deaf_s=0.02, interval_s=0.01), asyncio.timeout(5):
             while not consumer.often.is_set() and not said:  # noqa: ASYNC110  # one turn of the loop
                 await asyncio.sleep(0)
 
