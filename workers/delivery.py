@@ -83,8 +83,8 @@ class Worker:
             return
         await kafka_clients.wait_for_kafka(self.settings)
         erasures, refusals = Erasures(self.settings), AdsRefusals(self.settings)
-        deliver_by = partial(Deliverer, erasures=erasures, refusals=refusals, write=self._write, now=_now, send=self._deliver,
-                             stopping=self.stop)  # fmt: skip
+        deliver_by = partial(Deliverer, erasures=erasures, refusals=refusals, write=self._write, now=_now,
+                             send=self._deliver, stopping=self.stop)  # fmt: skip
         consumer = AIOKafkaConsumer(
             *self.inputs, **kafka_clients.aiokafka_arguments(self.settings), enable_auto_commit=False,
             group_id=self.group, auto_offset_reset="earliest",

@@ -105,11 +105,11 @@ def _log_in(server: smtplib.SMTP, user: str, password_env: str) -> None:
     try:
         server.login(user, _secret(password_env))
     except smtplib.SMTPAuthenticationError as error:
-        told = f"{error.smtp_code} {error.smtp_error!r}"[:200]
-        raise TryAgain(f"the mail server refuses user {user!r} with the password in {password_env}: {told}; set the right one "
-                       "and start the delivery worker again") from None  # fmt: skip
+        why = error.smtp_error if isinstance(error.smtp_error, str) else error.smtp_error.decode(errors="replace")
+        raise TryAgain(f"the mail server refuses user {user!r} with the password in {password_env}: {error.smtp_code} "
+                       f"{_one_line(why[:200])}; set the right one and start the worker again") from None  # fmt: skip
     except UnicodeEncodeError:  # it quotes both
-        raise TryAgain(f"user {user!r} or the password in {password_env} is not ASCII, which this login takes alone") from None
+        raise TryAgain(f"user {user!r} or the password in {password_env} is not ASCII: this login takes no other") from None
 
 
 def _one_line(text: str) -> str:

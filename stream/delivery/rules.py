@@ -152,8 +152,7 @@ def load(path: Path) -> DeliveryFile:
         raise DeliveryError(f"{path}: {error}") from error
     for name, channel in found.channels.items():
         if isinstance(channel, Email) and channel.user is not None and channel.password_env is None:
-            raise DeliveryError(f"{path}: channel {name!r} has a `user` and no `password_env`, which names the variable of the "
-                                "password")  # fmt: skip
+            raise DeliveryError(f"{path}: channel {name!r} has a `user` and no `password_env`, the variable of the password")
     names = set[str]()
     for one in found.deliveries:
         if one.name in names:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, TypeVar
 
@@ -120,7 +120,7 @@ def test_an_alert_reaches_its_webhook_once(settings: Settings, hook: Hook) -> No
     assert metrics[f'clickwake_delivery_lag{{topic="{topics.CHURN_ALERTS.name(settings.kafka.topic_prefix)}"}}'] == 0
     assert metrics['clickwake_delivery_seconds_bucket{delivery="save them",le="60.0",waited_for="nothing"}'] == 1
     assert sorted(one["user_id"] for one in got) == ["u1", "u2", "u3", "u8"]
-    records = [msgspec.json.decode(one.value, type=DeliveryRecord) for one in read_all(settings, topics.DELIVERIES)]
+    records = list(map(_record, read_all(settings, topics.DELIVERIES)))
     assert len({one.delivery_id for one in records}) == len(records) == 10
     save, also = ([one for one in records if one.delivery == name] for name in ("save them", "also"))
     told = {one.about_id: (one.status, one.expected and one.expected.gain) for one in save}
@@ -185,9 +185,49 @@ def test_killed_in_the_middle_the_shops_people_are_told_once_and_who_refuses_adv
         ("yes", "bills", "next"): ("capped", "this delivery's own cap, once in 7 days")}
 
 
+def test_what_ended_while_the_worker_was_off_does_not_go_out_and_a_changed_file_is_taken_while_it_runs(
+    settings: Settings, hook: Hook
+) -> None:
+    topic_admin.create(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    channel = f"channels: {{crm: {{type: webhook, url: '{hook.url}', secret_env: HOOK_SECRET}}}}\n"
+    save, secret, now = "{name: save, channel: crm, about: churn, cap_days: 0", {"HOOK_SECRET": "whsec"}, datetime.now(UTC)
+    start, end = (f"{now + timedelta(hours=hours):%H:%M:%S}" for hours in (-1, 2))
+    settings.deliveries_file.write_text(f"{channel}deliveries: [{save}, quiet: ['{start}', '{end}']}}]\n")
+    with Sender(settings, topics.CHURN_ALERTS) as alerts:
+        with running(settings, "workers.delivery", **secret):
+            alerts.send([alert("u1"), alert("u2")])
+            until(lambda: len(read_all(settings, topics.DELIVERIES)) == 2, GROUP_SETTLES_S, "both wait")
+        alerts.send([alert("u1", alert_id="back", state="cleared")])
+        with Sender(settings, topics.DELIVERIES) as log:  # the night is over
+            log.send([(one.key, msgspec.json.encode(msgspec.structs.replace(_record(one), until=now)))
+                      for one in read_all(settings, topics.DELIVERIES)])  # fmt: skip
+        settings.deliveries_file.write_text(f"{channel}deliveries: [{save}}}]\n")
+        with running(settings, "workers.delivery", **secret) as worker:
+            until(lambda: len(hook.got) == 1, GROUP_SETTLES_S, "what still holds goes out")
+            settings.deliveries_file.write_text(f"{channel}deliveries: [{save}}}]\nsuppress: [t/u3]\n")
+            until(lambda: worker.log().count("deliveries taken") == 2, 20, "the changed file is taken")
+            alerts.send([alert("u3"), alert("u1", alert_id="again")])
+            until(lambda: len(hook.got) == 2, 20, "the one who is not suppressed gets it")
+            settings.deliveries_file.write_text(f"deliveries: [{save}}}]")
+            until(lambda: "names channel 'crm'; there are none" in worker.log(), 20, "a broken one is said")
+            alerts.send([alert("u4")])
+            until(lambda: len(hook.got) == 3, 20, "and what the file said before stays")
+    assert [one["user_id"] for one in hook.got] == ["u2", "u1", "u4"]
+    last = {(one.user_id, one.about_id): (one.status, one.reason) for one in map(_record, read_all(settings, topics.DELIVERIES))}
+    assert last == {
+        ("u1", "alert-u1"): ("expired", "its cause is over: cleared"), ("u2", "alert-u2"): ("sent", ""),
+        ("u3", "alert-u3"): ("suppressed", "in the file's `suppress`"), ("u1", "again"): ("sent", ""),
+        ("u4", "alert-u4"): ("sent", "")}
+
+
+def _record(message: Any) -> DeliveryRecord:
+    return msgspec.json.decode(message.value, type=DeliveryRecord)
+
+
 def _logged(settings: Settings) -> dict[str, DeliveryRecord]:
     """What became of each; the log has each once."""
-    records = [msgspec.json.decode(one.value, type=DeliveryRecord) for one in read_all(settings, topics.DELIVERIES)]
+    records = list(map(_record, read_all(settings, topics.DELIVERIES)))
     found = {one.delivery_id: one for one in records}
     assert len(found) == len(records)
     return found

@@ -286,7 +286,8 @@ async def test_what_is_older_than_the_log_is_forgotten() -> None:
 async def test_the_shops_own_people_are_told_of_what_fell_once_and_of_nothing_twice_in_the_cap() -> None:
     bench = Bench(FALLS, SAVE, suppress=("shop/", "shop/brand/Clay"), refusals=FakeRefusals(b"shop/", b"shop/brand/Clay"))
     said = [fell(), fell(), fell("mug", "s2", about="item"), fell("Oak", "s3", after=0.7),
-            fell("Ash", ident="s4", state="cleared"), fell(ident="s5", number=3), fell("Oak", "s6"), fell("Clay", "s7", tenant="other")]  # fmt: skip
+            fell("Ash", "s4", state="cleared"), fell(ident="s5", number=3), fell("Oak", "s6"),
+            fell("Clay", "s7", tenant="other")]  # fmt: skip
     await bench.made.take(said)
     assert [(one.thing, one.user_id, one.status) for one in bench.logged] == [
         ("brand/Clay", "", "sent"), ("brand/Clay", "", "capped"), ("brand/Oak", "", "sent"), ("brand/Clay", "", "sent")]

@@ -179,7 +179,8 @@ async def test_who_is_left_out_since_it_would_not_pay_has_room_for_another_and_s
 
 
 async def test_who_will_be_left_out_at_the_end_of_quiet_hours_has_room_for_another_while_they_wait() -> None:
-    paying = msgspec.structs.replace(SAVE, holdout=0.2, gain=Gain(value=10.0, cost=1.0, explore=0.0), quiet=(time(11), time(13)))
+    gain = Gain(value=10.0, cost=1.0, explore=0.0)
+    paying = msgspec.structs.replace(SAVE, holdout=0.2, gain=gain, quiet=(time(11), time(13)))
     bench = Bench(paying, CART, caps=(Cap(messages=1, days=7),))
     for user, worth in (("poor", 0.05), ("rich", 0.5)):
         await bench.made.take([alert(user, user, effects={"save": (worth, 0.0)}), change(user)])

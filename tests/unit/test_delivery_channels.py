@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import hmac
 import json
 import socketserver
+import ssl
 import threading
+import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from email import message_from_string
@@ -22,8 +25,9 @@ import standardwebhooks
 from stream.delivery import channels
 from stream.delivery.channels import Message, Refused, TryAgain
 from stream.delivery.rules import Csv, Email, Webhook
+from tests.support.certificates import Authority
 
-VARIABLE = "HOOK_SECRET"
+VARIABLE, PASSWORD = "HOOK_SECRET", "SMTP_PASSWORD"
 MESSAGE = Message(delivery_id="d1", delivery="save", kind="churn-alert", tenant="shop", user_id="=u1",
                   at=datetime(2026, 11, 25, 12, 0, tzinfo=UTC), details={"probability": 0.8})
 
@@ -110,34 +114,80 @@ def test_messages_about_users_are_what_they_were() -> None:
 
 
 class Smtp(socketserver.StreamRequestHandler):
-    """As much of SMTP as smtplib needs."""
+    """As much of SMTP as smtplib needs. With a `context` it takes nothing before STARTTLS and a login."""
 
     mails: list[str]
+    heard: list[str]
+    context: ssl.SSLContext | None = None
 
     def handle(self) -> None:
+        self.safe, self.known = False, self.context is None
         self.wfile.write(b"220 test\r\n")
-        while line := self.rfile.readline():
-            if line.upper().startswith(b"DATA"):
-                self.wfile.write(b"354 go on\r\n")
-                lines = []
-                while (one := self.rfile.readline()) != b".\r\n":
-                    lines.append(one.decode())
-                self.mails.append("".join(lines))
-            if line.upper().startswith(b"QUIT"):
-                self.wfile.write(b"221 bye\r\n")
+        while line := self.rfile.readline().decode():
+            verb, _, rest = line.strip().partition(" ")
+            self.heard.append(verb.upper())
+            told = getattr(self, f"_{verb.lower()}", lambda _: "250 ok" if self.known else "530 log in first")(rest)
+            self.wfile.write(f"{told}\r\n".encode())
+            if verb.upper() == "QUIT" or (verb.upper() == "STARTTLS" and not self._is_safe_now()):
                 return
-            self.wfile.write(b"250 ok\r\n")
+
+    def finish(self) -> None:
+        super().finish()
+        self.connection.close()
+
+    def _ehlo(self, _: str) -> str:
+        if self.context is None:
+            return "250 ok"
+        return "250-test\r\n250 AUTH LOGIN PLAIN" if self.safe else "250-test\r\n250 STARTTLS"
+
+    def _starttls(self, _: str) -> str:
+        return "220 go on"
+
+    def _quit(self, _: str) -> str:
+        return "221 bye"
+
+    def _is_safe_now(self) -> bool:
+        assert self.context is not None
+        try:
+            self.connection = self.context.wrap_socket(self.connection, server_side=True)
+        except ssl.SSLError:  # the client does not trust it
+            return False
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", buffering=0)
+        self.safe = True
+        return True
+
+    def _auth(self, rest: str) -> str:
+        how, _, told = rest.partition(" ")
+        self.known = self.safe and how == "PLAIN" and base64.b64decode(told) == b"\0clickwake\0sesame"
+        return "235 welcome" if self.known else "535 5.7.8 that is not it"
+
+    def _data(self, _: str) -> str:
+        self.wfile.write(b"354 go on\r\n")
+        lines = []
+        while (one := self.rfile.readline()) != b".\r\n":
+            lines.append(one.decode())
+        self.mails.append("".join(lines))
+        return "250 ok"
+
+
+@contextlib.contextmanager
+def mail_server(context: ssl.SSLContext | None = None) -> Iterator[tuple[type[Smtp], Email]]:
+    """A server, and the channel to it."""
+    handler = type("One", (Smtp,), {"mails": [], "heard": [], "context": context})
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        try:
+            yield handler, Email(host="127.0.0.1", port=server.server_address[1], to="crm@shop.example",
+                                 sender="c@shop.example", user="clickwake", password_env=PASSWORD)  # fmt: skip
+        finally:
+            server.shutdown()
 
 
 async def test_mail_goes_to_the_team() -> None:
-    handler = type("One", (Smtp,), {"mails": []})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        channel = Email(host="127.0.0.1", port=server.server_address[1], to="crm@shop.example", sender="c@shop.example",
-                        tls=False)  # fmt: skip
+    with mail_server() as (handler, channel):
+        channel = msgspec.structs.replace(channel, tls=False, user=None, password_env=None)
         await channels.send(channel, MESSAGE)
         await channels.send(channel, about_a_brand())
-        server.shutdown()
     staff = message_from_string(handler.mails[1])
     assert staff["Subject"] == "save: brand/Clay" and "shop/brand/Clay" in staff.get_payload()
     assert "evidence:\n  - sentence: The handle broke.; satisfaction: 0.0\n" in staff.get_payload().replace("\r", "")
@@ -146,3 +196,57 @@ async def test_mail_goes_to_the_team() -> None:
     assert "probability: 0.8" in mail.get_payload()
     with pytest.raises(TryAgain, match="does not take mail"):
         await channels.send(msgspec.structs.replace(channel, port=1), MESSAGE)
+
+
+@pytest.fixture
+def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
+    """The one that this system trusts."""
+    made = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
+    return made
+
+
+async def test_mail_goes_by_starttls_and_a_login(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "sesame")
+    with mail_server(authority.server()) as (handler, channel):
+        await channels.send(channel, MESSAGE)
+    assert handler.heard == ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "DATA", "QUIT"]
+    (mail,) = handler.mails
+    assert message_from_string(mail)["Subject"] == "save: =u1"
+
+
+@pytest.mark.parametrize(("address", "days", "trusted", "complaint"), [
+    ("127.0.0.1", 1, False, "unable to get local issuer certificate"), ("127.0.0.1", -1, True, "has expired"),
+    ("mail.example", 1, True, "IP address mismatch"),
+])  # fmt: skip
+async def test_a_mail_server_with_a_wrong_certificate_gets_neither_password_nor_mail(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str, days: int, trusted: bool,
+    complaint: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(PASSWORD, "sesame")
+    signer = authority if trusted else Authority(tmp_path, "another authority")
+    with mail_server(signer.server(address, days=days)) as (handler, channel), pytest.raises(TryAgain, match=complaint):
+        await channels.send(channel, MESSAGE)
+    assert handler.heard == ["EHLO", "STARTTLS"] and not handler.mails
+
+
+async def test_a_mail_server_without_tls_gets_neither_password_nor_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PASSWORD, "sesame")
+    with mail_server() as (handler, channel), pytest.raises(TryAgain, match="STARTTLS extension not supported"):
+        await channels.send(channel, MESSAGE)
+    assert handler.heard == ["EHLO", "QUIT"]
+
+
+@pytest.mark.parametrize(("password", "complaint"), [
+    ("open up", r"user 'clickwake' with the password in SMTP_PASSWORD: 535 5\.7\.8 that is not it; set the right one"),
+    ("sésame", "user 'clickwake' or the password in SMTP_PASSWORD is not ASCII"), ("", "no SMTP_PASSWORD: set it"),
+])  # fmt: skip
+async def test_what_is_wrong_with_the_password_is_said_and_the_password_is_not(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, password: str, complaint: str
+) -> None:
+    monkeypatch.setenv(PASSWORD, password)
+    with mail_server(authority.server()) as (handler, channel), pytest.raises(TryAgain, match=complaint) as refused:
+        await channels.send(channel, MESSAGE)
+    assert not handler.mails
+    told = "".join(traceback.format_exception(refused.value))
+    assert not password or (password not in told and base64.b64encode(password.encode()).decode() not in told)

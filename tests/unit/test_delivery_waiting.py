@@ -15,7 +15,7 @@ from stream.delivery.channels import TryAgain
 from stream.delivery.decide import lot
 from stream.delivery.deliverer import AWAY_FOR, GIVEN_UP_AFTER
 from stream.delivery.rules import Cap, Delivery
-from stream.delivery.said import KINDS, outlived, waiting
+from stream.delivery.said import KINDS, Said, outlived, waiting
 from tests.support.fakes import FakeErasures
 from tests.unit.test_deliveries import AT, CART, FALLS, SAVE, TEA, Bench, alert, change, due, fell, gauge
 
@@ -72,7 +72,7 @@ async def test_what_is_over_in_the_same_batch_does_not_go_out(delivery: Delivery
 async def test_an_end_that_is_read_again_does_not_end_what_began_after_it() -> None:
     bench = Bench(msgspec.structs.replace(CART, quiet=NOON), msgspec.structs.replace(SAVE, quiet=NOON))
     before = AT - timedelta(days=9)
-    ends = [change(what="left", number=2), alert(ident="a2", state="cleared", last_event_ts=before)]
+    ends: list[Said] = [change(what="left", number=2), alert(ident="a2", state="cleared", last_event_ts=before)]
     await bench.made.take([change(number=3), alert(ident="a3")])
     await bench.made.take(ends)
     await bench.made.take([change(segment="other", what="left", number=9), alert("u2", "a9", state="cleared")])

@@ -142,7 +142,7 @@ async def running(kept: Topics, path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(delivery, name, fake)
     monkeypatch.setattr(kafka_clients, "wait_for_kafka", there)
     monkeypatch.setattr(producing, "create_producer", lambda _: Consumer(kept))
-    worker = Worker(Settings(_env_file=None, deliveries=Deliveries(rules=path)), lambda: None)  # type: ignore[call-arg]
+    worker = Worker(Settings(_env_file=None, deliveries=Deliveries(rules=path)), lambda: None)
     monkeypatch.setattr(worker, "_write", write)
     monkeypatch.setattr(worker, "_deliver", send)
     working = asyncio.create_task(worker.run())
