@@ -214,7 +214,8 @@ def test_what_ended_while_the_worker_was_off_does_not_go_out_and_a_changed_file_
             alerts.send([alert("u4")])
             until(lambda: len(hook.got) == 3, 20, "and what the file said before stays")
     assert [one["user_id"] for one in hook.got] == ["u2", "u1", "u4"]
-    last = {(one.user_id, one.about_id): (one.status, one.reason) for one in map(_record, read_all(settings, topics.DELIVERIES))}
+    records = map(_record, read_all(settings, topics.DELIVERIES))
+    last = {(one.user_id, one.about_id): (one.status, one.reason) for one in records}
     assert last == {
         ("u1", "alert-u1"): ("expired", "its cause is over: cleared"), ("u2", "alert-u2"): ("sent", ""),
         ("u3", "alert-u3"): ("suppressed", "in the file's `suppress`"), ("u1", "again"): ("sent", ""),
