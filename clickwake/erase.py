@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, client_options, missing_topic
+from producers.erasures import listed, polled, reading
+from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer
 from schemas import topics
-from schemas.erasure import Erased, Erasure, Receipt, decode, subject
+from schemas.erasure import Erased, Erasure, Receipt, subject
 from schemas.events import key
-from schemas.unreadable import UNREADABLE
 from stream.adapters import signing
 from stream.erasure import search
 from stream.settings import Settings, load
@@ -41,55 +39,16 @@ def request(settings: Settings, tenant: str, users: Sequence[str], *, suppress: 
     return made
 
 
-def listed(settings: Settings) -> Erased:
-    """The list as it is now. Raises KafkaUnavailable."""
-    found = Erased()
-    with _reading(settings) as consumer:
-        ends = consumer.end_offsets(sorted(consumer.assignment()))
-        while any(consumer.position(tp) < end for tp, end in ends.items()):
-            for whose, erasure in _polled(consumer):
-                found.note(whose, erasure)
-    return found
-
-
 def await_receipts(settings: Settings, asked: Sequence[Erasure], timeout_s: float) -> list[Erasure]:
     """The requests as the worker wrote them at the end; only those that were done in time. Raises KafkaUnavailable."""
     deadline, waiting, done = time.monotonic() + timeout_s, {one.erasure_id for one in asked}, list[Erasure]()
-    with _reading(settings) as consumer:
+    with reading(settings) as consumer:
         while waiting and time.monotonic() < deadline:
-            for _, found in _polled(consumer):
+            for _, found in polled(consumer):
                 if found is not None and found.erasure_id in waiting and found.receipt is not None:
                     waiting.remove(found.erasure_id)
                     done.append(found)
     return done
-
-
-@contextmanager
-def _reading(settings: Settings) -> Iterator[Any]:
-    """A consumer at the beginning of the whole topic. Raises KafkaUnavailable."""
-    from kafka import KafkaConsumer, TopicPartition
-
-    name = topics.ERASURES.name(settings.kafka.topic_prefix)
-    consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
-    try:
-        numbers = consumer.partitions_for_topic(name)
-        if not numbers:
-            raise KafkaUnavailable(missing_topic(settings.kafka, name))
-        partitions = [TopicPartition(name, number) for number in sorted(numbers)]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        yield consumer
-    finally:
-        consumer.close()
-
-
-def _polled(consumer: Any) -> Iterator[tuple[bytes, Erasure | None]]:
-    """What has come; without what nobody can read, which can erase nobody."""
-    for record in (one for some in consumer.poll(timeout_ms=500).values() for one in some):
-        try:
-            yield record.key or b"", None if record.value is None else decode(record.value)
-        except UNREADABLE as error:
-            _errors.print(f"{record.topic}[{record.partition}]: the record at offset {record.offset} is left out: {error}")
 
 
 def signed_by(settings: Settings, done: Erasure) -> str:
