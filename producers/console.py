@@ -41,7 +41,7 @@ def _on_interrupt(act: Callable[[], None]) -> Iterator[None]:
 
 def run_replay(replay: Replay, console: Console) -> Summary:
     """Runs with a progress bar on `console`; Ctrl-C stops it at an acknowledged position."""
-    total = min(count_rows(replay.path), replay.limit or 2**62)
+    total = min(count_rows(replay.path, replay.state.dataset), replay.limit or 2**62)
     with _progress(console) as progress:
         first = replay.state.position
         task = progress.add_task(f"replay {replay.state.dataset}", total=total, completed=first, rate="")

@@ -235,11 +235,11 @@ class Pace:
         return not (ahead_s > 0 and self._stop.wait(ahead_s))
 
 
-def count_rows(path: Path) -> int:
-    """Lines after the header, for the progress bar; the exact number is in the summary."""
+def count_rows(path: Path, dataset: str) -> int:
+    """Lines after the header, if the data set has one, for the progress bar; the exact number is in the summary."""
     newlines, last = 0, b""
     with open_bytes(path) as file:
         while chunk := file.read(1 << 20):
             newlines += chunk.count(b"\n")
             last = chunk[-1:]
-    return max(0, newlines - (last == b"\n"))
+    return max(0, newlines + (last not in (b"", b"\n")) - (DATASETS[dataset].HEADER is not None))

@@ -255,7 +255,7 @@ def from_file(events_path: Path, items_path: Path | None = None) -> History:
 
 
 def from_dataset(name: str, path: Path) -> History:
-    """A history from a public data set by its registered name; its rejected and dropped rows are left out."""
+    """A history from a data set by its registered name; its rejected and dropped rows are left out."""
     dataset = DATASETS.get(name)
     if dataset is None:
         raise EmptyHistory(f"there is no data set {name!r}; known are {', '.join(sorted(DATASETS))}")

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from clickwake.cli.options import AsJson, DataPath, DatasetName, ReportDir
+from clickwake.cli.options import DATA_SETS, AsJson, DataPath, DatasetName, NamedDataset, ReportDir
 
 PANEL = "Train, judge and release"
 app = typer.Typer()
@@ -54,7 +54,7 @@ def evaluate_churn(
 
 @evaluate.command("repurchase")
 def evaluate_repurchase(
-    dataset: Annotated[str, typer.Argument(help="simulated, online-retail, taobao, deskdrop or cdnow")],
+    dataset: Annotated[str, typer.Argument(help=f"simulated, {DATA_SETS}")],
     path: Annotated[Path | None, typer.Argument(help="the data set's file, gzip or plain")] = None,
     split: Annotated[datetime | None, typer.Option(help="asked at this time; default: 90 days before the end")] = None,
     shoppers: Annotated[int, typer.Option(min=50, help="of the simulated shop")] = 400,
@@ -157,7 +157,7 @@ def evaluate_strategies(
 @evaluate.command("explanations")
 def evaluate_explanations(
     source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
-    dataset: Annotated[tuple[str, Path] | None, typer.Option(help="NAME PATH of a public data set, instead")] = None,
+    dataset: NamedDataset = None,
     events: Annotated[Path | None, typer.Option(help="JSON lines of canonical events, instead")] = None,
     items: Annotated[Path | None, typer.Option(help="JSON lines of catalog items, with --events")] = None,
     tenant: Annotated[str, typer.Option(help="whose events in ClickHouse")] = "demo",

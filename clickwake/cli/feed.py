@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from clickwake.cli.options import DataPath, DatasetName
+
 PANEL = "Send events and catalogs"
 app = typer.Typer()
 
 
 @app.command(rich_help_panel=PANEL)
 def replay(
-    dataset: Annotated[str, typer.Argument(help="online-retail, taobao, deskdrop or cdnow")],
-    path: Annotated[Path, typer.Argument(help="the data set's file, gzip or plain")],
+    dataset: DatasetName,
+    path: DataPath,
     speed: Annotated[str, typer.Option(help="max, or a multiple of real time such as 1x or 1000x")] = "max",
     lane: Annotated[str, typer.Option(help="import: history, raises no alerts; live: as if it happened now")] = "import",
     limit: Annotated[int | None, typer.Option(min=1, help="only the first N rows, in event-time order")] = None,
@@ -22,7 +24,7 @@ def replay(
     restart: Annotated[bool, typer.Option("--restart", help="send from the first row again, under the same ids")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the summary as JSON")] = False,
 ) -> None:
-    """Send a public data set as events; stopped or interrupted, the same command goes on where it was."""
+    """Send history as events, your own or a public data set's; stopped or interrupted, it goes on where it was."""
     from producers import commands
 
     commands.replay(dataset, path, speed=speed, lane=lane, limit=limit, tenant=tenant, restart=restart, as_json=as_json)

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from clickwake.cli.options import NamedDataset
+
 PANEL = "Train, judge and release"
 app = typer.Typer()
 
@@ -14,7 +16,7 @@ app = typer.Typer()
 @app.command(rich_help_panel=PANEL)
 def train(
     source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
-    dataset: Annotated[tuple[str, Path] | None, typer.Option(help="NAME PATH of a public data set, instead")] = None,
+    dataset: NamedDataset = None,
     events: Annotated[Path | None, typer.Option(help="JSON lines of canonical events, instead")] = None,
     items: Annotated[Path | None, typer.Option(help="JSON lines of catalog items, with --events")] = None,
     tenant: Annotated[str, typer.Option(help="whose events in ClickHouse")] = "demo",
@@ -77,7 +79,7 @@ def models_compare(
     version: Annotated[str, typer.Argument(help="a bundle of `clickwake models`")],
     other: Annotated[str, typer.Argument(help="another one")],
     source: Annotated[str, typer.Option(help="clickhouse: what the sink stored")] = "clickhouse",
-    dataset: Annotated[tuple[str, Path] | None, typer.Option(help="NAME PATH of a public data set, instead")] = None,
+    dataset: NamedDataset = None,
     tenant: Annotated[str, typer.Option(help="whose events in ClickHouse")] = "demo",
     as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
 ) -> None:

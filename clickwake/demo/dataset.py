@@ -54,7 +54,7 @@ def run(home: Path, dataset: str, path: Path, *, keep: bool = False, console: Co
 
 def _replay(console: Console, settings: Settings, dataset: str, path: Path, *, restart: bool) -> Summary:
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task(dataset, total=count_rows(path))
+        task = progress.add_task(dataset, total=count_rows(path, dataset))
 
         def show(state: State) -> None:
             progress.update(task, completed=state.position, description=f"{dataset}: {state.position:,} rows")

@@ -15,7 +15,8 @@ import msgspec
 from producers.privacy import IDS as USER_IDS
 from producers.privacy import Privacy
 from schemas.dead_letter import Kind, Message
-from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, encode, key, ms
+from schemas.dialects import derived_id
+from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, Lane, encode, key, ms
 from stream.settings import Personalize
 from stream.settings import Privacy as Settings
 
@@ -24,6 +25,7 @@ EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)  # a clock before it is a clock that
 AHEAD_MAX = timedelta(days=1)  # covers time zones taken for UTC
 SKEW_MAX_MS = Personalize().skew_max_ms  # as shipped
 IDS = ("messageId", *USER_IDS)
+OWN_TIMES = ("timestamp", "originalTimestamp")  # of an event of the past, and of one that is refused
 
 _PATH = re.compile(r"^(?P<what>.*?)(?: - at (?:the key path )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 _KEYWORDS = (("missing required", "required"), ("RFC3339", "format"), ("timezone", "format"), ("length", "length"),
@@ -43,7 +45,7 @@ class Admitted(msgspec.Struct, frozen=True):
 
 class NotAdmitted(msgspec.Struct, frozen=True):
     """Why an event is refused, and what of it to keep. `whose` and `ts_ms` as of what is admitted; the time of receipt where
-    the event's own cannot be read."""
+    the event's own cannot be read, 0 where it is of the past."""
 
     kind: Kind
     messages: tuple[Message, ...]
@@ -68,6 +70,7 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     sent_at: Any = None  # of the batch, for events without their own
     privacy: Privacy = NO_PRIVACY
     skew_max_ms: int = SKEW_MAX_MS  # personalize's: what is taken here, the engine takes too
+    history: Lane | None = None  # of events of the past, whose own times stand: the lane they get; None: they happen now
 
 
 class Complaint(ValueError):
@@ -158,6 +161,9 @@ def _stamp(event: dict[str, Any], arrival: Arrival) -> None:
     for name in IDS:
         if event.get(name, 0) in (None, ""):  # SDKs send these for "not known"
             del event[name]
+    if arrival.history is not None:
+        _stamp_past(event, arrival, arrival.history)
+        return
     event.setdefault("messageId", str(uuid.uuid4()))
     event["tenant"], event["lane"], event["receivedAt"] = arrival.tenant, "live", iso(arrival.received_at)
     source = "originalTimestamp" if event.get("originalTimestamp") is not None else "timestamp"
@@ -173,6 +179,19 @@ def _stamp(event: dict[str, Any], arrival: Arrival) -> None:
         event["originalTimestamp"] = given
     skew_max = timedelta(milliseconds=arrival.skew_max_ms)
     event["timestamp"] = iso(event_time(original, sent_at, arrival.received_at, skew_max))
+
+
+def _stamp_past(event: dict[str, Any], arrival: Arrival, lane: Lane) -> None:
+    """The same for an event of the past: of its content alone, so that it is the same one whenever its file is sent."""
+    name = next((one for one in OWN_TIMES if event.get(one) is not None), None)
+    if name is None:
+        raise Complaint("timestamp", "required", "an event of the past needs the time when it happened")
+    at, now = _instant(event[name], name), arrival.received_at + timedelta(milliseconds=arrival.skew_max_ms)
+    if not EARLIEST <= at <= now:
+        raise Complaint(name, "range", f"{at.isoformat()} is before 2000 or still to come")
+    if "messageId" not in event:
+        event["messageId"] = derived_id(event, at=event[name])
+    event["tenant"], event["lane"], event["timestamp"] = arrival.tenant, lane, iso(at)
 
 
 def _check(event: Event) -> None:
@@ -207,13 +226,13 @@ def _whose(event: dict[str, Any], arrival: Arrival) -> tuple[bytes, ...]:
 
 
 def _said_ms(event: dict[str, Any], arrival: Arrival) -> int:
-    """When a refused event happened, as far as it can be read."""
-    for name in ("timestamp", "originalTimestamp"):
+    """When a refused event happened, as far as it can be read: one of the past else at any time, another when it came."""
+    for name in OWN_TIMES:
         try:
             return ms(msgspec.convert(event.get(name), Instant))
         except msgspec.ValidationError:
             continue
-    return ms(arrival.received_at)
+    return ms(arrival.received_at) if arrival.history is None else 0
 
 
 def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:

@@ -1,1 +1,1 @@
-"""One adapter a public data set: rows in, canonical events out, every row accounted for."""
+"""One adapter a data set, public or a shop's own: rows in, canonical events out, every row accounted for."""

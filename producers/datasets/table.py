@@ -1,7 +1,7 @@
-"""Rows of a public data set: read line by line, in event-time order, each one accounted for.
+"""Rows of a data set: read line by line, in event-time order, each one accounted for.
 
 A line is a row: none of the sets has line breaks inside a field, and a stray quote then costs one row, not the rest
-of the file. Empty lines are no rows. Rows are numbered from 1, without the header.
+of the file. Empty lines are no rows. Rows are numbered from 1, without the header where there is one.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import array
 import csv
 import gzip
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
 import msgspec
+
+from schemas.events import user_of
 
 GZIP_MAGIC = b"\x1f\x8b"
 NO_TIME = -(2**62)  # sorts an undated first line before everything
@@ -47,6 +50,10 @@ class Accepted(msgspec.Struct, frozen=True):
     event: dict[str, Any]
     ts_ms: int
 
+    @property
+    def user(self) -> str:
+        return user_of(self.event)
+
 
 class Dropped(msgspec.Struct, frozen=True):
     """Readable, and left out on purpose."""
@@ -57,13 +64,16 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """Not readable: `path` names the column."""
+    """Not readable: `path` names the column. `user` and `ts_ms`: whose it is and when it happened, "" and 0 where nobody can
+    tell."""
 
     row: int
     path: str
     keyword: str
     message: str
     raw: bytes
+    user: str = ""
+    ts_ms: int = 0
 
 
 Row = Accepted | Dropped | Rejected
@@ -80,15 +90,15 @@ def open_bytes(path: Path) -> IO[bytes]:
         raise DatasetError(f"Cannot open {path}: {error.strerror or error}. Name an existing file.") from error
 
 
-def lines(path: Path, header: Sequence[str]) -> Iterator[tuple[int, bytes]]:
-    """(row, line) for each row after the header, which must be `header`; raises DatasetError."""
+def lines(path: Path, header: Sequence[str] | None) -> Iterator[tuple[int, bytes]]:
+    """(row, line) for each row after the header, which must be `header`, None where there is none; raises DatasetError."""
     with open_bytes(path) as file:
         row = 0
         try:
-            found = file.readline().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-            if found.decode("utf-8", "replace").split(",") != list(header):
-                raise DatasetError(f"{path} starts with {found[:200]!r}; expected the columns {','.join(header)}")
-            for line in file:
+            first = file.readline().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+            if header is not None and first.decode("utf-8", "replace").split(",") != list(header):
+                raise DatasetError(f"{path} starts with {first[:200]!r}; expected the columns {','.join(header)}")
+            for line in file if header is not None else itertools.chain((first,), file):
                 stripped = line.rstrip(b"\r\n")
                 if stripped:
                     row += 1
@@ -155,16 +165,24 @@ def parsed(row: int, line: bytes, columns: int, parse: Parse) -> Row:
 
 
 def in_event_time(path: Path, header: Sequence[str], time: Callable[[list[str]], int], parse: Parse) -> Iterator[Row]:
+    """`lines_in_event_time` of a CSV file, whose rows `time` and `parse` take as fields."""
+    columns = len(header)
+    return lines_in_event_time(path, header, lambda line: time(fields(line, columns)),
+                               lambda row, line: parsed(row, line, columns, parse))  # fmt: skip
+
+
+def lines_in_event_time(path: Path, header: Sequence[str] | None, time: Callable[[bytes], int],
+                        parse: Callable[[int, bytes], Row]) -> Iterator[Row]:
     """Every row of the file, parsed, in the order of `time`; rows of equal time keep the file's order.
 
-    A first pass reads the times only. A sorted file is then streamed; another is held in memory (some 200 bytes a row).
-    A row whose time cannot be read stays behind the row before it. The order depends on the content alone, so that a
-    position in it can be resumed.
+    A first pass reads the times only. A sorted file is then streamed; another is held in memory (a CSV of some 200 bytes a
+    row, JSON of some 500). A row whose time cannot be read, for which `time` raises Invalid, stays behind the row before it.
+    The order depends on the content alone, so that a position in it can be resumed.
     """
-    columns, times, last, in_order = len(header), array.array("q"), NO_TIME, True
+    times, last, in_order = array.array("q"), NO_TIME, True
     for _, line in lines(path, header):
         try:
-            current = time(fields(line, columns))
+            current = time(line)
         except Invalid:
             current = last
         in_order = in_order and current >= last
@@ -172,8 +190,8 @@ def in_event_time(path: Path, header: Sequence[str], time: Callable[[list[str]],
         last = current
     if in_order:
         for row, line in lines(path, header):
-            yield parsed(row, line, columns, parse)
+            yield parse(row, line)
         return
     held = [line for _, line in lines(path, header)]
     for index in sorted(range(len(held)), key=times.__getitem__):
-        yield parsed(index + 1, held[index], columns, parse)
+        yield parse(index + 1, held[index])

@@ -22,6 +22,7 @@ from producers.collector.admission import (
     event_time,
     iso,
 )
+from schemas.dialects import DERIVED
 from schemas.events import Event, ms
 from stream.core.decode import Reject, decode
 
@@ -156,6 +157,42 @@ def test_an_event_too_large_says_so_and_keeps_its_bytes() -> None:
     assert len(result.payload) > 40_000
 
 
+PAST = msgspec.structs.replace(ARRIVAL, history="import")
+LONG_AGO, WHEN = "2024-05-01T10:00:00.5+02:00", "2024-05-01T08:00:00.500Z"
+
+
+@pytest.mark.parametrize("lane", ["import", "live"])
+def test_an_event_of_the_past_keeps_its_own_time_and_is_not_received_now(lane: Any) -> None:
+    arrival = msgspec.structs.replace(PAST, history=lane)
+    event = sent(track(timestamp=LONG_AGO, originalTimestamp="2024-05-01T09:00:00Z", sentAt=WHEN, tenant="other"), arrival)
+    assert (event["timestamp"], event["lane"], event["tenant"]) == (WHEN, lane, "shop")
+    assert event["originalTimestamp"] == "2024-05-01T09:00:00Z" and "receivedAt" not in event
+    assert sent(track(originalTimestamp=LONG_AGO), arrival)["timestamp"] == WHEN
+    assert sent(track(timestamp=WHEN, receivedAt=WHEN), arrival)["receivedAt"] == WHEN
+
+
+@pytest.mark.parametrize(("given", "keyword"), [
+    ({}, "required"), ({"timestamp": None}, "required"), ({"timestamp": "yesterday"}, "format"),
+    ({"timestamp": 7}, "format"), ({"timestamp": "1970-01-01T00:00:00Z"}, "range"),
+    ({"timestamp": "2026-03-03T00:00:00Z"}, "range"),
+])
+def test_an_event_of_the_past_has_a_time_that_can_be(given: dict[str, Any], keyword: str) -> None:
+    result = refused(track(**given), PAST)
+    assert [(m.path, m.keyword) for m in result.messages] == [("timestamp", keyword)]
+    if keyword != "range":
+        assert result.ts_ms == 0, "it may be from before any erasure"
+
+
+def test_the_same_event_of_the_past_has_one_id_whenever_it_is_sent() -> None:
+    later = msgspec.structs.replace(PAST, received_at=NOW + timedelta(days=400))
+    event = track(timestamp=WHEN, messageId="")
+    assert sent(event, PAST) == sent(event, later)
+    derived = sent(event, PAST)["messageId"]
+    assert derived.startswith(DERIVED), "privacy knows it by this"
+    assert sent(event | {"userId": "u2"}, PAST)["messageId"] != derived
+    assert sent(event | {"messageId": "m1"}, PAST)["messageId"] == "m1"
+
+
 words = st.text(st.characters(exclude_categories=["Cs"]))
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
@@ -196,6 +233,17 @@ def test_what_is_taken_no_worker_refuses_for_its_time(
     result = admit(msgspec.json.encode(track(**event_times)), arrival)
     if isinstance(result, Admitted):
         assert not isinstance(decode(result.value, ms(NOW) + appended_after_ms, skew_max_ms), Reject)
+
+
+@given(st.dictionaries(st.sampled_from(fields), json_values | instants, max_size=8))
+def test_any_object_of_the_past_is_the_same_event_twice_or_refused(changes: dict[str, Any]) -> None:
+    raw = msgspec.json.encode(track(timestamp=WHEN) | changes)
+    result = admit(raw, PAST)
+    assert result == admit(raw, PAST)
+    if isinstance(result, Admitted):
+        event = msgspec.json.decode(result.value, type=Event)
+        assert (event.tenant, event.lane) == ("shop", "import") and event.ts_ms == result.ts_ms
+        assert admit(result.value, PAST) == result
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.datetimes(timezones=st.just(UTC)))

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producers.datasets import cdnow, deskdrop, online_retail, taobao
+from producers.datasets import cdnow, deskdrop, events, online_retail, taobao
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted, DatasetError, Dropped, Invalid, Rejected, Row, fields, parsed
 from schemas.events import Event, encode
+from training import snapshot
 
 RETAIL = ",".join(online_retail.HEADER)
 TAOBAO = ",".join(taobao.HEADER)
@@ -114,6 +115,65 @@ def test_a_file_that_is_another_is_refused_as_a_whole(tmp_path: Path) -> None:
     whole = gzip.compress(f"{TAOBAO}\n".encode() + b"u,i,c,pv,1511539200\n" * 5000)
     with pytest.raises(DatasetError, match="cut off"):
         list(taobao.rows(write(tmp_path, whole[: len(whole) // 2], "rows.csv.gz")))
+
+
+def clicks(*given: dict[str, Any] | bytes) -> bytes:
+    """A file of them: product views at a day of May."""
+    lines = [one if isinstance(one, bytes) else msgspec.json.encode(
+        {"type": "track", "event": "Product Viewed", "userId": "u1", "properties": {"product_id": "p1"}} | one
+        | {"timestamp": f"2024-05-{one['timestamp']}Z"}) for one in given]  # fmt: skip
+    return b"\n".join(lines) + b"\n"
+
+
+@pytest.mark.parametrize("written", [bytes, b"\xef\xbb\xbf".__add__, gzip.compress], ids=["plain", "BOM", "gzip"])
+def test_a_shops_own_events_come_in_the_order_of_their_own_times(tmp_path: Path, written: Any) -> None:
+    raw = clicks({"timestamp": "03T10:00:00"}, {"timestamp": "01T10:00:00.0009"}, b"", b"{broken",
+                 {"timestamp": "02T10:00:00"}, {"timestamp": "01T10:00:00.0001", "userId": "u2"})  # fmt: skip
+    found = list(events.rows(write(tmp_path, written(raw), "clicks.jsonl"), tenant="shop"))
+    assert [row.row for row in found] == [2, 3, 5, 4, 1], "the broken line stays behind the one before it"
+    assert [row.ts_ms - 1_714_557_600_000 for row in found if isinstance(row, Accepted)] == [0, 0, 86_400_000, 172_800_000]
+    (first, broken, *_) = found
+    assert isinstance(first, Accepted) and isinstance(broken, Rejected)
+    assert (first.user, first.event["tenant"], first.event["lane"]) == ("u1", "shop", "import")
+    assert first.event["properties"] == {"product_id": "p1"}
+    assert (broken.path, broken.keyword, broken.raw) == ("", "json", b"{broken")
+
+
+def test_what_is_wrong_with_a_line_is_said_with_whose_it_is(tmp_path: Path) -> None:
+    raw = clicks({"timestamp": "01T10:00:00", "properties": 7},
+                 b'{"type":"track","userId":"u2","event":"x","writeKey":"k1"}')  # fmt: skip
+    typed, untimed = events.rows(write(tmp_path, raw))
+    assert isinstance(typed, Rejected) and isinstance(untimed, Rejected)
+    assert (typed.path, typed.keyword, typed.user, typed.ts_ms) == ("properties", "type", "u1", 1_714_557_600_000)
+    assert (untimed.path, untimed.keyword, untimed.user, untimed.ts_ms) == ("timestamp", "required", "u2", 0)
+    assert b"k1" not in untimed.raw, "a write key ends here"
+
+
+def test_the_same_line_is_the_same_event(tmp_path: Path) -> None:
+    raw = clicks({"timestamp": "01T10:00:00"})
+    twice, elsewhere = write(tmp_path, raw + raw), write(tmp_path, raw, "other.jsonl")
+    found = [row.event for row in (*events.rows(twice), *events.rows(elsewhere, lane="live")) if isinstance(row, Accepted)]
+    assert [event["lane"] for event in found] == ["import", "import", "live"]
+    assert {event["timestamp"] for event in found} == {"2024-05-01T10:00:00.000Z"}
+    assert len({event["messageId"] for event in found}) == 1
+
+
+def test_a_model_can_be_learned_of_it(tmp_path: Path) -> None:
+    raw = clicks(*({"timestamp": f"{day:02}T10:00:00", "properties": {"product_id": f"p{day}"}} for day in (2, 3, 1, 3)))
+    history = snapshot.from_dataset("events", write(tmp_path, raw))
+    found = [(one.history.item_ids, one.targets) for one in snapshot.replay(history).moments]
+    assert found == [(["p1"], ("p2",)), (["p1", "p2"], ("p3",))], "the same line counts once"
+
+
+values = st.none() | st.integers() | st.text(max_size=9) | st.datetimes().map(lambda at: f"{at.isoformat()}+14:00")
+said = st.dictionaries(st.sampled_from(["timestamp", "originalTimestamp", "userId", "type"]), values)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=80).filter(lambda line: b"\n" not in line and line.strip(b"\r"))
+                | said.map(msgspec.json.encode), min_size=1, max_size=5))  # fmt: skip
+def test_any_line_of_events_is_accounted_for(tmp_path_factory: pytest.TempPathFactory, raws: list[bytes]) -> None:
+    path = write(tmp_path_factory.getbasetemp(), b"{}\n" + b"\n".join(raws), "any.jsonl")
+    assert sorted(row.row for row in events.rows(path)) == list(range(1, len(raws) + 2))
 
 
 @given(st.text(max_size=60).filter(lambda text: text.strip("\r\n") != "" and "\n" not in text))
