@@ -13,12 +13,13 @@ from schemas.outputs import output_id
 
 
 def dead_letter(*, tenant: str, kind: Kind, messages: Sequence[Message], payload: bytes, source: Source,
-                at: datetime, first_seen: datetime | None = None) -> DeadLetter:
+                at: datetime, first_seen: datetime | None = None, told_by: bytes | None = None) -> DeadLetter:
     """A dead letter whose id depends on tenant, source and payload only: the same input again gives the same id.
 
-    `payload` is cut to PAYLOAD_BYTES_MAX; `payload_bytes` keeps its length, the id its whole content.
+    `payload` is cut to PAYLOAD_BYTES_MAX; `payload_bytes` keeps its length, the id its whole content. `told_by` takes the
+    payload's place in the id where the payload is not kept.
     """
-    content = hashlib.blake2b(payload, digest_size=16).hexdigest()
+    content = hashlib.blake2b(payload if told_by is None else told_by, digest_size=16).hexdigest()
     return DeadLetter(
         dead_letter_id=output_id("dead-letter", tenant, source.topic, str(source.partition), str(source.offset), content),
         tenant=tenant,

@@ -1,12 +1,16 @@
-"""Puts a public data set on the events topic: every row becomes an event or a dead letter, and the sums are exact.
+"""Puts a data set on the events topic: every row becomes an event or a dead letter, and the sums are exact.
 
 What is acknowledged stays acknowledged. In this order, some ten thousand rows at a time:
-  1 the catalog items are sent and acknowledged (once)
-  2 rows are sent, in event-time order
-  3 `flush`: the broker has acknowledged all of them
-  4 the position and the sums are written to `<home>/replay/<id>.json` (a rename, so old or new, never half)
-A crash after 1 sends the catalog again, after 2 or 3 sends the rows since the last 4 again: under the same message
+  1 the list of erasures is read to its end
+  2 the catalog items are sent and acknowledged (once)
+  3 rows are sent, in event-time order
+  4 `flush`: the broker has acknowledged all of them
+  5 the position and the sums are written to `<home>/replay/<id>.json` (a rename, so old or new, never half)
+A crash after 2 sends the catalog again, after 3 or 4 sends the rows since the last 5 again: under the same message
 ids, so that nothing is counted twice downstream. `restart` sends everything again, under the same ids too.
+
+Of a person Kafka gets what it would get by the collector: pseudonyms, shortened addresses, stated consent, and nothing of
+those of whom the list says that nothing is taken.
 """
 
 from __future__ import annotations
@@ -18,21 +22,27 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from producers.collector.admission import WITHHELD
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted, DatasetError, Dropped, Rejected, Row, open_bytes
 from producers.dead_letters import dead_letter
 from producers.dead_letters import encode as encode_dead_letter
+from producers.erasures import listed
 from producers.kafka import Producer
+from producers.privacy import Privacy
 from schemas import events, topics
 from schemas.dead_letter import Kind, Message, Source
+from schemas.erasure import Erased
 from schemas.events import Lane, user_of
 from stream.settings import Settings
 
 CHECKPOINT_ROWS = 20_000  # one flush costs some 50 ms; a crash sends at most so many rows again
 CHECKPOINT_S = 2.0  # for paced replays, which take long over the same number
+STAMPED = ("tenant", "lane", "timestamp")  # by us: no text of a client's, even where an id is part of it
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -110,6 +120,7 @@ class Replay:
         self.settings, self.path, self.tenant, self.lane = settings, path, tenant, lane
         self.speed, self.limit, self.on_wait, self.on_progress = speed, limit, on_wait, on_progress
         self.stop = threading.Event()
+        self._privacy, self._erased = Privacy(settings.privacy), Erased()
         self._dataset = DATASETS[dataset]
         sha256 = content_hash(path)
         self._state_path = state_path(settings, dataset, sha256, tenant)
@@ -134,6 +145,7 @@ class Replay:
             with Producer(
                 self.settings.kafka, (self._events, self._items, self._dead_letters), on_wait=self.on_wait
             ) as producer:
+                self._erased = listed(self.settings)
                 if self.state.items is None:
                     self._publish_items(producer)
                 self._send_rows(producer)
@@ -180,9 +192,12 @@ class Replay:
     def _send(self, producer: Producer, row: Row) -> None:
         """Sends one row and adds it to the sums, which count only once `_checkpoint` has written them."""
         state = self.state
+        if not isinstance(row, Dropped) and self._is_suppressed(row.user, row.ts_ms):
+            state.dropped["suppressed"] = state.dropped.get("suppressed", 0) + 1  # and kept nowhere
+            return
         if isinstance(row, Accepted):
-            user = user_of(row.event)
-            producer.send(self._events, events.key(self.tenant, user), events.encode(row.event))
+            event = self._cleaned(row.event)
+            producer.send(self._events, events.key(self.tenant, user_of(event)), events.encode(event))
             state.accepted += 1
             return
         if isinstance(row, Dropped):
@@ -191,17 +206,33 @@ class Replay:
             state.dead_letters += 1
         producer.send(self._dead_letters, events.key(self.tenant, ""), self._letter(row))
 
+    def _is_suppressed(self, user: str, ts_ms: int) -> bool:
+        """Whether nothing of a user, who may have been erased under any of their names, is taken at this time."""
+        names = self._privacy.names.names_of(self.tenant, user)
+        return any(self._erased.covers(events.key(self.tenant, one), ts_ms) for one in names)
+
+    def _cleaned(self, event: dict[str, Any]) -> dict[str, Any]:
+        """What of the event may travel."""
+        stamped = {name: event[name] for name in STAMPED}
+        self._privacy.clean(event, self.tenant)
+        return event | stamped
+
     def _letter(self, row: Dropped | Rejected) -> bytes:
+        """With pseudonyms without the row and what was said about it in its own words: an id could be in either."""
         where = f"row {row.row} of {self.state.dataset}"
         kind: Kind
         if isinstance(row, Dropped):
-            kind, message = "dropped", Message(path="", keyword=row.reason, message=f"{where} is left out: {row.reason}")
+            kind, path, keyword, said = "dropped", "", row.reason, f"{where} is left out: {row.reason}"
         else:
-            kind, message = "undecodable", Message(path=row.path, keyword=row.keyword, message=f"{where}: {row.message}")
+            kind, path, keyword, said = "undecodable", row.path, row.keyword, f"{where}: {row.message}"
+        payload, told_by = row.raw, None
+        if self._privacy.pseudonyms:
+            said = f"{where}: {keyword}{WITHHELD}"
+            payload, told_by = b"", self._privacy.names.of(self.tenant, row.raw.hex()).encode()
         return encode_dead_letter(dead_letter(
-            tenant=self.tenant, kind=kind, messages=[message], payload=row.raw,
+            tenant=self.tenant, kind=kind, messages=[Message(path=path, keyword=keyword, message=said)], payload=payload,
             source=Source(topic=self.state.dataset, partition=0, offset=row.row), at=datetime.now(UTC),
-            first_seen=self.state.started_at,
+            first_seen=self.state.started_at, told_by=told_by,
         ))
 
     def _checkpoint(self, producer: Producer) -> None:

@@ -42,8 +42,8 @@ class Pseudonyms:
         return [pseudonym(one, tenant, user) for one in self._keys]
 
     def names_of(self, tenant: str, user: str) -> list[str]:
-        """The pseudonyms under every key, newest first, and the id itself: what was written before there were keys, or by an
-        import, is under that."""
+        """The pseudonyms under every key, newest first, and the id itself: what was written before there were keys, or by a
+        producer of one's own, is under that."""
         return [*(pseudonym(one, tenant, user) for one in self._keys), user]
 
 

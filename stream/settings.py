@@ -169,8 +169,8 @@ class ConsentDefault(Section):
 
 
 class Privacy(Section):
-    """What the collector does before anything is written; the read API, the dashboard and `clickwake erase` find people by
-    the same keys."""
+    """What the collector and `clickwake replay` do before anything is written; the read API, the dashboard and `clickwake
+    erase` find people by the same keys."""
 
     pseudonym_keys: tuple[SecretStr, ...] = Field(
         (), description="newest first; ids become keyed hashes, raw ones never enter Kafka. Old keys: for who was erased"

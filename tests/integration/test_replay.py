@@ -16,6 +16,7 @@ import pytest
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import NewTopic
 
+from clickwake import erase
 from producers import replay as replay_module
 from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, partition_of
 from producers.replay import Replay, Summary
@@ -31,9 +32,10 @@ HEADER = "user_id,item_id,category_id,behavior,ts_s"
 
 @pytest.fixture
 def here(kafka: str, topic_prefix: str, tmp_path: Path) -> Iterator[Settings]:
-    """Settings with the three topics a replay writes."""
+    """Settings with the three topics that a replay writes, and the list that it reads."""
     admin = KafkaAdminClient(bootstrap_servers=kafka)
-    names = [topic.name(topic_prefix) for topic in (topics.EVENTS, topics.ITEMS, topics.DEAD_LETTERS)]
+    used = (topics.EVENTS, topics.ITEMS, topics.DEAD_LETTERS, topics.ERASURES)
+    names = [topic.name(topic_prefix) for topic in used]
     admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
     yield Settings(home=tmp_path / "home", kafka=Kafka(bootstrap_servers=kafka, topic_prefix=topic_prefix))
     admin.delete_topics(names)
@@ -105,6 +107,31 @@ def test_a_finished_replay_sends_nothing_and_a_restart_the_same_ids(here: Settin
     letters = [record.value for record in read_all(here, topics.DEAD_LETTERS)]
     decoded = [msgspec.json.decode(letter, type=DeadLetter) for letter in letters]
     assert len({(letter.dead_letter_id, letter.first_seen) for letter in decoded}) == 15
+
+
+def test_a_shops_own_events_arrive_once_but_those_of_a_suppressed_user(here: Settings, tmp_path: Path) -> None:
+    lines = [{"type": "track", "event": "Product Viewed", "userId": f"u{number % 10}", "properties": {"product_id": "p"},
+              "timestamp": f"2024-05-{1 + number * 7 % 28:02}T10:{number // 60:02}:{number % 60:02}Z"}
+             for number in range(200)]  # fmt: skip
+    lines[5] = lines[5] | {"properties": 7}
+    path = tmp_path / "clicks.jsonl"
+    path.write_bytes(b"\n".join(msgspec.json.encode(one) for one in lines))
+    erase.request(here, "shop", ["u3"], suppress=True, lift=False)
+    summary = Replay(here, "events", path, tenant="shop").run()
+    assert (summary.rows, summary.accepted, summary.dropped, summary.dead_letters) == (200, 179, {"suppressed": 20}, 1)
+    assert summary.finished and Replay(here, "events", path, tenant="shop").run().rows_this_run == 0
+    records = read_all(here, topics.EVENTS)
+    found = [msgspec.json.decode(record.value, type=Event) for record in records]
+    assert len({event.message_id for event in found}) == len(found) == 179
+    assert {(event.tenant, event.lane, event.received_at) for event in found} == {("shop", "import", None)}
+    assert {event.user for event in found} == {f"u{number}" for number in range(10)} - {"u3"}
+    for user in {event.user for event in found}:
+        times = [event.timestamp for event in found if event.user == user]
+        assert times == sorted(times)
+    (record,) = read_all(here, topics.DEAD_LETTERS)
+    letter = msgspec.json.decode(record.value, type=DeadLetter)
+    assert (letter.source.topic, letter.source.offset, letter.failure.messages[0].path) == ("events", 6, "properties")
+    assert not read_all(here, topics.ITEMS)
 
 
 def test_a_limit_is_carried_on_from(here: Settings, data: Path) -> None:
