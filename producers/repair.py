@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from producers.collector.admission import SKEW_MAX_MS, Admitted, Arrival, admit
+from producers.datasets import events
 from schemas.dead_letter import DeadLetter, Message, Repair
-from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX
+from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX, Lane
 from schemas.unreadable import UNREADABLE
 
 REPAIRABLE = ("undecodable", "unprocessable", "too_large", "late")
@@ -144,8 +145,9 @@ def mend(
     diff = "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "kept", "mended", lineterm="", n=1))
     given = payload.get("receivedAt")
     received = msgspec.convert(given, datetime) if isinstance(given, str) else letter.first_seen
-    arrival = Arrival(tenant=letter.tenant, received_at=received, event_bytes_max=event_bytes_max,
-                      skew_max_ms=skew_max_ms)  # fmt: skip
+    history: Lane | None = "repair" if letter.source.topic == events.NAME else None
+    arrival = Arrival(tenant=letter.tenant, received_at=received, event_bytes_max=event_bytes_max, skew_max_ms=skew_max_ms,
+                      history=history)  # fmt: skip
     result = admit(msgspec.json.encode({"type": "track"} | payload), arrival)
     if not isinstance(result, Admitted):
         return Mended(letter, tuple(changes), None, result.messages, diff)

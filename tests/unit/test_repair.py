@@ -128,6 +128,19 @@ def test_what_was_cut_or_holds_no_event_is_said_so() -> None:
     assert "holds no event" in repair.mend(other, ()).messages[0].message
 
 
+def test_a_letter_of_history_keeps_its_own_time_and_gets_none_of_today() -> None:
+    of_file = Source(topic="events", partition=0, offset=7)
+    past = {"timestamp": "2024-05-01T10:00:00.000Z", "sentAt": "2024-05-01T10:00:30.000Z"}
+    kept = msgspec.structs.replace(letter(changed(**past, userId=7)), source=of_file)
+    named = Change("set", "userId", "u1")
+    mended = repair.mend(kept, (named,)).event
+    assert mended is not None
+    event = msgspec.json.decode(mended.value, type=Event)
+    assert (event.timestamp, event.lane) == (datetime(2024, 5, 1, 10, tzinfo=UTC), "repair")
+    untimed = repair.mend(kept, (named, Change("drop", "timestamp")))
+    assert [(one.path, one.keyword) for one in untimed.messages] == [("timestamp", "required")]
+
+
 def test_a_letter_from_the_topic_keeps_its_time() -> None:
     """As personalize writes them: the event had been stamped already."""
     at = "2026-11-25T09:00:00.000Z"
