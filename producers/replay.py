@@ -38,6 +38,7 @@ from schemas import events, topics
 from schemas.dead_letter import Kind, Message, Source
 from schemas.erasure import Erased
 from schemas.events import Lane, user_of
+from schemas.unreadable import UNREADABLE
 from stream.settings import Settings
 
 CHECKPOINT_ROWS = 20_000  # one flush costs some 50 ms; a crash sends at most so many rows again
@@ -217,6 +218,16 @@ class Replay:
         self._privacy.clean(event, self.tenant)
         return event | stamped
 
+    def _kept(self, raw: bytes) -> bytes:
+        """What a letter may keep of a row."""
+        if self._privacy.pseudonyms:
+            return b""
+        try:
+            event = msgspec.json.decode(raw)
+            return events.encode(event) if isinstance(event, dict) and self._privacy.clean(event, self.tenant) else raw
+        except UNREADABLE:
+            return raw
+
     def _letter(self, row: Dropped | Rejected) -> bytes:
         """With pseudonyms without the row and what was said about it in its own words: an id could be in either."""
         where = f"row {row.row} of {self.state.dataset}"
@@ -224,15 +235,15 @@ class Replay:
         if isinstance(row, Dropped):
             kind, path, keyword, said = "dropped", "", row.reason, f"{where} is left out: {row.reason}"
         else:
-            kind, path, keyword, said = "undecodable", row.path, row.keyword, f"{where}: {row.message}"
-        payload, told_by = row.raw, None
+            kind, path, keyword, said = row.kind, row.path, row.keyword, f"{where}: {row.message}"
+        told_by = None
         if self._privacy.pseudonyms:
             said = f"{where}: {keyword}{WITHHELD}"
-            payload, told_by = b"", self._privacy.names.of(self.tenant, row.raw.hex()).encode()
+            told_by = self._privacy.names.of(self.tenant, row.raw.hex()).encode()
         return encode_dead_letter(dead_letter(
-            tenant=self.tenant, kind=kind, messages=[Message(path=path, keyword=keyword, message=said)], payload=payload,
-            source=Source(topic=self.state.dataset, partition=0, offset=row.row), at=datetime.now(UTC),
-            first_seen=self.state.started_at, told_by=told_by,
+            tenant=self.tenant, kind=kind, messages=[Message(path=path, keyword=keyword, message=said)],
+            payload=self._kept(row.raw), source=Source(topic=self.state.dataset, partition=0, offset=row.row),
+            at=datetime.now(UTC), first_seen=self.state.started_at, told_by=told_by,
         ))
 
     def _checkpoint(self, producer: Producer) -> None:

@@ -52,7 +52,8 @@ def _row(arrival: Arrival, row: int, line: bytes) -> Row:
     if isinstance(found, Admitted):
         return Accepted(row, msgspec.json.decode(found.value), found.ts_ms)
     first = found.messages[0]
-    return Rejected(row, first.path, first.keyword, first.message, found.payload, found.user, found.ts_ms)
+    return Rejected(row, first.path, first.keyword, first.message, found.payload, found.user, found.ts_ms,
+                    found.kind)  # fmt: skip
 
 
 def rows(path: Path, tenant: str = "demo", lane: Lane = "import") -> Iterator[Row]:

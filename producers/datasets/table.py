@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 
 import msgspec
 
+from schemas.dead_letter import Kind
 from schemas.events import user_of
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -74,6 +75,7 @@ class Rejected(msgspec.Struct, frozen=True):
     raw: bytes
     user: str = ""
     ts_ms: int = 0
+    kind: Kind = "undecodable"
 
 
 Row = Accepted | Dropped | Rejected

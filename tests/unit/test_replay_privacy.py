@@ -107,6 +107,13 @@ def test_without_pseudonyms_a_letter_keeps_its_row(tmp_path: Path, sent: Sent) -
     assert letter.failure.messages[0].message.startswith("row 1 of events: JSON is malformed")
 
 
+def test_in_a_letter_addresses_lose_their_end_too(tmp_path: Path, sent: Sent) -> None:
+    replayed(tmp_path, "events", view("u1", properties=7, context={"ip": "203.0.113.77"}), view("u1", text="y" * 33_000))
+    typed, large = sent.letters()
+    assert msgspec.json.decode(typed.payload) == view("u1", properties=7, context={"ip": "203.0.113.0"})
+    assert [one.kind for one in (typed, large)] == ["undecodable", "too_large"]
+
+
 def test_what_is_stamped_stays_where_an_id_is_the_same_text(tmp_path: Path, sent: Sent) -> None:
     replayed(tmp_path, "events", view("the-shop"), view("2024-05-01"), tenant="the-shop", pseudonym_keys=(SECRET,))
     assert {(one["tenant"], one["lane"], one["timestamp"]) for one in sent.events()} == {
