@@ -324,7 +324,7 @@ class Personalizer:
             part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published)
             if part.counts.left_out:
                 self._uncounted(part, event.tenant, touch.item_id)
-        for claim in identity.claims_of(state, event):
+        for claim in identity.claims_of(state, event, self.erasures.covers):
             outbox.claim(claim)
         if event.lane == "live":
             if added and added[0].kind == Kind.CART:  # an event's touches are of one kind

@@ -176,16 +176,21 @@ class Privacy(Section):
         (), description="newest first; ids become keyed hashes, raw ones never enter Kafka. Old keys: for who was erased"
     )
     pseudonym_fields: tuple[str, ...] = Field((), description="more fields to hash, e.g. traits.email")
+    message_key: SecretStr | None = Field(
+        None, description="by it ids of events without consent to analytics are hashed, 32 random characters at least; "
+                          "default: the oldest pseudonym key, else <home>/message-key, which the sink makes"
+    )
     ip: Literal["truncate", "drop", "keep"] = Field("truncate", description="addresses: /24 of IPv4, /48 of IPv6")
     consent: dict[str, ConsentDefault] = Field(default_factory=dict, description="tenant → what counts if nothing is said")
 
-    @field_validator("pseudonym_keys")
+    @field_validator("pseudonym_keys", "message_key")
     @classmethod
-    def _are_long(cls, pseudonym_keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(one.get_secret_value()) < PSEUDONYM_KEY_CHARS_MIN for one in pseudonym_keys):
-            raise ValueError(f"a pseudonym key has at least {PSEUDONYM_KEY_CHARS_MIN} random characters: with a short one "
-                             "ids could be guessed")  # fmt: skip
-        return pseudonym_keys
+    def _are_long(cls, given: tuple[SecretStr, ...] | SecretStr | None) -> tuple[SecretStr, ...] | SecretStr | None:
+        keys = given if isinstance(given, tuple) else () if given is None else (given,)
+        if any(len(one.get_secret_value()) < PSEUDONYM_KEY_CHARS_MIN for one in keys):
+            raise ValueError(f"a pseudonym key, or message key, has at least {PSEUDONYM_KEY_CHARS_MIN} random characters: "
+                             "with a short one ids could be guessed")  # fmt: skip
+        return given
 
 
 class Personalize(Section):
@@ -385,6 +390,11 @@ class Settings(BaseSettings):
     def accounts_file(self) -> Path:
         """Who may sign in to the dashboard: `dashboard.accounts`, else a file under `home`."""
         return self.dashboard.accounts or self.home / "dashboard-accounts.json"
+
+    @property
+    def message_key_file(self) -> Path:
+        """What `privacy.message_key` is while nothing else is set."""
+        return self.home / "message-key"
 
     @property
     def state_dir(self) -> Path:

@@ -8,9 +8,11 @@ claim, and after the claims of the others before it, are that user's. Two known 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
-from schemas.events import Event, Lane
+from schemas.events import Event, Lane, key
 from stream.core.state import NOTHING_STATED, Activity, Stated, Touch, UserState, count_item
 
 CLAIM_INTERVAL_MS = 30 * 60_000  # an event with both ids renews the claim at most this often
@@ -44,14 +46,22 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
         return max((told[-1].ts_ms for told in (self.ring, self.activities) if told), default=self.ads.ts_ms)
 
 
-def claims_of(state: UserState, event: Event) -> list[Claim]:
-    """Claims an event gives rise to, noted in the known user's state so that they are not sent with every event."""
+def nobody(user_key: bytes, ts_ms: int) -> bool:
+    """Is on no list of erasures."""
+    return False
+
+
+def claims_of(state: UserState, event: Event, erased: Callable[[bytes, int], bool] = nobody) -> list[Claim]:
+    """Claims an event gives rise to, noted in the known user's state so that they are not sent with every event. An id of
+    which `erased(its key, ts_ms)` says that nothing is taken is neither claimed nor noted."""
     if event.user_id is None or (event.anonymous_id is None and event.previous_id is None):
         return []
     result = []
     for anonymous in {event.anonymous_id, event.previous_id} - {None, event.user_id}:
         assert anonymous is not None
         ts_ms = event.ts_ms
+        if erased(key(event.tenant, anonymous), ts_ms):
+            continue
         last = state.claimed.get(anonymous)
         if last is None or ts_ms - last >= CLAIM_INTERVAL_MS:
             state.claimed[anonymous] = ts_ms

@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Message, Source
 from schemas.outputs import output_id
+from stream.core.identity import nobody
 from stream.outbox import utc
 from stream.sink.rows import Complaint, Record, Rows, Skip, ToRows
 from stream.sink.tables import Row, Table
@@ -35,7 +36,8 @@ class Insert:
     @cached_property
     def token(self) -> str:
         """Hash of the records the rows were made of: equal tokens mean equal rows, so that the server may skip a repeated
-        insert. (Hashing the rows themselves took as long as decoding the events.)"""
+        insert. (Hashing the rows themselves took as long as decoding the events.) But for a device that was erased between
+        two readings, which may stand in the rows of the first: those the erasure has yet to change, or has changed."""
         found = hashlib.blake2b(digest_size=16, key=self.table.name.encode())
         for record in self.records:
             found.update(b"%d/%d/%d/" % (record.partition, record.offset, record.timestamp))
@@ -64,16 +66,11 @@ class Batch:
         self.frozen_at = time.time()
 
 
-def nobody(user_key: bytes, ts_ms: int) -> bool:
-    """Is on no list."""
-    return False
-
-
 def freeze(
     records: Iterable[Record], to_rows: Mapping[str, ToRows], erased: Callable[[bytes, int], bool] = nobody
 ) -> Batch:  # fmt: skip
     """Decode every record by its topic's function and sort the rows into inserts. Left out is what is about a user at a
-    time of which `erased(user key, ts_ms)` says so."""
+    time of which `erased(user key, ts_ms)` says so, and such a device that came with another user."""
     by_table: dict[str, tuple[Table, list[Row], list[Record]]] = {}
     rejections: list[Rejection] = []
     outcomes: Counter[tuple[str, str]] = Counter()
@@ -83,6 +80,8 @@ def freeze(
             outcomes[record.topic, "skipped_erased"] += 1
         elif isinstance(outcome, Rows):
             outcomes[record.topic, "rows"] += 1
+            if outcome.device and erased(outcome.device, outcome.ts_ms):
+                outcome = outcome.without_device()
             for table, row in outcome.rows:
                 found = by_table.get(table.name)
                 if found is None:

@@ -32,6 +32,7 @@ from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.sink import metrics, rows
 from stream.sink.batch import Batch, Rejection, dead_letter, freeze
+from stream.sink.message_ids import MessageIds
 from stream.sink.rows import Record, ToRows
 from stream.sink.writer import Stopped, Writer
 from stream.tracing import port as tracing
@@ -44,6 +45,7 @@ POLL_RECORDS_MAX = 2_000  # taken from aiokafka at once, so that a batch goes ov
 PARTITION_FETCH_BYTES_MAX = 1_048_576  # read ahead per partition while a batch is being stored: with 18 partitions 18 MB
 POLL_INTERVAL_MS_MAX = 24 * 3_600_000  # ClickHouse may be away for long: heartbeats go on, others fare no better
 COMMIT_TIMEOUT_S = 8.0  # the rows are stored; a commit that does not get through is made up for by the next
+LIST_BEHIND_MS_MAX = 2_000  # of erasures: its reader hears of the broker some twice a second, also while nothing comes
 TOPICS_PAUSE_S = 1.0
 T = TypeVar("T")
 
@@ -56,7 +58,7 @@ def row_functions(settings: Settings) -> dict[str, ToRows]:
     """What to make of a record, by topic name."""
     prefix = settings.kafka.topic_prefix
     return {
-        topics.EVENTS.name(prefix): rows.event_rows(settings.personalize.skew_max_ms),
+        topics.EVENTS.name(prefix): rows.event_rows(settings.personalize.skew_max_ms, MessageIds(settings)),
         topics.RECOMMENDATIONS.name(prefix): rows.recommendation_rows,
         topics.COMPLEMENTS.name(prefix): rows.complements_rows,
         topics.DECISIONS.name(prefix): rows.decision_rows,
@@ -243,6 +245,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
 
     async def _store(self, records: list[Record], generation: int) -> None:
         with self._tracing.batch(group(self.settings), records):
+            if self._erasures.behind_ms() > LIST_BEHIND_MS_MAX:  # who was erased meanwhile may have a receipt already
+                await self._unless_stopped(self._erasures.caught_up())
             batch = await self._in_thread(freeze, records, self._to_rows, self._erasures.covers)  # 2
             rejections = batch.rejections + await self._in_thread(self._writer.write, batch)  # 3
             await self._reject(rejections)  # 4

@@ -51,6 +51,7 @@ from stream.sink.tables import (
 
 CLAMP_FIRST_S = 946_684_800  # 2000-01-01: a broken client clock must not open a partition for every month since 1970
 CLAMP_LAST_S = 4_102_444_799  # 2099-12-31 23:59:59
+MINUTE_MS = 60_000
 NO_JSON = "{}"
 T = TypeVar("T")
 
@@ -68,11 +69,19 @@ class Record(Protocol):
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """`user`: key of the user they are about, at `ts_ms`; empty where they are about nobody."""
+    """`user`: key of the user they are about, at `ts_ms`; empty where they are about nobody. `device`: key of the anonymous
+    id that stands beside a user's in a row of events."""
 
     rows: tuple[tuple[Table, Row], ...]
     user: bytes = b""
     ts_ms: int = 0
+    device: bytes = b""
+
+    def without_device(self) -> Rows:
+        """The same without that id, which stands in the first row alone."""
+        (table, row), *others = self.rows
+        row = tuple("" if name == "anonymous_id" else value for name, value in zip(table.columns, row, strict=True))
+        return msgspec.structs.replace(self, rows=((table, row), *others), device=b"")
 
 
 class Skip(msgspec.Struct, frozen=True):
@@ -110,8 +119,9 @@ def clamp_s(ts_ms: int) -> int:
     return min(max(ts_ms // 1000, CLAMP_FIRST_S), CLAMP_LAST_S)
 
 
-def event_rows(skew_max_ms: int) -> ToRows:
-    """Rows of the events topic; `skew_max_ms` must be personalize's."""
+def event_rows(skew_max_ms: int, hashed: Callable[[str, str], str]) -> ToRows:
+    """Rows of the events topic; `skew_max_ms` must be personalize's. `hashed(tenant, message id)`: the id of an event that
+    is kept without whose it is."""
 
     def to_rows(record: Record) -> Outcome:
         raw = record.value
@@ -126,7 +136,7 @@ def event_rows(skew_max_ms: int) -> ToRows:
         else:
             return Skip(decoded.reason)
         assert raw is not None
-        return _event(event, ts_ms, _texts_decoder.decode(raw), record)
+        return _event(event, ts_ms, _texts_decoder.decode(raw), record, hashed)
 
     return to_rows
 
@@ -153,13 +163,24 @@ def _revenues(event: Event, lines: tuple[Product, ...]) -> tuple[float | None, l
     return total, of_lines
 
 
-def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
+def _minute(at_ms: int) -> int:
+    """Where the time itself would say, beside what was recommended as of it, whose an event is."""
+    return at_ms - at_ms % MINUTE_MS
+
+
+def _event(
+    event: Event, ts_ms: int, texts: EventTexts, record: Record, hashed: Callable[[str, str], str]
+) -> Rows:  # fmt: skip
     p, context = event.properties, event.context
     anonymised = context.consent is not None and context.consent.analytics is False  # only counts that name nobody are kept
     user_id, anonymous_id = ("", "") if anonymised else (event.user_id or "", event.anonymous_id or "")
     user, session_id = user_id or anonymous_id, "" if anonymised else context.session_id or ""
-    original_ms = _ms_or_none(event.original_timestamp)
-    partition_s = clamp_s(ts_ms if original_ms is None else original_ms)
+    happened_ms, original_ms, received_ms = ts_ms, _ms_or_none(event.original_timestamp), _ms_or_none(event.received_at)
+    message_id = event.message_id
+    if anonymised:
+        message_id, happened_ms = hashed(event.tenant, message_id), _minute(ts_ms)
+        original_ms, received_ms = (None if one is None else _minute(one) for one in (original_ms, received_ms))
+    partition_s = clamp_s(happened_ms if original_ms is None else original_ms)
     order_id, name = "" if anonymised else p.order_id or "", event.event or ""
     kafka = (record.partition, record.offset, record.timestamp)
     trace = trace_id(record.headers) if record.headers and not anonymised else ""
@@ -171,8 +192,8 @@ def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
     properties, traits, free = (NO_JSON,) * 3 if anonymised else (
         str(texts.properties, "utf-8"), str(texts.traits, "utf-8"), str(texts.context, "utf-8"))
     row = (
-        event.tenant, event.message_id, event.lane, event.type, name,
-        ts_ms, original_ms, _ms_or_none(event.received_at), partition_s,
+        event.tenant, message_id, event.lane, event.type, name,
+        happened_ms, original_ms, received_ms, partition_s,
         user_id, anonymous_id, user, session_id,
         p.product_id or "", p.quantity, p.price, p.currency or "",
         order_id, revenue, "" if anonymised else p.query or "", number(p.rating),
@@ -180,11 +201,12 @@ def _event(event: Event, ts_ms: int, texts: EventTexts, record: Record) -> Rows:
     )
     products = tuple(
         (EVENT_PRODUCTS, (
-            event.tenant, event.message_id, number, event.lane, name, ts_ms, partition_s, user, session_id,
+            event.tenant, message_id, number, event.lane, name, happened_ms, partition_s, user, session_id,
             line.product_id, line.name or "", line.category or "", line.brand or "", line.quantity, line.price, amount,
             order_id, recommendation_id, *kafka))
         for number, (line, amount) in enumerate(zip(lines, revenues, strict=True)))
-    return Rows(((EVENTS, row), *products), key(event.tenant, event.user), ts_ms)
+    device = key(event.tenant, anonymous_id) if user_id and anonymous_id else b""
+    return Rows(((EVENTS, row), *products), key(event.tenant, event.user), ts_ms, device)
 
 
 def _typed(kind: type[T], make: Callable[[T, Record], Rows], tombstone: ToRows | None = None) -> ToRows:

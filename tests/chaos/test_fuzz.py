@@ -27,9 +27,11 @@ from stream.core.state import DAY_MS, UserState
 from stream.settings import ClickHouse, Personalize
 from stream.settings import Privacy as Section
 from stream.sink.batch import freeze
+from stream.sink.message_ids import MessageIds
 from stream.sink.rows import Complaint, Rows, Skip, event_rows
 from stream.sink.tables import EVENTS
 from stream.sink.writer import Writer
+from tests.support.database import SETTINGS
 from tests.support.fakes import T0_MS, event
 from tests.support.hostile import payloads
 
@@ -82,7 +84,7 @@ def test_whatever_clients_send_is_taken_or_refused_with_a_reason_and_what_is_tak
     privacy = Privacy(Section.model_validate({"pseudonym_keys": ("k" * 32,), "pseudonym_fields": ("traits.email",)}))
     arrival = Arrival(tenant="t", received_at=datetime.fromtimestamp(APPENDED_MS / 1000, UTC), privacy=privacy,
                       event_bytes_max=EVENT_BYTES_MAX, type="track")  # fmt: skip
-    to_rows, outcomes = event_rows(SKEW_MAX_MS), Counter[str]()
+    to_rows, outcomes = event_rows(SKEW_MAX_MS, MessageIds(SETTINGS)), Counter[str]()
     records: list[Any] = []
     for number, raw in enumerate(payloads(2, COUNT)):
         result = admit(raw, arrival)

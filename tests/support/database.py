@@ -9,10 +9,11 @@ from typing import Any
 
 import msgspec
 from clickhouse_connect.driver.client import Client
+from pydantic import SecretStr
 
 from schemas import topics
 from stream.adapters import clickhouse as adapter
-from stream.settings import ClickHouse, Settings
+from stream.settings import ClickHouse, Privacy, Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
 from stream.sink.tables import TABLES
@@ -27,7 +28,8 @@ VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "coh
          "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision", "offer_decisions_served",
          "offer_outcomes", "offer_exposure", "offer_results", "offer_effect", "offer_spend", "complements_served",
          "complement_outcomes", "strategy_opinions")
-FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
+SETTINGS = Settings(_env_file=None, privacy=Privacy(message_key=SecretStr("m" * 32)))
+FUNCTIONS = row_functions(SETTINGS)
 APPENDED_MS = 1_800_000_000_000
 
 

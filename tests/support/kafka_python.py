@@ -5,8 +5,10 @@ here; any other one that is left open, ours included, is a failure as before."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pytest
 from kafka.net.selector import NetworkSelector
 
 
@@ -22,3 +24,33 @@ def close_what_is_watched() -> None:
             sock.close()
 
     NetworkSelector.close = closed
+
+
+def on_topics(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Sequence[Any]]) -> None:
+    """`KafkaConsumer` finds these records, each topic in one partition, handed over at once."""
+    class Consumer:
+        def __init__(self, **options: Any) -> None:
+            self._at: dict[Any, int] = {}
+
+        def partitions_for_topic(self, name: str) -> set[int]:
+            return {0}
+
+        def assign(self, partitions: Sequence[Any]) -> None:
+            self._at = dict.fromkeys(partitions, 0)
+
+        def seek_to_beginning(self, *partitions: Any) -> None: ...
+
+        def end_offsets(self, partitions: Sequence[Any]) -> dict[Any, int]:
+            return {one: len(topics.get(one.topic, ())) for one in partitions}
+
+        def position(self, partition: Any) -> int:
+            return self._at[partition]
+
+        def poll(self, timeout_ms: int) -> dict[Any, Sequence[Any]]:
+            found = {one: topics.get(one.topic, ())[at:] for one, at in self._at.items()}
+            self._at = self.end_offsets(list(self._at))
+            return found
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr("kafka.KafkaConsumer", Consumer)

@@ -19,7 +19,10 @@ from stream.outbox import utc
 from stream.partition import DUE_PREFIX, NOBODY, unpack
 from stream.personalize import Input
 from stream.sink.batch import freeze
+from stream.sink.message_ids import MessageIds
 from stream.sink.rows import dead_letter_rows, event_rows
+from stream.sink.tables import EVENTS
+from tests.support.database import SETTINGS
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
 from tests.unit.test_personalize import Bench
 
@@ -144,6 +147,17 @@ async def test_answers_and_claims_that_were_on_their_way_bring_nothing_back() ->
     assert b"t/u" not in bench.store.values and found is not None and not found.claims
 
 
+async def test_an_erased_id_does_not_come_back_beside_another_users() -> None:
+    bench = Bench()
+    for one in ("u", "device"):
+        bench.erasures.note(subject(f"t/{one}".encode()), erasure(T0_MS + 10))
+    late = event(user="v", anonymousId="device", id="v1"), event(user="v", type="alias", event=None, previousId="u", id="v2")
+    await bench.feed(*late)
+    assert await told(bench) == [] and bench.part.read(b"t/v").events == 2 and not bench.part.read(b"t/v").claimed
+    await bench.feed(event(user="v", anonymousId="device", ts_ms=T0_MS + 11, id="v3"))
+    assert list(bench.part.read(b"t/v").claimed) == ["device"], "what a device is used for afterwards is its user's"
+
+
 async def test_consent_withdrawn_clears_the_profile_in_the_order_of_events() -> None:
     bench = Bench(FakeModels())
     no = {"consent": {"personalization": False}}
@@ -216,7 +230,7 @@ def test_the_list_tells_by_tenant_and_time() -> None:
 def test_the_sink_stores_nothing_more_about_an_erased_user() -> None:
     erased = Erased()
     erased.note(subject(b"t/u"), erasure(T0_MS + 1_000))
-    functions = {"events": event_rows(DAY_MS), "dead-letters": dead_letter_rows}
+    functions = {"events": event_rows(DAY_MS, MessageIds(SETTINGS)), "dead-letters": dead_letter_rows}
     letter = DeadLetter(
         dead_letter_id="d", tenant="t", kind="unprocessable", failure=Failure(timestamp=utc(T0_MS), messages=()),
         payload=b"{}", payload_bytes=2, source=Source(topic="x", partition=0, offset=0), first_seen=utc(T0_MS),
@@ -230,3 +244,14 @@ def test_the_sink_stores_nothing_more_about_an_erased_user() -> None:
         "events": [1, 2], "event_products": [1, 2], "dead_letters": [1],
     }  # fmt: skip
     assert batch.outcomes["events", "skipped_erased"] == batch.outcomes["dead-letters", "skipped_erased"] == 1
+
+
+def test_the_sink_stores_no_erased_device_beside_another_user() -> None:
+    erased = Erased()
+    erased.note(subject(b"t/device"), erasure(T0_MS + 1_000))
+    records = [Stored("events", n, b"", msgspec.json.encode(event(user=user, anonymousId="device", ts_ms=ts_ms, id=str(n))))
+               for n, (user, ts_ms) in enumerate([("v", T0_MS), ("v", T0_MS + 2_000)])]  # fmt: skip
+    batch = freeze(records, {"events": event_rows(DAY_MS, MessageIds(SETTINGS))}, erased.covers)
+    (stored,) = (insert for insert in batch.inserts if insert.table is EVENTS)
+    rows = [dict(zip(EVENTS.columns, row, strict=True)) for row in stored.rows]
+    assert [(row["user"], row["anonymous_id"]) for row in rows] == [("v", ""), ("v", "device")]

@@ -1,17 +1,25 @@
-"""How long the sink collects: a moment when it keeps up, longer where more waits than it holds, never without end."""
+"""How long the sink collects: a moment when it keeps up, longer where more waits than it holds, never without end; and
+that it stores nothing before it can know whom nothing may be kept of."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from schemas.erasure import Erased, Erasure, subject
+from stream.outbox import utc
 from stream.settings import Settings
 from stream.settings import Sink as SinkSettings
 from stream.sink import consumer
+from stream.sink.batch import Batch, Rejection
 from stream.sink.consumer import Sink
+from stream.sink.writer import Stopped
+from tests.support.fakes import T0_MS, event
 
 TP = ("events", 0)
 
@@ -63,3 +71,59 @@ async def test_what_compaction_removed_is_not_waited_for_and_a_broker_that_gives
     assert await collected(FakeConsumer([5], end=100, gap=95)) == 5
     async with asyncio.timeout(5):
         assert await collected(FakeConsumer([5], end=100)) == 5
+
+
+class FarBehind(Erased):
+    """A list whose reader was away, as after an outage: what was written meanwhile it knows once it has caught up."""
+
+    def __init__(self, behind_ms: int, gone: str = "") -> None:
+        super().__init__()
+        self._behind_ms, self._gone = behind_ms, gone
+
+    def behind_ms(self) -> int:
+        return self._behind_ms
+
+    async def caught_up(self) -> None:
+        if not self._gone:
+            await asyncio.Event().wait()
+        self.note(subject(f"t/{self._gone}".encode()), Erasure(erasure_id="e", tenant="t", requested_at=utc(T0_MS + 1)))
+
+
+def storing(erasures: FarBehind) -> tuple[Sink, list[Batch], Coroutine[Any, Any, None]]:
+    """A sink, what it has given to ClickHouse, and its storing of two users' events; they are committed by nobody."""
+    sink, stored = Sink(Settings()), list[Batch]()
+    sink._erasures = erasures  # type: ignore[assignment]
+
+    def write(batch: Batch) -> list[Rejection]:
+        stored.append(batch)
+        return []
+
+    sink._writer = SimpleNamespace(write=write)  # type: ignore[assignment]
+    records: Any = [SimpleNamespace(topic="clickwake.events.v1", partition=0, offset=at, timestamp=T0_MS, key=b"",
+                                    value=msgspec.json.encode(event(user=user)), headers=())
+                    for at, user in enumerate("uv")]  # fmt: skip
+    return sink, stored, sink._store(records, generation=-1)
+
+
+async def test_whoever_was_erased_while_the_list_could_not_be_read_is_not_stored_after_the_receipt() -> None:
+    _, stored, work = storing(FarBehind(consumer.LIST_BEHIND_MS_MAX + 1, "u"))
+    await work
+    assert stored[0].outcomes == {("clickwake.events.v1", "skipped_erased"): 1, ("clickwake.events.v1", "rows"): 1}
+
+
+async def test_nothing_is_waited_for_while_the_reader_of_the_list_keeps_up() -> None:
+    _, stored, work = storing(FarBehind(consumer.LIST_BEHIND_MS_MAX))
+    async with asyncio.timeout(5):
+        await work
+    assert stored[0].outcomes == {("clickwake.events.v1", "rows"): 2}
+
+
+async def test_a_sink_that_is_to_end_does_not_wait_for_the_list() -> None:
+    sink, stored, work = storing(FarBehind(consumer.LIST_BEHIND_MS_MAX + 1))
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    sink.stop()
+    async with asyncio.timeout(5):
+        with pytest.raises(Stopped):
+            await task
+    assert not stored

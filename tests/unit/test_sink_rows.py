@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +16,18 @@ from hypothesis import strategies as st
 
 from schemas.dead_letter import Message
 from stream.adapters import clickhouse
-from stream.settings import Settings
+from stream.pseudonyms import pseudonym
+from stream.settings import Privacy, Settings
 from stream.sink import batch, rows
-from stream.sink.consumer import row_functions
+from stream.sink.message_ids import MessageIds
 from stream.sink.rows import Complaint, Rows, Skip
 from stream.sink.tables import EVENT_PRODUCTS, EVENTS, ITEMS, Table
+from tests.support.database import FUNCTIONS, SETTINGS
 
 APPENDED_MS = 1_800_000_000_000
-to_rows = rows.event_rows(300_000)
+REFUSED = {"consent": {"analytics": False}}
+hashed = MessageIds(SETTINGS)
+to_rows = rows.event_rows(300_000, hashed)
 
 
 def record(value: bytes | dict[str, Any] | None, *, topic: str = "t", key: bytes | None = b"shop/u", offset: int = 7) -> Any:
@@ -95,6 +101,44 @@ def test_consent() -> None:
     assert all(secret not in stored for secret in ('"u"', '"s"', '"o"', "a@b.c", "sessionId"))
 
 
+def test_what_is_kept_without_a_user_is_joined_to_nobody_by_its_id_or_its_time() -> None:
+    """Recommendations and decisions name the event that they were made by, and its time, beside the user."""
+    value = event(properties={"product_id": "p"}, originalTimestamp="2026-05-06T07:08:09.120Z", context=REFUSED,
+                  receivedAt="2026-05-06T07:08:10.456Z")  # fmt: skip
+    (_, row), (_, line) = tables(to_rows(record(value)))
+    assert row["message_id"] == line["message_id"] == hashed("shop", "m-1") != "m-1"
+    minute_s = 1_778_051_280
+    times = row["timestamp"], line["timestamp"], row["original_timestamp"], row["received_at"]
+    assert times == (minute_s * 1_000,) * 4 and row["partition_time"] == line["partition_time"] == minute_s
+    again = to_rows(record(value, offset=8))
+    assert isinstance(again, Rows) and again.rows[0][1][1] == row["message_id"], "twice is once"
+    assert again.ts_ms == 1_778_051_289_123, "whether it was before an erasure is told by the time itself"
+    (_, other), _ = tables(to_rows(record(value | {"tenant": "mall"})))
+    assert other["message_id"] != row["message_id"]
+
+
+def of(home: Path, message_key: str | None = None, *pseudonym_keys: str) -> str:
+    privacy = Privacy.model_validate({"message_key": message_key, "pseudonym_keys": pseudonym_keys})
+    return MessageIds(Settings(home=home, privacy=privacy))("shop", "m-1")
+
+
+def test_the_key_of_such_ids_outlasts_restarts_and_new_pseudonym_keys(tmp_path: Path) -> None:
+    given, old, new = "g" * 32, "o" * 32, "n" * 32
+    first, second = tmp_path / "one", tmp_path / "two"
+    assert of(first) == of(first) != of(second), "each installation has its own"
+    (made,) = first.iterdir()
+    assert made.name == "message-key" and made.stat().st_mode & 0o777 == 0o600
+    assert of(first, None, old) == of(second, None, new, old) != of(first, None, new)
+    assert of(first, given) == of(second, given, new, old) != of(second, old)
+    assert of(first, None, old) != pseudonym(old.encode(), "shop", "m-1"), "a user of that name is called otherwise"
+
+
+def test_two_who_make_the_key_at_once_go_by_the_same(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        assert len(set(threads.map(of, [tmp_path] * 32))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["message-key"]
+
+
 def test_what_personalize_rejects_is_skipped_and_named() -> None:
     assert to_rows(record(b"{")) == Skip("undecodable")
     assert to_rows(record(event(userId=None))) == Skip("unprocessable")
@@ -110,9 +154,6 @@ def test_items_come_and_go() -> None:
     (_, row), = tables(rows.item_rows(record(None, key=b"shop/i/1")))
     assert (row["removed"], row["tenant"], row["item_id"]) == (1, "shop", "i/1")
     assert rows.item_rows(record(None, key=b"nonsense")) == Skip("tombstone_without_key")
-
-
-FUNCTIONS = row_functions(Settings(_env_file=None))  # type: ignore[call-arg]  # pydantic-settings' own argument
 
 
 @pytest.mark.parametrize("topic", sorted(FUNCTIONS))
@@ -166,7 +207,7 @@ def test_only_errors_that_lie_in_a_row_reject_it(error: Exception, expected: str
 
 def test_bytes_that_nobody_reads_are_looked_at_before_rows_are_made_of_them() -> None:
     whole = msgspec.json.encode(event(traits={"name": "Zoë"}, other="Zoë"))
-    assert isinstance(rows.event_rows(0)(record(whole)), Rows)
+    assert isinstance(rows.event_rows(0, hashed)(record(whole)), Rows)
     for part in (b'"name":"', b'"other":"'):
         spoilt = whole.replace(part, part + b"\xff")
-        assert rows.event_rows(0)(record(spoilt)) == Skip("undecodable"), "personalize has written its dead letter"
+        assert rows.event_rows(0, hashed)(record(spoilt)) == Skip("undecodable"), "personalize has written its dead letter"
