@@ -8,8 +8,8 @@ have them: a page's `?uid=…` is no place to keep what became a pseudonym elsew
 
 from __future__ import annotations
 
-import ipaddress
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Literal
@@ -41,6 +41,11 @@ NAME_CHARS_MAX = 64  # longer ones have no meaning here, and are not remembered
 NAMES_MAX = ADDRESSES_MAX = 4_096  # that are remembered, with what they come to
 
 _PUNCTUATION = str.maketrans("", "", "$_-. ")
+# What may be an address in bytes that cannot be read. Runs are bounded, so that no byte is looked at more than some fifty
+# times; the letter of a JSON escape before one is none of a word.
+_IPV6 = re.compile(rb"(?:(?<![0-9A-Za-z])|(?<=\\[bfnrt]))"
+                   rb"(?=[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:)[0-9A-Fa-f:.]{7,45}(?![0-9A-Za-z])")  # fmt: skip
+_IPV4 = re.compile(rb"(?<![0-9.])[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![0-9]|\.[0-9])")
 _SAME_IN_ADDRESSES = re.compile(r"[A-Za-z0-9_.~-]*")
 
 
@@ -59,6 +64,17 @@ def _meaning(name: str) -> Meaning | None:
     if plain in ADDRESS_NAMES:
         return "address"
     return "session" if plain == SESSION else None
+
+
+def id_text(value: Any) -> str:
+    """An id as it is told by: numbers, and whatever else clients send for one, by their JSON; "" for what is none.
+
+    >>> id_text("u1"), id_text(4711), id_text(None), id_text(True)
+    ('u1', '4711', '', '')
+    """
+    if value is None or isinstance(value, bool):
+        return ""
+    return value if isinstance(value, str) else msgspec.json.encode(value, order="deterministic").decode()
 
 
 def _named(holder: dict[str, Any], what: Meaning) -> list[str]:
@@ -104,6 +120,20 @@ class Privacy:
                 changed = True
         return changed
 
+    def without_addresses(self, raw: bytes) -> bytes:
+        """Bytes that nobody could read as JSON, without what looks like an address there; in time that grows as they do."""
+        if self._ip == "keep":
+            return raw
+
+        def of(match: re.Match[bytes]) -> bytes:
+            found = match[0]
+            for address in (found, found.rstrip(b":."), found.lstrip(b":."), found.strip(b":.")):
+                if (network := truncated(address.decode())) is not None:
+                    return found.replace(address, network.encode() if self._ip == "truncate" else b"")
+            return found
+
+        return _IPV4.sub(of, _IPV6.sub(of, raw))
+
     def _clean_addresses(self, event: dict[str, Any], gone: dict[str, str]) -> bool:
         found = False
         for holder in _objects(event):
@@ -124,9 +154,9 @@ class Privacy:
 
         def replaced(holder: dict[str, Any], name: str) -> None:
             value = holder.get(name)
-            if value in (None, "") or isinstance(value, bool) or (isinstance(value, str) and value in ours):
+            text = id_text(value)
+            if not text or (isinstance(value, str) and value in ours):
                 return
-            text = value if isinstance(value, str) else msgspec.json.encode(value, order="deterministic").decode()
             known[text] = holder[name] = self.names.of(tenant, text)
             ours.add(known[text])
 
@@ -197,12 +227,13 @@ def truncated(ip: str) -> str | None:
     >>> truncated("203.0.113.77"), truncated("2001:db8:1:2::5"), truncated("localhost")
     ('203.0.113.0', '2001:db8:1::', None)
     """
-    try:
-        address = ipaddress.ip_address(ip)
-    except ValueError:
-        return None
-    network = ipaddress.ip_network(f"{address}/{24 if address.version == 4 else 48}", strict=False)
-    return str(network.network_address)
+    for family, kept_bytes in ((socket.AF_INET, 3), (socket.AF_INET6, 6)):
+        try:
+            packed = socket.inet_pton(family, ip.partition("%")[0])  # %eth0: by which of a machine's networks
+        except (OSError, ValueError):
+            continue
+        return socket.inet_ntop(family, packed[:kept_bytes].ljust(len(packed), b"\0"))
+    return None
 
 
 def _allowed(default: ConsentDefault) -> dict[str, bool]:

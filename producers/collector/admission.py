@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
 
 from producers.privacy import IDS as USER_IDS
-from producers.privacy import Privacy
+from producers.privacy import Privacy, id_text
 from schemas.dead_letter import Kind, Message
 from schemas.dialects import derived_id
 from schemas.events import ID_CHARS_MAX, Event, EventType, Instant, Lane, encode, key, ms
@@ -32,27 +33,33 @@ _KEYWORDS = (("missing required", "required"), ("RFC3339", "format"), ("timezone
              ("enum", "enum"), ("range", "range"))
 
 
+Keys = tuple[bytes, ...]
+
+
 class Admitted(msgspec.Struct, frozen=True):
     """One record for the events topic. `whose`: the user's key under every name they may ever have had downstream, by which
-    the list of erasures is asked whether it may go there; `ts_ms`: the event's time."""
+    the list of erasures is asked whether it may go there; `beside`: the same of the ids that came with the user's, by their
+    fields; `ts_ms`: the event's time."""
 
     message_id: str
     key: bytes
     value: bytes
-    whose: tuple[bytes, ...]
+    whose: Keys
+    beside: dict[str, Keys]
     ts_ms: int
 
 
 class NotAdmitted(msgspec.Struct, frozen=True):
-    """Why an event is refused, and what of it to keep. `whose` and `ts_ms` as of what is admitted; the time of receipt where
-    the event's own cannot be read, 0 where it is of the past."""
+    """Why an event is refused, and what of it to keep. `whose`, `beside` and `ts_ms` as of what is admitted; the time of
+    receipt where the event's own cannot be read, 0 where it is of the past."""
 
     kind: Kind
     messages: tuple[Message, ...]
     payload: bytes
     message_id: str | None = None
     user: str = ""
-    whose: tuple[bytes, ...] = ()
+    whose: Keys = ()
+    beside: dict[str, Keys] = {}
     ts_ms: int = 0
 
 
@@ -219,10 +226,20 @@ def _wrong_id(event: dict[str, Any]) -> Complaint | None:
     return None
 
 
-def _whose(event: dict[str, Any], arrival: Arrival) -> tuple[bytes, ...]:
-    """Of an event whose ids are as they came: the keys of its user."""
-    user = next((one for name in ("userId", "anonymousId") if isinstance(one := event.get(name), str) and one), "")
-    return tuple(key(arrival.tenant, one) for one in arrival.privacy.names.names_of(arrival.tenant, user)) if user else ()
+def _whose(event: dict[str, Any], arrival: Arrival) -> tuple[Keys, dict[str, Keys]]:
+    """Of an event whose ids are as they came, texts or not: the keys of its user, and of the ids beside."""
+    texts = {name: text for name in USER_IDS if (text := id_text(event.get(name)))}
+    keys = {name: tuple(key(arrival.tenant, one) for one in arrival.privacy.names.names_of(arrival.tenant, text))
+            for name, text in texts.items()}  # fmt: skip
+    return keys.pop("userId", ()) or keys.pop("anonymousId", ()), keys
+
+
+def without(result: Admitted | NotAdmitted, names: Collection[str]) -> Admitted | NotAdmitted:
+    """The same with none of these ids beside the user's."""
+    what = "value" if isinstance(result, Admitted) else "payload"
+    said = msgspec.json.decode(getattr(result, what))
+    kept = msgspec.json.encode({name: value for name, value in said.items() if name not in names})
+    return msgspec.structs.replace(result, **{what: kept})
 
 
 def _said_ms(event: dict[str, Any], arrival: Arrival) -> int:
@@ -235,27 +252,35 @@ def _said_ms(event: dict[str, Any], arrival: Arrival) -> int:
     return ms(arrival.received_at) if arrival.history is None else 0
 
 
+def _unread(kind: Kind, said: Message, raw: bytes, arrival: Arrival) -> NotAdmitted:
+    """Of what was not looked through, addresses are told by their looks. Ids are not: where they are pseudonyms nothing of
+    it is kept."""
+    if arrival.privacy.pseudonyms:
+        return NotAdmitted(kind, (msgspec.structs.replace(said, message=said.message + WITHHELD),), b"")
+    return NotAdmitted(kind, (said,), arrival.privacy.without_addresses(raw))
+
+
 def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
     """Any bytes give a record or the reason why not; never an exception. With pseudonyms, what is kept of a refused event
     holds no raw id either."""
     withheld = arrival.privacy.pseudonyms
-    unread, why = (b"", WITHHELD) if withheld else (raw, "")
     if len(raw) > arrival.event_bytes_max:
         text = f"the event has {len(raw):,} bytes, at most {arrival.event_bytes_max:,} are taken"
-        return NotAdmitted("too_large", (Message(path="", keyword="maxBytes", message=text + why),), unread)
+        return _unread("too_large", Message(path="", keyword="maxBytes", message=text), raw, arrival)
     event: Any = None
     message_id: str | None = None  # as given; one drawn here would tell the client nothing
-    whose: tuple[bytes, ...] = ()
-    payload = unread
+    whose: Keys = ()
+    beside: dict[str, Keys] = {}
+    payload: bytes | None = None
     try:
         event = msgspec.json.decode(raw)
         if not isinstance(event, dict):
             raise Complaint("", "type", "an event is a JSON object")
         keyed = event.pop("writeKey", None) is not None  # a secret, which ends here
-        whose, message_id = _whose(event, arrival), _known(event, "messageId")
+        (whose, beside), message_id = _whose(event, arrival), _known(event, "messageId")
         wrong = _wrong_id(event) if withheld else None
-        if arrival.privacy.clean(event, arrival.tenant) or keyed or withheld:
-            payload = msgspec.json.encode(event)
+        changed = arrival.privacy.clean(event, arrival.tenant) or keyed or withheld
+        payload = msgspec.json.encode(event) if changed else raw
         if wrong is not None:
             raise wrong
         if raw.count(b"{") + raw.count(b"[") > DEPTH_MAX and depth(event) > DEPTH_MAX:
@@ -263,11 +288,11 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
         _stamp(event, arrival)
         typed = msgspec.convert(event, Event)
         _check(typed)
-        return Admitted(typed.message_id, key(arrival.tenant, typed.user), encode(event), whose, typed.ts_ms)
+        return Admitted(typed.message_id, key(arrival.tenant, typed.user), encode(event), whose, beside, typed.ts_ms)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, Complaint) as error:
-        ids = event if isinstance(event, dict) else {}
+        ids, said = event if isinstance(event, dict) else {}, complaint(error)
         user = _known(ids, "userId") or _known(ids, "anonymousId") or ""
-        said = complaint(error)
-        if not payload:
-            user, said = "", msgspec.structs.replace(said, message=said.message + why)
-        return NotAdmitted("undecodable", (said,), payload, message_id, user, whose, _said_ms(ids, arrival))
+        if payload is None:  # nor can it be read once more, to be kept without an id beside
+            return msgspec.structs.replace(_unread("undecodable", said, raw, arrival), message_id=message_id, whose=whose,
+                                           user="" if withheld else user, ts_ms=_said_ms(ids, arrival))  # fmt: skip
+        return NotAdmitted("undecodable", (said,), payload, message_id, user, whose, beside, _said_ms(ids, arrival))

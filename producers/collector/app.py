@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -29,7 +29,7 @@ from starlette.routing import Route
 
 from producers import dead_letters, tracker
 from producers.collector import openapi
-from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint
+from producers.collector.admission import Admitted, Arrival, NotAdmitted, admit, complaint, without
 from producers.collector.broker import Broker, Record, Unavailable
 from producers.collector.dialects import DIALECTS, Dialect
 from producers.collector.metrics import Metrics
@@ -241,9 +241,12 @@ class Collector:
         records, counted = [], []
         with self.tracing.sending(self._events, len(results)) as headers:
             for index, result in enumerate(results):
-                if any(self.erasures.covers(one, result.ts_ms) for one in result.whose):
+                if self._erased(result.whose, result.ts_ms):
                     counted.append("suppressed")  # the client is not told who is on the list; kept nowhere
-                elif isinstance(result, NotAdmitted):
+                    continue
+                if gone := [name for name, keys in result.beside.items() if self._erased(keys, result.ts_ms)]:
+                    result = without(result, gone)
+                if isinstance(result, NotAdmitted):
                     source = Source(topic=endpoint, partition=0, offset=index)
                     records.append(self._dead_letter(result, arrival, source, headers))
                     counted.append(result.messages[0].keyword)
@@ -253,6 +256,10 @@ class Collector:
             await self.broker.send(records)
         for one in counted:
             self.metrics.events.labels(one).inc()
+
+    def _erased(self, keys: Iterable[bytes], ts_ms: int) -> bool:
+        """Whether nothing may be taken of whoever has, or had, one of these keys."""
+        return any(self.erasures.covers(one, ts_ms) for one in keys)
 
     async def regulate(self, request: Request) -> Response:
         """`POST /v1/regulations`, with an admin key."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,33 @@ def test_the_same_id_has_one_pseudonym_a_tenant_and_key() -> None:
         Section.model_validate({"pseudonym_keys": ("short",)})
 
 
+BARE = '["at 203.0.113.77:8080", "2001:db8:1:2::5", "::1", "12:30:45.123", "1.2.3", "std::bad_alloc"'
+UNREAD = {
+    "no object": BARE + "]", "too large": json.dumps({"note": BARE + "x" * 33_000}),
+    "too deep": '{"event": "x", "ip": "203.0.113.77", "note": ' + '{"a":' * 700 + BARE + "]" + "}" * 701,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("unread", UNREAD.values(), ids=UNREAD)
+@pytest.mark.parametrize(("how", "v4", "v6"), [
+    ("truncate", "203.0.113.0", "2001:db8:1::"), ("drop", "", ""), ("keep", "203.0.113.77", "2001:db8:1:2::5")])
+def test_what_was_not_read_is_kept_without_the_ends_of_addresses(how: str, v4: str, v6: str, unread: str) -> None:
+    client, kafka = running(ip=how)
+    assert post(client, "/v1/batch", f'{{"batch": [{unread}]}}'.encode()).status_code == 400
+    (letter,) = kafka.dead_letters()
+    assert letter.payload.decode() == unread.replace("203.0.113.77", v4).replace("2001:db8:1:2::5", v6)
+
+
+@pytest.mark.parametrize("unit", ["1", ":", "a:", "1.", "::1 ", "1.1.1.1 ", "1:1:1:1 ", "\\n::", "2001:db8::5 "])
+def test_addresses_are_looked_for_in_time_that_grows_as_the_bytes_do(unit: str) -> None:
+    def took_s(size: int) -> float:
+        raw, began = unit.encode() * (size // len(unit)), time.process_time()
+        Privacy(Section()).without_addresses(raw)
+        return time.process_time() - began
+
+    assert took_s(400_000) < 50 * took_s(20_000) + 0.5, "a square would be 400 times as long"
+
+
 @pytest.mark.parametrize(("how", "given", "kept"), [
     ("truncate", "203.0.113.77", "203.0.113.0"), ("truncate", "2001:db8:1:2::5", "2001:db8:1::"), ("truncate", "home", None),
     ("truncate", 7, None), ("drop", "203.0.113.77", None), ("keep", "203.0.113.77", "203.0.113.77"),
@@ -138,6 +167,39 @@ def test_suppressed_users_events_are_answered_as_all_are_and_kept_nowhere() -> N
     _follow(client, kafka)
     after = EVENT | {"originalTimestamp": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()}  # not at once
     assert post(client, "/v1/track", after).status_code == 200 and len(kafka.sent("events")) == 2
+
+
+@pytest.mark.parametrize("keys", [(), (SECRET, OLD)], ids=["ids", "pseudonyms"])
+def test_an_erased_id_does_not_travel_beside_another_users(keys: tuple[str, ...]) -> None:
+    client, kafka = running(pseudonym_keys=keys)
+    asked(client, "POST", "/v1/regulations", {"regulationType": "DELETE_ONLY", "subjectIds": ["gone", "device"]})
+    _follow(client, kafka)
+    kafka.records.clear()
+    late = {"userId": "stays", "anonymousId": "device", "originalTimestamp": "2026-01-01T00:00:00Z"}
+    assert post(client, "/v1/track", EVENT | late).status_code == 200
+    assert post(client, "/v1/alias", late | {"previousId": "gone", "anonymousId": None}).status_code == 200
+    assert post(client, "/v1/track", EVENT | late | {"properties": 7}).status_code == 400
+    first, second = kafka.sent("events")
+    letter = msgspec.json.decode(kafka.dead_letters()[0].payload)
+    name = client.app.state.collector.privacy.ids_of("shop", "stays")[0]
+    for one in (first, second, letter):
+        assert one["userId"] == name and one.keys().isdisjoint({"anonymousId", "previousId"})
+    assert second["type"] == "alias" and letter["properties"] == 7, "nothing else is changed"
+    soon = late | {"originalTimestamp": (datetime.now(UTC) + timedelta(seconds=1)).isoformat()}
+    assert post(client, "/v1/track", EVENT | soon).status_code == 200
+    (device, *_) = client.app.state.collector.privacy.ids_of("shop", "device")
+    assert kafka.sent("events")[-1]["anonymousId"] == device, "a shared device is used on"
+
+
+@pytest.mark.parametrize("keys", [(), (SECRET,)], ids=["ids", "pseudonyms"])
+@pytest.mark.parametrize("name", ["userId", "anonymousId"])
+def test_an_id_that_is_a_number_is_told_too_so_that_not_even_a_dead_letter_is_kept(name: str, keys: tuple[str, ...]) -> None:
+    client, kafka = running(pseudonym_keys=keys)
+    asked(client, "POST", "/v1/regulations", {"regulationType": "SUPPRESS_WITH_DELETE", "subjectIds": ["4711"]})
+    _follow(client, kafka)
+    for ident in (4711, 47110):
+        assert post(client, "/v1/track", {"event": "x", name: ident}).status_code == 400
+    assert len(kafka.dead_letters()) == 1, "the other's alone"
 
 
 def test_the_receipt_can_be_asked_for_by_its_tenant_only() -> None:
