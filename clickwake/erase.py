@@ -21,6 +21,8 @@ from stream.adapters import signing
 from stream.erasure import search
 from stream.settings import Settings, load
 
+ASK_AGAIN = ("something is left: ask again with `clickwake erase`; where ids are pseudonyms, with `--as-is` for what is "
+             "under the id itself")  # fmt: skip
 EXIT_LEFT = 1  # something is left, or the receipt did not come in time
 _errors = Console(stderr=True)
 
@@ -114,5 +116,5 @@ def verify(tenant: str, ids: Sequence[str], *, as_json: bool) -> int:
         for one in found:
             gone = f"gone by {one.until:%Y-%m-%d}" if one.until else "LEFT"
             typer.echo(f"{one.place}: {one.records} records, {gone}")
-        typer.echo("nothing else is left" if not left else "something is left: ask again with `clickwake erase`")
+        typer.echo("nothing else is left" if not left else ASK_AGAIN)
     return EXIT_LEFT if left else 0

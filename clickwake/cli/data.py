@@ -31,9 +31,11 @@ def erase(
 
     if sum((suppress, lift, verify)) > 1:
         raise typer.BadParameter("--suppress, --lift and --verify exclude each other")
-    users = [user] if as_is else Privacy(load().privacy).ids_of(tenant, user)
-    if verify:
-        raise typer.Exit(erasure.verify(tenant, users, as_json=as_json))
+    privacy = Privacy(load().privacy)
+    if verify:  # the id itself too: what an import has written is under that
+        names = [user] if as_is else privacy.names.names_of(tenant, user)
+        raise typer.Exit(erasure.verify(tenant, names, as_json=as_json))
+    users = [user] if as_is else privacy.ids_of(tenant, user)
     raise typer.Exit(erasure.run(tenant, users, suppress=suppress, lift=lift, timeout_s=timeout, as_json=as_json))
 
 

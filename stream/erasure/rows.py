@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import NamedTuple
@@ -15,10 +16,13 @@ from schemas.events import ms
 from stream.adapters import clickhouse
 from stream.settings import Settings
 
-_LETTER = """(JSONExtractString(payload, 'userId') IN {ids:Array(String)}
-    OR JSONExtractString(payload, 'anonymousId') IN {ids:Array(String)}
-    OR JSONExtractString(payload, 'previousId') IN {ids:Array(String)}
-    OR (NOT isValidJSON(payload) AND arrayExists(one -> position(payload, one) > 0, {quoted:Array(String)})))"""
+HOLDS = """(arrayExists(one -> position(x, one) > 0, {quoted:Array(String)})
+    OR arrayExists(one -> match(x, one), {numbers:Array(String)}))"""  # a text `x`, whatever it is
+_FIELDS = ("userId", "anonymousId", "previousId", "user_id", "anonymous_id", "previous_id")  # refused things may be misnamed
+_STANDS = " OR ".join(f"{read}(payload, '{field}') IN {{ids:Array(String)}}" for field in _FIELDS
+                      for read in ("JSONExtractString", "JSONExtractRaw"))  # raw, numbers have no quotes, and texts do
+_LETTER = f"({_STANDS} OR (NOT isValidJSON(payload) AND arrayExists(x -> {HOLDS}, [payload])))"
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 
 class About(NamedTuple):
@@ -50,6 +54,17 @@ def quoted(ids: Sequence[str]) -> list[str]:
     return [msgspec.json.encode(one).decode() for one in ids]
 
 
+def numbers(ids: Iterable[str]) -> list[str]:
+    """Patterns, Python's and the server's, of those ids that may stand as numbers in JSON: by the names of ids, since a
+    number alone is part of everything.
+
+    >>> [bool(re.search(numbers(["4711"])[0], text)) for text in ('{"userId": 4711}', '{"user_id":47110}', '{"price":4711}')]
+    [True, False, False]
+    """
+    return [rf'"(user|anonymous|previous)(Id|_id)"\s*:\s*{re.escape(one)}([\s,}}\]]|$)'
+            for one in ids if _NUMBER.fullmatch(one)]  # fmt: skip
+
+
 class Rows:
     """One request's part in ClickHouse. Each method opens its own connection: minutes may lie between them."""
 
@@ -73,7 +88,7 @@ class Rows:
         """Rewrite the parts that hold rows of these ids without them; returns once that is done on disk."""
         with closing(clickhouse.open_client(self._settings)) as client:
             done = [self._delete(client, table, about, ids) for table, about in ABOUT.items()]
-            others = "tenant = {tenant:String} AND anonymous_id IN {ids:Array(String)}"  # the device of another user's event
+            others = self._where(About("anonymous_id IN {ids:Array(String)}", "timestamp"))  # the device of another's event
             if self._count(client, "events", others, ids):
                 self._mutate(client, f"events UPDATE anonymous_id = '' WHERE {others}", ids)
         return done
@@ -95,7 +110,7 @@ class Rows:
         return f"tenant = {{tenant:String}} AND {about.which}{bound}"
 
     def _parameters(self, ids: Sequence[str]) -> dict[str, object]:
-        known: dict[str, object] = {"tenant": self._tenant, "ids": list(ids), "quoted": quoted(ids)}
+        known: dict[str, object] = {"tenant": self._tenant, "ids": list(ids), "quoted": quoted(ids), "numbers": numbers(ids)}
         return known if self._until is None else known | {"until_ms": ms(self._until)}
 
     def _count(self, client: Client, table: str, where: str, ids: Sequence[str]) -> int:

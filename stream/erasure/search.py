@@ -1,31 +1,40 @@
 """Is anything left of a user? Looks for the id's bytes in every store, whatever is said to have been done there.
 
-Looked for is the id as it stands in keys (`tenant/id`), in JSON (`"id"`) and in MessagePack (with its length), not its bare
-characters: an id such as 12 is part of everything. In ClickHouse, also whole values.
+Looked for is the id as it stands in keys (`tenant/id`), in JSON (`"id"`, or a number called an id) and in MessagePack (with
+its length), not its bare characters: an id such as 12 is part of everything. In ClickHouse, also whole values; in dead
+letters, also what was refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from rocksdict import AccessType, Options, Rdict
 
 from schemas import topics
+from schemas.dead_letter import DeadLetter
+from schemas.erasure import Receipt, decode, subject
 from schemas.events import key
 from schemas.topics import Topic
+from schemas.unreadable import UNREADABLE
 from stream.adapters import clickhouse
+from stream.adapters.global_reader import readable
 from stream.adapters.kafka_clients import admin_arguments
 from stream.erasure.eraser import until
-from stream.erasure.rows import quoted
+from stream.erasure.rows import HOLDS, numbers, quoted
 from stream.settings import Settings
 
 FILES_NOT_SEARCHED = ("kafka", "clickhouse", "state")  # by their own ways
 VOCABULARIES = "models/text/*/tokenizer.json"  # words of a public model; a user called as one of them is not in there
 CHUNK_BYTES = 1 << 20
+NO_RECEIPTS: Mapping[str, int] = {}
+BETWEEN_BYTES_MAX = 64  # of a number's name and the blanks before it
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,57 +45,111 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     until: datetime | None = None
 
 
-class Needles:
+class Needle:
     """What an id looks like where it is kept."""
+
+    def __init__(self, tenant: str, ident: str) -> None:
+        self.ident, self.key = ident, key(tenant, ident)
+        self.texts = (*(text.encode() for text in quoted([ident])), msgspec.msgpack.encode(ident))
+        self.number = [re.compile(one.encode()) for one in numbers([ident])]
+
+    def of(self, record_key: bytes | None, value: bytes) -> bool:
+        """Whether a record names it."""
+        return record_key in (self.key, b"#due/" + self.key) or self.inside(value)
+
+    def inside(self, value: bytes) -> bool:
+        return any(one in value for one in self.texts) or any(one.search(value) for one in self.number)
+
+
+class Needles:
+    """All ids that are looked for."""
 
     def __init__(self, tenant: str, ids: Sequence[str]) -> None:
         self.tenant, self.ids = tenant, list(ids)
-        self.keys = [key(tenant, one) for one in ids]
-        self.inside = [text.encode() for text in quoted(ids)] + [msgspec.msgpack.encode(one) for one in ids]
+        self._all = [Needle(tenant, one) for one in ids]
+        self.bytes_max = max(len(one) for needle in self._all for one in (needle.key, *needle.texts)) + BETWEEN_BYTES_MAX
 
-    def in_key(self, record_key: bytes | None) -> bool:
-        return record_key is not None and any(record_key in (one, b"#due/" + one) for one in self.keys)
+    def of(self, record_key: bytes | None, value: bytes | None) -> list[str]:
+        """Which ids a record names; none does a tombstone."""
+        return [] if value is None else [one.ident for one in self._all if one.of(record_key, value)]
 
-    def in_value(self, value: bytes | None) -> bool:
-        return value is not None and any(one in value for one in self.inside)
+    def anywhere(self, piece: bytes) -> bool:
+        """Whether a piece of a file names any."""
+        return any(one.key in piece or one.inside(piece) for one in self._all)
 
 
 def everywhere(settings: Settings, tenant: str, ids: Sequence[str]) -> Iterator[Found]:
-    """Every place where something is found, as it is found. Reads all topics, tables and local files once."""
+    """Every place where something is found, as it is found. Reads all topics, tables and local files once, and before that
+    who was erased when."""
     needles = Needles(tenant, ids)
+    done = receipts(records(settings, topics.ERASURES), needles)
     for topic in topics.TOPICS:
-        yield from in_topic(settings, topic, needles)
+        yield from in_topic(settings, topic, needles, done)
     yield from in_clickhouse(settings, needles)
     yield from in_stores(settings.state_dir, needles)
     yield from in_files(settings.home, needles)
 
 
-def in_topic(settings: Settings, topic: Topic, needles: Needles) -> Iterator[Found]:
-    """The last record of each key on a compacted topic, and apart from those what waits for compaction or retention."""
+def records(settings: Settings, topic: Topic) -> Iterator[Any]:
+    """Everything that is on a topic now, in the order of each partition."""
     from kafka import KafkaConsumer, TopicPartition
 
     name = topic.name(settings.kafka.topic_prefix)
     consumer = KafkaConsumer(**admin_arguments(settings), group_id=None, enable_auto_commit=False)
-    last: dict[bytes, bool] = {}
-    hits = 0
     try:
         tps = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
         consumer.assign(tps)
         consumer.seek_to_beginning(*tps)
         ends = consumer.end_offsets(tps)
         while any(consumer.position(tp) < ends[tp] for tp in tps):
-            for record in (one for some in consumer.poll(timeout_ms=1_000).values() for one in some):
-                hit = record.value is not None and (needles.in_key(record.key) or needles.in_value(record.value))
-                hits += hit
-                if topic.cleanup == "compact":
-                    last[record.key or b""] = hit
+            for some in consumer.poll(timeout_ms=1_000).values():
+                yield from some
     finally:
         consumer.close()
-    current = sum(last.values())
+
+
+def receipts(erasures: Iterable[Any], needles: Needles) -> dict[str, int]:
+    """When the newest receipt of each id was written, ms, from the list's records. By the broker's clock, as the time of any
+    record is."""
+    whose = {subject(key(needles.tenant, one)).decode().rpartition("/")[2]: one for one in needles.ids}
+    found: dict[str, int] = {}
+    for at_ms, erasure in readable((one for one in erasures if one.value), lambda one: (one.timestamp, decode(one.value))):
+        if erasure.receipt is not None and erasure.tenant == needles.tenant:
+            for one in msgspec.json.decode(erasure.receipt, type=Receipt).subjects:
+                if one in whose:
+                    found[whose[one]] = max(at_ms, found.get(whose[one], 0))
+    return found
+
+
+def in_topic(settings: Settings, topic: Topic, needles: Needles, done: Mapping[str, int] = NO_RECEIPTS) -> Iterator[Found]:
+    """The last record of each key on a compacted topic; on others what was written after the last receipt (`done`: id → ms),
+    or without one. Apart from those, what waits for compaction or retention."""
+    last: dict[bytes, bool] = {}
+    hits = newer = 0
+    for record in records(settings, topic):
+        found = needles.of(record.key, _said(topic, record.value))
+        hits += bool(found)
+        if topic.cleanup == "compact":
+            last[record.key or b""] = bool(found)
+        else:
+            newer += any(record.timestamp > done.get(one, 0) for one in found)
+    name, current = topic.name(settings.kafka.topic_prefix), sum(last.values())
     if current:
         yield Found(place=f"Kafka {name}", records=current)
-    if hits > current:
-        yield Found(place=f"Kafka {name}, older records", records=hits - current, until=until(topic, datetime.now(UTC)))
+    if newer:
+        yield Found(place=f"Kafka {name}, newer than any receipt", records=newer)
+    if older := hits - current - newer:
+        yield Found(place=f"Kafka {name}, older records", records=older, until=until(topic, datetime.now(UTC)))
+
+
+def _said(topic: Topic, value: bytes | None) -> bytes | None:
+    """A record's value; a dead letter's with what was refused, which is base64 in it."""
+    if topic is not topics.DEAD_LETTERS or value is None:
+        return value
+    try:
+        return value + msgspec.json.decode(value, type=DeadLetter).payload
+    except UNREADABLE:
+        return value  # whatever it is, it is searched as it stands
 
 
 def in_clickhouse(settings: Settings, needles: Needles) -> Iterator[Found]:
@@ -102,14 +165,15 @@ def in_clickhouse(settings: Settings, needles: Needles) -> Iterator[Found]:
             sql = f"SELECT count() FROM `{table}` WHERE {where}"  # noqa: S608  # names are the server's own
             if any(name == "tenant" for name, _ in found):
                 sql = f"SELECT count() FROM `{table}` WHERE tenant = {{tenant:String}} AND ({where})"  # noqa: S608
-            parameters = {"tenant": needles.tenant, "ids": needles.ids, "quoted": quoted(needles.ids)}
+            parameters = {"tenant": needles.tenant, "ids": needles.ids, "quoted": quoted(needles.ids),
+                          "numbers": numbers(needles.ids)}  # fmt: skip
             count = int(client.query(sql, parameters=parameters).result_rows[0][0])
             if count:
                 yield Found(place=f"ClickHouse {table}", records=count)
 
 
 def _holds(name: str, kind: str) -> str:
-    one = "(x IN {ids:Array(String)} OR arrayExists(q -> position(x, q) > 0, {quoted:Array(String)}))"
+    one = f"(x IN {{ids:Array(String)}} OR {HOLDS})"
     if kind.startswith("Array"):
         return f"arrayExists(x -> {one}, `{name}`)"
     return f"arrayExists(x -> {one}, [toString(`{name}`)])"
@@ -121,7 +185,7 @@ def in_stores(folder: Path, needles: Needles) -> Iterator[Found]:
         options = Options(raw_mode=True)
         db = Rdict(str(path), options, access_type=AccessType.read_only(False), column_families={"meta": options})
         try:
-            hits = sum(1 for name, value in db.items() if needles.in_key(name) or needles.in_value(value))
+            hits = sum(1 for name, value in db.items() if needles.of(name, value))
         finally:
             db.close()
         if hits:
@@ -130,22 +194,20 @@ def in_stores(folder: Path, needles: Needles) -> Iterator[Found]:
 
 def in_files(home: Path, needles: Needles) -> Iterator[Found]:
     """Logs, checkpoints and whatever else lies in the home."""
-    wanted = [*needles.keys, *needles.inside]
     for path in sorted(home.rglob("*")):
         within = path.relative_to(home)
         if not path.is_file() or within.parts[0] in FILES_NOT_SEARCHED or within.match(VOCABULARIES):
             continue
-        if _names(path, wanted):
+        if _names(path, needles):
             yield Found(place=str(path), records=1)
 
 
-def _names(path: Path, wanted: Sequence[bytes]) -> bool:
-    overlap = max(len(one) for one in wanted)
+def _names(path: Path, needles: Needles) -> bool:
     before = b""
     with path.open("rb") as file:
         while piece := file.read(CHUNK_BYTES):
-            if any(one in before + piece for one in wanted):
+            if needles.anywhere(before + piece):
                 return True
-            before = piece[-overlap:]
+            before = piece[-needles.bytes_max :]
     return False
 

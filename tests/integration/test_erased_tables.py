@@ -118,6 +118,26 @@ def test_there_is_no_table_about_people_that_an_erasure_passes_over(erased: Eras
     assert {table for (table,) in tables} | {"dead_letters"} == ABOUT.keys() == FILLED.keys()
 
 
+LETTERS = [b'{"userId": 4711, "event": "x"}', b'{"previousId":4711}', b'{"userId": "4711"}', b'{"user_id": "4711"}',
+           b'{"anonymousId": 4711, "event": ']  # fmt: skip
+OTHERS = [b'{"userId": 47110}', b'{"price": 4711}', b'{"userId": 47110, "price": 4711, ', b'{"userId": null}']
+
+
+def test_a_letter_goes_whose_id_is_a_number_and_no_other(erased: Erased) -> None:
+    """As it was refused for: what an id is compared with has no quotes then."""
+    plain = msgspec.json.decode(FORMS["dead-letter.json"].write(FORMS["dead-letter.json"].sample))
+    found = [plain | {"payload": base64.b64encode(one).decode(), "dead_letter_id": f"number-{at}",
+                      "first_seen": BEFORE.isoformat()}
+             for at, one in enumerate(LETTERS + OTHERS)]  # fmt: skip
+    erased.database.store(on(topics.DEAD_LETTERS, found, 1_000))
+    rows = Rows(erased.settings, "shop", ASKED_AT, suppress=False)
+    assert rows.left(["4711"]) == len(LETTERS)
+    rows.delete(["4711"])
+    left = erased.database.rows("SELECT payload FROM dead_letters WHERE dead_letter_id LIKE 'number-%'")
+    assert rows.left(["4711"]) == 0 and {payload.encode() for (payload,) in left} == {*OTHERS}
+    assert list(search.in_clickhouse(erased.settings, search.Needles("shop", ["4711"]))) == []
+
+
 def test_training_learns_from_nobody_who_was_erased_and_nothing_of_a_suppressed_one_is_left(erased: Erased) -> None:
     assert erased.learned_before == {GONE, STAYS}
     assert learned(erased.settings) == {GONE, STAYS}, "who came back is a new customer"

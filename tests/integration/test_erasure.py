@@ -84,14 +84,19 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
         assert signing.check(done["receipt"].encode(), done["signature"].encode(), signing.trusted(settings.models),
                              signing.RECEIPT)  # fmt: skip
 
+        for one in (GONE, DEVICE):
+            code, found = say(one, "--verify")
+            assert code == 0 and all(place["until"] for place in found["found"]), found
+
         produce_events(settings, late)
         until(lambda: "v2" in _ids(settings), 60, "the neighbour's next event stored")
         assert rows(settings) == [STAYS, STAYS] and set(rows(settings, "recommendations")) == {STAYS}
         until(lambda: stored_states(settings)[f"t/{STAYS}".encode()].events == 2, 30, "the neighbour's next event folded")
         assert set(stored_states(settings)) == {f"t/{STAYS}".encode()}
-        for one in (GONE, DEVICE):
-            code, found = say(one, "--verify")
-            assert code == 0 and all(place["until"] for place in found["found"]), found
+        code, found = say(GONE, "--verify")
+        left = [one for one in found["found"] if not one["until"]]
+        assert code == 1 and [one["place"].partition(", ")[2] for one in left] == ["newer than any receipt"], left
+        assert say(DEVICE, "--verify")[0] == 0, "the late one is nowhere but where an import has put it"
         produce_events(settings, [event(user=GONE, ts_ms=now_ms(), id="again")])
         until(lambda: GONE in rows(settings), 60, "who comes back afterwards is a new customer")
     assert _erasures(settings)[subject(f"t/{GONE}".encode())].user_id is None

@@ -1,0 +1,121 @@
+"""What the search says that shows whether anything is left of a user: what goes by itself, and what does not."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+from typer.testing import CliRunner
+
+from clickwake import erase as commands
+from clickwake.cli import app
+from producers.dead_letters import dead_letter, encode
+from schemas import topics
+from schemas.dead_letter import Source
+from schemas.erasure import Erasure, Receipt, subject
+from schemas.events import key
+from stream.erasure import search
+from stream.pseudonyms import pseudonym
+from stream.settings import Settings
+from tests.support.fakes import T0_MS, event
+from tests.support.kafka_python import on_topics
+
+AT = datetime.fromtimestamp(T0_MS / 1_000, UTC)
+GONE, DEVICE = "gone", "their-device"
+DONE_MS = T0_MS + 60_000
+
+
+class Record(NamedTuple):
+    key: bytes | None
+    value: bytes | None
+    timestamp: int = T0_MS
+    topic: str = ""
+    partition: int = 0
+    offset: int = 0
+
+
+def said(user: str, at_ms: int, **more: Any) -> Record:
+    return Record(b"", msgspec.json.encode(event(user=user, **more)), at_ms)
+
+
+def receipt(*ids: str, tenant: str = "t", at_ms: int = DONE_MS) -> Record:
+    subjects = [subject(key(tenant, one)).decode() for one in ids]
+    text = msgspec.json.encode(Receipt(erasure_id="e", tenant=tenant, requested_at=AT, done_at=AT, done=(),
+                                       subjects=tuple(one.rpartition("/")[2] for one in subjects))).decode()  # fmt: skip
+    done = Erasure(erasure_id="e", tenant=tenant, requested_at=AT, receipt=text)
+    return Record(subjects[0].encode(), msgspec.json.encode(done), at_ms)
+
+
+def found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, ids: list[str], **records: list[Record]
+) -> dict[str, tuple[int, bool]]:
+    """Places on topics: how many records there, and whether they go by themselves."""
+    on_topics(monkeypatch, {f"clickwake.{name.replace('_', '-')}.v1": some for name, some in records.items()})
+    monkeypatch.setattr(search, "in_clickhouse", lambda *_: iter(()))
+    return {one.place: (one.records, one.until is not None) for one in search.everywhere(Settings(home=tmp_path), "t", ids)}
+
+
+def test_what_was_written_after_the_receipt_does_not_go_by_the_day_that_the_receipt_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    events = [said(GONE, T0_MS), said(GONE, DONE_MS), said("v", DONE_MS + 5), said("v", T0_MS, anonymousId=DEVICE)]
+    listed = [receipt(GONE, at_ms=T0_MS - 9), receipt(GONE, DEVICE), receipt(GONE, tenant="other", at_ms=DONE_MS + 99),
+              Record(b"t/x", b"{"), Record(b"t/y", None)]  # fmt: skip
+    place = f"Kafka {topics.EVENTS.name('clickwake')}"
+    clean = found(monkeypatch, tmp_path, [GONE, DEVICE], events=events, erasures=listed)
+    assert clean == {f"{place}, older records": (3, True)}
+    late = [*events, said(GONE, DONE_MS + 1), said("v", DONE_MS + 1, previousId=DEVICE)]
+    left = found(monkeypatch, tmp_path, [GONE, DEVICE], events=late, erasures=listed)
+    assert left == clean | {f"{place}, newer than any receipt": (2, False)}
+
+
+def test_what_nobody_was_asked_to_erase_is_left_on_every_topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """With pseudonyms, the id itself is among what is looked for: it may have come by an import."""
+    events, named = [said(GONE, T0_MS), said("pn", T0_MS)], ["pn", GONE]
+    left = found(monkeypatch, tmp_path, named, events=events, erasures=[receipt("pn")])
+    place = f"Kafka {topics.EVENTS.name('clickwake')}"
+    assert left == {f"{place}, newer than any receipt": (1, False), f"{place}, older records": (1, True)}
+
+
+def test_a_dead_letter_is_searched_for_what_was_refused_also_by_numbers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(payload: bytes) -> Record:
+        return Record(b"t/", encode(dead_letter(tenant="t", kind="undecodable", messages=(), payload=payload, at=AT,
+                                                source=Source(topic="x", partition=0, offset=0))))  # fmt: skip
+
+    letters = [refused(b'{"userId": 4711, "event": "x"}'), refused(b'{"anonymousId":4711}'), refused(b'{"userId": "4711"'),
+               refused(b'{"userId": 47110, "price": 4711}'), Record(b"t/", b"\xff")]  # fmt: skip
+    found_here = found(monkeypatch, tmp_path, ["4711"], dead_letters=letters, erasures=[receipt("4711")])
+    assert found_here == {f"Kafka {topics.DEAD_LETTERS.name('clickwake')}, older records": (3, True)}
+
+
+def test_a_number_is_found_in_a_file_also_where_two_pieces_of_it_meet(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(search, "CHUNK_BYTES", 128)
+    for at in range(100, 160):
+        (tmp_path / f"{at}.log").write_text("x" * at + '"userId": 4711' + ", " * 100)
+    (tmp_path / "other").write_text('"product_id": 4711, "userId": 47110, "userId": 14711')
+    assert len(list(search.in_files(tmp_path, search.Needles("t", ["4711"])))) == 60
+
+
+@pytest.mark.parametrize(("arguments", "names"), [([], ["old", "new", GONE]), (["--as-is"], [GONE])])
+def test_everything_is_looked_for_that_a_user_may_be_called(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], names: list[str]
+) -> None:
+    keys = {"new": "n" * 32, "old": "o" * 32}
+    monkeypatch.setenv("CLICKWAKE_PRIVACY__PSEUDONYM_KEYS", msgspec.json.encode([*keys.values()]).decode())
+    asked = []
+
+    def verify(tenant: str, ids: list[str], *, as_json: bool) -> int:
+        asked.append((tenant, set(ids)))
+        return 0
+
+    monkeypatch.setattr(commands, "verify", verify)
+    assert CliRunner().invoke(app, ["erase", GONE, "--tenant", "t", "--verify", *arguments]).exit_code == 0
+    called = {pseudonym(keys[one].encode(), "t", GONE) if one in keys else one for one in names}
+    assert asked == [("t", called)]
