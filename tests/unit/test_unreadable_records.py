@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from clickwake import dead_letters
+from producers.dead_letters import dead_letter
 from schemas import topics
 from schemas.catalog import Item, ItemVector
+from schemas.dead_letter import Source
 from schemas.erasure import Erasure
 from schemas.offers import POSITIONS_KEY, OfferTotals, PlacementTotals, Positions, UserOffers
 from schemas.opinions import Opinion
@@ -36,6 +39,7 @@ from stream.insights import Tracker
 from stream.outbox import utc
 from stream.settings import Personalize, Settings
 from tests.support.fakes import T0_MS, FakeErasures
+from tests.support.kafka_python import on_topics
 from tests.unit.test_personalize import IDENTITY, Bench
 from workers import offers as offers_worker
 from workers.catalog import Known
@@ -212,6 +216,18 @@ def test_a_release_that_was_taken_last_and_cannot_be_read_is_none(readers: Servi
     for raw in damaged(msgspec.json.encode({"reason": MARK})):
         readers.releases._memo.write_bytes(raw)
         assert readers.releases._last_taken() is None
+
+
+def test_a_dead_letter_that_cannot_be_read_keeps_no_other_from_being_mended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    letter = dead_letter(tenant="t", kind="undecodable", messages=(), payload=b"{}", at=AT,
+                         source=Source(topic=MARK, partition=0, offset=0))  # fmt: skip
+    records = [one._replace(offset=at) for at, one in enumerate(around(b"t/u", msgspec.json.encode(letter)))]
+    on_topics(monkeypatch, {topics.DEAD_LETTERS.name("clickwake"): records})
+    assert dead_letters.read(Settings()) == [letter]
+    said = capsys.readouterr().err
+    assert "a topic[0]: the record at offset 1 is left out" in said and said.count("left out") == len(records) - 1
 
 
 def test_a_record_that_is_left_out_is_named(caplog: pytest.LogCaptureFixture) -> None:
