@@ -76,14 +76,20 @@ def safe(row: dict[str, Any], k: int) -> dict[str, Any] | None:
     ({'item': 'a', 'people': 40, 'buyers': 12}, None)
     >>> safe({"item": "a", "people": 40, "buyers": 3}, 10), safe({"item": "a", "people": 40, "buyers": 35}, 10)
     ({'item': 'a', 'people': 40, 'buyers': None}, {'item': 'a', 'people': 40, 'buyers': None})
+    >>> safe({"day": 1, "people": 90, "adding": 30, "buyers": 29}, 10)  # one who added and did not buy, if buyers did add
+    {'day': 1, 'people': 90, 'adding': 30, 'buyers': None}
     """
     people, inside = row[PEOPLE], False
     if people < k:
         return None
-    kept = {}
+    kept: dict[str, Any] = {}
+    shown: list[int] = []  # figures of people within the row
     for name, value in row.items():
-        hidden = inside and not (k <= value <= people - k)  # also zero: that nobody did is about all of them
-        kept[name] = None if hidden else value
+        # also zero: that nobody did is about all of them; but of two figures alike neither tells more than the other
+        tells = inside and not (k <= value <= people - k and all(abs(value - one) >= k or value == one for one in shown))
+        kept[name] = None if tells else value
+        if inside and not tells:
+            shown.append(value)
         inside = inside or name == PEOPLE
     return kept
 

@@ -25,9 +25,10 @@ def test_no_figure_is_about_few(people: int, shares: list[float], k: int) -> Non
     row = {"item": "i", "people": people} | {f"part{n}": int(share * people) for n, share in enumerate(shares)}
     kept = safe(row, k)
     assert (kept is None) == (people < k)
-    for name, value in (kept or {}).items():
-        if name.startswith("part") and value is not None:
-            assert k <= value <= people - k
+    shown = [value for name, value in (kept or {}).items() if name.startswith("part") and value is not None]
+    for value in shown:
+        assert k <= value <= people - k
+        assert all(value == other or abs(value - other) >= k for other in shown)
 
 
 def test_rows_of_few_people_are_left_out(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
