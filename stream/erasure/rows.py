@@ -22,7 +22,7 @@ _FIELDS = ("userId", "anonymousId", "previousId", "user_id", "anonymous_id", "pr
 _STANDS = " OR ".join(f"{read}(payload, '{field}') IN {{ids:Array(String)}}" for field in _FIELDS
                       for read in ("JSONExtractString", "JSONExtractRaw"))  # raw, numbers have no quotes, and texts do
 _LETTER = f"({_STANDS} OR (NOT isValidJSON(payload) AND arrayExists(x -> {HOLDS}, [payload])))"
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile("-?[0-9]+([.][0-9]+)?")
 
 
 class About(NamedTuple):
@@ -61,7 +61,7 @@ def numbers(ids: Iterable[str]) -> list[str]:
     >>> [bool(re.search(numbers(["4711"])[0], text)) for text in ('{"userId": 4711}', '{"user_id":47110}', '{"price":4711}')]
     [True, False, False]
     """
-    return [rf'"(user|anonymous|previous)(Id|_id)"\s*:\s*{re.escape(one)}([\s,}}\]]|$)'
+    return [f'"(user|anonymous|previous)(Id|_id)" *: *{one.replace(".", "[.]")}([^0-9.eE]|$)'
             for one in ids if _NUMBER.fullmatch(one)]  # fmt: skip
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from clickwake import dead_letters as commands
 from clickwake.dead_letters import tried
 from producers import dead_letters, repair
 from producers.collector.admission import Arrival, NotAdmitted, admit
@@ -16,6 +18,8 @@ from producers.repair import Cause, Change
 from schemas.dead_letter import DeadLetter, Message, Source
 from schemas.events import Event
 from stream.settings import Personalize, Settings
+from stream.sink.message_ids import MessageIds
+from tests.support.database import SETTINGS
 from tests.unit.test_personalize import Bench
 
 AT = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
@@ -36,6 +40,17 @@ def letter(payload: dict[str, Any] | bytes, offset: int = 0) -> DeadLetter:
 
 def changed(**fields: Any) -> dict[str, Any]:
     return GOOD | fields
+
+
+def test_an_event_without_consent_counts_as_sent_again_under_the_hash_of_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, third = (letter(changed(messageId=ident, properties=7)) for ident in ("m1", "m2", "m3"))
+    stored = ["m1", MessageIds(SETTINGS)("shop", "m2")]
+
+    def query(sql: str, parameters: dict[str, list[str]]) -> SimpleNamespace:
+        return SimpleNamespace(result_rows=[(one,) for one in parameters["ids"] if one in stored])
+
+    monkeypatch.setattr(commands.query, "connected", lambda _: SimpleNamespace(query=query, close=lambda: None))
+    assert commands.sent_again(SETTINGS, [first, second, third]) == {first.dead_letter_id, second.dead_letter_id}
 
 
 @pytest.mark.parametrize(("payload", "fix"), [

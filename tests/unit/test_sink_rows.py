@@ -117,6 +117,16 @@ def test_what_is_kept_without_a_user_is_joined_to_nobody_by_its_id_or_its_time()
     assert other["message_id"] != row["message_id"]
 
 
+def test_an_import_is_counted_by_its_data_set_all_the_same() -> None:
+    def stored(ident: str, lane: str) -> str:
+        return str(tables(to_rows(record(event(messageId=ident, lane=lane, context=REFUSED))))[0][1]["message_id"])
+
+    name, row = stored("online-retail:7", "import").split(":")
+    assert name == "online-retail" and row.isdecimal() and row != "7"
+    assert stored("online-retail:8", "import").split(":")[1] != row
+    assert stored("ann:7", "live") == hashed("shop", "ann:7"), "a client of one's own may call its events by its user"
+
+
 def of(home: Path, message_key: str | None = None, *pseudonym_keys: str) -> str:
     privacy = Privacy.model_validate({"message_key": message_key, "pseudonym_keys": pseudonym_keys})
     return MessageIds(Settings(home=home, privacy=privacy))("shop", "m-1")
