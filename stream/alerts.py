@@ -80,7 +80,8 @@ class AlertDesk:
             self._clear(part, key, curve, serving, outbox)
         if due_ms and state.alert.cleared_ts_ms:
             due_ms = max(due_ms, state.alert.cleared_ts_ms + round(policy.cooldown_days * DAY_MS))
-        if 0 < due_ms <= part.meta.clock_ms and part.meta.live_since_ms and cause != "live":
+        news = cause == "live" or state.alert.raised  # what stands was said already, and is taken back when they return
+        if 0 < due_ms <= part.meta.clock_ms and part.meta.live_since_ms and not news:
             if cause == "import" or state.last_ts_ms < part.meta.live_since_ms:
                 state.alert = Alert(raised=True, silenced=True, raised_ts_ms=part.meta.clock_ms)
             else:

@@ -314,14 +314,40 @@ async def test_silence_raises_an_alert_in_event_time_and_a_return_clears_it() ->
     assert [alert["state"] for alert in bench.outputs.values("churn-alerts")] == ["raised", "cleared"]
 
 
+def back_within_a_day(features: Any) -> Any:
+    """Survival (B, E) of users who come back within a day, or not for long."""
+    return np.tile(np.minimum(EDGES, 1).astype(np.float32) * -2.0 - 1e-4 * EDGES.astype(np.float32), (len(features), 1))
+
+
+@pytest.mark.parametrize("since", ["a look at everybody anew", "an event of the past"])
+async def test_an_alert_that_was_said_of_imported_history_is_taken_back_however_often_it_is_looked_at(since: str) -> None:
+    models = FakeModels()
+    models.survival = back_within_a_day  # type: ignore[method-assign]
+    bench = Bench(models)
+    await bench.feed(event(ts_ms=T0_MS - DAY_MS // 2, lane="import"))
+    await bench.close()
+    await bench.feed(event(user="other"))
+    await bench.feed(event(user="other", ts_ms=T0_MS + 3 * DAY_MS))
+    (raised,) = [alert for alert in bench.outputs.values("churn-alerts") if alert["user_id"] == "u"]
+    await bench.close()
+    if since == "an event of the past":
+        await bench.feed(event(ts_ms=T0_MS - DAY_MS, lane="import"))
+    else:
+        bench.part.refresh([b"t/u"])  # at every start, and with every release
+    await bench.close()
+    await bench.feed(event(ts_ms=T0_MS + 4 * DAY_MS))
+    await bench.close()
+    said = [alert["state"] for alert in bench.outputs.values("churn-alerts") if alert["user_id"] == "u"]
+    assert raised["state"] == "raised" and said == ["raised", "cleared"]
+
+
 async def test_a_raised_alert_carries_what_a_message_is_decided_by_and_learned_from() -> None:
     models = FakeModels(hazard_per_day=0.1)
     models.manifest = msgspec.structs.replace(models.manifest, uplift={"save them": {}})
     asked: list[Any] = []
     effects = models.effects
     models.effects = lambda features: asked.append(features) or effects(features)  # type: ignore[method-assign]
-    models.survival = lambda features: np.tile(  # type: ignore[method-assign]  # back within a day, or not for long
-        np.minimum(EDGES, 1).astype(np.float32) * -2.0 - 1e-4 * EDGES.astype(np.float32), (len(features), 1))
+    models.survival = back_within_a_day  # type: ignore[method-assign]
     bench = Bench(models)
     await bench.feed(event())
     await bench.close()
