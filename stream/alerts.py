@@ -114,7 +114,7 @@ class AlertDesk:
         silence_days = max(0.0, (ts_ms - state.last_ts_ms) / DAY_MS)
         p = float(churn.p_no_return(curve, silence_days, serving.churn))
         alert = ChurnAlert(
-            alert_id=output_id("churn-alert", tenant, user, state.last_event_id, what),
+            alert_id=output_id("churn-alert", tenant, user, state.alert.alert_event_id or state.last_event_id, what),
             tenant=tenant,
             user_id=user,
             state="raised" if what == "raised" else "cleared",

@@ -341,6 +341,28 @@ async def test_an_alert_that_was_said_of_imported_history_is_taken_back_however_
     assert raised["state"] == "raised" and said == ["raised", "cleared"]
 
 
+async def test_an_alert_is_taken_back_under_one_id_wherever_the_interval_ends_that_is_read_again() -> None:
+    models = FakeModels()
+    models.survival = back_within_a_day  # type: ignore[method-assign]
+    first = Bench(models)
+    await first.feed(event())
+    await first.close()
+    await first.feed(event(user="other", ts_ms=T0_MS + 3 * DAY_MS))
+    await first.close()
+    returns = [event(ts_ms=T0_MS + 3 * DAY_MS + n) for n in (1, 2)]
+    await first.feed(returns[0])
+    first.outputs.fail_at = first.outputs.sends + 2  # the alert is taken back, and nothing of the interval written
+    with pytest.raises(ConnectionError):
+        await first.close()
+    again = Bench(models, store=first.store)
+    again.offset = first.offset - 1
+    await again.feed(*returns)
+    await again.close()
+    said = [alert for bench in (first, again) for alert in bench.outputs.values("churn-alerts") if alert["user_id"] == "u"]
+    assert [alert["state"] for alert in said] == ["raised", "cleared", "cleared"]
+    assert len({alert["alert_id"] for alert in said}) == 2
+
+
 async def test_a_raised_alert_carries_what_a_message_is_decided_by_and_learned_from() -> None:
     models = FakeModels(hazard_per_day=0.1)
     models.manifest = msgspec.structs.replace(models.manifest, uplift={"save them": {}})
