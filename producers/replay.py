@@ -33,7 +33,7 @@ from producers.dead_letters import dead_letter
 from producers.dead_letters import encode as encode_dead_letter
 from producers.erasures import listed
 from producers.kafka import Producer
-from producers.privacy import Privacy
+from producers.privacy import IDS, Privacy
 from schemas import events, topics
 from schemas.dead_letter import Kind, Message, Source
 from schemas.erasure import Erased
@@ -197,7 +197,7 @@ class Replay:
             state.dropped["suppressed"] = state.dropped.get("suppressed", 0) + 1  # and kept nowhere
             return
         if isinstance(row, Accepted):
-            event = self._cleaned(row.event)
+            event = self._cleaned(self._without_suppressed(row))
             producer.send(self._events, events.key(self.tenant, user_of(event)), events.encode(event))
             state.accepted += 1
             return
@@ -211,6 +211,12 @@ class Replay:
         """Whether nothing of a user, who may have been erased under any of their names, is taken at this time."""
         names = self._privacy.names.names_of(self.tenant, user)
         return any(self._erased.covers(events.key(self.tenant, one), ts_ms) for one in names)
+
+    def _without_suppressed(self, row: Accepted) -> dict[str, Any]:
+        """The event, without an id beside its user's of which nothing is taken."""
+        beside = {name for name in IDS if row.event.get(name) not in (None, "", row.user)}
+        return {name: value for name, value in row.event.items()
+                if name not in beside or not self._is_suppressed(str(value), row.ts_ms)}  # fmt: skip
 
     def _cleaned(self, event: dict[str, Any]) -> dict[str, Any]:
         """What of the event may travel."""

@@ -154,3 +154,13 @@ def test_rows_are_counted_with_a_header_and_without(tmp_path: Path) -> None:
     for text, lines in (("", 0), ("a", 1), ("a\n", 1), ("a\nb", 2), ("a\nb\n", 2)):
         path.write_text(text)
         assert (count_rows(path, "events"), count_rows(path, "taobao")) == (lines, max(0, lines - 1))
+
+
+def test_an_erased_device_does_not_come_back_beside_another_user(tmp_path: Path, sent: Sent, erased: Erased) -> None:
+    erased.note(subject(key("shop", "erased-device")), Erasure(
+        erasure_id="e", tenant="shop", user_id="erased-device", requested_at=datetime(2024, 6, 1, tzinfo=UTC)))  # fmt: skip
+    replayed(tmp_path, "events", view("u1", anonymousId="erased-device", messageId="before"),
+             view("u1", anonymousId="another", messageId="kept"),
+             view("u1", anonymousId="erased-device", messageId="after", timestamp="2024-07-01T00:00:00Z"))  # fmt: skip
+    assert {event["messageId"]: event.get("anonymousId") for event in sent.events()} == {
+        "before": None, "kept": "another", "after": "erased-device"}  # fmt: skip
