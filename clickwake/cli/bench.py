@@ -85,9 +85,9 @@ def bench_rebuild(
 
 @bench.command("soak")
 def bench_soak(
-    minutes: Annotated[float, typer.Option(min=1, help="how long")] = 30.0,
+    minutes: Annotated[float, typer.Option(min=1, help="how long")] = 50.0,
     rate: Annotated[float, typer.Option(min=1, help="events/s: half of what the machine keeps up with")] = 2_000.0,
-    warm_up: Annotated[float, typer.Option(min=0, help="minutes at the beginning that are not judged")] = 10.0,
+    warm_up: Annotated[float, typer.Option(min=0, help="minutes at the beginning that are not judged")] = 20.0,
     workers: Annotated[int, typer.Option(min=1, help="personalize processes that share the partitions")] = WORKERS,
     picture: Annotated[Path | None, typer.Option(help="draw memory and lag into this file, .svg or .png")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
