@@ -1,4 +1,4 @@
-"""`clickwake bench soak`: does anything grow? Half of the rate the machine can do, for as long as it takes to tell, memory watched.
+"""`clickwake bench soak`: does anything grow? Half of the rate the machine can do, until it can be told, memory watched.
 
 What a machine can do for long is less than what `bench pipeline` says of a backlog: there few are recommended to, nobody
 sends, and tables are small. The rate it can keep is the one at which lag does not grow.
