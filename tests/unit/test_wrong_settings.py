@@ -24,7 +24,8 @@ WRONG: dict[str, tuple[dict[str, str], list[str]]] = {
         {"KAFKA__SASL_PASSWORT": SECRET},
         ["CLICKWAKE_KAFKA__SASL_PASSWORT: there is no such setting; did you mean CLICKWAKE_KAFKA__SASL_PASSWORD?"]),
     "a short pseudonym key": (
-        {"PRIVACY__PSEUDONYM_KEYS": f'["{SECRET}"]'}, ["CLICKWAKE_PRIVACY__PSEUDONYM_KEYS: a pseudonym key, or message key, has at least"]),
+        {"PRIVACY__PSEUDONYM_KEYS": f'["{SECRET}"]'},
+        ["CLICKWAKE_PRIVACY__PSEUDONYM_KEYS: a pseudonym key, or message key, has at least"]),
     "no JSON array": ({"PRIVACY__PSEUDONYM_KEYS": SECRET}, ["CLICKWAKE_PRIVACY__PSEUDONYM_KEYS: should be a JSON array"]),
     "SASL without a user": (
         {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_PASSWORD": SECRET},
