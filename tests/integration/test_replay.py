@@ -110,9 +110,10 @@ def test_a_finished_replay_sends_nothing_and_a_restart_the_same_ids(here: Settin
 
 
 def test_a_shops_own_events_arrive_once_but_those_of_a_suppressed_user(here: Settings, tmp_path: Path) -> None:
-    lines = [{"type": "track", "event": "Product Viewed", "userId": f"u{number % 10}", "properties": {"product_id": "p"},
-              "timestamp": f"2024-05-{1 + number * 7 % 28:02}T10:{number // 60:02}:{number % 60:02}Z"}
-             for number in range(200)]  # fmt: skip
+    lines: list[dict[str, Any]] = [
+        {"type": "track", "event": "Product Viewed", "userId": f"u{number % 10}", "properties": {"product_id": "p"},
+         "timestamp": f"2024-05-{1 + number * 7 % 28:02}T10:{number // 60:02}:{number % 60:02}Z"} for number in range(200)
+    ]  # fmt: skip
     lines[5] = lines[5] | {"properties": 7}
     path = tmp_path / "clicks.jsonl"
     path.write_bytes(b"\n".join(msgspec.json.encode(one) for one in lines))
