@@ -3,27 +3,33 @@
  *   clickwake.track("Product Viewed", {product_id: "85123A"}); clickwake.identify("u1", {plan: "pro"}); clickwake.page();
  * Calls made before the script has come: var clickwake = window.clickwake || []; clickwake.push(["track", "Product Viewed"]).
  *
- * An event is kept in localStorage until the collector has acknowledged it; it is sent again under the same messageId, so it
- * counts once. When the page goes, what is left is handed to sendBeacon, and kept all the same. */
+ * An event is kept in localStorage until the collector has acknowledged it, or refused it for good. It is sent again under
+ * the same messageId, so it counts once. When the page goes, what is left is handed to sendBeacon, and kept all the same. */
 (function (window, document) {
   "use strict";
-  var AT_ONCE = 50, KEPT_MAX = 500, WAIT_MS = 200, RETRY_MAX_MS = 60000, SESSION_MS = 30 * 60000, BEACON_BYTES = 60000;
+  var AT_ONCE = 50, KEPT_MAX = 500, WAIT_MS = 200, RETRY_MAX_MS = 60000, TOLD_MAX_MS = 3600000, SESSION_MS = 30 * 60000;
+  var BATCH_BYTES = 450000; // the collector takes 500 KiB
+  var BEACON_BYTES = 60000; // a browser gives 64 KiB to all that outlives the page
   var ADOPT_MS = 15000; // a queue that nobody has touched for so long is of a tab that is gone
+  var CONSENT = "Segment Consent Preference Updated";
   var script = document.currentScript, early = window.clickwake;
   var options = {host: script ? new URL(script.src).origin : "", writeKey: "", consent: null};
-  var tab = id(), sending = false, timer = 0, failures = 0, waiters = [], memory = {};
+  var tab = id(), sending = false, timer = 0, failures = 0, atOnce = AT_ONCE, waiters = [], memory = {}, heard = null;
 
   function id() {
     if (window.crypto && crypto.randomUUID) return crypto.randomUUID();
     return "xxxxxxxx-xxxx-4xxx-8xxx-xxxxxxxxxxxx".replace(/x/g, function () { return (Math.random() * 16 | 0).toString(16); });
   }
-  // Where storage is refused (private windows, blocked cookies) everything lives as long as the page.
-  function read(name) { try { return localStorage.getItem("clickwake." + name); } catch (e) { return memory[name] || null; } }
+  // What storage does not take (private windows, blocked cookies, no room) is in memory, as long as the page.
+  function read(name) {
+    if (name in memory) return memory[name];
+    try { return localStorage.getItem("clickwake." + name); } catch (e) { return null; }
+  }
   function write(name, value) {
-    memory[name] = value;
     try {
       if (value === null) localStorage.removeItem("clickwake." + name); else localStorage.setItem("clickwake." + name, value);
-    } catch (e) { /* kept in memory */ }
+      delete memory[name];
+    } catch (e) { memory[name] = value; }
   }
   function parse(text, otherwise) { try { return JSON.parse(text) || otherwise; } catch (e) { return otherwise; } }
 
@@ -37,12 +43,28 @@
         localStorage.removeItem(key);
         queue = left.events.concat(queue);
       });
+      keep();
     } catch (e) { /* no storage, nothing left */ }
   }
 
-  function anonymousId() {
+  function consented() { // what was said last, in whichever tab; until then what the page was loaded with
+    var kept = read("consent");
+    if (kept && kept !== heard) options.consent = parse(heard = kept, null);
+    return options.consent;
+  }
+  function refused() { var c = consented(); return !!c && c.analytics === false && c.personalization === false; }
+  function obey() { // of who has refused nothing that waits is sent, but that they have
+    if (!refused()) return;
+    queue = queue.filter(function (event) { return event.event === CONSENT; });
+    keep();
+  }
+  function forget() { ["anonymousId", "userId", "session"].forEach(function (name) { write(name, null); }); }
+
+  function anonymousId() { // of who has refused another each time
     var known = read("anonymousId");
-    if (!known) write("anonymousId", known = id());
+    if (known) return known;
+    known = id();
+    if (!refused()) write("anonymousId", known);
     return known;
   }
   function sessionId() {
@@ -52,7 +74,6 @@
     write("session", JSON.stringify(session));
     return session.id;
   }
-  function refused() { var c = options.consent; return !!c && c.analytics === false && c.personalization === false; }
 
   function put(type, fields, more, always) { // more: {context, timestamp}, as Segment's last argument
     if (refused() && !always) return null;
@@ -67,10 +88,10 @@
     };
     var user = read("userId");
     if (user) event.userId = user;
-    Object.assign(event.context, more.context, options.consent && {consent: options.consent});
+    Object.assign(event.context, more.context, consented() && {consent: options.consent});
     if (more.timestamp) event.originalTimestamp = new Date(more.timestamp).toISOString();
     for (var name in fields) if (fields[name] !== undefined) event[name] = fields[name];
-    queue.push(event);
+    queue.push(JSON.parse(JSON.stringify(event))); // as it is now; what JSON has no form for is the caller's error
     if (queue.length > KEPT_MAX) queue.splice(0, queue.length - KEPT_MAX);
     keep();
     soon(WAIT_MS);
@@ -78,30 +99,52 @@
   }
 
   function soon(ms) { if (!timer) timer = setTimeout(function () { timer = 0; send(); }, ms); }
+  function cancel() { clearTimeout(timer); timer = 0; }
   function body(events) {
     return JSON.stringify({writeKey: options.writeKey, sentAt: new Date().toISOString(), batch: events});
+  }
+  function bytes(text) { return new Blob([text]).size; }
+  function oldest(room) { // events that go into so many bytes; one in any case
+    return queue.slice(0, atOnce).filter(function (event, n) {
+      room -= bytes(JSON.stringify(event)) + 1;
+      return !n || room >= 0;
+    });
   }
   function settle() { if (!queue.length) { waiters.forEach(function (done) { done(); }); waiters = []; } }
 
   function send() {
+    obey();
     if (sending || !queue.length || !options.writeKey) { settle(); return; }
-    var events = queue.slice(0, AT_ONCE), sent = {};
+    var events = oldest(BATCH_BYTES), text = body(events), sent = {};
     events.forEach(function (event) { sent[event.messageId] = true; });
+    cancel(); // an hour's wait, if this was asked for earlier
     sending = true;
     fetch(options.host + "/v1/batch", {
-      method: "POST", headers: {"Content-Type": "text/plain"}, body: body(events), keepalive: body(events).length < BEACON_BYTES
+      method: "POST", headers: {"Content-Type": "text/plain"}, body: text,
+      keepalive: !failures && bytes(text) < BEACON_BYTES // others on the page may have taken the room
     }).then(function (answer) {
-      // what can never be taken is not sent again: the collector keeps it as a dead letter and says why
-      if (answer.ok || (answer.status >= 400 && answer.status < 500 && answer.status !== 408 && answer.status !== 429)) {
-        if (!answer.ok && window.console) console.warn("clickwake: events were refused", answer.status);
-        return 0;
-      }
-      return 1000 * (Number(answer.headers.get("Retry-After")) || 0) || 1;
-    }, function () { return 1; }).then(function (again) {
+      return answer.text().then(function (said) {
+        var status = answer.status, taken = answer.ok && parse(said, {}).success;
+        if (status === 413 && events.length > 1) {
+          atOnce = events.length >> 1;
+          sent = {};
+          return 0;
+        }
+        // Of what it refuses with a 400 the collector keeps a dead letter that says why. An event that is too large even
+        // alone is kept nowhere. Other answers (a key being changed, a proxy's page) say nothing of the events: they wait.
+        if (taken || status === 400 || status === 413) {
+          atOnce = Math.min(AT_ONCE, 2 * atOnce);
+          if (!taken && window.console) console.warn("clickwake: events were refused", status, said);
+          return 0;
+        }
+        return Math.min(TOLD_MAX_MS, 1000 * answer.headers.get("Retry-After") || 1);
+      });
+    }).catch(function () { return 1; }).then(function (again) {
       sending = false;
       if (again) {
         failures += 1;
         var wait = Math.min(RETRY_MAX_MS, 500 * Math.pow(2, failures));
+        cancel(); // what was put meanwhile waits, too
         soon(Math.max(again, wait / 2 + Math.random() * wait / 2));
         return;
       }
@@ -113,17 +156,16 @@
   }
 
   function leave() { // the page goes: whatever is left, as much as a beacon takes
+    obey();
     if (!queue.length || !options.writeKey || !navigator.sendBeacon) return;
-    var events = queue.slice(0, AT_ONCE);
-    while (events.length > 1 && body(events).length > BEACON_BYTES) events = events.slice(0, Math.ceil(events.length / 2));
-    navigator.sendBeacon(options.host + "/v1/batch", new Blob([body(events)], {type: "text/plain"}));
+    navigator.sendBeacon(options.host + "/v1/batch", new Blob([body(oldest(BEACON_BYTES))], {type: "text/plain"}));
   }
 
   var api = {
     load: function (writeKey, more) {
       options.writeKey = writeKey;
       for (var name in more || {}) options[name] = more[name];
-      options.consent = options.consent || parse(read("consent"), null);
+      if (options.consent) heard = read("consent");
       adopt();
       soon(0);
       return api;
@@ -143,26 +185,26 @@
     },
     group: function (groupId, traits, more) { return put("group", {groupId: groupId, traits: traits || {}}, more); },
     alias: function (userId, previousId) {
+      if (refused()) return null;
       var before = previousId || read("userId") || anonymousId();
       write("userId", String(userId));
       return put("alias", {userId: String(userId), previousId: before});
     },
     consent: function (given) { // {analytics, personalization, ads}, kept; who refuses the first two is neither counted nor known
-      var known = read("anonymousId") || read("userId"), before = JSON.stringify(parse(read("consent"), null));
+      var known = read("anonymousId") || read("userId"), before = read("consent");
       options.consent = given;
-      write("consent", JSON.stringify(given));
-      if (before === JSON.stringify(given) || !known) return;
-      put("track", {event: "Segment Consent Preference Updated", properties: {}}, null, true); // what is known of them goes by it
+      write("consent", heard = JSON.stringify(given));
+      if (before === heard || !known) return;
+      put("track", {event: CONSENT, properties: {}}, null, true); // what is known of them goes by it
       if (!refused()) return;
-      var last = queue.slice(-1);
-      api.reset();
-      queue = last;
-      keep();
+      obey();
+      forget();
+      write("consent", heard); // into the room that is free now, if there was none
     },
     reset: function () { // somebody else uses this browser now, or nobody is to be known
       queue = [];
       keep();
-      ["anonymousId", "userId", "session"].forEach(function (name) { write(name, null); });
+      forget();
     },
     flush: function () { // a promise of the moment at which everything is acknowledged
       return new Promise(function (done) { waiters.push(done); send(); });

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Page
 
 from producers import tracker
+from stream.settings import Settings
 from tests.support.cluster import until
 from tests.support.guides import Block, blocks, guides
 
@@ -21,10 +22,12 @@ CONSENT = "Segment Consent Preference Updated"
 
 
 class Collector:
-    """Serves a page and the tracker, keeps what is sent; `answers` are what the next requests get, then 200."""
+    """Serves a page and the tracker, keeps what is sent. `answers` are what the next requests get, a status or somebody
+    else's page with a 200; then it takes all that is not too large."""
 
     def __init__(self) -> None:
-        self.answers: list[int] = []
+        self.answers: list[int | bytes] = []
+        self.bytes_max, self.retry_after = Settings().collector.batch_bytes_max, "0"
         self.page = (b"<script>var clickwake = [['track', 'Early']]</script>"
                      b"<script src='/clickwake.js' data-write-key='key'></script>")  # fmt: skip
         self.batches: list[list[dict[str, Any]]] = []  # that were taken
@@ -40,16 +43,21 @@ class Collector:
                     self.reply(200, b"<!doctype html><title>t</title>" + collector.page, "text/html")
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                status = collector.answers.pop(0) if collector.answers else 200
-                collector.bodies.append(body)
-                (collector.batches if status == 200 else collector.refused).append(body["batch"])
-                self.reply(status, b"{}", "application/json")
+                raw = self.rfile.read(int(self.headers["Content-Length"]))
+                answer = collector.answers.pop(0) if collector.answers else 200 if len(raw) <= collector.bytes_max else 413
+                collector.bodies.append(body := json.loads(raw))
+                (collector.batches if answer == 200 else collector.refused).append(body["batch"])
+                if isinstance(answer, bytes):
+                    self.reply(200, answer, "text/html")
+                else:
+                    self.reply(answer, b'{"success": true}' if answer == 200 else b'{"error": {}}', "application/json")
 
             def reply(self, status: int, content: bytes, kind: str) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(content)))
+                if status == 429:
+                    self.send_header("Retry-After", collector.retry_after)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -78,6 +86,7 @@ def collector() -> Iterator[Collector]:
 
 def test_calls_are_batched_and_carry_what_segment_carries(collector: Collector, page: Page) -> None:
     page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
     page.evaluate("""async () => {
         clickwake.page("home", {section: "a"});
         clickwake.track("Product Viewed", {product_id: "sku-1", price: 9.5});
@@ -87,6 +96,7 @@ def test_calls_are_batched_and_carry_what_segment_carries(collector: Collector, 
         await clickwake.flush();
     }""")
     assert collector.names() == ["Early", "page", "Product Viewed", "identify", "Product Added", "alias"]
+    assert [len(batch) for batch in collector.batches] == [1, 5], "calls that come together are one request"
     early, _, viewed, known, added, alias = collector.events()
     assert viewed["properties"] == {"product_id": "sku-1", "price": 9.5} and "userId" not in early
     assert known["traits"] == {"plan": "pro"} and added["userId"] == "u1" and added["anonymousId"] == early["anonymousId"]
@@ -108,6 +118,112 @@ def test_what_is_not_taken_is_sent_again_under_the_same_ids(collector: Collector
     page.evaluate("async () => { clickwake.track('never taken'); await clickwake.flush(); clickwake.track('C'); "
                   "await clickwake.flush(); }")  # fmt: skip
     assert collector.names()[3:] == ["C"], "what the collector refuses for good holds nobody up"
+
+
+def test_a_batch_is_as_large_as_the_collector_takes(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    page.evaluate("""async () => {
+        for (let n = 0; n < 120; n++) clickwake.track("Small");
+        await clickwake.flush();
+        for (let n = 0; n < 50; n++) clickwake.track("Large", {text: "x".repeat(12000)});
+        await clickwake.flush();
+    }""")
+    assert [len(batch) for batch in collector.batches[1:4]] == [50, 50, 20]
+    assert collector.names()[121:] == ["Large"] * 50 and len(collector.batches[4:]) == 2 and not collector.refused
+
+
+def test_what_may_outlive_the_page_is_measured_in_bytes(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    tries = page.evaluate("""async () => {
+        const fetched = window.fetch;
+        let tries = 0;
+        window.fetch = (...call) => { tries += 1; return fetched(...call); };
+        for (let n = 0; n < 50; n++) clickwake.track("Product Viewed", {title: "茶".repeat(400)});
+        await clickwake.flush();
+        return tries;
+    }""")
+    text = json.dumps(collector.bodies[-1], ensure_ascii=False, separators=(",", ":"))
+    assert len(text) < 60_000 and len(text.encode()) > 64 * 1024, "few characters, and more bytes than may outlive a page"
+    assert [len(batch) for batch in collector.batches] == [1, 50] and tries == 1
+
+
+@pytest.mark.parametrize("answer", [401, 404, b"<!doctype html><title>Sign in</title>"],
+                         ids=["a key being changed", "a proxy without a way", "a page"])  # fmt: skip
+def test_what_is_no_word_of_the_collector_on_the_events_is_no_acknowledgement(
+    collector: Collector, page: Page, answer: int | bytes
+) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    collector.answers = [answer]
+    page.evaluate("async () => { clickwake.track('Kept'); await clickwake.flush(); }")
+    assert collector.names() == ["Early", "Kept"]
+    assert [one["messageId"] for one in collector.batches[1]] == [one["messageId"] for one in collector.refused[0]]
+
+
+def test_who_is_told_to_wait_for_years_waits_an_hour(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    collector.answers, collector.retry_after = [429] * 1_000, "99999999"  # more than a timer of a browser can count
+    page.evaluate("""() => {
+        const timed = window.setTimeout;
+        window.waits = [];
+        window.setTimeout = (then, ms) => { window.waits.push(ms); return timed(then, ms); };
+        clickwake.track("Later");
+    }""")
+    page.wait_for_function("waits.includes(3600000)")
+    assert len(collector.refused) == 1
+    collector.answers = []
+    page.evaluate("async () => { await clickwake.flush(); clickwake.track('At once'); }")
+    until(lambda: collector.names() == ["Early", "Later", "At once"], 10, "the wait is over once something was taken")
+
+
+def test_what_is_too_large_is_sent_in_smaller_parts_and_one_alone_is_given_up(collector: Collector, page: Page) -> None:
+    collector.bytes_max = 20_000  # of a proxy
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    page.evaluate("""async () => {
+        for (let n = 0; n < 30; n++) clickwake.track("E" + n, {text: "x".repeat(n === 17 ? 30000 : 10)});
+        await clickwake.flush();
+    }""")
+    assert collector.names()[1:] == [f"E{n}" for n in range(30) if n != 17]
+    assert [one["event"] for batch in collector.refused for one in batch if len(batch) == 1] == ["E17"]
+    assert len([one for one in said if one.startswith("clickwake: events were refused 413")]) == 1
+
+
+def test_an_event_is_as_it_was_when_it_was_put_and_what_json_has_no_form_for_is_the_callers_error(
+    collector: Collector, page: Page
+) -> None:
+    page.goto(collector.url)
+    error = page.evaluate("""async () => {
+        const properties = {stage: 1}, itself = {};
+        itself.itself = itself;
+        let said = null;
+        try { clickwake.track("Itself", itself); } catch (error) { said = error.name; }
+        clickwake.track("Put", properties);
+        properties.stage = 2;
+        await clickwake.flush();
+        return said;
+    }""")
+    assert error == "TypeError" and collector.names() == ["Early", "Put"], "it holds nobody up"
+    assert collector.events()[1]["properties"] == {"stage": 1}
+
+
+def test_what_a_page_takes_over_is_kept_before_it_is_sent(collector: Collector, page: Page) -> None:
+    queues = "Object.keys(localStorage).filter(key => /queue/.test(key) && /Offline/.test(localStorage.getItem(key)))"
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    page.route("**/v1/batch", lambda route: route.abort())
+    page.evaluate("clickwake.track('Offline')")
+    left = page.evaluate(queues)
+    collector.page = b"<script src='/clickwake.js' data-write-key='key'></script>"  # makes no call itself
+    page.add_init_script("const now = Date.now; Date.now = () => now() + 60000;")
+    page.goto(collector.url)
+    taken = page.evaluate(queues)
+    assert len(left) == len(taken) == 1 and left != taken, "should this page go as well, the next one finds it"
 
 
 def test_what_is_left_when_the_page_goes_is_sent_by_the_next(collector: Collector, page: Page) -> None:
@@ -164,6 +280,57 @@ def test_who_refuses_is_neither_counted_nor_known(collector: Collector, page: Pa
     again = collector.events()[4:]
     assert [one["event"] for one in again] == ["Again"]
     assert again[0]["anonymousId"] != before, "a later visit is somebody else's"
+
+
+def test_what_is_said_in_one_tab_is_obeyed_in_every_other(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    other = page.context.new_page()
+    other.goto(collector.url)
+    other.evaluate("clickwake.flush()")
+    before = other.evaluate("clickwake.anonymousId()")
+    other.route("**/v1/batch", lambda route: route.abort())
+    other.evaluate("clickwake.track('Waiting')")
+    page.evaluate("""async () => {
+        clickwake.consent({analytics: false, personalization: false});
+        await clickwake.flush();
+    }""")
+    other.wait_for_function("localStorage.getItem('clickwake.consent')")
+    other.unroute("**/v1/batch")
+    put = other.evaluate("""async () => {
+        const put = [clickwake.track("Unseen"), clickwake.identify("u9"), clickwake.alias("u9")];
+        clickwake.anonymousId();
+        await clickwake.flush();
+        return put;
+    }""")
+    assert put == [None] * 3 and collector.names() == ["Early", "Early", CONSENT]
+    assert other.evaluate("Object.keys(localStorage)") == ["clickwake.consent"], "no id is made or kept any more"
+    page.evaluate("clickwake.consent({analytics: true, personalization: true})")
+    other.wait_for_function("JSON.parse(localStorage.getItem('clickwake.consent')).analytics")
+    other.evaluate("async () => { clickwake.track('Again'); await clickwake.flush(); }")
+    again = collector.events()[3]
+    assert again["event"] == "Again" and again["context"]["consent"] == {"analytics": True, "personalization": True}
+    assert again["anonymousId"] != before
+
+
+def test_who_refuses_is_obeyed_where_storage_is_full(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("""async () => {
+        clickwake.consent({analytics: true, personalization: true});
+        await clickwake.flush();
+        localStorage.last = "";
+        for (let size = 1 << 22; size >= 1; size /= 2) {
+            try { localStorage.setItem(size.toString(36).padStart(8), "x".repeat(size)); } catch (error) { /* too much */ }
+        }
+        try { for (;;) localStorage.last += "x"; } catch (error) { /* full */ }
+        clickwake.consent({analytics: false, personalization: false});
+        clickwake.track("Unseen");
+        await clickwake.flush();
+    }""")
+    assert collector.names() == ["Early", CONSENT, CONSENT]
+    page.goto(collector.url)
+    page.evaluate("async () => { clickwake.page(); await clickwake.flush(); }")
+    assert len(collector.names()) == 3, "it is remembered"
 
 
 def test_arguments_may_be_left_out_as_in_segments_calls(collector: Collector, page: Page) -> None:
