@@ -205,8 +205,9 @@ def test_what_ended_while_the_worker_was_off_does_not_go_out_and_a_changed_file_
         settings.deliveries_file.write_text(f"{channel}deliveries: [{save}}}]\n")
         with running(settings, "workers.delivery", **secret) as worker:
             until(lambda: len(hook.got) == 1, GROUP_SETTLES_S, "what still holds goes out")
+            taken = worker.log().count("deliveries taken")  # by the worker before, too
             settings.deliveries_file.write_text(f"{channel}deliveries: [{save}}}]\nsuppress: [t/u3]\n")
-            until(lambda: worker.log().count("deliveries taken") == 2, 20, "the changed file is taken")
+            until(lambda: worker.log().count("deliveries taken") > taken, 20, "the changed file is taken")
             alerts.send([alert("u3"), alert("u1", alert_id="again")])
             until(lambda: len(hook.got) == 2, 20, "the one who is not suppressed gets it")
             settings.deliveries_file.write_text(f"deliveries: [{save}}}]")
