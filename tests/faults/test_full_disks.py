@@ -16,6 +16,7 @@ from kafka.errors import KafkaError
 
 from clickwake import process
 from clickwake import topics as topic_admin
+from clickwake.local_clickhouse.launch import ClickHouseServer
 from clickwake.local_kafka import Broker
 from schemas import topics
 from stream.settings import Settings
@@ -25,9 +26,11 @@ from tests.support.cluster import (
     produce_events,
     read_all,
     running,
+    sink_lag,
     start_worker,
     until,
 )
+from tests.support.database import stored_events
 from tests.support.fakes import event
 
 DISK_MB = 48
@@ -156,3 +159,29 @@ def test_a_full_disk_at_the_broker(
         on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(own, topics.EVENTS)}
         assert_states_are_true(own)
     assert sending.refused and sending.ids | {f"m{n}" for n in (*range(300), *range(30_000, 30_050))} <= on_topic
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("small_disk", [128], indirect=True)
+def test_a_full_disk_at_clickhouse(settings: Settings, small_disk: Path, tmp_path: Path) -> None:
+    """The engine refuses by itself; the sink says so, keeps what it has and goes on with it once there is room."""
+    data, home = small_disk / "data", tmp_path / "house"
+    data.mkdir()
+    home.mkdir()
+    (home / "clickhouse").symlink_to(data)
+    topic_admin.create(settings)
+    with ClickHouseServer(home, port=process.free_port()) as house:
+        own = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": house.port})})
+        with running(own, "workers.sink") as sink:
+            sent = produce_events(own, some(0, 300))
+            until(lambda: stored_events(own.clickhouse) == (sent, sent), 60, "the first events stored")
+            ballast = fill(small_disk)
+            sent += produce_events(own, some(300, 300))
+            until(lambda: "sink.retry" in sink.log(), 60, "an insert is refused")
+            assert "NOT_ENOUGH_SPACE" in sink.log() or "No space left on device" in sink.log(), sink.log()[-3_000:]
+            assert stored_events(own.clickhouse) == (300, 300) and sink_lag(own) == 300
+            assert house.exit_code() is None and sink.process.poll() is None
+            ballast.unlink()
+            until(lambda: stored_events(own.clickhouse) == (sent, sent), 60, "everything stored once there is room")
+            until(lambda: sink_lag(own) == 0, 20, "and committed")
+    assert read_all(settings, topics.DEAD_LETTERS) == []

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from pydantic import SecretStr
 
 from schemas import topics
@@ -58,6 +60,18 @@ class Database:
         sql = {table.name: f"SELECT {', '.join(table.columns)} FROM {table.name} FINAL" for table in TABLES}  # noqa: S608
         sql |= {view: f"SELECT * FROM {view}" for view in VIEWS}  # noqa: S608
         return {name: sorted(map(repr, self.rows(query))) for name, query in sql.items()}
+
+
+def stored_events(settings: ClickHouse) -> tuple[int, int]:
+    """(rows, ids) of the events table as FINAL sees it; (-1, -1) while the tables are not there yet."""
+    try:
+        with closing(adapter.open_client(settings)) as client:
+            rows, ids = client.query("SELECT count(), uniqExact(message_id) FROM events FINAL").first_row
+            return int(rows), int(ids)
+    except ClickHouseError as error:
+        if "UNKNOWN" in str(error):
+            return -1, -1
+        raise
 
 
 def on(topic: topics.Topic, values: Sequence[dict[str, Any]], first_offset: int = 0) -> list[Any]:
