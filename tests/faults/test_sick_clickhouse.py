@@ -5,29 +5,40 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import secrets
+import signal
 import threading
 import time
+from collections.abc import Callable
 from contextlib import closing
+from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import psutil
 import pytest
 
+from clickwake import process
 from clickwake import topics as topic_admin
+from clickwake.local_clickhouse.launch import ClickHouseServer
 from schemas import topics
 from stream.adapters import clickhouse
 from stream.settings import Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
 from stream.sink.writer import HALVED_AFTER_ATTEMPTS, Writer
-from tests.support.cluster import Worker, lag, produce_events, running, until
+from tests.chaos.town import assert_aggregates_are_true
+from tests.support.cluster import Worker, lag, produce_events, running, sink_lag, until
+from tests.support.database import stored_events
 from tests.support.fakes import event
 from tests.support.sick_http import CODES, SickProxy
 
 LONG = os.environ.get("CLICKWAKE_CHAOS") == "full"
 ILL_S = 1_800.0 if LONG else 15.0
+STRIKES = [("events", "torn"), ("events", "struck"), ("event_products", "struck")] * (20 if LONG else 2)
 USERS, A_TIME = 40, 200
 GROWTH_BYTES_MAX = 60 << 20  # one batch more in memory, its rows as columns, and what the allocator keeps of it
 CATCH_UP_MIN = 3.0  # times the rate at which events came
@@ -57,7 +68,7 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
         sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})
         with running(settings, "workers.personalize") as personalize, running(sick, "workers.sink") as sink:
             sent = produce_events(settings, batch(0))
-            until(lambda: _stored_or_none(settings) == sent, 60, "the first events stored while it is well")
+            until(lambda: stored_events(settings.clickhouse) == (sent, sent), 60, "the first events stored while it is well")
             memory = rss(sink)
             proxy.ail = lambda statement, size: next(illnesses) if "INSERT" in statement else ""
             began, number = time.monotonic(), 0
@@ -112,11 +123,44 @@ def test_rows_too_many_for_the_servers_memory_go_in_halves(settings: Settings, m
     assert stored(settings, "count()") == stored(settings, "uniqExact(message_id)") == 16
 
 
-def _stored_or_none(settings: Settings) -> int | None:
-    """None while the sink has not made the tables yet."""
-    try:
-        return stored(settings, "count()")
-    except clickhouse.ClickHouseError as error:
-        if "UNKNOWN" in str(error):
-            return None
-        raise
+@pytest.mark.timeout(180 + 40 * len(STRIKES))
+def test_an_insert_in_which_the_engine_is_killed_is_there_once(settings: Settings, tmp_path: Path) -> None:
+    """With half of its rows at the server, and with all of them at some step of being written. Each goes into two months, so
+    into two parts of the table."""
+    topic_admin.create(settings)
+    gone = threading.Event()
+    house = ClickHouseServer(tmp_path, port=process.free_port())
+
+    def strike() -> None:
+        assert house.pid
+        os.kill(house.pid, signal.SIGKILL)
+        gone.set()
+
+    with house, SickProxy(house.address, strike) as proxy:
+        own = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": house.port})})
+        sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})
+        with running(sick, "workers.sink") as sink:
+            sent = produce_events(settings, batch(0))
+            until(lambda: stored_events(own.clickhouse) == (sent, sent), 120, "the first events stored")
+            for number, (table, how) in enumerate(STRIKES, 1):
+                proxy.ail = once(table, how)
+                made = batch(number)
+                sent += produce_events(settings, [*made[::2], *map(month_before, made[1::2])])
+                until(gone.is_set, 30, f"{number}: killed in an insert")
+                gone.clear()
+                house.stop()
+                house.start()
+                until(lambda rows=sent: stored_events(own.clickhouse) == (rows, rows), 40, f"{number}: each row once")
+            until(lambda: sink_lag(settings) == 0, 20, "everything committed")
+            assert proxy.befell["torn"] + proxy.befell["struck"] == len(STRIKES) and sink.process.poll() is None
+        assert_aggregates_are_true(own)
+
+
+def once(table: str, how: str) -> Callable[[str, int], str]:
+    """What befalls the next insert into a table, and nothing after it."""
+    left = [how]
+    return lambda statement, size: left.pop() if left and re.search(rf"INSERT INTO \S*\b{table}\b", statement) else ""
+
+
+def month_before(made: dict[str, Any]) -> dict[str, Any]:
+    return made | {"timestamp": (datetime.fromisoformat(made["timestamp"]) - timedelta(days=40)).isoformat()}

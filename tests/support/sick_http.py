@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import random
 import socket
 import threading
 import time
@@ -12,17 +13,21 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
 SLOW_S = 1.0
+STRUCK_S_MAX = 0.05  # about as long as an insert of some hundred rows takes
 CODES = {"too many parts": 252, "memory": 241, "timeout": 159, "read only": 164, "disk full": 243, "unknown": 0}
 
 
 class SickProxy:
     """`ail(statement, size)` says what befalls a request of so many bytes: "" nothing, a name of CODES an error before the
     engine sees it, "reset" a connection cut before, "lost" an answer that is lost after the engine has done it, "slow" a
-    second more."""
+    second more, "torn" the engine gone by `strike()` when it has half of the request, "struck" when it has all of it and is
+    at some step of doing it, or done. While nobody answers behind it, connections are cut."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, strike: Callable[[], None] = lambda: None) -> None:
         self.ail: Callable[[str, int], str] = lambda statement, size: ""
+        self.strike = strike
         self.befell: Counter[str] = Counter()
+        self._moment = random.Random(1)
         self._host, self._port = target.split(":", maxsplit=1)[0], int(target.split(":")[1])
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = True
@@ -67,11 +72,23 @@ class SickProxy:
         if ill == "slow":
             time.sleep(SLOW_S)  # what is tested is that it takes so long
         upstream = http.client.HTTPConnection(self._host, self._port, timeout=60)
+        kept = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         try:
-            kept = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
+            if ill in ("torn", "struck"):
+                upstream.putrequest(request.command, request.path)
+                for name, value in (kept | {"Content-Length": str(len(data))}).items():
+                    upstream.putheader(name, value)
+                upstream.endheaders(data[: len(data) // 2] if ill == "torn" else data)
+                time.sleep(self._moment.random() * STRUCK_S_MAX)  # the moment itself is what is drawn
+                self.strike()
+                cut(request)
+                return
             upstream.request(request.command, request.path, data, kept)
             answer = upstream.getresponse()
             content = answer.read()
+        except (OSError, http.client.HTTPException):
+            cut(request)
+            return
         finally:
             upstream.close()
         if ill == "lost":
