@@ -21,8 +21,8 @@ from stream.settings import Settings
 from tests.support.cluster import (
     Sender,
     Worker,
+    assert_counts_are_true,
     assert_states_are_true,
-    item_counts,
     lag,
     members,
     of_short_sessions,
@@ -97,7 +97,7 @@ def test_killed_while_replaying_and_a_second_worker_coming_and_going(settings: S
     first.send_signal(signal.SIGTERM)
     assert first.wait(20) == 0
     assert_states_are_true(settings)
-    assert item_counts(settings)
+    assert_counts_are_true(settings)
 
 
 def test_an_open_interval_holds_up_no_rebalance_and_is_not_lost_in_it(settings: Settings, tmp_path: Path) -> None:
