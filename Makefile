@@ -38,7 +38,7 @@ docs: $(VENV)/.dev
 chaos: $(VENV)/.dev
 	CLICKWAKE_CHAOS=full CLICKWAKE_TEST_OUTAGE_S=60 $(BIN)/pytest $(AT_ONCE) \
 		-rP --durations 0 tests/chaos/test_moments.py tests/faults/test_sick_clickhouse.py tests/chaos/test_crash_points.py \
-		tests/chaos/test_fuzz.py tests/faults/test_outages.py
+		tests/chaos/test_fuzz_processes.py tests/chaos/test_fuzz.py tests/faults/test_outages.py
 
 check: lint types
 
