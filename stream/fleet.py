@@ -273,7 +273,7 @@ class Fleet:
         if part.meta.live_since_ms:  # without rules once, for those who are in segments that are no more
             turn = personalizer.clock.now_ms() // (desk.sweep_s * 1000) if desk.rules.rules else 0
             due = owned.sweeps.setdefault("segments", Sweep()).some((desk.rules.version, turn), opened.user_keys)
-            part.unsorted |= dict.fromkeys(due)
+            part.unsorted |= dict.fromkeys(due, True)
 
     async def _tick(self, owned: Owned) -> None:
         async with owned.lock:

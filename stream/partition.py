@@ -132,7 +132,10 @@ class PartitionState:
         self._armed: dict[bytes, int] = {}  # when, 0 for not at all, for users whose timer was set or went off since opening
         self._timers_kept = 0  # when void ones were let go last
         self.unscheduled: dict[bytes, Cause] = {}  # users whose due time is stale, and since what
-        self.unsorted: dict[bytes, None] = {}  # users whose segments may be out of date, in the order in which they are due
+        # users whose segments may be out of date, in the order in which they are due; True: looked at in a sweep
+        self.unsorted: dict[bytes, bool] = {}
+        self.turns: list[tuple[int, bytes]] = []  # a heap: when time alone moves users between segments
+        self._turns: dict[bytes, int] = {}
         self.unplaced: dict[bytes, None] = {}  # users whose cluster is out of date and comes with no recommendation
         self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
@@ -186,7 +189,7 @@ class PartitionState:
         """The user's state was changed by an event: to be written, and the timer to be set anew. What an event of the past
         makes due until now is no news."""
         self.dirty[key] = state
-        self.unsorted[key] = None
+        self.unsorted.setdefault(key, False)
         if lane == "live":
             self.unscheduled[key] = "live"
         else:
@@ -247,6 +250,20 @@ class PartitionState:
             if self.read(key).next_due_ms() == at:
                 due.append(key)
         return due
+
+    def set_turn(self, key: bytes, at_ms: int) -> None:
+        """The user's segments will be out of date then."""
+        if self._turns.get(key) != at_ms:
+            self._turns[key] = at_ms
+            heapq.heappush(self.turns, (at_ms, key))
+
+    def turn(self, clock_ms: int) -> None:
+        """Those whose moment has come are to be looked at."""
+        while self.turns and self.turns[0][0] <= clock_ms:
+            at_ms, key = heapq.heappop(self.turns)
+            if self._turns.get(key) == at_ms:
+                del self._turns[key]
+                self.unsorted.setdefault(key, False)
 
     def not_folded(self, topic: str, topic_id: str, records: Sequence[R]) -> Sequence[R]:
         """The records, in offset order, that the state does not stand for yet. A recreated topic has another id and

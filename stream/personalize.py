@@ -286,7 +286,7 @@ class Personalizer:
         """Once something was said of advertising: it is written, rules about it are asked, and who sends it is told."""
         said = part.read(key).ads
         if said != before:
-            part.unsorted[key] = None
+            part.unsorted.setdefault(key, False)
         if said.refused != before.refused:
             outbox.ads_refusal(key, said)
 

@@ -1,5 +1,5 @@
-"""Segment changes, live: who is touched is looked at when the interval closes, everybody in sweeps: so time, new rules and
-releases take effect."""
+"""Segment changes, live: who is touched is looked at when the interval closes, and who will be moved by time alone at that
+moment; everybody in sweeps, so new rules and releases take effect, and what time will do until the next one is foreseen."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from stream.core.segment_fields import values_of
 from stream.core.segment_rules import NO_RULES, Rules, RulesError, RulesFile, compiled
 from stream.core.segments import Change
 from stream.core.state import DAY_MS, UserState
+from stream.core.turning import Values, turned
 from stream.outbox import Outbox, utc
 from stream.partition import PartitionState
 from stream.placing import place, place_some, stale
@@ -75,14 +76,17 @@ class SegmentDesk:
             return
         at = [row for row, (_, state) in enumerate(users) if stale(state, serving)]
         await place(serving, tenant, [users[row][1] for row in at], self.run, vectors[at])
-        part.unsorted.update((f"{tenant}/{users[row][0]}".encode(), None) for row in at)
+        for row in at:
+            part.unsorted.setdefault(f"{tenant}/{users[row][0]}".encode(), False)
 
     async def settle(self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox) -> None:
         """Move USERS_MAX of the users whose membership may be out of date; those touched first come first."""
         if part.meta.live_since_ms == 0:
             return  # while history is imported, no time is the present; the sweep after it looks at everybody
         self.look(serving)
+        part.turn(clock_ms)
         keys = [key for key, _ in zip(part.unsorted, range(USERS_MAX), strict=False)]
+        swept = {key for key in keys if part.unsorted[key]}  # what an event does, time undoes after a day at the earliest
         for key in keys:
             del part.unsorted[key]
         keys = [key for key in keys if part.read(key).events]
@@ -91,14 +95,20 @@ class SegmentDesk:
             keys = list(dict.fromkeys([*keys, *await place_some(part, serving, self.run)]))
         if not keys or not (self.rules.rules or any(part.read(key).segments for key in keys)):
             return
-        chances = await self._churn(serving, [part.read(key) for key in keys], clock_ms)
-        for key, chance in zip(keys, chances, strict=True):
+        states, until_ms = [part.read(key) for key in keys], clock_ms + 2 * self.sweep_s * 1_000
+        curves = await self._curves(serving, states)
+        now, then = (_chances(serving, curves, states, at_ms) for at_ms in (clock_ms, until_ms))
+        for at, (key, state) in enumerate(zip(keys, states, strict=True)):
             tenant, user = key.decode().split("/", 1)
-            state = part.read(key)
-            values = values_of(state, clock_ms, chance, self.rules.measures, serving.index(tenant).item)
+            values = self._values(serving, tenant, state, clock_ms, now[at])
             inside = [] if state.claims else self.rules.inside(tenant, values)  # its owner is in, under another id
             if self._waits(state, serving):
                 inside = segments.kept(state, inside, self.rules)
+            elif key in swept and not state.claims:
+                later = self.rules.inside(tenant, self._values(serving, tenant, state, until_ms, then[at]))
+                if moved := set(inside) ^ set(later):
+                    curve = None if curves is None else curves[at]
+                    part.set_turn(key, self._turn(serving, tenant, state, curve, moved, later, clock_ms, until_ms))
             for change in segments.move(state, inside, clock_ms):
                 part.change(key)
                 self._emit(change, tenant, user, state, values, clock_ms, serving, outbox)
@@ -111,16 +121,30 @@ class SegmentDesk:
         placed = state.placed.release
         return serving.models is None or ("cluster" in self.rules.reads and placed not in ("", serving.version))
 
-    async def _churn(self, serving: Serving, states: list[UserState], clock_ms: int) -> list[float]:
-        """P(no return) of each, 0 where no rule asks or no model can say."""
+    def _turn(
+        self, serving: Serving, tenant: str, state: UserState, curve: Float32 | None, moved: set[str], later: list[str],
+        clock_ms: int, until_ms: int,
+    ) -> int:  # fmt: skip
+        """When time alone will move the user next. Who comes and goes until `until_ms` may be passed over."""
+        def at(at_ms: int) -> Values:
+            chance = 0.0 if curve is None else float(churn.p_no_return(curve, _silence_days(state, at_ms), serving.churn))
+            return self._values(serving, tenant, state, at_ms, chance)
+
+        return min(turned(self.rules.condition(one), at, clock_ms, until_ms, one in later) for one in moved)
+
+    def _values(self, serving: Serving, tenant: str, state: UserState, at_ms: int, chance: float) -> Values:
+        """What rules read of a user at a time, while nothing but time passes."""
+        return values_of(state, at_ms, chance, self.rules.measures, serving.index(tenant).item)
+
+    async def _curves(self, serving: Serving, states: list[UserState]) -> Float32 | None:
+        """Log survival (B, E); None where no rule asks or no model can say."""
         if "churn" not in self.rules.reads or serving.models is None:
-            return [0.0] * len(states)
-        curves = await self.run(serving.models.survival, np.stack([churn_features(state) for state in states]))
-        silences = np.array([max(0.0, (clock_ms - state.last_ts_ms) / DAY_MS) for state in states])
-        return [float(p) for p in churn.p_after(curves, silences, serving.churn)]
+            return None
+        found: Float32 = await self.run(serving.models.survival, np.stack([churn_features(state) for state in states]))
+        return found
 
     def _emit(
-        self, change: Change, tenant: str, user: str, state: UserState, values: dict[str, float | bool | str], clock_ms: int,
+        self, change: Change, tenant: str, user: str, state: UserState, values: Values, clock_ms: int,
         serving: Serving, outbox: Outbox,
     ) -> None:  # fmt: skip
         outbox.segment_change(SegmentChange(
@@ -130,3 +154,15 @@ class SegmentDesk:
             as_of_event_id=state.last_event_id, as_of_ts=utc(clock_ms), rules_version=self.rules.version,
             model_version=serving.version,
         ), clock_ms)  # fmt: skip
+
+
+def _silence_days(state: UserState, at_ms: int) -> float:
+    return max(0.0, (at_ms - state.last_ts_ms) / DAY_MS)
+
+
+def _chances(serving: Serving, curves: Float32 | None, states: list[UserState], at_ms: int) -> list[float]:
+    """P(no return) of each, 0 without curves (B, E)."""
+    if curves is None:
+        return [0.0] * len(states)
+    silences = np.array([_silence_days(state, at_ms) for state in states])
+    return [float(p) for p in churn.p_after(curves, silences, serving.churn)]

@@ -116,6 +116,10 @@ class Rules(NamedTuple):
             if (rule.tenant is None or rule.tenant == tenant) and at not in self.unknown and bool(condition.evaluate(values))
         ]  # fmt: skip
 
+    def condition(self, name: str) -> Expression:
+        """When one is in the segment of that name."""
+        return next(condition for rule, condition in zip(self.rules, self.conditions, strict=True) if rule.name == name)
+
     def only(self, places: Sequence[int]) -> Rules:
         """The rules at these places, as if the others were not there; the version stays that of all."""
         rules, conditions = tuple(self.rules[at] for at in places), tuple(self.conditions[at] for at in places)

@@ -40,7 +40,7 @@ def turning_points(
     if to_ms - from_ms <= SWEEP_MS:
         before, after = bool(condition.evaluate(first[1])), bool(condition.evaluate(last[1]))
         if before != after:
-            yield _turned(condition, at, from_ms, to_ms, after)
+            yield turned(condition, at, from_ms, to_ms, after)
         return
     middle_ms = (from_ms + to_ms) // 2
     middle = (middle_ms, at(middle_ms))
@@ -48,10 +48,8 @@ def turning_points(
     yield from turning_points(condition, at, middle, last)
 
 
-def _turned(
-    condition: Expression, at: Callable[[int], Values], from_ms: int, to_ms: int, last: bool
-) -> int:
-    """A moment at which a condition that differs at the two ends becomes what it is at the later one."""
+def turned(condition: Expression, at: Callable[[int], Values], from_ms: int, to_ms: int, last: bool) -> int:
+    """A moment at which a condition that differs at the two ends becomes what it is at the later one, `last`."""
     while to_ms - from_ms > 1:
         middle_ms = (from_ms + to_ms) // 2
         if bool(condition.evaluate(at(middle_ms))) == last:

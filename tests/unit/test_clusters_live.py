@@ -57,7 +57,7 @@ def release(bench: Bench, **models: Any) -> None:
 
 def sweep(bench: Bench) -> None:
     bench.personalizer.segments.look(bench.serving.current)
-    bench.part.unsorted |= {key: None for key in bench.store.values if not key.startswith(b"#")}
+    bench.part.unsorted |= {key: True for key in bench.store.values if not key.startswith(b"#")}
 
 
 def said(bench: Bench) -> list[tuple[str, str, str]]:

@@ -70,6 +70,25 @@ async def test_users_enter_and_leave_with_the_values_that_moved_them(rules: Path
     assert members(again.read(b"t/u")) == ["buyers"], "memberships are state"
 
 
+async def test_time_alone_moves_people_at_its_moment_once_they_were_looked_at_before_it(rules: Path) -> None:
+    """The bench's sweep comes every 300 s; nobody is looked at by it here but at the beginning of the last ten minutes."""
+    bench = Bench(FakeModels(hazard_per_day=1.0), rules=rules)
+    bench.items()
+    seen_ms = T0_MS + 1
+    await bench.feed(event(item="i1"), event(item="i2", ts_ms=seen_ms))
+    await bench.close()
+    out_ms = T0_MS + 7 * DAY_MS + 1  # the older of the two views is more than seven days old
+    bench.part.unsorted[b"t/u"] = True
+    await bench.feed(event(user="other", ts_ms=out_ms - 400_000))
+    await bench.close()
+    assert [at_ms for at_ms, key in bench.part.turns if key == b"t/u"] == [out_ms]
+    for apart_ms, left in ((-1, False), (0, True)):
+        await bench.feed(event(user="other", ts_ms=out_ms + apart_ms, id=f"m{apart_ms}"))
+        await bench.close()
+        assert (("lookers", "left", 2) in said(bench)) == left
+    assert bench.part.turns == []
+
+
 async def test_time_alone_moves_people_when_everybody_is_looked_at(rules: Path) -> None:
     bench = Bench(FakeModels(hazard_per_day=1.0), rules=rules)  # all come back: no alert is raised, which would be looked at
     bench.items()
@@ -79,7 +98,7 @@ async def test_time_alone_moves_people_when_everybody_is_looked_at(rules: Path) 
     await bench.feed(later)
     await bench.close()
     assert ("lookers", "left", 2) not in said(bench)
-    bench.part.unsorted[b"t/u"] = None  # what a sweep does
+    bench.part.unsorted[b"t/u"] = True  # what a sweep does
     await bench.close()
     assert ("lookers", "left", 2) in said(bench)
 
@@ -127,7 +146,7 @@ async def test_nothing_is_said_while_history_is_imported_and_a_changed_file_is_t
     assert said(bench) == [("lookers", "entered", 1)]
     rewrite(rules, "lifecycle: false\nsegments: [{name: all, when: events > 0}]")
     bench.personalizer.segments.look()
-    bench.part.unsorted[b"t/u"] = None
+    bench.part.unsorted[b"t/u"] = True
     await bench.close()
     assert said(bench)[1:] == [("all", "entered", 1), ("lookers", "left", 2)]
     rewrite(rules, "segments: [{name: all, when: evnets > 0}]")
