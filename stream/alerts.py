@@ -55,7 +55,7 @@ class AlertDesk:
             state.alert = Alert(raised=True, raised_ts_ms=due_ms, alert_event_id=state.last_event_id)
             said = {name: (float(both[at, 0]), float(both[at, 1])) for name, both in effects.items()}
             self._emit("raised", key, state, curve, due_ms, serving, outbox, tuple(known[at].tolist()), said)
-            part.unsorted.setdefault(key, False)  # rules about alerts are asked when the interval closes, not in the next sweep
+            part.unsorted.setdefault(key, False)  # rules about alerts are asked when the interval closes
             part.outcomes["alert_raised"] += 1
 
     async def foresee(
