@@ -254,7 +254,10 @@ class Personalizer:
 
     def _claim(self, part: PartitionState, claim: identity.Claim, outbox: Outbox) -> None:
         key = user_key(claim.tenant, claim.anonymous)
-        if any(self.erasures.covers(one, claim.ts_ms) for one in (key, user_key(claim.tenant, claim.user))):
+        if self.erasures.covers(user_key(claim.tenant, claim.user), claim.ts_ms):
+            return
+        if self.erasures.covers(key, claim.ts_ms):  # the user's partition did not know it yet
+            outbox.forget(identity.Forget(claim.tenant, holder=claim.user, other=claim.anonymous))
             return
         if identity.note_claim(part.read(key), claim):
             part.touched(key, part.read(key), claim.lane)

@@ -158,6 +158,19 @@ async def test_an_erased_id_does_not_come_back_beside_another_users() -> None:
     assert list(bench.part.read(b"t/v").claimed) == ["device"], "what a device is used for afterwards is its user's"
 
 
+async def test_whose_partition_learns_of_an_erased_device_last_is_told_by_the_devices_owner() -> None:
+    bench = Bench()
+    await bench.feed(event(user="v", anonymousId="device", id="v1"))
+    assert list(bench.part.read(b"t/v").claimed) == ["device"]
+    bench.erasures.note(subject(b"t/device"), erasure(T0_MS + 10))
+    claim, forget = await told(bench)
+    assert isinstance(claim, identity.Claim) and forget == identity.Forget("t", holder="v", other="device")
+    await bench.close()
+    found = shopper(bench, b"t/v")
+    assert found is not None and found.events == 1 and not found.claimed
+    assert not any(b"device" in value for value in bench.store.values.values())
+
+
 async def test_consent_withdrawn_clears_the_profile_in_the_order_of_events() -> None:
     bench = Bench(FakeModels())
     no = {"consent": {"personalization": False}}
