@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import AsyncIterator, Collection
 from typing import NoReturn
@@ -55,16 +56,27 @@ class Deafness:
 
 
 async def others_are_answered(settings: Settings, group: str, partitions: Collection[tuple[str, int]]) -> bool:
-    """Whether a client made anew is told where the partitions end and where the group is."""
-    def ask() -> bool:
-        with Lag(settings) as client:
-            return client.answers(group, partitions)
+    """Whether a client made anew is told where the partitions end and where the group is. It asks in a thread that nobody
+    waits for: no process that is told to end may stay for a broker that is away."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    answers: list[bool] = []
 
+    def ask() -> None:
+        try:
+            with Lag(settings) as client:
+                answers.append(client.answers(group, partitions))
+        except (kafka.errors.KafkaError, OSError):
+            answers.append(False)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(told.set)
+
+    threading.Thread(target=ask, name=f"asking about {group}", daemon=True).start()
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return await asyncio.to_thread(ask)
-    except (kafka.errors.KafkaError, OSError, TimeoutError):
+            await told.wait()
+    except TimeoutError:
         return False
+    return answers[0]
 
 
 @contextlib.asynccontextmanager
