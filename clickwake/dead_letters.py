@@ -18,7 +18,7 @@ from rich.text import Text
 
 from clickwake import query
 from producers import repair
-from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, client_options, missing_topic, unreachable
+from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, from_the_beginning, unreachable
 from producers.repair import Change, Mended
 from schemas import topics
 from schemas.dead_letter import DeadLetter
@@ -35,38 +35,26 @@ _errors = Console(stderr=True)
 def read(settings: Settings) -> list[DeadLetter]:
     """Every letter on the topic, one of each id, the newest; without what nobody can read, which is said. Raises
     KafkaUnavailable."""
-    from kafka import KafkaConsumer, TopicPartition
     from kafka.errors import KafkaError
 
     topic = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
     found: dict[str, DeadLetter] = {}
     try:
-        consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
+        with from_the_beginning(settings.kafka, topic) as consumer:
+            ends = consumer.end_offsets(sorted(consumer.assignment()))
+            while any(consumer.position(one) < end for one, end in ends.items()):
+                for record in (record for some in consumer.poll(timeout_ms=POLL_MS).values() for record in some):
+                    if record.value is None:
+                        continue
+                    try:
+                        letter = _letter.decode(record.value)
+                    except UNREADABLE as error:
+                        _errors.print(f"{record.topic}[{record.partition}]: the record at offset {record.offset} is left "
+                                      f"out: {error}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+                        continue
+                    found[letter.dead_letter_id] = letter
     except KafkaError as error:
         raise KafkaUnavailable(unreachable(settings.kafka, error)) from error
-    try:
-        numbers = consumer.partitions_for_topic(topic)
-        if not numbers:
-            raise KafkaUnavailable(missing_topic(settings.kafka, topic))
-        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        ends = consumer.end_offsets(partitions)
-        while any(consumer.position(one) < ends[one] for one in partitions):
-            for record in (record for some in consumer.poll(timeout_ms=POLL_MS).values() for record in some):
-                if record.value is None:
-                    continue
-                try:
-                    letter = _letter.decode(record.value)
-                except UNREADABLE as error:
-                    _errors.print(f"{record.topic}[{record.partition}]: the record at offset {record.offset} is left out: "
-                                  f"{error}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-                    continue
-                found[letter.dead_letter_id] = letter
-    except KafkaError as error:
-        raise KafkaUnavailable(unreachable(settings.kafka, error)) from error
-    finally:
-        consumer.close()
     return list(found.values())
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console
 
-from producers.kafka import KafkaUnavailable, client_options, missing_topic
+from producers.kafka import from_the_beginning
 from schemas import topics
 from schemas.erasure import Erased, Erasure, decode
 from schemas.unreadable import UNREADABLE
@@ -28,23 +28,9 @@ def listed(settings: Settings) -> Erased:
     return found
 
 
-@contextmanager
-def reading(settings: Settings) -> Iterator[Any]:
+def reading(settings: Settings) -> AbstractContextManager[Any]:
     """A consumer at the beginning of the whole topic. Raises KafkaUnavailable."""
-    from kafka import KafkaConsumer, TopicPartition
-
-    name = topics.ERASURES.name(settings.kafka.topic_prefix)
-    consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
-    try:
-        numbers = consumer.partitions_for_topic(name)
-        if not numbers:
-            raise KafkaUnavailable(missing_topic(settings.kafka, name))
-        partitions = [TopicPartition(name, number) for number in sorted(numbers)]
-        consumer.assign(partitions)
-        consumer.seek_to_beginning(*partitions)
-        yield consumer
-    finally:
-        consumer.close()
+    return from_the_beginning(settings.kafka, topics.ERASURES.name(settings.kafka.topic_prefix))
 
 
 def polled(consumer: Any) -> Iterator[tuple[bytes, Erasure | None]]:

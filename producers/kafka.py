@@ -10,12 +10,13 @@ same ids is what makes that harmless.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -254,3 +255,22 @@ class Producer:
             self.close()
         else:
             self.abandon()
+
+
+@contextlib.contextmanager
+def from_the_beginning(kafka: Kafka, topic: str) -> Iterator[Any]:
+    """A consumer of all partitions of a topic, at their beginning, without a group. Raises KafkaUnavailable where there is
+    no such topic, and KafkaError."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(**client_options(kafka), enable_auto_commit=False)
+    try:
+        numbers = consumer.partitions_for_topic(topic)
+        if not numbers:
+            raise KafkaUnavailable(missing_topic(kafka, topic))
+        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
+        consumer.assign(partitions)
+        consumer.seek_to_beginning(*partitions)
+        yield consumer
+    finally:
+        consumer.close()

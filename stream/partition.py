@@ -90,6 +90,11 @@ def due_of(data: bytes) -> int:
     return int.from_bytes(data[:_DUE_BYTES], "big")
 
 
+def _until(records: Sequence[R], offset: int) -> int:
+    """How many records, in offset order, are at or before an offset."""
+    return bisect_right(records, offset, key=lambda record: record.offset)
+
+
 class NoStore:
     """Of a partition that holds no states: it keeps nothing and has nothing."""
 
@@ -271,13 +276,13 @@ class PartitionState:
         known = self.meta.offsets.get(topic)
         if known is None or known[0] != topic_id:
             return records
-        return records[bisect_right(records, known[1], key=lambda record: record.offset) :]
+        return records[_until(records, known[1]) :]
 
     def given_again(self, topic: str, records: Sequence[R]) -> bool:
         """Whether some of the records that `not_folded` leaves out came later than the last one that was folded: then the
         broker may have given their offsets away a second time. Or its clock went back: `reconcile` knows."""
         folded, mark_ms = self.meta.offsets.get(topic, ("", -1))[1], self.meta.marks.get(topic)
-        return mark_ms is not None and any(one.offset <= folded and one.timestamp > mark_ms for one in records)
+        return mark_ms is not None and any(one.timestamp > mark_ms for one in records[: _until(records, folded)])
 
     def ended(self, end: str) -> None:
         """What became of a record of the events topic."""

@@ -38,6 +38,9 @@ def on_topics(monkeypatch: pytest.MonkeyPatch, topics: Mapping[str, Sequence[Any
         def assign(self, partitions: Sequence[Any]) -> None:
             self._at = dict.fromkeys(partitions, 0)
 
+        def assignment(self) -> set[Any]:
+            return set(self._at)
+
         def seek_to_beginning(self, *partitions: Any) -> None: ...
 
         def end_offsets(self, partitions: Sequence[Any]) -> dict[Any, int]:
