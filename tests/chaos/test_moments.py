@@ -12,31 +12,37 @@ import statistics
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
+from schemas.outputs import Reminder
 from stream.adapters import clickhouse as adapter
+from stream.core.state import DAY_MS
 from stream.core.terms import CLAIM_KEY, term_of
 from stream.partition import unpack
-from stream.settings import Kafka, Settings
+from stream.settings import Kafka, Personalize, Settings
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
+    REPURCHASE,
+    TEA,
     Committed,
     Feed,
     assert_aggregates_are_true,
     assert_each_is_alerted_once,
+    assert_little_was_sent_again,
     assert_town_is_true,
     await_alerts,
     caught_up,
     emissions,
-    sent_again,
     soon_silent,
 )
 from tests.support import bundles
-from tests.support.bundles import Exported
+from tests.support.bundles import LAPSE_DAYS, Exported
 from tests.support.cluster import (
     Worker,
     lag,
@@ -50,11 +56,13 @@ from tests.support.cluster import (
     stored_states,
     until,
 )
+from tests.support.fakes import event
 from training import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 KILLS, JOINS = (200, 20) if FULL else (3, 3)
 EVENTS_PER_S = 200.0
+RETURNING = 8  # users who come back while their worker is asleep
 AS_SHIPPED = 4 if FULL else 0  # kills of workers whose sessions are those of the settings
 
 
@@ -62,15 +70,16 @@ AS_SHIPPED = 4 if FULL else 0  # kills of workers whose sessions are those of th
 def town(settings: Settings, exported: Exported, registry: Path) -> Settings:
     settings = bundles.with_registry(of_short_sessions(settings), registry)  # more happens in the time there is
     topic_admin.create(settings)
-    bundles.put_vectors(settings)
-    releases.release(settings, bundles.publish(settings.registry, exported).model_version)
+    bundles.put_vectors(settings, [*bundles.ITEMS, TEA])
+    bundle = bundles.publish(settings.registry, exported, repurchase=REPURCHASE.named())
+    releases.release(settings, bundle.model_version)
     return settings
 
 
 @pytest.mark.timeout(180 + 30 * KILLS)
 def test_killed_at_random_moments(town: Settings) -> None:
     """Personalize and the sink in turn, each of them KILLS times."""
-    draw, again_s, read_again = random.Random(5), [], 0
+    draw, again_s, deaths_ms = random.Random(5), [], []
     produce_events(town, soon_silent(10.0 * KILLS))
     groups = {"personalize": f"{town.kafka.topic_prefix}-personalize", "sink": f"{town.kafka.topic_prefix}.sink"}
     with Feed(town, 5, EVENTS_PER_S) as feed:
@@ -82,11 +91,13 @@ def test_killed_at_random_moments(town: Settings) -> None:
                         "CLICKWAKE_KAFKA__SESSION_TIMEOUT_MS": str(Kafka().session_timeout_ms)}))
                     until(lambda before=before: committed() > before, 2 * CONSUMING_AGAIN_S, f"{name} consumes again")
                     again_s.append(time.monotonic() - started)
-                    time.sleep(draw.random() * 3)  # the moment itself is what is drawn; nothing is waited for
+                    # the moment itself is what is drawn; nothing is waited for. Some live for several intervals
+                    time.sleep(draw.random() * (9 if number % 4 == 2 else 3))
                     assert worker.poll() is None, f"{name} ended by itself"
                     worker.kill()
                     worker.wait(10)
-                    read_again += lag(town, "personalize", topics.EVENTS) if name == "personalize" else 0
+                    if name == "personalize":
+                        deaths_ms.append(time.time_ns() // 1_000_000)
     print(f"consuming again after {statistics.median(again_s):.1f} s, at most {max(again_s):.1f} s, in {len(again_s)} kills")
     assert max(again_s) < CONSUMING_AGAIN_S
     with running(town, "workers.personalize"), running(town, "workers.sink"):
@@ -98,10 +109,9 @@ def test_killed_at_random_moments(town: Settings) -> None:
     assert_aggregates_are_true(town)
     sent = emissions(town)
     assert len(sent) > feed.sent / 100
-    assert max(sent_again(town).values()) <= read_again, "more was sent again than was read again"
+    assert_little_was_sent_again(town, deaths_ms)
     with closing(adapter.open_client(town.clickhouse)) as client:
         assert client.query("SELECT uniqExact(recommendation_id) FROM recommendations").first_row[0] == len(sent)
-    assert read_all(town, topics.DEAD_LETTERS) == []
 
 
 @pytest.mark.timeout(180 + 30 * JOINS)
@@ -188,6 +198,67 @@ def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Setti
     last = {record.key: record.value for record in read_all(town, topics.STATE)}
     assert stored_states(town) == {key: unpack(value) for key, value in last.items() if not key.startswith(b"#")}, (
         "what was written late is the last record of its key still: compaction would keep it")
+
+
+@pytest.mark.timeout(300)
+def test_what_is_due_at_a_sleeper_is_not_said_of_users_who_came_back_meanwhile(town: Settings, tmp_path: Path) -> None:
+    """It is idle when it falls asleep, so that it holds no batch and writes no interval. But its timers are running, and
+    what they make due when it wakes has been settled at the other owner."""
+    group, home, due_s = f"{town.kafka.topic_prefix}-personalize", tmp_path / "sleeper", 45.0
+    process = start_worker(town, "workers.personalize", home)
+    sleeper = Worker(process, home, "workers.personalize")
+    try:
+        produce_events(town, now("u", 40))
+        until(lambda: caught_up(town), 60, "the first worker consumes")
+        due_ms = time.time_ns() // 1_000_000 + round(1_000 * due_s)
+        # everybody's clock is at the present at last: silence begins then
+        produce_events(town, [*ordered_tea(due_ms), *lapsing(due_ms), *soon_silent(due_s + 4), *now("u", 40)])
+        await_alerts(town, 30, count=3)
+        process.send_signal(signal.SIGSTOP)
+        with running(town, "workers.personalize", tmp_path / "other"):
+            produce_events(town, [*now("back", RETURNING), *now("buyer", RETURNING, item="tea", name="Order Completed")])
+            until(lambda: caught_up(town), due_s, "the other took its partitions")
+            assert time.time_ns() // 1_000_000 < due_ms, "they came back too late for what is tested here"
+            await_alerts(town, due_s + 30)  # the last of them after `due_ms`
+            reminders = reminded(town)
+            assert reminders == {f"buyer{n}" for n in range(RETURNING, 2 * RETURNING)}, "who stayed away, and nobody else"
+            process.send_signal(signal.SIGCONT)
+            until(lambda: members(town, "personalize") == 2, 2 * CONSUMING_AGAIN_S, "it is let in again")
+            with Committed(town, group) as committed:
+                before = committed()
+                produce_events(town, now("u", 40))
+                until(lambda: committed() >= before + 40, CONSUMING_AGAIN_S, "and both go on")
+        sleeper.stop()
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert reminded(town) == reminders
+    assert_each_is_alerted_once(town)
+    assert_town_is_true(town)
+
+
+def now(who: str, count: int, **more: Any) -> list[dict[str, Any]]:
+    """A live event of each of so many users."""
+    at_ms = time.time_ns() // 1_000_000
+    return [event(user=f"{who}{n}", ts_ms=at_ms, lane="live", **more) for n in range(count)]
+
+
+def lapsing(due_ms: int) -> list[dict[str, Any]]:
+    """Of users who are to be alerted about then."""
+    ts_ms = due_ms - round(LAPSE_DAYS * DAY_MS)
+    return [event(user=f"back{n}", ts_ms=ts_ms, lane="live") for n in range(RETURNING)]
+
+
+def ordered_tea(due_ms: int) -> list[dict[str, Any]]:
+    """Orders, as long ago as their users are to be reminded of them then; twice as many as come back."""
+    ago_ms = round((REPURCHASE.usual_days - Personalize().reminders_window_days / 2) * DAY_MS)
+    return [event(user=f"buyer{n}", ts_ms=due_ms - ago_ms, lane="import", item="tea", name="Order Completed")
+            for n in range(2 * RETURNING)]  # fmt: skip
+
+
+def reminded(settings: Settings) -> set[str]:
+    said = [msgspec.json.decode(record.value, type=Reminder) for record in read_all(settings, topics.REMINDERS)]
+    return {one.user_id for one in said if one.state == "due"}
 
 
 def late(settings: Settings) -> bool:

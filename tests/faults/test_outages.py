@@ -30,6 +30,7 @@ from schemas import topics
 from schemas.catalog import ItemVector
 from schemas.outputs import Recommendation
 from stream.settings import Kafka, Settings
+from tests.chaos.town import CONSUMING_AGAIN_S, Committed
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import (
@@ -225,10 +226,12 @@ def outage() -> None:
 
 @pytest.mark.timeout(120 + 3 * RECOVERY_S + 2 * OUTAGE_S)
 def test_kafka_and_then_clickhouse_gone_while_events_flow(town: Town) -> None:
-    settings = town.settings
+    settings, group = town.settings, f"{town.settings.kafka.topic_prefix}-personalize"
     town.flows()
     pids = town.pids()
 
+    with Committed(settings, group) as committed:
+        before = committed()
     assert town.broker.pid
     os.kill(town.broker.pid, signal.SIGKILL)
     town.broker.stop()
@@ -238,6 +241,14 @@ def test_kafka_and_then_clickhouse_gone_while_events_flow(town: Town) -> None:
     assert httpx.get(f"http://127.0.0.1:{settings.collector.port}/health/ready", trust_env=False).status_code == 503
     assert town.pids() == pids, "nobody died of it"
     town.broker.start()
+    answers_at = time.monotonic()
+    with Committed(settings, group) as committed:
+        until(lambda: committed() >= before, CONSUMING_AGAIN_S, "the broker knows again how far the group had come")
+        before = committed()
+        until(lambda: committed() > before, RECOVERY_S, "events are folded again")
+    again_s = time.monotonic() - answers_at
+    print(f"consuming again {again_s:.1f} s after the broker answered")
+    assert again_s < CONSUMING_AGAIN_S
     town.flows()
 
     assert town.house.pid
