@@ -7,12 +7,14 @@ a file again changes nothing. Shops' own column names are understood (Google Mer
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 
+from producers.datasets.table import DatasetError, opened
 from producers.kafka import Producer
 from schemas import events, topics
 from schemas.catalog import TEXT_CHARS_MAX, Item
@@ -27,10 +29,6 @@ ALIASES = {
 }
 FIELDS = frozenset(Item.__struct_fields__)
 ERRORS_KEPT_MAX = 1_000  # a file of another kind has an error a row; the first ones tell
-
-
-class CatalogError(ValueError):
-    """The file as a whole is no catalog; the message says why."""
 
 
 class RowError(msgspec.Struct, frozen=True):
@@ -80,7 +78,7 @@ def _csv_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
     reader.fieldnames = columns
     if "item_id" not in {ALIASES.get(column, column) for column in columns}:
         found = ", ".join(columns) or "nothing"
-        raise CatalogError(f"{file.name} needs a column item_id (or id, product_id, sku), has {found}")
+        raise DatasetError(f"{file.name} needs a column item_id (or id, product_id, sku), has {found}")
     while True:
         line = reader.line_num + 1
         try:
@@ -99,13 +97,10 @@ def _csv_rows(file: TextIO) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def items(path: Path, tenant: str = "demo") -> Iterator[tuple[int, Item | str]]:
-    """(line, item or what is wrong with the row) for every row; CSV when the name ends in .csv, else JSON lines."""
-    try:
-        file = path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
-    except OSError as error:
-        raise CatalogError(f"Cannot open {path}: {error.strerror or error}. Name an existing file.") from error
-    is_csv = path.suffix.lower() == ".csv"
-    with file:
+    """(line, item or what is wrong with the row) for every row; CSV when the name ends in .csv or .csv.gz, else JSON lines.
+    Raises DatasetError."""
+    is_csv = path.name.lower().endswith((".csv", ".csv.gz"))
+    with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         for line, row in (_csv_rows if is_csv else _json_rows)(file):
             if isinstance(row, str):
                 yield line, row
@@ -119,7 +114,7 @@ def items(path: Path, tenant: str = "demo") -> Iterator[tuple[int, Item | str]]:
 def publish(settings: Settings, path: Path, tenant: str = "demo", *,
             on_wait: Callable[[str], None] = lambda message: None,
             on_progress: Callable[[Summary], None] = lambda summary: None) -> Summary:
-    """Publishes every good row and returns once all are acknowledged; raises CatalogError or the producer's errors."""
+    """Publishes every good row and returns once all are acknowledged; raises DatasetError or the producer's errors."""
     topic, summary = topics.ITEMS.name(settings.kafka.topic_prefix), Summary()
     with Producer(settings.kafka, (topic,), on_wait=on_wait) as producer:
         for line, item in items(path, tenant):

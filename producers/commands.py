@@ -9,7 +9,6 @@ from typing import Any, NoReturn, cast, get_args
 import msgspec
 from rich.console import Console
 
-from producers import catalog as catalog_file
 from producers import console as show
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import DatasetError
@@ -60,7 +59,7 @@ def catalog(path: Path, *, tenant: str, as_json: bool) -> None:
     console = Console(stderr=True)
     try:
         summary = show.run_catalog(load(), path, tenant, console)
-    except (catalog_file.CatalogError, KafkaUnavailable, NotAcknowledged) as error:
+    except (DatasetError, KafkaUnavailable, NotAcknowledged) as error:
         _fail(console, error, FAILED)
     if as_json:
         _print_json(summary)

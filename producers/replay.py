@@ -28,7 +28,7 @@ import msgspec
 
 from producers.collector.admission import WITHHELD
 from producers.datasets.registry import DATASETS
-from producers.datasets.table import Accepted, DatasetError, Dropped, Rejected, Row, open_bytes
+from producers.datasets.table import Accepted, DatasetError, Dropped, Rejected, Row, opened
 from producers.dead_letters import dead_letter
 from producers.dead_letters import encode as encode_dead_letter
 from producers.erasures import listed
@@ -286,7 +286,7 @@ class Pace:
 def count_rows(path: Path, dataset: str) -> int:
     """Lines after the header, if the data set has one, for the progress bar; the exact number is in the summary."""
     newlines, last = 0, b""
-    with open_bytes(path) as file:
+    with opened(path) as file:
         while chunk := file.read(1 << 20):
             newlines += chunk.count(b"\n")
             last = chunk[-1:]

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from producers.datasets.table import DatasetError, open_bytes
+from producers.datasets.table import DatasetError, opened
 from stream.adapters.clickhouse import connect
 from stream.adapters.opinion_reader import UNKNOWN, Languages
 from stream.core.opinions import FORMS, Said, said
@@ -143,7 +143,7 @@ def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
     """(line, the wanted columns) of each row of a CSV file, whose fields may hold line breaks."""
     csv.field_size_limit(min(sys.maxsize, 1 << 24))
     try:
-        with open_bytes(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+        with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file)
             header = next(rows, [])
             if missing := [name for name in wanted if name not in header]:
@@ -153,7 +153,7 @@ def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
                 if len(row) != len(header):
                     raise DatasetError(f"{path}, line {rows.line_num}: {len(row)} fields, expected {len(header)}")
                 yield rows.line_num, [row[at] for at in places]
-    except (EOFError, OSError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path} is cut off or damaged: {error}. Fetch it again.") from error
 
 

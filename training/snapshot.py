@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from producers.datasets.registry import DATASETS
-from producers.datasets.table import Accepted
+from producers.datasets.table import Accepted, opened
 from schemas.catalog import Item
 from schemas.events import ORDER_REFUNDED, Event
 from schemas.unreadable import UNREADABLE
@@ -295,7 +295,7 @@ def _catalog(client: Any, tenant: str) -> Iterator[Item]:
 
 def _lines(path: Path, kind: type[Any]) -> Iterator[Any]:
     decoder = msgspec.json.Decoder(kind)
-    with path.open("rb") as file:
+    with opened(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:

@@ -11,7 +11,9 @@ import csv
 import gzip
 import itertools
 import math
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -82,8 +84,7 @@ Row = Accepted | Dropped | Rejected
 Parse = Callable[[int, list[str]], tuple[dict[str, Any], int]]  # (row, fields) → (event, its time in ms)
 
 
-def open_bytes(path: Path) -> IO[bytes]:
-    """The file's content, decompressed if it is gzip whatever its name is."""
+def _open(path: Path) -> IO[bytes]:
     try:
         with path.open("rb") as probe:
             magic = probe.read(2)
@@ -92,21 +93,29 @@ def open_bytes(path: Path) -> IO[bytes]:
         raise DatasetError(f"Cannot open {path}: {error.strerror or error}. Name an existing file.") from error
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file's content, decompressed if it is gzip whatever its name is. Raises DatasetError where it cannot be opened, or
+    is cut off or damaged, once that is read."""
+    with _open(path) as file:
+        try:
+            yield file
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DatasetError(f"{path} is cut off or damaged: {error}. Fetch it again.") from error
+
+
 def lines(path: Path, header: Sequence[str] | None) -> Iterator[tuple[int, bytes]]:
     """(row, line) for each row after the header, which must be `header`, None where there is none; raises DatasetError."""
-    with open_bytes(path) as file:
+    with opened(path) as file:
         row = 0
-        try:
-            first = file.readline().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
-            if header is not None and first.decode("utf-8", "replace").split(",") != list(header):
-                raise DatasetError(f"{path} starts with {first[:200]!r}; expected the columns {','.join(header)}")
-            for line in file if header is not None else itertools.chain((first,), file):
-                stripped = line.rstrip(b"\r\n")
-                if stripped:
-                    row += 1
-                    yield row, stripped
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise DatasetError(f"{path} is cut off or damaged after row {row}: {error}. Fetch it again.") from error
+        first = file.readline().removeprefix(b"\xef\xbb\xbf").rstrip(b"\r\n")
+        if header is not None and first.decode("utf-8", "replace").split(",") != list(header):
+            raise DatasetError(f"{path} starts with {first[:200]!r}; expected the columns {','.join(header)}")
+        for line in file if header is not None else itertools.chain((first,), file):
+            stripped = line.rstrip(b"\r\n")
+            if stripped:
+                row += 1
+                yield row, stripped
 
 
 def fields(line: bytes, columns: int) -> list[str]:

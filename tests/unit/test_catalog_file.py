@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
-from producers.catalog import CatalogError, items
+from producers.catalog import items
+from producers.datasets.table import DatasetError
 from schemas.catalog import Item
 
 
@@ -37,10 +39,20 @@ def test_json_lines(tmp_path: Path) -> None:
     assert all(isinstance(found[line], str) for line in (4, 5, 6))
 
 
+@pytest.mark.parametrize(("name", "text"), [("c.csv.gz", "id,name\na,Mug\n"), ("c.jsonl.gz", '{"id":"a","name":"Mug"}\n')])
+def test_gzip(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()))
+    assert [item for _, item in items(path, "shop")] == [Item(item_id="a", tenant="shop", title="Mug")]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match="cut off or damaged"):
+        list(items(path))
+
+
 def test_a_file_without_items_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "catalog.csv"
     path.write_text("colour,price\nred,1\n")
-    with pytest.raises(CatalogError, match="item_id"):
+    with pytest.raises(DatasetError, match="item_id"):
         list(items(path))
-    with pytest.raises(CatalogError, match="Cannot open"):
+    with pytest.raises(DatasetError, match="Cannot open"):
         list(items(tmp_path / "absent.csv"))

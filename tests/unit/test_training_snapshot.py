@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from producers.datasets.table import DatasetError
 from schemas.catalog import Item
 from stream.adapters import model_store
 from stream.core.blend import Blend
@@ -68,6 +70,15 @@ def test_a_bad_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text(json.dumps(event(1, "u", 0, "a")) + '\n{"messageId": 1}\n')
     with pytest.raises(ValueError, match=r"events\.jsonl:2 is no Event"):
+        snapshot.from_file(path)
+
+
+def test_events_in_gzip_are_read_and_a_file_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl.gz"
+    path.write_bytes(gzip.compress(json.dumps(event(1, "u", 0, "a")).encode() + b"\n"))
+    assert [one.user for one in snapshot.from_file(path).events] == ["u"]
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DatasetError, match=r"events\.jsonl\.gz is cut off or damaged"):
         snapshot.from_file(path)
 
 
