@@ -55,14 +55,16 @@ def history_of(settings: Settings, source: str, dataset: tuple[str, Path] | None
 def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None, tenant: str,
           announce: bool, as_json: bool) -> None:
     """Train once; release unless told not to."""
-    from training import comparison, release, trials
+    from training import comparison, release, texts, trials
     from training import train as training
 
     settings = settings_module.load()
     try:
         history = history_of(settings, source, dataset, events, items, tenant)
-        told = trials.read(settings, tenant) if dataset is None and events is None else {}  # else of another shop
-        trained = training.train(settings, history, trials=told, say=_console.print)
+        running = dataset is None and events is None  # else of another shop
+        known = texts.encode(settings, history.items, _console.print, running=running)
+        told = trials.read(settings, tenant) if running else {}
+        trained = training.train(settings, history, known, trials=told, say=_console.print)
         release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
         announced = release.release(settings, trained.manifest.model_version, "clickwake train") if announce else None
     except EXPECTED as error:

@@ -150,7 +150,7 @@ def watch(tenant: str, horizon: Horizon, candidate: str | None, act: bool, as_js
         if candidate is not None:
             history = history_of(settings, "clickhouse", None, None, None, tenant)
             current, other = load(settings, found.current), load(settings, candidate)
-            known = texts.encode(settings, history.items, _errors.print)
+            known = texts.encode(settings, history.items, _errors.print, running=True)
             shadowed = shadow.compare(settings, tenant, history, known, current, other, horizon, _errors.print)
     except EXPECTED as error:
         fail(error)

@@ -54,8 +54,8 @@ def seconds(text: str) -> float:
 def run_once(settings: Settings, tenant: str) -> tuple[Verdict, ModelRelease | None]:
     """Train, judge, release or keep. Returns the verdict, which is kept beside the bundle, and the announcement if any."""
     history = snapshot.from_clickhouse(settings, tenant)
-    known = texts.encode(settings, history.items, log.info)
-    trained = train.train(settings, history, texts=known, trials=trials.read(settings, tenant), say=log.info)
+    known = texts.encode(settings, history.items, log.info, running=True)
+    trained = train.train(settings, history, known, trials=trials.read(settings, tenant), say=log.info)
     version = trained.manifest.model_version
     release.sign_new(settings, version, trained.manifest_sha256)
     verdict = _judged(settings, history, known, trained.manifest)

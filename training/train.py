@@ -42,7 +42,7 @@ from training.comparison import Comparison
 from training.fit import Curve
 from training.persuasion import Persuasion
 from training.snapshot import EmptyHistory, History, Moment, Replay, Snapshot, interactions, replay, visit_arrays
-from training.texts import Texts, encode
+from training.texts import Texts
 from training.trials import Trials
 from training.user_encoder import Config, Recommender
 
@@ -132,11 +132,10 @@ def windows(history: History) -> tuple[int, int, int]:
 
 
 def train(
-    settings: Settings, history: History, *, texts: Texts | None = None, trials: Mapping[str, Trials] | None = None,
+    settings: Settings, history: History, texts: Texts, *, trials: Mapping[str, Trials] | None = None,
     say: Say = lambda message: None,
 ) -> Trained:  # fmt: skip
-    """End to end, see the module. `texts` replaces the text encoder by known vectors; `trials`: what was decided by lot."""
-    texts = texts or encode(settings, history.items, say)
+    """End to end, see the module. `trials`: what was decided by lot."""
     policy, budget_s = CountsPolicy(), settings.training.budget_s / 2  # two runs share it
     validation_ms, test_ms, end_ms = windows(history)
     say(f"learning from {len(history.events)} events, judged on the newest {(end_ms - test_ms) / DAY_MS:.1f} days")

@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.partitioner import murmur2
 
+from schemas.topics import Topic
 from stream.adapters.broken_connections import tell_broken_connections
 from stream.settings import Settings
 
@@ -104,6 +105,25 @@ def admin_arguments(settings: Settings) -> dict[str, Any]:
     """Address and authentication for kafka-python's admin client."""
     arguments = aiokafka_arguments(settings)
     return {key: value for key, value in arguments.items() if value is not None}
+
+
+def records(settings: Settings, topic: Topic) -> Iterator[Any]:
+    """Everything that is on a topic now, in the order of each partition, for who has no event loop; of a topic that is not
+    there, nothing. Raises kafka-python's KafkaError."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    name = topic.name(settings.kafka.topic_prefix)
+    consumer = KafkaConsumer(**admin_arguments(settings), group_id=None, enable_auto_commit=False)
+    try:
+        tps = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
+        consumer.assign(tps)
+        consumer.seek_to_beginning(*tps)
+        ends = consumer.end_offsets(tps)
+        while any(consumer.position(tp) < ends[tp] for tp in tps):
+            for some in consumer.poll(timeout_ms=1_000).values():
+                yield from some
+    finally:
+        consumer.close()
 
 
 async def topic_id(settings: Settings, topic: str) -> str:

@@ -25,7 +25,7 @@ from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
 from stream.adapters import clickhouse
 from stream.adapters.global_reader import readable
-from stream.adapters.kafka_clients import admin_arguments
+from stream.adapters.kafka_clients import records
 from stream.erasure.eraser import until
 from stream.erasure.rows import HOLDS, numbers, quoted
 from stream.settings import Settings
@@ -88,24 +88,6 @@ def everywhere(settings: Settings, tenant: str, ids: Sequence[str]) -> Iterator[
     yield from in_clickhouse(settings, needles)
     yield from in_stores(settings.state_dir, needles)
     yield from in_files(settings.home, needles)
-
-
-def records(settings: Settings, topic: Topic) -> Iterator[Any]:
-    """Everything that is on a topic now, in the order of each partition."""
-    from kafka import KafkaConsumer, TopicPartition
-
-    name = topic.name(settings.kafka.topic_prefix)
-    consumer = KafkaConsumer(**admin_arguments(settings), group_id=None, enable_auto_commit=False)
-    try:
-        tps = [TopicPartition(name, number) for number in sorted(consumer.partitions_for_topic(name) or ())]
-        consumer.assign(tps)
-        consumer.seek_to_beginning(*tps)
-        ends = consumer.end_offsets(tps)
-        while any(consumer.position(tp) < ends[tp] for tp in tps):
-            for some in consumer.poll(timeout_ms=1_000).values():
-                yield from some
-    finally:
-        consumer.close()
 
 
 def receipts(erasures: Iterable[Any], needles: Needles) -> dict[str, int]:

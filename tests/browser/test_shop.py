@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import httpx
 import msgspec
 import pytest
 from playwright.sync_api import Page, expect
@@ -21,7 +20,7 @@ from schemas.catalog import Item
 from stream.settings import Settings
 from tests.support import bundles, surfaces
 from tests.support.bundles import Exported
-from tests.support.cluster import lag, produce_events, read_all, running, until
+from tests.support.cluster import answers, lag, produce_events, read_all, running, until
 from tests.support.fakes import event
 from training import release as releases
 
@@ -67,16 +66,9 @@ def shop(lasting: Settings, exported: Exported) -> Iterator[tuple[Settings, str]
             stack.enter_context(running(settings, module, **env))
         for name, path in (("COLLECTOR", "/health/ready"), ("API", "/health/ready"), ("SHOP", "/")):
             url = f"http://127.0.0.1:{ports[name]}{path}"
-            until(lambda url=url: _answers(url), 60, f"{name} is ready")
+            until(lambda url=url: answers(url), 60, f"{name} is ready")
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "history is folded")
         yield settings, f"http://127.0.0.1:{ports['SHOP']}"
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False).status_code == 200
-    except httpx.HTTPError:
-        return False
 
 
 def test_a_click_changes_what_is_shown_and_why(shop: tuple[Settings, str], page: Page) -> None:

@@ -47,7 +47,7 @@ PLACEHOLDER = r"\b(USER|ID|ITEM_ID|VERSION|OTHER|TENANT|PATH|NAME|DIR)\b"
 # pattern → why no test of this file runs it
 NOT_RUN = {
     r"^make (install|test)": "CI runs `make test`, which first makes .venv by the rule that is all of `make install`",
-    r"^make demo": "minutes, and servers of its own; tests/unit/test_demo.py has what it does to a used home",
+    r"^make demo": "minutes, and servers of its own; tests/integration/test_demo.py has how it ends",
     r"^export PATH": "the tutorial has set it, for all that runs here",
     r"clickwake up --detach +#": "the installation that all of this runs in is up already, by the tutorial",
     r"clickwake up$": "goes on until it is stopped; tests/integration/test_traces.py has processes that trace",

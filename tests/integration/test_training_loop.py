@@ -56,7 +56,7 @@ def test_what_is_stored_teaches_what_is_served_again_and_again(shop: Settings) -
     history = [msgspec.json.decode(record.value) for record in read_all(shop, topics.EVENTS)]
     user = next(one["userId"] for one in history if one.get("userId"))
     item = next(one["properties"]["product_id"] for one in history if "product_id" in one.get("properties", {}))
-    with running(shop, "training.schedule", **EVERY), Tail(shop, topics.RECOMMENDATIONS) as tail:
+    with running(shop, "training.schedule", **EVERY) as training, Tail(shop, topics.RECOMMENDATIONS) as tail:
         first = until(lambda: judged(shop), TRAINED_S, "a bundle trained")[0]
         assert first.released and first.against is None
 
@@ -68,6 +68,7 @@ def test_what_is_stored_teaches_what_is_served_again_and_again(shop: Settings) -
         shown = until(served, 60, "the bundle served")[-1]
         assert shown.items and shown.degraded in (None, "explanations")
         second = until(lambda: judged(shop)[1:], TRAINED_S, "the next one judged")[0]
+        assert "encoding 0 item texts, 100 are encoded already" in training.log()
     assert second.against == first.model_version and second.users > 0 and second.ahead
     manifests = {one.model_version: one for one in model_store.versions(shop.registry)}
     assert manifests[second.model_version].parent == first.model_version

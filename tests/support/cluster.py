@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 import msgspec
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import CoordinatorNotAvailableError
@@ -48,6 +49,14 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
             return found
         time.sleep(min(max(POLL_S, time.monotonic() - asked), POLL_S_MAX))
     raise AssertionError(f"not within {timeout_s:.0f} s: {what}")
+
+
+def answers(url: str) -> bool:
+    """Whether there is a page at an address, now."""
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 class Sender:

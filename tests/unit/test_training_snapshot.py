@@ -109,7 +109,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     settings = Settings(models=Models(registry=registry), training=Training(budget_s=120.0))  # epochs end it, not time
     history = shop(150, 1)
     texts = Texts.named("test", history.items, np.random.default_rng(0).normal(size=(20, 8)).astype(np.float32))
-    return settings, history, texts, train.train(settings, history, texts=texts, trials={"save them": persuadable()})
+    return settings, history, texts, train.train(settings, history, texts, trials={"save them": persuadable()})
 
 
 def persuadable() -> Trials:
@@ -157,7 +157,7 @@ def test_a_too_short_history_is_refused(tmp_path: Path) -> None:
     settings = Settings(models=Models(registry=str(tmp_path)))
     history = snapshot.from_events([event(n, "u", n, "a") for n in range(5)])
     with pytest.raises(snapshot.EmptyHistory, match="at least 50 are needed"):
-        train.train(settings, history, texts=Texts.named("test", "a", np.zeros((1, 8), dtype=np.float32)))
+        train.train(settings, history, Texts.named("test", "a", np.zeros((1, 8), dtype=np.float32)))
 
 
 def test_an_anonymous_history_belongs_to_whom_it_was_claimed_by_as_in_serving() -> None:
