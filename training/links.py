@@ -157,30 +157,26 @@ def _moments(
     """Each moment of a user after the first: decayed history before it (M, N), its items (M, N), its time (M,)."""
     starts = np.flatnonzero(np.r_[True, (users[1:] != users[:-1]) | (ts_ms[1:] != ts_ms[:-1])])  # of moments
     ends = np.r_[starts[1:], len(users)]
-    rows: list[Ints] = []
-    history: list[Ints] = []
-    values: list[Doubles] = []
-    kept: list[tuple[int, int]] = []  # of moments with a past: where their items begin and end
-    first = 0  # of the user's touches
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        if start and users[start] != users[start - 1]:
-            first = start
-        if first < start:
-            past = slice(max(first, start - HISTORY_MAX), start)
-            history.append(items[past])
-            values.append(np.exp2(-(ts_ms[start] - ts_ms[past]) / DAY_MS / LINKS_DAYS))
-            rows.append(np.full(len(history[-1]), len(kept)))
-            kept.append((start, end))
-    if not kept:
-        nothing = sparse.csr_matrix((0, n))
-        return nothing, nothing, np.zeros(0, dtype=np.int64)
-    shape = (len(kept), n)
-    before = sparse.csr_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(history))), shape=shape)
-    before.data = np.minimum(before.data, 1.0)
-    sizes = np.array([end - start for start, end in kept])
-    columns = np.concatenate([items[start:end] for start, end in kept])
-    after = sparse.csr_matrix((np.ones(len(columns)), (np.repeat(np.arange(len(kept)), sizes), columns)), shape=shape)
-    return before, after, ts_ms[[start for start, _ in kept]]
+    first = np.searchsorted(users, users[starts])  # of the user's touches
+    later = starts > first  # moments with a past
+    starts, ends, first = starts[later], ends[later], np.maximum(first[later], starts[later] - HISTORY_MAX)
+    (before, past), (after, present) = _ranges(first, starts), _ranges(starts, ends)
+    decay = np.exp2(-(ts_ms[starts][before] - ts_ms[past]) / DAY_MS / LINKS_DAYS)
+    history = sparse.csr_matrix((decay, (before, items[past])), shape=(len(starts), n))
+    history.data = np.minimum(history.data, 1.0)
+    touched = sparse.csr_matrix((np.ones(len(present)), (after, items[present])), shape=(len(starts), n))
+    return history, touched, ts_ms[starts]
+
+
+def _ranges(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """The numbers of all ranges, one after the other: of which range each is, and itself.
+
+    >>> [one.tolist() for one in _ranges(np.array([3, 7]), np.array([5, 8]))]
+    [[0, 0, 1], [3, 4, 7]]
+    """
+    lengths = ends - starts
+    of = np.repeat(np.arange(len(starts)), lengths)
+    return of, np.arange(len(of)) + (starts - np.cumsum(lengths) + lengths)[of]
 
 
 def _inverse(gram: Doubles, ridge: float) -> Doubles:
@@ -199,6 +195,8 @@ def _shares(weights: Doubles | Float32) -> Doubles:
 def _strongest(weights: Doubles | Float32) -> Weights:
     """The LINKS_PER_ITEM largest weights of each row; below 0 none."""
     width = min(len(weights), LINKS_PER_ITEM)
-    columns = np.argsort(-weights, axis=1, kind="stable")[:, :width]
+    some = np.sort(np.argpartition(-weights, width - 1, axis=1)[:, :width], axis=1)  # so the first of equal ones is first
+    best = np.asarray(np.take_along_axis(weights, some, axis=1), dtype=np.float64)
+    columns = np.take_along_axis(some, np.argsort(-best, axis=1, kind="stable"), axis=1)
     values = np.maximum(np.take_along_axis(weights, columns, axis=1), 0.0)
     return Weights(columns.astype(np.int32), values)
