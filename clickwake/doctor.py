@@ -96,7 +96,7 @@ def _engine() -> Check:
     absent = [name for name in wanted if importlib.util.find_spec(name) is None]
     if absent:
         return Check(name="engine", level="problem", found=f"missing: {', '.join(absent)}",
-                     do="pip install 'clickwake[local]', or set CLICKWAKE_CLICKHOUSE__HOST")
+                     do="`pip install '.[local]'` in the repository, or set CLICKWAKE_CLICKHOUSE__HOST")
     return Check(name="engine", level="ok", found="chdb")
 
 

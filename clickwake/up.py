@@ -296,7 +296,7 @@ class Local:
 def _require(module: str, extra: str, what: str, otherwise: str) -> None:
     """Raises `StartError` when an optional dependency is not installed."""
     if importlib.util.find_spec(module) is None:
-        raise StartError(f"{what} needs the `{extra}` extra: pip install 'clickwake[{extra}]', or {otherwise}")
+        raise StartError(f"{what} needs the `{extra}` extra: `pip install '.[{extra}]'` in the repository, or {otherwise}")
 
 
 def _module(name: str) -> str:

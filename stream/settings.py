@@ -448,9 +448,13 @@ def load() -> Settings:
     """
     home = Path(os.environ.get("CLICKWAKE_HOME", ".clickwake"))
     local_env = home / "local.env"
+    lines = wrong_settings.misspelt(os.environ, Settings)
     try:
-        return Settings(_env_file=local_env if local_env.exists() else None)
+        settings = Settings(_env_file=local_env if local_env.exists() else None)
     except ValueError as error:
-        for line in wrong_settings.lines_of(error, Settings):
-            print(f"wrong setting: {line}", file=sys.stderr)
+        lines += wrong_settings.lines_of(error, Settings)
+    if not lines:
+        return settings
+    for line in lines:
+        print(f"wrong setting: {line}", file=sys.stderr)
     raise SystemExit(wrong_settings.EXIT_CODE)

@@ -4,6 +4,7 @@ secret, nor a name within it, which may be a secret in the wrong place."""
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ValidationError
 
@@ -34,12 +35,37 @@ def lines_of(error: ValueError, settings: type[BaseModel]) -> list[str]:
     for one in error.errors(include_input=False, include_context=False, include_url=False):
         name, within = variable(*map(str, one["loc"][:2])), one["loc"][2:]
         what = SAID.get(one["type"]) or one["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        if one["type"] == "extra_forbidden" and (near := difflib.get_close_matches(name, _variables(settings), 1)):
-            what += f"; did you mean {near[0]}?"
+        if one["type"] == "extra_forbidden":
+            what += _or_meant(name, settings)
         said = wrong.setdefault(name, [])
         if (text := f"something in it: {what}" if within else what) not in said:
             said.append(text)
     return [f"{' or '.join(filter(None, (name, ALSO.get(name))))}: {', or '.join(said)}" for name, said in wrong.items()]
+
+
+def misspelt(names: Iterable[str], settings: type[BaseModel]) -> list[str]:
+    """A line for each environment variable that looks like one of the `settings` and is none, for nobody reads it: in no
+    section, or with another underscore. Others that begin alike, such as those of docker-compose.yml, are let be."""
+    known = {_letters(name): name for name in _variables(settings)}
+    lines = []
+    for name in sorted(names):
+        section, delimiter, _ = name.upper().removeprefix(PREFIX).partition(DELIMITER)
+        if name.upper().startswith(PREFIX) and section.lower() not in settings.model_fields and (
+                delimiter or _letters(name) in known):  # fmt: skip
+            meant = known.get(_letters(name))
+            or_meant = f"; did you mean {meant}?" if meant else _or_meant(name, settings)
+            lines.append(f"{name}: {SAID['extra_forbidden']}{or_meant}")
+    return lines
+
+
+def _letters(name: str) -> str:
+    return name.upper().replace("_", "")
+
+
+def _or_meant(name: str, settings: type[BaseModel]) -> str:
+    known = {one.removeprefix(PREFIX): one for one in _variables(settings)}  # what all begin with would make all alike
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), known, 1)
+    return f"; did you mean {known[near[0]]}?" if near else ""
 
 
 def _variables(settings: type[BaseModel]) -> list[str]:

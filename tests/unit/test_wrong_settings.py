@@ -44,12 +44,24 @@ WRONG: dict[str, tuple[dict[str, str], list[str]]] = {
         ["CLICKWAKE_API__PORT: should be a valid integer", "CLICKWAKE_TRACING__HEADERS: should be a JSON object"]),
 }  # fmt: skip
 
+# what the settings themselves do not look at
+UNREAD: dict[str, tuple[dict[str, str], list[str]]] = {
+    "a section that is misspelt": (
+        {"KAFAK__SASL_PASSWORD": SECRET},
+        ["CLICKWAKE_KAFAK__SASL_PASSWORD: there is no such setting; did you mean CLICKWAKE_KAFKA__SASL_PASSWORD?"]),
+    "an underscore that is missing, and a value that is wrong": (
+        {"KAFKA_SASL_PASSWORD": SECRET, "API__PORT": SECRET},
+        ["CLICKWAKE_KAFKA_SASL_PASSWORD: there is no such setting; did you mean CLICKWAKE_KAFKA__SASL_PASSWORD?",
+         "CLICKWAKE_API__PORT: should be a valid integer"]),
+    "a section like none": ({"XYZ__ABC": SECRET}, ["CLICKWAKE_XYZ__ABC: there is no such setting"]),
+}  # fmt: skip
 
-@pytest.fixture(params=WRONG)
+
+@pytest.fixture(params=WRONG | UNREAD)
 def told(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """How each line begins that is to be said of what is wrong now."""
     monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
-    variables, lines = WRONG[request.param]
+    variables, lines = (WRONG | UNREAD)[request.param]
     for name, value in variables.items():
         monkeypatch.setenv(f"CLICKWAKE_{name}", value)
     return [f"wrong setting: {line}" for line in lines]
