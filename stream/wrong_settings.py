@@ -4,11 +4,12 @@ secret, nor a name within it, which may be a secret in the wrong place."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ValidationError
 
 PREFIX, DELIMITER = "CLICKWAKE_", "__"
+SERVICE = ("tcp://", "udp://", "sctp://")
 EXIT_CODE = 2  # as for an option that there is not
 SAID = {
     "dict_type": 'should be a JSON object, such as {"name": "value"}',
@@ -43,15 +44,17 @@ def lines_of(error: ValueError, settings: type[BaseModel]) -> list[str]:
     return [f"{' or '.join(filter(None, (name, ALSO.get(name))))}: {', or '.join(said)}" for name, said in wrong.items()]
 
 
-def misspelt(names: Iterable[str], settings: type[BaseModel]) -> list[str]:
+def misspelt(variables: Mapping[str, str], settings: type[BaseModel]) -> list[str]:
     """A line for each environment variable that looks like one of the `settings` and is none, for nobody reads it: in no
-    section, or with another underscore. Others that begin alike, such as those of docker-compose.yml, are let be."""
+    section, or with another underscore. Others that begin alike, such as those of docker-compose.yml, are let be, and so is
+    the address of a service called clickwake-api, which Kubernetes puts into CLICKWAKE_API_PORT."""
     known = {_letters(name): name for name in _variables(settings)}
     lines = []
-    for name in sorted(names):
+    for name, value in sorted(variables.items()):
         section, delimiter, _ = name.upper().removeprefix(PREFIX).partition(DELIMITER)
-        if name.upper().startswith(PREFIX) and section.lower() not in settings.model_fields and (
-                delimiter or _letters(name) in known):  # fmt: skip
+        if not name.upper().startswith(PREFIX) or section.lower() in settings.model_fields or value.startswith(SERVICE):
+            continue
+        if delimiter or _letters(name) in known:
             meant = known.get(_letters(name))
             or_meant = f"; did you mean {meant}?" if meant else _or_meant(name, settings)
             lines.append(f"{name}: {SAID['extra_forbidden']}{or_meant}")

@@ -80,6 +80,13 @@ def test_each_variable_has_a_line_and_no_value_is_said(told: list[str], capsys: 
     assert_told(capsys.readouterr().err, told)
 
 
+def test_variables_of_others_that_begin_alike_are_let_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    others = {"HOME": str(tmp_path), "WRITE_KEYS": "{}", "API_PORT": "tcp://10.0.0.1:80", "API_SERVICE_HOST": "10.0.0.1"}
+    for name, value in others.items():
+        monkeypatch.setenv(f"CLICKWAKE_{name}", value)
+    assert load().home == tmp_path
+
+
 def test_what_the_settings_raise_themselves_holds_no_value_either(monkeypatch: pytest.MonkeyPatch) -> None:
     for variables, _ in WRONG.values():
         with monkeypatch.context() as patch:
