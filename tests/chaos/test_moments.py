@@ -77,7 +77,7 @@ def town(settings: Settings, exported: Exported, registry: Path) -> Settings:
     return settings
 
 
-@pytest.mark.timeout(180 + 30 * KILLS)
+@pytest.mark.timeout(180 + 45 * KILLS)
 def test_killed_at_random_moments(town: Settings) -> None:
     """Personalize and the sink in turn, each of them KILLS times."""
     draw, again_s, deaths_ms = random.Random(5), [], []
