@@ -63,6 +63,7 @@ FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 KILLS, JOINS = (200, 20) if FULL else (3, 3)
 EVENTS_PER_S = 200.0
 CATCHING_UP_PER_S = 10 * EVENTS_PER_S  # at least, beside other tests: most of what is sent comes while the sink is killed
+JOINS_S_MAX = 300.0  # all of them, where there are 20
 RETURNING = 8  # users who come back while their worker is asleep
 AS_SHIPPED = 4 if FULL else 0  # kills of workers whose sessions are those of the settings
 
@@ -120,7 +121,8 @@ def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
     draw, began = random.Random(6), time.monotonic()
     produce_events(town, soon_silent(15.0 * JOINS))  # timers move with their partitions
     group = f"{town.kafka.topic_prefix}-personalize"
-    with Feed(town, 6, EVENTS_PER_S), Committed(town, group) as committed, running(town, "workers.personalize"):
+    with (Feed(town, 6, EVENTS_PER_S), Committed(town, group) as committed, running(town, "workers.personalize"),
+          running(town, "workers.sink")):
         until(lambda: committed() > 0, CONSUMING_AGAIN_S, "the first worker consumes")
         for number in range(JOINS):
             with running(town, "workers.personalize", tmp_path / f"guest-{number % 2}"):
@@ -130,17 +132,21 @@ def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
                 time.sleep(draw.random() * 2)  # how long a guest stays is what is drawn
             before = committed()
             until(lambda before=before: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "one goes on alone")
-        print(f"{JOINS} joins and leaves in {time.monotonic() - began:.0f} s")
+        took_s = time.monotonic() - began
+        print(f"{JOINS} joins and leaves in {took_s:.0f} s")
         until(lambda: lag(town, "personalize", topics.EVENTS) < 2 * EVENTS_PER_S, 60, "no stall")
         await_alerts(town, 15.0 * JOINS + 30)
     _finish(town)
     assert_town_is_true(town)
     assert_each_is_alerted_once(town)
+    assert_aggregates_are_true(town)
+    assert not FULL or took_s < JOINS_S_MAX
 
 
 def _finish(town: Settings) -> None:
-    with running(town, "workers.personalize"):
+    with running(town, "workers.personalize"), running(town, "workers.sink"):
         until(lambda: caught_up(town), 60, "the rest folded")
+        until(lambda: sink_lag(town) == 0, 60, "the rest stored")
 
 
 @pytest.mark.timeout(240)

@@ -62,7 +62,7 @@ def texts_of(settings: Settings) -> Texts:
 
 def batch(settings: Settings, bundle: Bundle) -> dict[bytes, list[str]]:
     """Memberships recomputed from the log by what training uses."""
-    truth = oracle(settings)
+    truth = oracle(settings).states
     items = {item.item_id: item for item in ITEMS}
     index = index_of(bundle, items, texts_of(settings), PartitionCounts(CountsPolicy()))
     places = offline_audience.assigned(bundle, index, list(truth.values()))

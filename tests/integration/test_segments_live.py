@@ -55,7 +55,7 @@ def test_users_enter_a_new_rule_looks_back_and_all_is_known_as_of_any_time(setti
         settings.segments_file.write_text(RULES + "  - {name: known by one event, when: events == 1}\n")
         until(lambda: len(tail.poll()) == 3 + 19, 30, "a new rule looks at everybody, whatever they do")
         until(lambda: _intervals(settings) == 3 + 19 - 1, 60, "all changes stored")
-    truth, rules = oracle(settings), load(settings.segments_file)
+    truth, rules = oracle(settings).states, load(settings.segments_file)
     for key, state in stored_states(settings).items():
         values = values_of(truth[key], now_ms(), 0.0)
         assert segments.members(state) == sorted(rules.inside("t", values)), "the stream says what a batch says"

@@ -11,10 +11,10 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import httpx
 import msgspec
@@ -31,6 +31,7 @@ from stream.core.fold import fold
 from stream.core.state import Reminders, UserState
 from stream.core.state import decode as decode_state
 from stream.core.state import encode as encode_state
+from stream.partition import META_KEY, Accounts, Meta, unpack
 from stream.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -257,25 +258,33 @@ def members(settings: Settings, group: str) -> int:
     return len(one["members"]) if one["group_state"] == "Stable" else 0
 
 
-def oracle(settings: Settings) -> dict[bytes, UserState]:
-    """States by a plain recomputation from the input log: the truth every run must end in."""
-    return _recomputed(settings)[0]
+class Recomputed(NamedTuple):
+    """The input log folded once, in order: states by user, live counts by key of their topic, and of each partition how many
+    records came to which end."""
+
+    states: dict[bytes, UserState]
+    counts: dict[str, ItemCount]
+    ends: dict[int, Counter[str]]
 
 
-def _recomputed(settings: Settings) -> tuple[dict[bytes, UserState], dict[str, ItemCount]]:
-    """States by user, and live counts by key of their topic, of the input log folded once, in order."""
+def oracle(settings: Settings) -> Recomputed:
+    """A plain recomputation from the input log: the truth every run must end in."""
     states: dict[bytes, UserState] = {}
     counted: dict[int, PartitionCounts] = {}
+    ends: defaultdict[int, Counter[str]] = defaultdict(Counter)
     for record in read_all(settings, topics.EVENTS):
         event = msgspec.json.decode(record.value, type=Event)
         if is_ahead(settings, event, record):
+            ends[record.partition]["rejected"] += 1
             continue
         state = states.setdefault(user_key(event.tenant, event.user), UserState())
-        _, added = fold(state, event, 0, 1 << 60)
+        outcome, added = fold(state, event, 0, 1 << 60)
+        ends[record.partition][outcome.value] += 1
         counts = counted.setdefault(record.partition, PartitionCounts(CountsPolicy()))
         for touch in added:
             counts.observe(event.tenant, touch, state.ring, record.offset, {})
-    return states, {f"{partition}/{key}": count for partition, some in counted.items() for key, count in some.counts.items()}
+    by_key = {f"{partition}/{key}": count for partition, some in counted.items() for key, count in some.counts.items()}
+    return Recomputed(states, by_key, dict(ends))
 
 
 def is_ahead(settings: Settings, event: Event, record: Any) -> bool:
@@ -291,10 +300,11 @@ def comparable(state: UserState) -> bytes:
 
 
 def assert_states_are_true(settings: Settings, form: Callable[[UserState], bytes] = comparable) -> None:
-    """Every user's state is what folding the log once gives: nothing lost, nothing twice; and each record has one end.
-    `form`: what of a state is compared."""
+    """Every user's state is what folding the log once gives: nothing lost, nothing twice; and each record came to the end
+    that it comes to there. `form`: what of a state is compared."""
     assert_each_record_has_one_end(settings)
-    truth, found = oracle(settings), stored_states(settings)
+    (truth, _, ends), found = oracle(settings), stored_states(settings)
+    assert {partition: one.ends for partition, one in accounts(settings).items()} == ends
     assert found.keys() == truth.keys()
     formed = {key: (form(found[key]), form(truth[key])) for key in truth}
     wrong = {key: _different(*map(decode_state, both)) for key, both in formed.items() if both[0] != both[1]}
@@ -315,8 +325,6 @@ def _different(found: UserState, true: UserState) -> dict[str, Any]:
 
 def stored_states(settings: Settings) -> dict[bytes, UserState]:
     """What the changelog says the states are: the last value of each key that counts."""
-    from stream.partition import unpack
-
     last = {key: value for puts in _changelog(settings).values() for key, value in puts.items()}
     return {key: unpack(value) for key, value in last.items() if not key.startswith(b"#") and value is not None}
 
@@ -324,15 +332,18 @@ def stored_states(settings: Settings) -> dict[bytes, UserState]:
 def assert_each_record_has_one_end(settings: Settings) -> None:
     """What the partitions' own records say became of the events topic, since its beginning and over all restarts: of each of
     its records one thing. For a topic that lost nothing, once all of it is folded."""
-    from stream.partition import META_KEY, Meta
-
-    events = topics.EVENTS.name(settings.kafka.topic_prefix)
     records = Counter(record.partition for record in read_all(settings, topics.EVENTS))
-    known = {partition: msgspec.msgpack.decode(puts[META_KEY] or b"", type=Meta)
-             for partition, puts in _changelog(settings).items() if META_KEY in puts}  # fmt: skip
-    found = {partition: meta.accounts for partition, meta in known.items() if events in meta.offsets}
+    found = accounts(settings)
     assert {partition: (one.first, sum(one.ends.values())) for partition, one in found.items()} == {
         partition: (0, count) for partition, count in records.items()}, found  # fmt: skip
+
+
+def accounts(settings: Settings) -> dict[int, Accounts]:
+    """Of each partition that has folded something, by its changelog."""
+    events = topics.EVENTS.name(settings.kafka.topic_prefix)
+    known = {partition: msgspec.msgpack.decode(puts[META_KEY] or b"", type=Meta)
+             for partition, puts in _changelog(settings).items() if META_KEY in puts}  # fmt: skip
+    return {partition: meta.accounts for partition, meta in known.items() if events in meta.offsets}
 
 
 def _changelog(settings: Settings) -> dict[int, dict[bytes, bytes | None]]:
@@ -348,7 +359,7 @@ def _changelog(settings: Settings) -> dict[int, dict[bytes, bytes | None]]:
 def assert_counts_are_true(settings: Settings) -> None:
     """The last record of each live count is what counting the log once gives, whoever wrote it, died and came again. For the
     counts that workers have without a model, or with one whose manifest says nothing of them."""
-    true = _recomputed(settings)[1]
+    true = oracle(settings).counts
     found = {record.key.decode(): msgspec.msgpack.decode(record.value, type=ItemCount)
              for record in read_all(settings, topics.ITEM_COUNTS)}  # fmt: skip
     assert true and found.keys() == true.keys()
