@@ -143,7 +143,7 @@ def test_a_round_releases_what_is_not_worse_and_keeps_what_is(
     known = drawn_texts(history.items.values(), bundles.SPACE, bundles.TEXT_DIM)
     topic = Announced(monkeypatch, str(tmp_path))
     monkeypatch.setattr(snapshot, "from_clickhouse", lambda settings, tenant: history)
-    monkeypatch.setattr(texts, "encode", lambda settings, items, say: known)
+    monkeypatch.setattr(texts, "encode", lambda settings, items, say, *, running: known)
     monkeypatch.setattr(trials, "read", lambda settings, tenant: {})
     monkeypatch.setattr(train, "train", _published(str(tmp_path), exported))
     first, announced = schedule.run_once(settings, "t")
