@@ -40,6 +40,9 @@ POLL_S, POLL_S_MAX = 0.05, 0.5
 SHORT_SESSION_MS = 6_000  # the least that brokers allow
 
 
+ANSWER_S = 30.0  # a page that is asked for first is made then
+
+
 def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
     """Poll until the condition is true; fails with what was awaited. What takes long to ask is asked for half of the time at
     most: what is awaited needs the processor, too."""
@@ -55,7 +58,7 @@ def until(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
 def answers(url: str) -> bool:
     """Whether there is a page at an address, now."""
     try:
-        return httpx.get(url, trust_env=False).status_code == 200
+        return httpx.get(url, trust_env=False, timeout=ANSWER_S).status_code == 200
     except httpx.HTTPError:
         return False
 

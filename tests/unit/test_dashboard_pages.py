@@ -18,7 +18,7 @@ from clickwake.dashboard.frame import Page
 from clickwake.dashboard.gate import ANYBODY
 from clickwake.dashboard.sessions import Sessions
 from stream.settings import Settings
-from tests.support.cluster import running, until
+from tests.support.cluster import answers, running, until
 from tests.support.read_api import KEY, Shop
 
 AWAY = "ClickHouse does not answer"
@@ -117,7 +117,7 @@ def test_an_account_opens_the_pages_of_its_tenants_only(tmp_path: Path) -> None:
     assert settings.accounts_file.read_text().count("tenants") == 1, "without, a file is as it was"
     url = f"http://127.0.0.1:{port}"
     with running(settings, "clickwake.dashboard", CLICKWAKE_DASHBOARD__PORT=str(port), CLICKWAKE_SHOP__TENANT="c"):
-        until(lambda: _answers(f"{url}/health/live"), 60, "the dashboard answers")
+        until(lambda: answers(f"{url}/health/live"), 60, "the dashboard answers")
         opened = {"": 200, "?tenant=a": 200, "?tenant=b&lang=zh": 200, "?tenant=c": 403, "?tenant=": 403,
                   "?tenant=a&tenant=c": 403, "?tenant=c&tenant=a": 200}  # fmt: skip
         for name, wanted in (("ann", opened), ("bob", dict.fromkeys(opened, 200))):
@@ -131,9 +131,3 @@ def test_an_account_opens_the_pages_of_its_tenants_only(tmp_path: Path) -> None:
                 assert f"tenant={shown}" in browser.get("/users").text, "the first of theirs where the usual one is none"
                 assert browser.get("/users/u1?tenant=c").status_code == wanted["?tenant=c"]
 
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False, timeout=30).status_code == 200
-    except httpx.HTTPError:
-        return False
