@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -136,7 +136,12 @@ async def running(kept: Topics, path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     async def there(settings: Settings) -> None:
         return
 
-    for name, fake in (("read_whole", read_whole), ("AIOKafkaConsumer", lambda *_, **__: Consumer(kept)),
+    @contextlib.asynccontextmanager
+    async def answered(settings: Settings, consumer: Consumer, group: str) -> AsyncIterator[None]:
+        yield
+
+    for name, fake in (("answered", answered), ("read_whole", read_whole),
+                       ("AIOKafkaConsumer", lambda *_, **__: Consumer(kept)),
                        ("Erasures", lambda _: NobodyErased()), ("AdsRefusals", lambda _: NobodyRefuses()),
                        ("_now", lambda: kept.now), ("pause", paused)):  # fmt: skip
         monkeypatch.setattr(delivery, name, fake)
