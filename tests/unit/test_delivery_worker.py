@@ -197,6 +197,13 @@ async def test_what_came_due_while_it_read_waits_for_what_was_said_by_then(
     assert kept.statuses()[2:] == [("u1", "sent"), ("u2", "expired")]
 
 
+def put(path: Path, text: str) -> None:
+    """At once: a file that is looked at while it is written has said something else for that moment."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.replace(path)
+
+
 async def test_a_changed_file_is_taken_while_it_runs_and_one_that_cannot_be_used_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,14 +217,14 @@ async def test_a_changed_file_is_taken_while_it_runs_and_one_that_cannot_be_used
 
     async def taken(text: str) -> None:
         reads = kept.reads
-        path.write_text(text)
+        put(path, text)
         await kept.until(lambda: kept.reads > reads)
 
     with capture_logs() as logs:
         async with running(kept, path, monkeypatch):
             await taken(FILE + SAVE)
             assert await said(alert("u1", "a1")) == [("u1", "sent")]
-            path.write_text(FILE + "deliveries: [{name: save, channel: fax, about: churn}]")
+            put(path, FILE + "deliveries: [{name: save, channel: fax, about: churn}]")
             await kept.until(lambda: any(one["event"] == "deliveries refused" for one in logs))
             assert await said(alert("u2", "a2")) == [("u2", "sent")], "what the file said before stays"
             await taken(FILE + SAVE + "caps: [{messages: 1, days: 7}]\nsuppress: [shop/u3]\n")
