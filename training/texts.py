@@ -32,6 +32,7 @@ FLOAT_BYTES = 4
 
 _vector = msgspec.msgpack.Decoder(ItemVector)
 
+
 @dataclass(frozen=True)
 class Texts:
     """Vectors (N, T) of items in one space."""

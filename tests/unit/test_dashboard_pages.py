@@ -130,4 +130,3 @@ def test_an_account_opens_the_pages_of_its_tenants_only(tmp_path: Path) -> None:
                 shown = "a" if name == "ann" else "c"
                 assert f"tenant={shown}" in browser.get("/users").text, "the first of theirs where the usual one is none"
                 assert browser.get("/users/u1?tenant=c").status_code == wanted["?tenant=c"]
-
