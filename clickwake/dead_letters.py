@@ -18,7 +18,7 @@ from rich.text import Text
 
 from clickwake import query
 from producers import repair
-from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, from_the_beginning, unreachable
+from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, from_the_beginning, to_its_end, unreachable
 from producers.repair import Change, Mended
 from schemas import topics
 from schemas.dead_letter import DeadLetter
@@ -27,7 +27,6 @@ from stream.settings import Settings, load
 from stream.sink.message_ids import MessageIds
 
 SHOWN_MAX = 20  # of a dry run
-POLL_MS = 1_000
 _letter = msgspec.json.Decoder(DeadLetter)
 _errors = Console(stderr=True)
 
@@ -41,18 +40,16 @@ def read(settings: Settings) -> list[DeadLetter]:
     found: dict[str, DeadLetter] = {}
     try:
         with from_the_beginning(settings.kafka, topic) as consumer:
-            ends = consumer.end_offsets(sorted(consumer.assignment()))
-            while any(consumer.position(one) < end for one, end in ends.items()):
-                for record in (record for some in consumer.poll(timeout_ms=POLL_MS).values() for record in some):
-                    if record.value is None:
-                        continue
-                    try:
-                        letter = _letter.decode(record.value)
-                    except UNREADABLE as error:
-                        _errors.print(f"{record.topic}[{record.partition}]: the record at offset {record.offset} is left "
-                                      f"out: {error}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
-                        continue
-                    found[letter.dead_letter_id] = letter
+            for record in to_its_end(consumer):
+                if record.value is None:
+                    continue
+                try:
+                    letter = _letter.decode(record.value)
+                except UNREADABLE as error:
+                    _errors.print(f"{record.topic}[{record.partition}]: the record at offset {record.offset} is left out: "
+                                  f"{error}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
+                    continue
+                found[letter.dead_letter_id] = letter
     except KafkaError as error:
         raise KafkaUnavailable(unreachable(settings.kafka, error)) from error
     return list(found.values())

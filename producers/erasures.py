@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 from rich.console import Console
 
-from producers.kafka import from_the_beginning
+from producers.kafka import POLL_MS, from_the_beginning, to_its_end
 from schemas import topics
 from schemas.erasure import Erased, Erasure, decode
 from schemas.unreadable import UNREADABLE
@@ -21,10 +21,8 @@ def listed(settings: Settings) -> Erased:
     """The list as it is now. Raises KafkaUnavailable."""
     found = Erased()
     with reading(settings) as consumer:
-        ends = consumer.end_offsets(sorted(consumer.assignment()))
-        while any(consumer.position(tp) < end for tp, end in ends.items()):
-            for whose, erasure in polled(consumer):
-                found.note(whose, erasure)
+        for whose, erasure in _readable(to_its_end(consumer)):
+            found.note(whose, erasure)
     return found
 
 
@@ -35,7 +33,11 @@ def reading(settings: Settings) -> AbstractContextManager[Any]:
 
 def polled(consumer: Any) -> Iterator[tuple[bytes, Erasure | None]]:
     """What has come; without what nobody can read, which can erase nobody."""
-    for record in (one for some in consumer.poll(timeout_ms=500).values() for one in some):
+    return _readable(one for some in consumer.poll(timeout_ms=POLL_MS).values() for one in some)
+
+
+def _readable(records: Iterable[Any]) -> Iterator[tuple[bytes, Erasure | None]]:
+    for record in records:
         try:
             yield record.key or b"", None if record.value is None else decode(record.value)
         except UNREADABLE as error:

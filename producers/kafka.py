@@ -33,6 +33,7 @@ DELIVERY_TIMEOUT_MS = 120_000  # a broker restart takes seconds; after two minut
 BOOTSTRAP_TIMEOUT_MS = 5_000  # one attempt to reach the cluster
 METADATA_TIMEOUT_MS = 10_000  # after this a topic counts as missing
 CLOSE_TIMEOUT_S = 5.0
+POLL_MS = 500  # nothing is lost by a shorter wait: who reads to the end asks again
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.5, 5.0
 UNACKNOWLEDGED_MAX = 20_000  # records in flight: kafka-python itself keeps any number in memory
 UNACKNOWLEDGED_BYTES_MAX = 64 * 1024 * 1024
@@ -274,3 +275,11 @@ def from_the_beginning(kafka: Kafka, topic: str) -> Iterator[Any]:
         yield consumer
     finally:
         consumer.close()
+
+
+def to_its_end(consumer: Any) -> Iterator[Any]:
+    """Every record from where a consumer is to where its partitions end now. Raises KafkaError."""
+    ends = consumer.end_offsets(sorted(consumer.assignment()))
+    while any(consumer.position(partition) < end for partition, end in ends.items()):
+        for some in consumer.poll(timeout_ms=POLL_MS).values():
+            yield from some
