@@ -79,7 +79,7 @@ CHINESE = {
     # what the records name by a code
     "correct": "正确", "wrong": "错误", "1h": "1 小时", "1d": "1 天", "7d": "7 天",
     "for_you": "为你推荐", "again": "再次购买", "similar": "相似商品", "complements": "搭配商品", "popular": "热门",
-    "trending": "上升", "due": "到期", "rank": "排序",
+    "trending": "上升", "due": "到期", "due_categories": "到期类目", "rank": "排序",
     "personal": "个人习惯", "links": "关联", "rules": "先后规则", "popularity": "热度", "pinned": "置顶",
     "undecodable": "无法解码", "unprocessable": "无法处理", "too_large": "过大", "dropped": "有意略去",
     "sink_rejected": "写入被拒",

@@ -9,6 +9,7 @@ import msgspec
 from schemas.catalog import Item
 from schemas.events import Instant
 from schemas.outputs import RecommendedItem
+from stream.api.choosing import DueCategory
 from stream.api.offers import OfferAnswer
 from stream.core.index import ItemIndex
 from stream.core.why import Why
@@ -36,9 +37,11 @@ class Items(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(Items, frozen=True, kw_only=True):
-    """`recommendation_id` stands for the content: send it back in `properties.recommendation_id` of what is done with it."""
+    """`recommendation_id` stands for the content: send it back in `properties.recommendation_id` of what is done with it.
+    `categories`: of the scenario `due_categories`, those that are due, the likeliest first."""
 
     recommendation_id: str
+    categories: tuple[DueCategory, ...] = ()
     experiment: str = ""
     arm: str = ""
 

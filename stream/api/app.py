@@ -199,7 +199,8 @@ def _answered(request: Request, answer: Answer | Items | User | Explained) -> Re
     """With a weak ETag: equal ones mean the same answer, but for how old it may be. 304 where the client has it."""
     same: object = msgspec.structs.replace(answer, stale_ms=0)
     if isinstance(answer, Answer):  # its id stands for what was chosen, though scores change by the minute
-        same = answer.recommendation_id, [(one.item_id, one.item) for one in answer.items]
+        same = (answer.recommendation_id, [(one.item_id, one.item) for one in answer.items],
+                [one.category for one in answer.categories])  # fmt: skip
     tag = f'W/"{hashlib.blake2b(msgspec.json.encode(same), digest_size=12).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if tag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):

@@ -9,20 +9,22 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from schemas.events import Instant
 from schemas.outputs import Applied, Reason, RecommendedItem
 from stream.api.experiments import NO_ARM
 from stream.api.requests import Ask, condition, factor
 from stream.core import scenarios
-from stream.core.choice import Choice, choose
+from stream.core.choice import Choice, allowed_of, choose
 from stream.core.experiments import Arm, explored
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
 from stream.core.recommend import Rules, shares_by_source
-from stream.core.reminders import Policy, due_now
+from stream.core.reminders import Policy, categories_due, due_now
 from stream.core.scenarios import Bool
 from stream.core.state import Kind, UserState
 from stream.core.why import Why, why
 from stream.http.answers import Refused, invalid
+from stream.outbox import utc
 from stream.recommending import Scored, degraded
 from stream.serving import Serving
 
@@ -97,6 +99,17 @@ class Due(NamedTuple):
         return {"due": 1.0} if self.total[row] > 0 else {}
 
 
+class DueCategory(msgspec.Struct, frozen=True, kw_only=True):
+    """A category that the user is expected to buy of again. `probability`: of a purchase within a window's length from now;
+    `window_from`: since when it is due."""
+
+    category: str
+    probability: float
+    last_bought_ts: Instant
+    interval_days: float
+    window_from: Instant
+
+
 class Chosen(NamedTuple):
     """What was chosen for a user, from what, and how it is told."""
 
@@ -105,6 +118,7 @@ class Chosen(NamedTuple):
     choice: Choice
     basis: ForUser | AboutItems | Due
     degraded: str | None
+    categories: tuple[DueCategory, ...] = ()
 
     def items(self) -> tuple[RecommendedItem, ...]:
         """As shown, best first."""
@@ -180,10 +194,39 @@ def due(serving: Serving, tenant: str, state: UserState, wanted: Wanted, now_ms:
     return Chosen(index, state, choice, Due(state, total), why_not)
 
 
+def of_due_categories(
+    serving: Serving, tenant: str, scored: Scored, wanted: Wanted, now_ms: int, policy: Policy
+) -> Chosen:  # fmt: skip
+    """Items of the categories that the user is expected to buy of again now. An item's score is the category's chance times
+    the item's share of the scores of what may be chosen of it; so the likelier category comes first, but each with its best.
+    Raises Refused."""
+    index, rhythms, state, n = serving.index(tenant), serving.rhythms(tenant), scored.state, len(scored.scores.total)
+    found = categories_due(state, now_ms, rhythms, policy) if rhythms else []
+    of_each = [index.of_category(one.category)[:n] for one, _ in found]
+    of_any = np.logical_or.reduce(of_each) if of_each else np.zeros(n, dtype=bool)
+    conditions = _filtered(wanted, index, n) | {"it is of no category that is due": of_any}
+    allowed = allowed_of(n, state, index, wanted.rules, conditions)
+    factors = np.zeros(n, dtype=np.float32)
+    for inside, (_, chance) in zip(of_each, found, strict=True):
+        factors[inside] = chance / max(float(scored.scores.total[inside & allowed].sum(dtype=np.float64)), 1e-12)
+    scored = _scaled(scored, factors * _factors(wanted.ask.boost, index, n))
+    why_not = degraded(index, serving, scored.known, explained=True)
+    if why_not is None:
+        why_not = "counts_only" if rhythms is None else None if state.orders else "no_history"
+    told = tuple(DueCategory(category=one.category, probability=round(chance, 6), last_bought_ts=utc(one.bought_ts_ms),
+                             interval_days=round(one.interval_days, 3), window_from=utc(one.from_ms))
+                 for one, chance in found)  # fmt: skip
+    return Chosen(index, state, choose(scored.scores.total, state, index, wanted.rules, conditions), ForUser(scored),
+                  why_not, told)  # fmt: skip
+
+
 def boosted(scored: Scored, boost: str | None, index: ItemIndex) -> Scored:
     """With the boost in its scores and in what they are made of. Raises Refused."""
+    return _scaled(scored, _factors(boost, index, len(scored.scores.total)))
+
+
+def _scaled(scored: Scored, factors: Float32) -> Scored:
     scores = scored.scores
-    factors = _factors(boost, index, len(scores.total))
     return scored._replace(scores=scores._replace(total=scores.total * factors, boost=scores.boost * factors))
 
 

@@ -20,7 +20,8 @@ EXPRESSIONS = (f"An expression over {', '.join(FIELDS)}: comparisons, arithmetic
                "contains(text, 'part').")
 SAID = {
     "scenario": "for_you; again (of what was bought); similar (to `items`); complements (of `items`, else of the cart); "
-                "popular; trending; due (what the user buys again about now).",
+                "popular; trending; due (what the user buys again about now); due_categories (the best of the categories "
+                "that the user buys of again about now; `categories` of the answer names them).",
     "n": "How many items at most.",
     "items": "What the scenario is about, separated by commas.",
     "filter": f"Which items to choose from. {EXPRESSIONS}",

@@ -33,7 +33,17 @@ from stream.api.answers import (
     fields_of,
     with_fields,
 )
-from stream.api.choosing import FILTERED, Chosen, Wanted, about_items, boosted, due, for_user, unknown_item
+from stream.api.choosing import (
+    FILTERED,
+    Chosen,
+    Wanted,
+    about_items,
+    boosted,
+    due,
+    for_user,
+    of_due_categories,
+    unknown_item,
+)
 from stream.api.coalesce import Coalescer
 from stream.api.experiments import NO_ARM, Experiments
 from stream.api.nearest import Nearest, nearest
@@ -114,8 +124,8 @@ class Service:
         ))  # fmt: skip
         return Answer(
             recommendation_id=ident, user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
-            items=with_fields(items, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id,
-            as_of_ts=_as_of(state),
+            items=with_fields(items, chosen.catalog, ask.fields), categories=chosen.categories,
+            as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
             model_version=version, degraded=chosen.degraded, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
@@ -127,10 +137,13 @@ class Service:
         filtered = FILTERED if ask.filter else f"the filter of the experiment's arm {arm.name!r} leaves it out"
         explore = self.settings.api.explore if asked.explore is None else asked.explore
         wanted = Wanted(asked, self._asked(asked), arm, explore if ask.scenario in PERSONAL else 0.0, filtered)
-        if ask.scenario in PERSONAL:
+        if ask.scenario in (*PERSONAL, "due_categories"):
             serving, scored = await self._scored(tenant, who)
-            chosen = for_user(serving, serving.index(tenant), scored, wanted, f"{tenant}/{who.name}",
-                              self._now_ms(tenant, who, scored.state))  # fmt: skip
+            now_ms = self._now_ms(tenant, who, scored.state)
+            if ask.scenario == "due_categories":
+                chosen = of_due_categories(serving, tenant, scored, wanted, now_ms, self._reminders)
+            else:
+                chosen = for_user(serving, serving.index(tenant), scored, wanted, f"{tenant}/{who.name}", now_ms)
         else:  # not scored for the user
             serving, state = self._current(), self.replica.read(key(tenant, who.held)) or NOBODY
             now_ms = self._now_ms(tenant, who, state)
@@ -282,10 +295,11 @@ class Service:
         own, most = self._rules, self.settings.api.top_n_max
         if ask.n > most:
             raise invalid("n", "maximum", f"At most {most} items are answered, not {ask.n}.")
-        usual = "none" if ask.scenario in ("similar", "popular", "trending", "due") else own.exclude
+        usual = own.exclude if ask.scenario in (*PERSONAL, "complements") else "none"
         exclude = "none" if ask.scenario == "again" else ask.exclude or usual  # of what was bought nothing would be left
         diversity = own.diversity if ask.diversity is None else ask.diversity
-        return Rules(top_n=ask.n, category_cap=ask.category_cap or own.category_cap, exclude=exclude, diversity=diversity)
+        cap = ask.n if ask.scenario == "due_categories" else own.category_cap  # it is about nothing but a few categories
+        return Rules(top_n=ask.n, category_cap=ask.category_cap or cap, exclude=exclude, diversity=diversity)
 
     def _now_ms(self, tenant: str, who: Who, state: UserState) -> int:
         """The present in event time, carried on by nothing but events; by the wall clock before the first live one."""

@@ -35,14 +35,22 @@ class Choice(NamedTuple):
         return set(self.rows) - set(self.ranked)
 
 
+def allowed_of(
+    n: int, state: UserState, index: ItemIndex, rules: Rules, conditions: Mapping[str, Bool]
+) -> Bool:  # fmt: skip
+    """(N,) of the first n items, what may be chosen."""
+    allowed = index.recommendable[:n].copy()
+    allowed[[row for row in excluded(state, index, rules) if row < n]] = False
+    for met in conditions.values():
+        allowed &= met[:n]
+    return allowed
+
+
 def choose(
     total: Float32, state: UserState, index: ItemIndex, rules: Rules, conditions: Mapping[str, Bool]
 ) -> Choice:  # fmt: skip
     """The best of N items; total (N,)."""
     n = len(total)
-    allowed = index.recommendable[:n].copy()
-    allowed[[row for row in excluded(state, index, rules) if row < n]] = False
-    for met in conditions.values():
-        allowed &= met[:n]
+    allowed = allowed_of(n, state, index, rules, conditions)
     rows = rank(total, state, index, rules, allowed) if n else []
     return Choice(total, rules, conditions, allowed, rows, rows, (1.0,) * len(rows))

@@ -137,6 +137,10 @@ class ItemIndex:
             self._demotion = demotion(known[0], known[1], self._satisfaction_weight)
         return self._demotion
 
+    def of_category(self, category: str) -> npt.NDArray[np.bool_]:
+        """(N,) whether an item is of a category."""
+        return np.asarray(self.category == self._categories.get(category, -2))  # -1: an item without one
+
     def category_of(self, item_id: str) -> str:
         """As the catalog says; empty where it says none."""
         row = self.row_of.get(item_id)

@@ -168,7 +168,7 @@ def say(
            if after_ms < one.from_ms <= end_ms and any(map(rhythms.offered, one.items))]  # fmt: skip
     if not due or room <= 0:
         return []
-    chances = _chances(state, due_ms, due, rhythms)
+    chances = _chances(state, due_ms, due, [(one.until_ms - due_ms) / DAY_MS for one in due], rhythms)
     ranked = sorted(zip(chances, due, strict=True), key=lambda one: (-one[0], one[1].category, one[1].items))
     found = [
         (Reminded(one.item_id, one.category, one.bought_ts_ms, due_ms, one.until_ms, round(one.interval_days, 3),
@@ -183,7 +183,7 @@ def due_now(state: UserState, now_ms: int, rhythms: Rhythms, policy: Policy) -> 
     """Items whose window has begun since they were bought last, whether a reminder was said or not, and P(bought within a
     window's length from now) of each; of a category's rhythm each of its items. What is overdue is still due, as far as the
     model still expects it. What the catalog has no more is among them."""
-    due = [one for one in expected(state, rhythms, policy) if one.from_ms <= now_ms]
+    due = _begun(state, now_ms, rhythms, policy)
     if not due:
         return {}
     known, x = features(state, now_ms, rhythms.repeat)
@@ -191,14 +191,29 @@ def due_now(state: UserState, now_ms: int, rhythms: Rhythms, policy: Policy) -> 
     return {item: chances[item] for one in due for item in one.items}
 
 
-def _chances(state: UserState, due_ms: int, due: list[Expected], rhythms: Rhythms) -> list[float]:
-    """P(bought by the end of the window), of a category that any of its items is, taken as independent."""
-    known, x = features(state, due_ms, rhythms.repeat)
+def categories_due(state: UserState, now_ms: int, rhythms: Rhythms, policy: Policy) -> list[tuple[Expected, float]]:
+    """Categories whose window has begun since anything of them was bought last, whether a reminder was said or not, and
+    P(anything of it is bought within a window's length from now) of each, the likeliest first."""
+    due = [one for one in _begun(state, now_ms, rhythms, policy) if not one.item_id]
+    if not due:
+        return []
+    chances = _chances(state, now_ms, due, [policy.window_days] * len(due), rhythms)
+    return sorted(zip(due, chances, strict=True), key=lambda one: (-one[1], one[0].category))
+
+
+def _begun(state: UserState, now_ms: int, rhythms: Rhythms, policy: Policy) -> list[Expected]:
+    return [one for one in expected(state, rhythms, policy) if one.from_ms <= now_ms]
+
+
+def _chances(
+    state: UserState, now_ms: int, due: list[Expected], within_days: list[float], rhythms: Rhythms
+) -> list[float]:  # fmt: skip
+    """P(bought within so many days of each), of a category that any of its items is, taken as independent."""
+    known, x = features(state, now_ms, rhythms.repeat)
     row = {item_id: at for at, item_id in enumerate(known)}
     log_odds = rhythms.model.log_odds(x)
     found = []
-    for one in due:
-        days = (one.until_ms - due_ms) / DAY_MS
+    for one, days in zip(due, within_days, strict=True):
         logit = log_odds[[row[item] for item in one.items]] + rhythms.model.shape * np.log(days)
         found.append(float(1 - np.prod(1 / (1 + np.exp(logit)))))
     return found

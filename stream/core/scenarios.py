@@ -1,5 +1,6 @@
 """What else than "for you" may be asked for: what resembles an item, what goes with a basket, what rises, what is bought
-again, and what is due now. Each gives scores over all items, so that the same rules, filters and boosts apply to all.
+again, and what is due now, or of what category something is. Each gives scores over all items, so that the same rules,
+filters and boosts apply to all.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from stream.core.index import ItemIndex
 from stream.core.recommend import REASONS_MAX, Rules, rank
 from stream.core.state import Kind, UserState
 
-Scenario = Literal["for_you", "again", "similar", "complements", "popular", "trending", "due"]
+Scenario = Literal["for_you", "again", "similar", "complements", "popular", "trending", "due", "due_categories"]
 LEARNED = 0.75  # of what goes with an item; NDCG@10 on Online Retail's orders of May 2011: .319, half .309, .9 .320
 PERSONAL: tuple[Scenario, ...] = ("for_you", "again")  # scored by the whole mixture, for the user
 

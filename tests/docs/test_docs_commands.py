@@ -20,6 +20,7 @@ import stream.delivery.rules
 import stream.segments
 from clickwake.cli import app
 from schemas.outputs import Complements, Reminder
+from stream.api.answers import Answer
 from stream.delivery.channels import Message
 from stream.settings import Settings
 from tests.support.guides import ROOT, SHELL, Block, blocks, commands, guides, rule_files, words
@@ -31,7 +32,7 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "experiments": stream.api.experiments.load, "holdout": stream.api.offers.load, "placements": stream.api.offers.load,
 }  # fmt: skip
 # Likewise a JSON block, by its first key, and what is written so.
-RECORDS = {"recommendation_id": Complements, "reminder_id": Reminder, "delivery_id": Message}
+RECORDS = {"recommendation_id": Complements, "reminder_id": Reminder, "delivery_id": Message, "scenario": Answer}
 # What is done with a block in each language. One that nothing is done with would be nobody's to keep true.
 TRIED = {
     **dict.fromkeys(SHELL, "run by test_docs_run.py"), "python": "run by test_docs_run.py",

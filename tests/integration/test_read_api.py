@@ -19,11 +19,12 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.outputs import Decision
 from stream.adapters import clickhouse
+from stream.core.repurchase import FEATURES, Repurchase
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import Worker, lag, produce_events, read_all, running, until
-from tests.support.fakes import event
+from tests.support.fakes import DAY_MS, event
 from training import release as releases
 
 KEY = ("demo-read-key", "")
@@ -46,7 +47,9 @@ def api_of(settings: Settings, home: Path, **extra: str) -> Iterator[tuple[httpx
 def shop(settings: Settings, exported: Exported) -> Settings:
     topic_admin.create(settings)
     bundles.put_vectors(settings)
-    releases.release(settings, bundles.publish(settings.registry, exported, links=bundles.BESIDE).model_version)
+    again = Repurchase(weights=(0.0,) * len(FEATURES), constant=-2.0, shape=1.0, usual_days=10.0).named()
+    released = bundles.publish(settings.registry, exported, links=bundles.BESIDE, repurchase=again)
+    releases.release(settings, released.model_version)
     return settings
 
 
@@ -55,7 +58,10 @@ def now_ms() -> int:
 
 
 def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> None:
-    before = [event(user="u1", item="i1", id="m1", ts_ms=now_ms() - 5_000),
+    before = [*(event(user="u3", item=item, id=f"b{days}", ts_ms=now_ms() - days * DAY_MS, name="Order Completed",
+                      lane="import") for days, item in ((40, "i0"), (30, "i4"))),
+              event(user="u3", name="Products Searched", id="b0", ts_ms=now_ms() - 6_000, properties={"query": "gift"}),
+              event(user="u1", item="i1", id="m1", ts_ms=now_ms() - 5_000),
               event(user="u1", item="i2", id="m2", ts_ms=now_ms() - 4_000, name="Product Added"),
               event(user="u2", item="i2", id="m3", ts_ms=now_ms() - 3_000),
               event(user="u2", item="i3", id="m4", ts_ms=now_ms() - 2_000, name="Order Completed")]  # fmt: skip
@@ -187,6 +193,10 @@ def _scenarios_filters_and_boosts(client: httpx.Client) -> None:
     assert ask(scenario="complements", items="i8,i9") == ["i10", "i11"], "what goes with both comes first"
     assert set(ask(scenario="popular", n=3)) == {"i1", "i2", "i3"}, "what was touched comes before what was not"
     assert set(ask(scenario="trending")) <= {"i1", "i2", "i3"}
+    due = client.get("/v1/recommendations/u3", params={"scenario": "due_categories"}).json()
+    assert [one["category"] for one in due["categories"]] == ["c0"], "two of it were bought, each once, 10 days apart"
+    assert {one["item_id"] for one in due["items"]} == {"i0", "i4", "i8"}
+    assert ask("u3", scenario="due_categories", exclude="bought") == ["i8"]
 
 
 def _users_items_and_reasons(client: httpx.Client) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from schemas.outputs import Applied
 from stream.api.requests import Ask
 from stream.core.counts import ItemCount
+from stream.core.scenarios import Scenario
 from tests.support.fakes import T0_MS
 from tests.support.read_api import ITEMS, Shop
 
@@ -64,6 +65,7 @@ async def test_again_is_of_what_was_bought_whatever_is_left_out_else(shop: Shop)
     ("u1", "i4", {"scenario": "complements", "items": "i2"}, "nothing given speaks for it"),
     ("u1", "i9", {"scenario": "trending"}, "it does not rise"),
     ("u1", "i9", {"scenario": "due"}, "it is not due"),
+    ("u1", "i9", {"scenario": "due_categories"}, "it is of no category that is due"),
     ("u1", "i9", {"scenario": "popular", "n": "2"}, "its place is 10, 2 are shown"),
     ("u1", "i4", {"scenario": "popular", "category_cap": "1"}, "its category has 1 before it, more are not shown at once"),
 ])
@@ -146,7 +148,7 @@ def experimenting() -> Shop:
 
 
 ASKED = st.builds(
-    Ask, scenario=st.sampled_from(["for_you", "again", "similar", "complements", "popular", "trending", "due"]),
+    Ask, scenario=st.sampled_from(get_args(Scenario)),
     n=st.integers(1, 12), items=st.lists(st.sampled_from([one.item_id for one in ITEMS]), min_size=1, max_size=3).map(tuple),
     filter=st.sampled_from([None, "price < 7", "category in ['c1', 'c2']", "False"]),
     boost=st.sampled_from([None, "price", "1 if item_id == 'i7' else 0", "-1"]),
