@@ -141,7 +141,9 @@ class PartitionState:
         self.unsorted: dict[bytes, bool] = {}
         self.turns: list[tuple[int, bytes]] = []  # a heap: when time alone moves users between segments
         self._turns: dict[bytes, int] = {}
-        self.unplaced: dict[bytes, None] = {}  # users whose cluster is out of date and comes with no recommendation
+        # users whose cluster is out of date and comes with no recommendation: of who did something, and of a sweep
+        self.strayed: dict[bytes, None] = {}
+        self.unplaced: dict[bytes, None] = {}
         self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
         self._written_meta = self._frozen_meta = msgspec.msgpack.encode(self.meta)
@@ -186,6 +188,7 @@ class PartitionState:
         self._stored_due.pop(key, None)
         self.unscheduled.pop(key, None)
         self.unsorted.pop(key, None)
+        self.strayed.pop(key, None)
         self.unplaced.pop(key, None)
         self.owed.drop(key)
         self.erased.add(key)

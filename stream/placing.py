@@ -1,9 +1,10 @@
-"""Users to discovered clusters, live: with their recommendation, whose vector says it, or a few at a time when a release
-with other clusters has come."""
+"""Users to discovered clusters, live: with their recommendation, whose vector says it, or a few at a time, when they did
+something since and the next one is not due yet, or when a release with other clusters has come."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from stream.ports import Runner
 from stream.recommending import encoded
 from stream.serving import Serving
 
-PLACED_USERS_MAX = 32  # encoded when one interval closes, beside recommending: some 20 ms a partition and quarter second
+PLACED_USERS_MAX = 32  # of each kind, encoded when one interval closes: some 20 ms a partition and quarter second
 
 
 def stale(state: UserState, serving: Serving) -> bool:
@@ -59,10 +60,14 @@ async def place(
 
 
 async def place_some(part: PartitionState, serving: Serving, run: Runner) -> list[bytes]:
-    """Place PLACED_USERS_MAX of those who wait for it; returns their keys."""
-    keys = [key for key, _ in zip(part.unplaced, range(PLACED_USERS_MAX), strict=False)]
-    for key in keys:
-        del part.unplaced[key]
+    """Place PLACED_USERS_MAX of those who strayed and as many of the others who wait for it; returns their keys."""
+    keys: list[bytes] = []
+    for waiting in (part.strayed, part.unplaced):
+        some = list(islice(waiting, PLACED_USERS_MAX))
+        for key in some:
+            del waiting[key]
+        keys += some
+    keys = list(dict.fromkeys(keys))
     part.load(keys)
     keys = [key for key in keys if stale(part.read(key), serving)]
     by_tenant: dict[str, list[bytes]] = {}

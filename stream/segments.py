@@ -90,8 +90,10 @@ class SegmentDesk:
         for key in keys:
             del part.unsorted[key]
         keys = [key for key in keys if part.read(key).events]
-        if "cluster" in self.rules.reads:  # whoever is owed a recommendation is placed with it
-            part.unplaced.update((key, None) for key in keys if key not in part.owed and stale(part.read(key), serving))
+        if "cluster" in self.rules.reads:
+            for key in keys:  # whoever is owed a recommendation by now is placed with it
+                if (part.owed.waits(key) or key not in part.owed) and stale(part.read(key), serving):
+                    (part.unplaced if key in swept else part.strayed)[key] = None
             keys = list(dict.fromkeys([*keys, *await place_some(part, serving, self.run)]))
         if not keys or not (self.rules.rules or any(part.read(key).segments for key in keys)):
             return

@@ -20,6 +20,8 @@ class Owed:
     (0, 0)
     >>> owed.take(9_000, limit=10), owed.take(12_999, limit=10), owed.take(13_000, limit=10)
     ([b'a'], [], [b'b'])
+    >>> owed.owe(b"b", recommended_ms=13_000, clock_ms=13_001), owed.waits(b"b"), owed.waits(b"a")
+    (0, True, False)
     """
 
     def __init__(self, interval_ms: int, most: int = OWED_USERS_MAX) -> None:
@@ -34,6 +36,10 @@ class Owed:
 
     def __contains__(self, key: bytes) -> bool:
         return key in self._ready or key in self._waiting
+
+    def waits(self, key: bytes) -> bool:
+        """Whether the user's interval is not over: so far nobody answers them."""
+        return key in self._waiting
 
     def keys(self) -> list[bytes]:
         """Everybody, those seen last at the end."""

@@ -1,14 +1,16 @@
 """Discovered clusters on a real broker: a release brings them, the next one moves people, and the stream says what a batch
-over the log says by the offline code."""
+over the log says by the offline code; whoever strays is moved within a second."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import numpy as np
+import pytest
 
 from clickwake import topics as topic_admin
 from schemas import topics
@@ -23,7 +25,7 @@ from stream.segments import load
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import ITEMS, SPACE, Exported
-from tests.support.cluster import Sender, lag, oracle, read_all, running, stored_states, until
+from tests.support.cluster import Sender, Tail, lag, oracle, read_all, running, stored_states, until
 from tests.support.fakes import event
 from training import audience as offline_audience
 from training import export
@@ -112,3 +114,40 @@ def test_a_release_brings_clusters_the_next_one_moves_people_and_a_batch_says_th
     moved = Counter((change.segment, change.change) for change in changes if change.model_version == two)
     assert moved["cluster/plates", "entered"] > 0 and moved["cluster/cups", "left"] > 0
     assert moved["best half", "left"] == USERS // 3, "the threshold moved with the release"
+
+
+@pytest.mark.alone  # a second is what docs/segments.md promises
+def test_who_strays_into_another_cluster_is_said_to_within_a_second_though_no_recommendation_is_due(
+    settings: Settings, exported: Exported, tmp_path: Path
+) -> None:
+    settings = bundles.with_registry(settings, tmp_path / "models")
+    topic_admin.create(settings)
+    bundles.put_vectors(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    settings.segments_file.write_text("lifecycle: false")
+    audience = audience_of(settings, exported, 0, {"rings": "i0", "cups": "i5"}, 2.0)
+    releases.release(settings, bundles.publish(settings.registry, exported, audience=audience).model_version)
+    took_s = []
+    with (Sender(settings) as sender, Tail(settings, topics.SEGMENT_CHANGES) as changes,
+          Tail(settings, topics.RECOMMENDATIONS) as recommendations, running(settings, "workers.personalize")):  # fmt: skip
+
+        def entered(user: str, segment: str) -> bool:
+            said = (msgspec.json.decode(one.value, type=SegmentChange) for one in changes.poll())
+            return any((one.user_id, one.segment, one.change) == (user, segment, "entered") for one in said)
+
+        def views(user: str, item: str, n: int) -> list[dict[str, object]]:
+            now_ms = time.time_ns() // 1_000_000
+            return [event(user=user, item=item, id=f"{user}-{item}-{step}", ts_ms=now_ms + step) for step in range(n)]
+
+        for number in range(10):  # the first one warms up
+            user = f"u{number}"
+            sender.send(views(user, "i0", 1))
+            until(lambda user=user: entered(user, "cluster/rings"), 60, f"{user} is with what they saw first")
+            sender.send(views(user, "i5", 9))
+            sent = time.monotonic()
+            until(lambda user=user: entered(user, "cluster/cups"), 20, f"{user} is with what they see now")
+            took_s.append(time.monotonic() - sent)
+        owed = [one for one in recommendations.poll() if one.key == b"t/u9"]
+    assert len(owed) == 1, "the next one was not due yet"
+    print(f"in another cluster {median(took_s[1:]):.3f} s after the broker had acknowledged the events")
+    assert median(took_s[1:]) < 1, took_s

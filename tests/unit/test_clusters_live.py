@@ -81,6 +81,38 @@ async def test_a_user_is_in_the_nearest_cluster_as_soon_as_they_are_encoded(rule
     assert members(again.read(b"t/u")) == ["cluster/garden", "keen gardeners"]
 
 
+async def test_who_strays_before_the_next_recommendation_is_moved_as_the_interval_closes(
+    rules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ahead of those whom a release moves, as they are of other users' past."""
+    bench = bench_of(rules, hazard_per_day=10.0)  # silence alarms nobody
+    await bench.feed(*(event(user=f"u{n}", item="i0", ts_ms=T0_MS + n) for n in range(4)))
+    await bench.close()
+    release(bench, audience=KITCHEN_GARDEN, version="fake-2", hazard_per_day=10.0)
+    monkeypatch.setattr(placing, "PLACED_USERS_MAX", 1)
+    await bench.close()
+    assert len(bench.part.unplaced) == 3
+    await bench.feed(*(event(user="u3", item="i1", ts_ms=T0_MS + 1_000 + n, id=f"m{n}") for n in range(2)))
+    await bench.close()
+    assert said(bench)[4:] == [("u3", "cluster/garden", "entered"), ("u3", "keen gardeners", "entered"),
+                               ("u3", "cluster/kitchen", "left")]  # fmt: skip
+    assert len(bench.outputs.values("recommendations")) == 4 and bench.part.owed.waits(b"t/u3"), "of the first events alone"
+    assert len(bench.part.unplaced) == 2 and not bench.part.strayed
+    await bench.feed(*(event(user=f"u{n}", item="i1", ts_ms=T0_MS + 2_000 + n) for n in (1, 2)))
+    await bench.close()
+    assert [*bench.part.strayed] == [b"t/u2"], "one an interval here"
+    assert await recommended(bench, 4_000) == 7
+    assert (bench.part.read(b"t/u2").placed.release, bench.part.read(b"t/u0").placed.release) == ("fake-2", "fake-2")
+
+
+async def recommended(bench: Bench, after_ms: int) -> int:
+    """How many there are when so much time has passed in silence."""
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    bench.clock.at_ms += after_ms
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    return len(bench.outputs.values("recommendations"))
+
+
 async def test_between_two_that_are_as_near_a_user_stays_where_the_last_visit_left_them(rules: Path) -> None:
     bench = bench_of(rules)
     for n, item in enumerate(("i0", "i0", "i1", "i1")):  # half and half: as near to one as to the other
