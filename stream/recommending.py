@@ -10,7 +10,7 @@ from schemas.outputs import Complements, RecommendedItem, output_id
 from stream.core import scenarios
 from stream.core.featurize import Float32, Sequence, batch, sequence
 from stream.core.index import ItemIndex
-from stream.core.recommend import Rules, Scores, explain, score
+from stream.core.recommend import REASONS_MAX, Rules, Scores, explain, score
 from stream.core.state import UserState
 from stream.outbox import utc
 from stream.ports import Runner
@@ -32,9 +32,11 @@ class Scored(NamedTuple):
     vector: Float32 | None  # (D,) of the user, zeros when nothing is known of them
     scores: Scores
 
-    def explained(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
-        """Chosen rows with the events that speak for each."""
-        return explain(rows, self.scores, self.known, self.weights, index)
+    def explained(
+        self, rows: list[int], index: ItemIndex, most: int = REASONS_MAX
+    ) -> tuple[RecommendedItem, ...]:  # fmt: skip
+        """Chosen rows with the events that speak for each, at most so many."""
+        return explain(rows, self.scores, self.known, self.weights, index, most)
 
 
 async def encoded(

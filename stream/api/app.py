@@ -31,7 +31,7 @@ from stream.api.answers import Answer, Explained, Items, User
 from stream.api.metrics import Metrics
 from stream.api.nearest import Nearest
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk
-from stream.api.requests import Ask, AskForMany, Neighbors, Nothing, ToRank, from_body, from_query
+from stream.api.requests import Ask, AskForMany, AskWhy, Neighbors, Nothing, ToRank, from_body, from_query
 from stream.api.service import Service
 from stream.api.texts import TextFeatures
 from stream.endings import only_when_asked
@@ -170,8 +170,8 @@ class Api:
 
     async def why(self, request: Request, tenant: str) -> Response:
         """`GET /v1/why/{user}/{item}`"""
-        ask, path = from_query(request.query_params, Ask), request.path_params
-        return _answered(request, await self.service.why(tenant, path["user"], path["item"], ask))
+        ask, path = from_query(request.query_params, AskWhy), request.path_params
+        return _answered(request, await self.service.why(tenant, path["user"], path["item"], ask, ask.reasons))
 
     async def live(self, request: Request) -> Response:
         return Json({"status": "ok"})

@@ -4,6 +4,7 @@ experiment's arm. What is shown and why something is not are both read from the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -18,7 +19,7 @@ from stream.core.choice import Choice, allowed_of, choose
 from stream.core.experiments import Arm, explored
 from stream.core.featurize import Float32
 from stream.core.index import ItemIndex
-from stream.core.recommend import Rules, shares_by_source
+from stream.core.recommend import REASONS_MAX, SHARE_LEAST, Rules, rest, shares_by_source
 from stream.core.reminders import Policy, categories_due, due_now
 from stream.core.scenarios import Bool
 from stream.core.state import Kind, UserState
@@ -54,8 +55,12 @@ class ForUser(NamedTuple):
 
     scored: Scored
 
-    def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
-        return self.scored.explained(rows, index)
+    def told(self, rows: list[int], index: ItemIndex, most: int) -> tuple[RecommendedItem, ...]:
+        return self.scored.explained(rows, index, most)
+
+    def rest(self, row: int, index: ItemIndex, reasons: Sequence[Reason]) -> dict[str, float]:
+        one = self.scored
+        return rest(row, one.scores, one.known, one.weights, index, reasons)
 
     def shares(self, row: int) -> dict[str, float]:
         return shares_by_source(row, self.scored.scores)
@@ -70,8 +75,13 @@ class AboutItems(NamedTuple):
     total: Float32  # (N,)
     state: UserState
 
-    def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
-        return scenarios.told(rows, self.by_given, self.given, self.total, self.source, index, self.state)
+    def told(self, rows: list[int], index: ItemIndex, most: int) -> tuple[RecommendedItem, ...]:
+        return scenarios.told(rows, self.by_given, self.given, self.total, self.source, index, self.state, most)
+
+    def rest(self, row: int, index: ItemIndex, reasons: Sequence[Reason]) -> dict[str, float]:
+        """Of given items the others; without any, all of it is what everybody does."""
+        left = 1 - sum(one.share for one in reasons) if self.total[row] > 0 else 0.0
+        return {"others" if self.given else "popularity": round(left, 4)} if left > SHARE_LEAST else {}
 
     def shares(self, row: int) -> dict[str, float]:
         return {self.source: 1.0} if self.total[row] > 0 else {}
@@ -83,7 +93,7 @@ class Due(NamedTuple):
     state: UserState
     total: Float32  # (N,)
 
-    def told(self, rows: list[int], index: ItemIndex) -> tuple[RecommendedItem, ...]:
+    def told(self, rows: list[int], index: ItemIndex, most: int) -> tuple[RecommendedItem, ...]:
         """The score is the chance; the reason is the item's last order, while it is remembered."""
         orders = {touch.item_id: touch.event_id for touch in self.state.history() if touch.kind == Kind.ORDER}
         return tuple(
@@ -94,6 +104,9 @@ class Due(NamedTuple):
             )
             for row in rows
         )  # fmt: skip
+
+    def rest(self, row: int, index: ItemIndex, reasons: Sequence[Reason]) -> dict[str, float]:
+        return {"forgotten": 1.0} if self.total[row] > 0 and not reasons else {}
 
     def shares(self, row: int) -> dict[str, float]:
         return {"due": 1.0} if self.total[row] > 0 else {}
@@ -124,14 +137,16 @@ class Chosen(NamedTuple):
         """As shown, best first."""
         return self._told(self.choice.rows)
 
-    def why(self, row: int) -> Why:
-        """Why a row is among them, or is not."""
-        return why(row, self.choice, self.state, self.catalog, self._told([row])[0], self.basis.shares(row))
+    def why(self, row: int, most: int) -> Why:
+        """Why a row is among them, or is not, by so many events at most."""
+        (told,) = self._told([row], most)
+        rest = self.basis.rest(row, self.catalog, told.reasons)
+        return why(row, self.choice, self.state, self.catalog, told, self.basis.shares(row), rest)
 
-    def _told(self, rows: list[int]) -> tuple[RecommendedItem, ...]:
+    def _told(self, rows: list[int], most: int = REASONS_MAX) -> tuple[RecommendedItem, ...]:
         new = self.choice.explored
         return tuple(msgspec.structs.replace(one, source="explore") if row in new else one
-                     for row, one in zip(rows, self.basis.told(rows, self.catalog), strict=True))  # fmt: skip
+                     for row, one in zip(rows, self.basis.told(rows, self.catalog, most), strict=True))  # fmt: skip
 
 
 def for_user(serving: Serving, index: ItemIndex, scored: Scored, wanted: Wanted, who: str, now_ms: int) -> Chosen:

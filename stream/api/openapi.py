@@ -9,7 +9,7 @@ import msgspec
 from stream.api.answers import Answer, Explained, Items, OfferServed, Ranked, User
 from stream.api.nearest import Nearest
 from stream.api.offers import AskOffer, AskOfferFor
-from stream.api.requests import Ask, AskForMany, Neighbors, ToRank
+from stream.api.requests import Ask, AskForMany, AskWhy, Neighbors, ToRank
 from stream.core.index import FIELDS
 from stream.http import page
 from stream.http.answers import Error
@@ -30,6 +30,7 @@ SAID = {
     "category_cap": "Items of one category at most.",
     "diversity": "How much the items are to differ: 0, by score alone, to 1.",
     "explore": "The share of places that go to items nobody knows yet; scenarios that are scored for the user.",
+    "reasons": "How many events, or given items, are named at most, the largest shares first; `rest` says the others.",
     "placement": "Where it is to be shown: a placement of the file of offers.",
     "id": "What stands for the moment of the decision (a page view, a message): asking again with it chooses alike.",
     "offers": "Only from these offers, separated by commas.",
@@ -134,7 +135,7 @@ def document(settings: Api) -> dict[str, Any]:
         "/v1/why/{user}/{item}": {"get": {
             "operationId": "why", "security": key, "summary": "Why an item is recommended to a user by the same request, or "
             "is not: its place, what its score is made of, the events that speak for it, what removed it.",
-            "parameters": _in_path("user", "item") + _parameters(Ask),
+            "parameters": _in_path("user", "item") + _parameters(AskWhy),
             "responses": _answers("Explained.", _ref("Explained"), "304", "400", "404"),
         }},
     }  # fmt: skip

@@ -13,11 +13,13 @@ from stream.core import expression
 from stream.core.decode import message_of
 from stream.core.expression import Expression, ExpressionError
 from stream.core.index import FIELDS
+from stream.core.recommend import REASONS_MAX
 from stream.core.scenarios import Scenario
 from stream.http.answers import Refused, invalid
 
 T = TypeVar("T", bound=msgspec.Struct)
 GIVEN_MAX = 50  # items that may be given to a scenario
+REASONS_LISTED_MAX = 100  # more than a state remembers
 
 Field = Literal["title", "brand", "category", "description", "price", "url", "image_url", "in_stock"]
 
@@ -51,6 +53,12 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _DEFAULTS = msgspec.to_builtins(Ask())
+
+
+class AskWhy(Ask, frozen=True, kw_only=True):
+    """A recommendation's request, and how many reasons to name: those with the largest shares of the score."""
+
+    reasons: Annotated[int, msgspec.Meta(ge=1, le=REASONS_LISTED_MAX)] = REASONS_MAX
 
 
 class AskForMany(Ask, frozen=True, kw_only=True):

@@ -52,7 +52,7 @@ from stream.api.requests import Ask, Neighbors, ToRank
 from stream.core import churn, scenarios, segments
 from stream.core.experiments import Arm, assigned
 from stream.core.featurize import churn_features
-from stream.core.recommend import Rules
+from stream.core.recommend import REASONS_MAX, Rules
 from stream.core.reminders import Policy
 from stream.core.scenarios import PERSONAL
 from stream.core.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
@@ -189,14 +189,16 @@ class Service:
             as_of_ts=_as_of(state), model_version=serving.version, degraded=why_not, stale_ms=self.replica.behind_ms(),
         )  # fmt: skip
 
-    async def why(self, tenant: str, user: str, item_id: str, ask: Ask) -> Explained:
-        """Why the item is among what the same request recommends to the user, or is not. Raises Refused: 404 for an item
-        nobody knows."""
+    async def why(
+        self, tenant: str, user: str, item_id: str, ask: Ask, reasons: int = REASONS_MAX
+    ) -> Explained:  # fmt: skip
+        """Why the item is among what the same request recommends to the user, or is not, by so many `reasons` at most.
+        Raises Refused: 404 for an item nobody knows."""
         version, _, chosen, experiment, arm = await self._decided(tenant, self.who(tenant, user), ask)
         row, state = chosen.catalog.row_of.get(item_id), chosen.state
         if row is None or row >= len(chosen.choice.total):
             raise unknown_item(item_id)
-        told = chosen.why(row)
+        told = chosen.why(row, reasons)
         return Explained(
             **msgspec.structs.asdict(told), user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
             item=fields_of(item_id, chosen.catalog, ask.fields), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),

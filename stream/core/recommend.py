@@ -10,6 +10,7 @@ dense, so that a user costs little more than the items they are linked to.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -25,6 +26,7 @@ from stream.core.state import DAY_MS, UserState
 
 REASONS_MAX = 3
 SHARE_MIN = 0.001  # of a score: an event that adds less is no reason
+SHARE_LEAST = 5e-5  # of a score: less is rounding
 RULES_ITEMS_MAX = 10  # last distinct items whose rules are asked
 RULES_STEP = 0.8  # weight of the k-th last item is RULES_STEP ** k
 LINKS_DAYS = 60.0  # half-life of an item in the user's history when links are asked
@@ -271,9 +273,9 @@ def _cap(best: npt.NDArray[np.int64], index: ItemIndex, rules: Rules) -> list[in
 
 
 def explain(
-    rows: list[int], scores: Scores, one: Sequence, weights: Float32 | None, index: ItemIndex
+    rows: list[int], scores: Scores, one: Sequence, weights: Float32 | None, index: ItemIndex, most: int = REASONS_MAX
 ) -> tuple[RecommendedItem, ...]:
-    """The chosen rows with their share of all scores, main source and the events with the largest shares.
+    """The chosen rows with their share of all scores, main source and the events, `most` at most, with the largest shares.
 
     weights (L,) are the encoder's: its user vector is a weighted sum of item vectors, so u·v splits exactly by event.
     """
@@ -283,7 +285,7 @@ def explain(
     by_source = _by_source(by_part)
     main = by_source.argmax(axis=0).tolist()
     whole = max(float(scores.total.sum(dtype=np.float64)), 1e-12)
-    reasons = _reasons(rows, scores, by_part, one, weights, index) if one.item_ids else [()] * len(rows)
+    reasons = _reasons(rows, scores, by_part, one, weights, index, most) if one.item_ids else [()] * len(rows)
     return tuple(
         RecommendedItem(
             item_id=index.ids[row], score=round(value / whole, 6),
@@ -300,6 +302,27 @@ def shares_by_source(row: int, scores: Scores) -> dict[str, float]:
     return {name: round(share, 4) for name, share in zip(SOURCES, shares, strict=True)}
 
 
+def rest(
+    row: int, scores: Scores, one: Sequence, weights: Float32 | None, index: ItemIndex, reasons: Iterable[Reason]
+) -> dict[str, float]:  # fmt: skip
+    """What one row's score is made of beside some events. `others`: events that are not among them; `forgotten`: what the
+    user did so long ago that the events are no longer known; `popularity`: what everybody does; `model`: what the encoder
+    says without that an event speaks for it. With the shares of the events it sums to 1; empty if the score is 0."""
+    whole = float(scores.total[row])
+    if whole <= 0:
+        return {}
+    by_part = scores.by_part([row])
+    events = float(_by_event([row], scores, by_part[0], one, weights, index).sum()) / whole
+    some, _ = scores.evidence.about([row], len(scores.total))
+    forgotten = float(some.values[some.events == _NO_EVENT].sum() * scores.boost[row]) / whole
+    popularity = float(by_part[POPULAR:].sum()) / whole
+    found = {
+        "others": events - sum(one.share for one in reasons), "forgotten": forgotten, "popularity": popularity,
+        "model": 1 - events - forgotten - popularity,
+    }  # fmt: skip
+    return {name: round(share, 4) for name, share in found.items() if share > SHARE_LEAST}
+
+
 def _by_source(by_part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(K, R) → (S, R)"""
     found = np.zeros((len(SOURCES), by_part.shape[1]))
@@ -309,12 +332,12 @@ def _by_source(by_part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def _reasons(
     rows: list[int], scores: Scores, by_part: npt.NDArray[np.float64], one: Sequence, weights: Float32 | None,
-    index: ItemIndex,
+    index: ItemIndex, most: int,
 ) -> list[tuple[Reason, ...]]:  # fmt: skip
     """For each row the events with the largest shares of its score."""
     by_event = _by_event(rows, scores, by_part[0], one, weights, index)  # (L, R)
     shares = by_event / np.maximum(scores.total[rows].astype(np.float64), 1e-12)
-    top = np.argsort(-by_event, axis=0, kind="stable")[:REASONS_MAX]  # (3, R)
+    top = np.argsort(-by_event, axis=0, kind="stable")[:most]  # (3, R)
     return [
         tuple(
             Reason(event_id=one.event_ids[i], item_id=one.item_ids[i], share=round(share, 4))

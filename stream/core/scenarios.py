@@ -101,16 +101,17 @@ def trending(index: ItemIndex, now_ms: int) -> Float32:
 
 
 def told(
-    rows: list[int], by_given: Float32, given: list[int], total: Float32, source: str, index: ItemIndex, state: UserState
+    rows: list[int], by_given: Float32, given: list[int], total: Float32, source: str, index: ItemIndex, state: UserState,
+    most: int = REASONS_MAX,
 ) -> tuple[RecommendedItem, ...]:  # fmt: skip
-    """Chosen rows with the given items that speak for each, and the user's newest event about each of these, if one is
-    remembered; by_given (S, N), total (N,)."""
+    """Chosen rows with the given items, `most` at most, that speak for each, and the user's newest event about each of
+    these, if one is remembered; by_given (S, N), total (N,)."""
     events = {touch.item_id: touch.event_id for touch in state.history()}
     whole = max(float(total.sum(dtype=np.float64)), 1e-12)
     items = []
     for row in rows:
         shares = by_given[:, row] / max(float(by_given[:, row].sum(dtype=np.float64)), 1e-12)
-        strongest = np.argsort(-shares, kind="stable")[:REASONS_MAX]
+        strongest = np.argsort(-shares, kind="stable")[:most]
         why = tuple(Reason(event_id=events.get(item := index.ids[given[at]], ""), item_id=item,
                            share=round(float(shares[at]), 4)) for at in strongest if shares[at] > 0)  # fmt: skip
         items.append(RecommendedItem(item_id=index.ids[row], score=round(float(total[row]) / whole, 6),

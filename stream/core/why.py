@@ -30,8 +30,10 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     """One item for one user, by one request. `position`: where it is shown, from 1; null where it is not. `place`: by its
     score, 1 for the highest among the items that rules and filter let through; null for one they do not. The two differ
     where items are pinned, capped, explored or chosen to differ. `lift`: the score against that of the average item.
-    `shares`: what each part of the mixture adds, summing to 1. `removed_by`: why it is not shown, in words; empty where it
-    is."""
+    `shares`: what each part of the mixture adds, summing to 1. `reasons`: the events that add most; `rest`: what is made of
+    others (`others`), of events no longer known (`forgotten`), and of none (`popularity`: what everybody does; `model`: no
+    event speaks for what it says); reasons and rest sum to 1, too. `removed_by`: why it is not shown, in words; empty where
+    it is."""
 
     item_id: str
     shown: bool
@@ -43,14 +45,17 @@ class Why(msgspec.Struct, frozen=True, kw_only=True):
     lift: float
     shares: dict[str, float]
     reasons: tuple[Reason, ...]
+    rest: dict[str, float]
     removed_by: tuple[str, ...]
     disliked: Disliked | None = None  # null where it changed nothing
 
 
 def why(
-    row: int, choice: Choice, state: UserState, index: ItemIndex, told: RecommendedItem, shares: Mapping[str, float]
+    row: int, choice: Choice, state: UserState, index: ItemIndex, told: RecommendedItem, shares: Mapping[str, float],
+    rest: Mapping[str, float],
 ) -> Why:  # fmt: skip
-    """Explain one row of a choice for a user; `told`: the item as it would be shown; `shares`: what its score is made of."""
+    """Explain one row of a choice for a user; `told`: the item as it would be shown; `shares`: what its score is made of;
+    `rest`: what beside the reasons that are told."""
     total = choice.total
     whole = max(float(total.sum(dtype=np.float64)), 1e-12)
     position = choice.rows.index(row) + 1 if row in choice.rows else None
@@ -58,7 +63,7 @@ def why(
     return Why(
         item_id=index.ids[row], shown=position is not None, position=position, place=place, of_items=choice.candidates,
         score=told.score, source=told.source, lift=round(float(total[row]) / whole * max(1, len(total)), 3),
-        shares=dict(shares), reasons=told.reasons, disliked=_disliked(row, choice, index),
+        shares=dict(shares), reasons=told.reasons, rest=dict(rest), disliked=_disliked(row, choice, index),
         removed_by=() if position is not None else _removed_by(row, choice, state, index, place),
     )  # fmt: skip
 

@@ -132,7 +132,7 @@ def test_what_people_dislike_goes_down_by_a_setting_and_why_says_so() -> None:
     scores = score(None, [nobody], [known], index, Blend.from_manifest({}), [NOW_MS])[0]
     choice = choose(scores.total, nobody, index, Rules(), {})
     bad, good = (
-        why(row, choice, nobody, index, explain([row], scores, known, None, index)[0], shares_by_source(row, scores))
+        why(row, choice, nobody, index, explain([row], scores, known, None, index)[0], shares_by_source(row, scores), {})
         for row in (index.row_of["bad"], index.row_of["good"])
     )
     assert good.disliked is None and bad.disliked is not None and (bad.place, bad.disliked.place_without) == (2, 1)

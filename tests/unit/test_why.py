@@ -17,8 +17,8 @@ from schemas.outputs import Applied
 from stream.api.requests import Ask
 from stream.core.counts import ItemCount
 from stream.core.scenarios import Scenario
-from tests.support.fakes import T0_MS
-from tests.support.read_api import ITEMS, Shop
+from tests.support.fakes import T0_MS, event
+from tests.support.read_api import ITEMS, Shop, folded
 
 EXPERIMENTS = """
 experiments:
@@ -137,6 +137,28 @@ async def test_it_speaks_of_the_arm_that_the_user_is_in(tmp_path: Path) -> None:
     assert explored > 0
 
 
+async def test_all_events_that_speak_for_an_item_are_listed_and_what_is_left_is_named(shop: Shop) -> None:
+    states: Any = shop.api.replica
+    states.states["t/v"] = folded([event(user="v", item=f"i{n % 6}", id=f"v{n}", ts_ms=T0_MS + n) for n in range(60)])
+    few, all_of_them = await why(shop, "v", "i2"), await why(shop, "v", "i2", reasons=100)
+    assert len(few["reasons"]) == 3 < len(all_of_them["reasons"]) and all_of_them["reasons"][:3] == few["reasons"]
+    shares = [one["share"] for one in all_of_them["reasons"]]
+    assert shares == sorted(shares, reverse=True) and min(shares) >= 0.001
+    assert few["rest"]["others"] == pytest.approx(sum(shares[3:]) + all_of_them["rest"].get("others", 0), abs=0.001)
+    assert few["rest"]["popularity"] == pytest.approx(few["shares"]["popularity"], abs=0.001)
+    nobody = await why(shop, "nobody", "i2")
+    assert (nobody["reasons"], nobody["rest"]) == ([], {"popularity": 1.0})
+    popular, rises_not = await why(shop, "v", "i0", scenario="popular"), await why(shop, "v", "i9", scenario="trending")
+    assert (popular["reasons"], popular["rest"], rises_not["rest"]) == ([], {"popularity": 1.0}, {})
+    alike = {most: await why(shop, "v", "i9", scenario="similar", items="i1,i2,i3,i4,i5", reasons=most) for most in (1, 5)}
+    shares = [one["share"] for one in alike[5]["reasons"]]
+    assert len(shares) > 1 and sum(shares) == pytest.approx(1, abs=0.001)
+    assert alike[1]["rest"]["others"] == pytest.approx(1 - shares[0], abs=0.001)
+    refused = await shop.get("/v1/why/v/i2", params={"reasons": 0})
+    assert (refused.status_code, refused.json()["error"]["messages"][0]["path"]) == (400, "reasons")
+    assert (await shop.get("/v1/recommendations/v", params={"reasons": 5})).status_code == 400, "there they are in the log"
+
+
 async def test_what_is_asked_of_the_catalog_comes_along(shop: Shop) -> None:
     assert (await why(shop, "u1", "i4", fields="title,price"))["item"] == {"title": "thing 4", "price": 4.0}
     assert (await why(shop, "u1", "i4"))["item"] is None
@@ -165,6 +187,12 @@ def test_it_never_contradicts_what_the_same_request_recommends(ask: Ask, user: s
         shown = await service.recommend("t", user, ask)
         for item in ITEMS:
             said = await service.why("t", user, item.item_id, ask)
+            listed = await service.why("t", user, item.item_id, ask, reasons=100)
+            assert listed.reasons[:3] == said.reasons
+            for one in (said, listed):
+                whole = sum(reason.share for reason in one.reasons) + sum(one.rest.values())
+                assert whole == pytest.approx(1 if said.shares else 0, abs=0.001) or said.score < 1e-5
+                assert min(one.rest.values(), default=1) > 0
             at = [one.item_id for one in shown.items].index(item.item_id) + 1 if said.shown else None
             assert said.position == at and said.shown == any(one.item_id == item.item_id for one in shown.items)
             assert bool(said.removed_by) != said.shown
