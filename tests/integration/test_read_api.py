@@ -59,7 +59,7 @@ def now_ms() -> int:
 
 def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> None:
     before = [*(event(user="u3", item=item, id=f"b{days}", ts_ms=now_ms() - days * DAY_MS, name="Order Completed",
-                      lane="import") for days, item in ((40, "i0"), (30, "i4"))),
+                      lane="import") for days, item in ((210, "i0"), (200, "i4"))),
               event(user="u3", name="Products Searched", id="b0", ts_ms=now_ms() - 6_000, properties={"query": "gift"}),
               event(user="u1", item="i1", id="m1", ts_ms=now_ms() - 5_000),
               event(user="u1", item="i2", id="m2", ts_ms=now_ms() - 4_000, name="Product Added"),
