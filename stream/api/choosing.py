@@ -223,7 +223,8 @@ def of_due_categories(
     allowed = allowed_of(n, state, index, wanted.rules, conditions)
     factors = np.zeros(n, dtype=np.float32)
     for inside, (_, chance) in zip(of_each, found, strict=True):
-        factors[inside] = chance / max(float(scored.scores.total[inside & allowed].sum(dtype=np.float64)), 1e-12)
+        for some in (inside & allowed, inside & ~allowed):  # each by itself: what may not be chosen takes nobody's share
+            factors[some] = chance / max(float(scored.scores.total[some].sum(dtype=np.float64)), 1e-12)
     scored = _scaled(scored, factors * _factors(wanted.ask.boost, index, n))
     why_not = degraded(index, serving, scored.known, explained=True)
     if why_not is None:

@@ -135,6 +135,8 @@ async def test_a_request_chooses_from_what_is_due_of_a_category_and_why_says_so(
     assert [one["item_id"] for one in (await asked_of_w(of_two, 30, monkeypatch, boost="2 if item_id == 'i9' else 1",
                                                         exclude="bought"))["items"]] == ["i9", "i8"]  # fmt: skip
     assert len((await asked_of_w(of_two, 30, monkeypatch, category_cap=1))["items"]) == 2
+    of_c1 = (await asked_of_w(of_two, 30, monkeypatch, filter="category == 'c1'"))["items"]
+    assert sum(one["score"] for one in of_c1) == pytest.approx(0.5, abs=0.001), "the other half is of c0"
     none = await asked_of_w(of_two, 30, monkeypatch, filter="False")
     assert (none["items"], len(none["categories"])) == ([], 2)
     why = (await of_two.get("/v1/why/w/i2", params={"scenario": "due_categories"})).json()
