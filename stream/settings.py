@@ -112,6 +112,10 @@ class Collector(Section):
     key_events_per_s_max: float = Field(10_000.0, gt=0, description="by one write key, as many at once; beyond: 429")
     user_events_per_s_max: float = Field(50.0, gt=0, description="of one user in the long run; beyond: 429")
     user_events_burst: int = Field(1_000, ge=1, description="… and at once")
+    key_regulations_per_s_max: float = Field(
+        10.0, gt=0, description="users to forget by one admin key in the long run; beyond: 429"
+    )
+    key_regulations_burst: int = Field(5_000, ge=1, description="… and at once")
     ack_timeout_ms: int = 10_000
     cors_origins: tuple[str, ...] | None = Field(
         None, description='whose pages may send, such as ["https://shop.example"]; on loopback ["*"], beyond it no default'
@@ -135,6 +139,9 @@ class Api(Section):
     top_n_max: int = Field(100, ge=1, description="items in one answer")
     users_max: int = Field(100, ge=1, description="users in one batch read")
     inflight_max: int = Field(512, ge=1, description="requests at once; beyond: 429")
+    key_answers_per_s_max: float = Field(
+        1_000.0, gt=0, description="by one read key, as many at once; a batch read is one a user. Beyond: 429"
+    )
     experiments: Path | None = Field(None, description="file of experiments, YAML; default <home>/experiments.yml")
     explore: float = Field(0.0, ge=0, le=1, description="share of places for items that nobody knows yet, where neither the "
                                                          "request nor an experiment's arm says")

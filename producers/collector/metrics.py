@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from stream.http import rates
+
 
 class Metrics:
     def __init__(self) -> None:
@@ -11,6 +13,7 @@ class Metrics:
         self.requests = Counter(
             "clickwake_collector_requests", "Requests by endpoint and status", ["endpoint", "status"], registry=self.registry
         )
+        self.limited = rates.refusals("collector", self.registry)
         self.events = Counter(
             "clickwake_collector_events",
             "Events: accepted (acknowledged by Kafka), suppressed (of whom nothing is taken) or the keyword of the refusal",
