@@ -22,9 +22,8 @@ from clickwake.dashboard.sessions import Sessions, TooManyAttempts, Visitor
 from clickwake.dashboard.words import Words, language
 from stream.http import body
 from stream.http.answers import Refused
-from stream.http.keys import LOOPBACK
 from stream.http.page import STYLE
-from stream.settings import Dashboard
+from stream.settings import LOOPBACK, Dashboard
 
 IN, OUT = "/sign-in", "/sign-out"
 HEALTH = "/health/live"  # says that the process answers, to anybody

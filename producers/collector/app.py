@@ -2,9 +2,9 @@
 
 A request: 1 a slot is taken, or 429; 2 the body is read within limits, while it holds a slot of its key and of its address;
 3 the write key gives the tenant, before 2 where it comes as Basic auth, else 2 and 3 have to find one of a few slots; 4 each
-event is admitted or refused; 5 events and dead letters are sent, and acknowledged, but for those of whom the list of erasures
-says that nothing is taken: it is read whole before anything is; 6 the answer. A crash before 6 leaves the client without an
-answer: it sends again under the same messageIds.
+event is admitted or refused; 5 events and dead letters are sent, and acknowledged, but for those of whom the list of
+erasures says that nothing is taken: it is read whole before anything is; 6 the answer. A crash before 6 leaves the client
+without an answer: it sends again under the same messageIds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from schemas.dialects import DialectError
 from schemas.erasure import Erasure
 from schemas.events import EventType, key
 from stream.adapters.erasures import Erasures
-from stream.http import body, keys, server
+from stream.http import body, keys, scraping, server
 from stream.http.answers import Json, Refused, invalid
 from stream.http.cross_origin import CrossOrigin
 from stream.http.slots import RETRY_AFTER_S, Shares, Slots
@@ -93,7 +93,7 @@ class Collector:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.collector
-        self.metrics = Metrics()
+        self.metrics, self._scraped = Metrics(), settings.metrics
         self.tracing = tracing.start(settings, "collector", self.metrics.registry)
         self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
@@ -332,6 +332,8 @@ class Collector:
         return Refused(503, "kafka_unavailable", reason, retry_after_s=RETRY_AFTER_S).response()
 
     async def prometheus(self, request: Request) -> Response:
+        if (refused := scraping.refused_of(request, self._scraped)) is not None:
+            return refused.response()
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

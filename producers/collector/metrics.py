@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from stream.http import rates
-
 
 class Metrics:
     def __init__(self) -> None:
@@ -13,7 +11,8 @@ class Metrics:
         self.requests = Counter(
             "clickwake_collector_requests", "Requests by endpoint and status", ["endpoint", "status"], registry=self.registry
         )
-        self.limited = rates.refusals("collector", self.registry)
+        self.limited = Counter("clickwake_collector_limited", "Requests refused with 429, by code: too many at once (busy), "
+                               "or too fast", ["code"], registry=self.registry)  # fmt: skip
         self.events = Counter(
             "clickwake_collector_events",
             "Events: accepted (acknowledged by Kafka), suppressed (of whom nothing is taken) or the keyword of the refusal",

@@ -36,7 +36,7 @@ from stream.api.requests import Ask, AskForMany, Neighbors, Nothing, ToRank, fro
 from stream.api.service import Service
 from stream.api.texts import TextFeatures
 from stream.endings import only_when_asked
-from stream.http import body, keys, page, server
+from stream.http import body, keys, page, scraping, server
 from stream.http.answers import Json, Refused
 from stream.http.rates import Buckets, Wanted, take
 from stream.http.slots import RETRY_AFTER_S, Shares, Slots
@@ -57,7 +57,7 @@ class Api:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics, self._scraped = Metrics(), settings.metrics
         self.ranking = ServingReaders(settings, self.metrics.releases)
         self.replica = StateReplica(settings, "api")
         self.tracing = tracing.start(settings, "api", self.metrics.registry)
@@ -202,6 +202,8 @@ class Api:
         return Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S).response()
 
     async def prometheus(self, request: Request) -> Response:
+        if (refused := scraping.refused_of(request, self._scraped)) is not None:
+            return refused.response()
         self.metrics.stale_ms.set(self.replica.behind_ms())
         self.metrics.offers_stale_ms.set(self.learned.behind_ms())
         self.metrics.decisions.labels("sent").set(self.decisions.sent)

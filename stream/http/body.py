@@ -112,7 +112,12 @@ def address(request: HTTPConnection, behind_tls: bool) -> str:
 
 def basic_key(request: Request) -> str | None:
     """The user name of Basic auth, which is the key; None without such a header. Raises Refused 401."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    return basic(request.headers.get("authorization", ""))
+
+
+def basic(authorization: str) -> str | None:
+    """The same of the header itself."""
+    scheme, _, credentials = authorization.partition(" ")
     if not scheme:
         return None
     try:

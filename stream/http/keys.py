@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pydantic import SecretStr
 
 from stream.http.answers import Refused
-from stream.settings import WriteKeys
+from stream.settings import LOOPBACK, WriteKeys
 
 HASHED = "sha256:"
 WHOLE_HASH = re.compile(HASHED + "[0-9a-f]{64}")
 KEY_BYTES = 32
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def hashed(key: str) -> str:

@@ -12,8 +12,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter
-
 from stream.http.answers import Refused
 
 BUCKETS_MAX = 100_000  # some 15 MB
@@ -58,9 +56,3 @@ def take(wanted: Sequence[Wanted], now_s: float) -> None:
                       retry_after_s=math.ceil(wait_s))  # fmt: skip
     for one in wanted:
         one.buckets.take(one.key, one.units, now_s)
-
-
-def refusals(service: str, registry: CollectorRegistry) -> Counter:
-    """Counts what was refused with 429, by the reason's code."""
-    return Counter(f"clickwake_{service}_limited", "Requests refused with 429: too many at once (busy), or too fast",
-                   ["code"], registry=registry)  # fmt: skip
