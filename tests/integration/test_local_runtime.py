@@ -124,7 +124,8 @@ def with_partitions(kafka: str, prefix: str, partitions: int) -> Settings:
 
 def test_neither_server_listens_beyond_loopback(kafka: str, clickhouse: ClickHouse) -> None:
     sockets = [one for child in psutil.Process().children(recursive=True) for one in child.net_connections("tcp")]
-    listening = {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in sockets if one.status == psutil.CONN_LISTEN}
+    listening = {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in sockets
+                 if one.status == psutil.CONN_LISTEN}  # fmt: skip
     assert {int(kafka.rpartition(":")[2]), clickhouse.port} <= {port for _, port in listening}
     assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1"}
 
