@@ -52,6 +52,12 @@ class Kafka(Section):
     plaintext_password: bool = Field(False, description="beyond loopback it may go without TLS: the network is private")
     ssl_cafile: Path | None = None
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all of its servers are on this machine."""
+        hosts = (one.strip().rpartition(":")[0].strip("[]") for one in self.bootstrap_servers.split(","))
+        return set(hosts) <= set(LOOPBACK)
+
     @model_validator(mode="after")
     def _sasl_needs_a_user(self) -> Self:
         if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
@@ -60,8 +66,7 @@ class Kafka(Section):
 
     @model_validator(mode="after")
     def _password_is_not_shown(self) -> Self:
-        hosts = (one.strip().rpartition(":")[0].strip("[]") for one in self.bootstrap_servers.split(","))
-        if self.security_protocol == "SASL_PLAINTEXT" and not self.plaintext_password and not set(hosts) <= set(LOOPBACK):
+        if self.security_protocol == "SASL_PLAINTEXT" and not (self.plaintext_password or self.is_local):
             raise ValueError("SASL_PLAINTEXT shows the password to whoever listens between here and the brokers: take "
                              "SASL_SSL, or where that network is private say so with "
                              "CLICKWAKE_KAFKA__PLAINTEXT_PASSWORD=true")  # fmt: skip
