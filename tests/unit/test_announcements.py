@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 
+from clickwake import topics as admin
 from schemas.release import Manifest
 from schemas.topics import DAY_MS, FOREVER_MS, MODELS
 from stream.adapters import announcements, model_store, signing
@@ -195,3 +196,11 @@ def test_the_topic_keeps_every_announcement() -> None:
     config = MODELS.config()
     assert config["cleanup.policy"] == "compact" and int(config["min.compaction.lag.ms"]) == FOREVER_MS
     assert int(config["max.compaction.lag.ms"]) >= int(config["min.compaction.lag.ms"]) > DAY_MS
+
+
+def test_a_topic_made_by_an_older_version_is_said_to_differ_where_keys_are_set(here: Here) -> None:
+    found = admin._Existing(1, MODELS.config() | {"min.compaction.lag.ms": "0", "max.compaction.lag.ms": str(DAY_MS)})
+    assert admin._outcome(MODELS, Settings(), found).result == "exists"
+    (difference,) = admin._outcome(MODELS, here.worker, found).differences
+    assert difference.startswith("older announcements may go")
+    assert admin._outcome(MODELS, here.worker, admin._Existing(1, MODELS.config())).result == "exists"
