@@ -146,7 +146,7 @@ def _outcome(topic: Topic, settings: Settings, found: _Existing | None) -> Outco
             differences.append(f"{key} is {found.config.get(key)}, not {topic.config()[key]}: alter it with kafka-configs")
     signed = bool(settings.models.verify_keys or settings.models.signing_key)  # else the last record counts anyhow
     if topic is MODELS and signed and int(found.config["min.compaction.lag.ms"]) < FOREVER_MS:
-        differences.append("older announcements may go, and one said again be all that is left: alter max.compaction.lag.ms, "
+        differences.append("older announcements may go, and one said again be all there is: alter max.compaction.lag.ms, "
                            f"then min.compaction.lag.ms, to {FOREVER_MS} with kafka-configs")  # fmt: skip
     return Outcome(topic=name, result="differs" if differences else "exists", partitions=found.partitions, why=topic.why,
                    differences=tuple(differences))

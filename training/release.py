@@ -32,9 +32,9 @@ class NothingReleased(LookupError):
 def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     """Verify a bundle as a worker would, its signature included, then announce it. Returns once the broker has acknowledged.
 
-    Announcing the same bundle again is harmless. Raises `BundleRefused` for a bundle workers would refuse, `UnusableKey`
-    where they would refuse the announcement because this process has nothing to sign it with, ConnectionError,
-    KafkaUnavailable or NotAcknowledged when the announcement is not stored.
+    Announcing the same bundle again is harmless. Raises `BundleRefused` for a bundle workers would refuse, or where they
+    would refuse the announcement because there is nothing here to sign it with; ConnectionError, KafkaUnavailable or
+    NotAcknowledged when the announcement is not stored.
     """
     keys, signer = signing.trusted(settings.models), signing.signer(settings.models)
     raw = manifest_bytes(settings.registry, version)
@@ -44,8 +44,8 @@ def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     )  # fmt: skip
     model_store.load(settings.registry, announced, keys=keys)
     if keys and signer is None:
-        raise UnusableKey("workers with CLICKWAKE_MODELS__VERIFY_KEYS refuse an announcement that is not signed: set "
-                          "CLICKWAKE_MODELS__SIGNING_KEY here, too, or announce it where models are trained")
+        raise BundleRefused("workers with CLICKWAKE_MODELS__VERIFY_KEYS refuse an announcement that is not signed: set "
+                            "CLICKWAKE_MODELS__SIGNING_KEY here, too, or announce it where models are trained")
     topic = MODELS.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [topic], wait_s=0) as producer:
         if signer is not None:

@@ -22,8 +22,9 @@ from schemas.topics import DAY_MS, FOREVER_MS, MODELS
 from stream.adapters import announcements, model_store, signing
 from stream.adapters.announcements import Announcements, NotBelieved
 from stream.adapters.metrics import ReleaseMetrics
+from stream.adapters.model_store import BundleRefused
 from stream.adapters.releases import Releases
-from stream.adapters.signing import Signer, UnusableKey
+from stream.adapters.signing import Signer
 from stream.serving import ServingState
 from stream.settings import Models, Settings
 from tests.support import bundles
@@ -161,7 +162,7 @@ def test_the_newest_counts_although_the_clock_of_who_announced_it_is_behind(
 
 
 def test_who_has_no_private_key_is_told_before_an_announcement_that_nobody_would_believe(here: Here) -> None:
-    with pytest.raises(UnusableKey, match="set CLICKWAKE_MODELS__SIGNING_KEY here, too"):
+    with pytest.raises(BundleRefused, match="set CLICKWAKE_MODELS__SIGNING_KEY here, too"):
         releases.release(here.worker, here.first.model_version)
     assert here.topic.records == []
 
