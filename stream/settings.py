@@ -269,6 +269,9 @@ class Metrics(Section):
     @property
     def missing(self) -> str | None:
         """What has to be said before metrics are listened for beyond loopback; None when it was."""
+        if self.key is not None and not self.key.get_secret_value().startswith("sha256:"):
+            return ("CLICKWAKE_METRICS__KEY may not stand in the settings in the clear: put its hash there; `clickwake key "
+                    "metrics` makes a key and prints both")  # fmt: skip
         if self.key is not None or self.without_key:
             return None
         return ("who reaches it could read its metrics: set CLICKWAKE_METRICS__KEY (`clickwake key metrics` makes one), or "

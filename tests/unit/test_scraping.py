@@ -79,5 +79,6 @@ def test_of_a_worker(case: tuple[Metrics, Asked, int], tmp_path: Path) -> None:
 def test_beyond_loopback_nothing_says_its_metrics_before_it_was_told_to_whom() -> None:
     for own in (Metrics(key=SecretStr(hashed(KEY))), Metrics(without_key=True)):
         assert scraping.refusal(BEYOND, own) is None
-    assert scraping.refusal("127.0.0.1", Metrics()) is None
+    assert scraping.refusal("127.0.0.1", Metrics()) is scraping.refusal("127.0.0.1", Metrics(key=SecretStr(KEY))) is None
+    assert "in the clear: put its hash there" in (scraping.refusal(BEYOND, Metrics(key=SecretStr(KEY))) or "")
     assert "CLICKWAKE_METRICS__WITHOUT_KEY=true" in (scraping.refusal(BEYOND, Metrics()) or "")
