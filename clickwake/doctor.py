@@ -15,7 +15,9 @@ from rich.markup import escape
 
 from clickwake import kafka_jars, local_kafka, process, up
 from clickwake.local_clickhouse import launch
-from stream.settings import Settings, load
+from stream.http import keys
+from stream.settings import LOOPBACK, Api, Collector, Settings, load
+from stream.wrong_settings import variable
 
 PYTHON_MIN = (3, 11)
 Level = Literal["ok", "warning", "problem"]
@@ -64,6 +66,8 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _clickhouse(settings, expected=status is not None or not own_clickhouse)
     yield _models(settings)
     yield _opinions(settings)
+    yield _privacy(settings)
+    yield from _unprotected(settings)
 
 
 def _python() -> Check:
@@ -194,3 +198,55 @@ def _opinions(settings: Settings) -> Check:
     return Check(name="opinions", level="ok", found="no model reads texts: stars and survey scores alone count",
                  do="if texts are to count: `clickwake evaluate satisfaction womens-clothing FILE --publish` for English, "
                     "chinese-reviews for Chinese (docs/satisfaction.md)")  # fmt: skip
+
+
+def _privacy(settings: Settings) -> Check:
+    """Which of its measures are on. What a shop needs is for it to say: no warning."""
+    own = settings.privacy
+    ids = "ids are pseudonyms" if own.pseudonym_keys else "ids are stored as they come (no pseudonyms)"
+    ip = {"truncate": "addresses are cut short", "drop": "addresses are dropped", "keep": "addresses are stored whole"}
+    consent = "as privacy.consent says, by tenant" if own.consent else "as having agreed to everything"
+    do = [] if own.pseudonym_keys else [f"{variable('privacy', 'pseudonym_keys')}, before the first event"]
+    do += [f"{variable('privacy', 'ip')}=truncate"] if own.ip == "keep" else []
+    do += [] if own.consent else [variable("privacy", "consent")]
+    return Check(name="privacy", level="ok", found=f"{ids}; {ip[own.ip]}; who was asked for no consent counts {consent}",
+                 do=f"docs/privacy.md; to change that: {'; '.join(do)}" if do else "")  # fmt: skip
+
+
+def _unprotected(settings: Settings) -> Iterator[Check]:
+    """What nothing holds back in this set-up."""
+    kafka, clickhouse, models, metrics = settings.kafka, settings.clickhouse, settings.models, settings.metrics
+    whoever = "whoever reaches it reads and writes everything"
+    if not kafka.security_protocol.startswith("SASL"):
+        yield _open("kafka", kafka.is_local, f"nobody signs in: {whoever}",
+                    f"{variable('kafka', 'security_protocol')}=SASL_SSL")  # fmt: skip
+    elif kafka.security_protocol == "SASL_PLAINTEXT":
+        yield _open("kafka", kafka.is_local, "no TLS: who listens on the way reads events and the password",
+                    f"{variable('kafka', 'security_protocol')}=SASL_SSL")  # fmt: skip
+    here = clickhouse.host in LOOPBACK
+    if not clickhouse.password.get_secret_value():
+        yield _open("clickhouse", here, f"no password: {whoever}", variable("clickhouse", "password"))
+    elif not clickhouse.secure:
+        yield _open("clickhouse", here, "no TLS: who listens on the way reads rows and the password",
+                    f"{variable('clickhouse', 'secure')}=true")  # fmt: skip
+    if not models.verify_keys and models.signing_key is None:
+        here = "://" not in settings.registry and kafka.is_local
+        yield _open("models", here, "no key: who writes to the registry or the models topic says what runs, and receipts of "
+                    "erasures are not signed", "`clickwake models keygen`")  # fmt: skip
+    if metrics.without_key:
+        yield _open("metrics", False, "read by whoever reaches a process, but through a proxy: metrics.without_key",
+                    f"{variable('metrics', 'key')}, where that network is not private")  # fmt: skip
+    if settings.dashboard.host in LOOPBACK and not settings.accounts_file.exists():
+        yield _open("dashboard", True, "no accounts: whoever is on this machine sees everything, and may act",
+                    "`clickwake dashboard add-user NAME`")  # fmt: skip
+    known, held = (keys.held_in(collector) + keys.held_in(api) for collector, api in (
+        (Collector().write_keys, Api().read_keys), (settings.collector.write_keys, settings.api.read_keys)))  # fmt: skip
+    if set(known) & set(held):
+        yield _open("keys", True, "those of the documentation, which everybody knows: good on loopback alone",
+                    "`clickwake key TENANT`")  # fmt: skip
+
+
+def _open(name: str, here: bool, found: str, do: str) -> Check:
+    """`here`: it is reached from this machine alone, so it is said, and no warning."""
+    return Check(name=f"open {name}", level="ok" if here else "warning", found=found,
+                 do=f"if others use this machine: {do}" if here else do)  # fmt: skip

@@ -54,12 +54,17 @@ def await_receipts(settings: Settings, asked: Sequence[Erasure], timeout_s: floa
 
 
 def signed_by(settings: Settings, done: Erasure) -> str:
-    """Which trusted key signed the receipt; raises SignatureRefused. "" where no key is set."""
+    """What to say of a receipt's signature. Raises SignatureRefused where a key is set here, and none such signed it."""
     keys = signing.trusted(settings.models)
+    if not done.signature:
+        nobody = "NOT signed: the erasure worker has no CLICKWAKE_MODELS__SIGNING_KEY, so this shows to nobody who wrote it"
+        if keys:
+            raise signing.SignatureRefused(f"the receipt of erasure {done.erasure_id} is {nobody}")
+        return nobody
     if not keys:
-        return ""
+        return "signed, which was not checked: no key is set here (CLICKWAKE_MODELS__VERIFY_KEYS)"
     assert done.receipt is not None, "an erasure that is done has one"
-    return signing.check(done.receipt.encode(), (done.signature or "").encode(), keys, signing.RECEIPT).id
+    return f"signed by key {signing.check(done.receipt.encode(), done.signature.encode(), keys, signing.RECEIPT).id}"
 
 
 def run(tenant: str, users: Sequence[str], *, suppress: bool, lift: bool, timeout_s: float, as_json: bool) -> int:
@@ -90,7 +95,7 @@ def run(tenant: str, users: Sequence[str], *, suppress: bool, lift: bool, timeou
     return EXIT_LEFT
 
 
-def _show(receipt: Receipt, signer: str | None) -> None:
+def _show(receipt: Receipt, signer: str) -> None:
     table = Table(box=None, header_style="dim")
     for name in ("place", "records", "what was done", "seen", "last copies gone by"):
         table.add_column(name)
@@ -100,21 +105,23 @@ def _show(receipt: Receipt, signer: str | None) -> None:
     console = Console()
     console.print(table)
     took = (receipt.done_at - receipt.requested_at).total_seconds()
-    by = f", signed by key {signer}" if signer else ", not signed: no key is set"
-    console.print(f"erasure {receipt.erasure_id} · {len(receipt.subjects)} ids · {took:.1f} s{by}", highlight=False)
+    console.print(f"erasure {receipt.erasure_id} · {len(receipt.subjects)} ids · {took:.1f} s, {signer}", highlight=False)
 
 
 def verify(tenant: str, ids: Sequence[str], *, as_json: bool) -> int:
-    """Search everything; exit code `EXIT_LEFT` if something is left that does not go by itself."""
+    """Search everything that is reached from here, and say what is not; exit code `EXIT_LEFT` if something is left that does
+    not go by itself."""
     settings = load()
     with _errors.status("searching topics, tables and files"):
         found = list(search.everywhere(settings, tenant, ids))
-    left = [one for one in found if one.until is None]
+    left, beyond = [one for one in found if one.until is None], search.not_searched(settings)
     if as_json:
-        typer.echo(msgspec.json.encode({"clean": not left, "found": found}).decode())
+        typer.echo(msgspec.json.encode({"clean": not left, "found": found, "not_searched": beyond}).decode())
     else:
         for one in found:
             gone = f"gone by {one.until:%Y-%m-%d}" if one.until else "LEFT"
             typer.echo(f"{one.place}: {one.records} records, {gone}")
-        typer.echo("nothing else is left" if not left else ASK_AGAIN)
+        typer.echo("nothing else is left in the topics, tables and files that were searched" if not left else ASK_AGAIN)
+        for other in beyond:
+            typer.echo(f"not searched: {other.place}: {other.why}")
     return EXIT_LEFT if left else 0

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from producers.kafka import client_options
-from schemas.topics import TOPICS, Topic
+from schemas.topics import FOREVER_MS, MODELS, TOPICS, Topic
 from stream.settings import Settings
 
 REQUEST_TIMEOUT_MS = 30_000
@@ -140,9 +140,13 @@ def _outcome(topic: Topic, settings: Settings, found: _Existing | None) -> Outco
     if found.partitions != wanted:
         hint = f"set CLICKWAKE_KAFKA__PARTITIONS={found.partitions}" if topic.by_user else "make a new version of the topic"
         differences.append(f"partitions are {found.partitions}, not {wanted}: {hint}")
-    # segment.ms, delete.retention.ms and the like may be tuned by operators; these two decide what is kept
+    # segment.ms, delete.retention.ms and the like may be tuned by operators; these decide what is kept
     for key in ("cleanup.policy", "message.timestamp.type"):
         if found.config.get(key) != topic.config()[key]:
             differences.append(f"{key} is {found.config.get(key)}, not {topic.config()[key]}: alter it with kafka-configs")
+    signed = bool(settings.models.verify_keys or settings.models.signing_key)  # else the last record counts anyhow
+    if topic is MODELS and signed and int(found.config["min.compaction.lag.ms"]) < FOREVER_MS:
+        differences.append("older announcements may go, and one said again be all there is: alter max.compaction.lag.ms, "
+                           f"then min.compaction.lag.ms, to {FOREVER_MS} with kafka-configs")  # fmt: skip
     return Outcome(topic=name, result="differs" if differences else "exists", partitions=found.partitions, why=topic.why,
                    differences=tuple(differences))

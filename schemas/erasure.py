@@ -28,7 +28,8 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """Signed as its JSON stands. `subjects` are hashes, see `subject`: who knows an id can check it, nobody can read it."""
+    """Signed as its JSON stands. `subjects` are hashes, see `subject`: who knows an id can check it, nobody can read it.
+    `signed`: whether there is a signature beside it; not said in receipts from before 0.9.0."""
 
     erasure_id: str
     tenant: Id
@@ -36,6 +37,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: Instant
     done_at: Instant
     done: tuple[Done, ...]
+    signed: bool | msgspec.UnsetType = msgspec.UNSET
 
 
 class Erasure(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ import msgspec
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
-FOREVER_MS = -1
+FOREVER_MS = 2**63 - 1
 
 
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,7 +45,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
             "segment.ms": str(segment_ms),
         }
         if self.cleanup == "compact":
-            config["max.compaction.lag.ms"] = str(DAY_MS)
+            config["max.compaction.lag.ms"] = str(max(DAY_MS, self.compaction_lag_ms))  # the broker refuses less
             config["min.compaction.lag.ms"] = str(self.compaction_lag_ms)
             config["delete.retention.ms"] = str(delete_retention_ms)
             config["min.cleanable.dirty.ratio"] = "0.1"
@@ -88,7 +88,8 @@ DEAD_LETTERS = Topic(entity="dead-letters", key="tenant/user", by_user=True, ret
                      message_bytes_max=2 * 1_048_576, why="inputs that could not be processed, with the reason")
 ERASURES = Topic(entity="erasures", key="tenant/hash of tenant/user", partitions=4, cleanup="compact",
                  why="users to forget, and the list by which late events are told")
-MODELS = Topic(entity="models", key="current", cleanup="compact", why="the released bundle")
+MODELS = Topic(entity="models", key="current", cleanup="compact", compaction_lag_ms=FOREVER_MS,
+               why="which bundle is to run; old announcements stay, so that none of them said again is all that is left")
 STATE = Topic(entity="personalize-state", key="tenant/user", by_user=True, cleanup="compact", compaction_lag_ms=HOUR_MS,
               message_bytes_max=2 * 1_048_576, why="changelog of the user state: the store is rebuilt from it")
 

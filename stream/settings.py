@@ -29,6 +29,7 @@ from pydantic_settings import (
 from stream import wrong_settings
 
 PSEUDONYM_KEY_CHARS_MIN = 32
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 class Section(BaseModel):
@@ -48,12 +49,27 @@ class Kafka(Section):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
+    plaintext_password: bool = Field(False, description="beyond loopback it may go without TLS: the network is private")
     ssl_cafile: Path | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all of its servers are on this machine."""
+        hosts = (one.strip().rpartition(":")[0].strip("[]") for one in self.bootstrap_servers.split(","))
+        return set(hosts) <= set(LOOPBACK)
 
     @model_validator(mode="after")
     def _sasl_needs_a_user(self) -> Self:
         if self.security_protocol.startswith("SASL") and not (self.sasl_username and self.sasl_password):
             raise ValueError("SECURITY_PROTOCOL SASL_* needs CLICKWAKE_KAFKA__SASL_USERNAME and __SASL_PASSWORD")
+        return self
+
+    @model_validator(mode="after")
+    def _password_is_not_shown(self) -> Self:
+        if self.security_protocol == "SASL_PLAINTEXT" and not (self.plaintext_password or self.is_local):
+            raise ValueError("SASL_PLAINTEXT shows the password to whoever listens between here and the brokers: take "
+                             "SASL_SSL, or where that network is private say so with "
+                             "CLICKWAKE_KAFKA__PLAINTEXT_PASSWORD=true")  # fmt: skip
         return self
 
 
@@ -69,10 +85,20 @@ class ClickHouse(Section):
     password: SecretStr = SecretStr("")
     database: str = "clickwake"
     secure: bool = False
+    plaintext_password: bool = Field(False, description="beyond loopback it may go without TLS: the network is private")
     ca_file: Path | None = Field(None, description="whose certificates are trusted; default: the system's")
     retention_days: dict[Kept, Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict, description="table → days after which its rows go; tables not named keep everything"
     )
+
+    @model_validator(mode="after")
+    def _password_is_not_shown(self) -> Self:
+        sent_plain = bool(self.password.get_secret_value()) and not self.secure and self.host not in LOOPBACK
+        if sent_plain and not self.plaintext_password:
+            raise ValueError("the password would go over plain HTTP, shown to whoever listens on the way: set "
+                             "CLICKWAKE_CLICKHOUSE__SECURE=true, or where that network is private say so with "
+                             "CLICKWAKE_CLICKHOUSE__PLAINTEXT_PASSWORD=true")  # fmt: skip
+        return self
 
 
 class Models(Section):
@@ -112,6 +138,10 @@ class Collector(Section):
     key_events_per_s_max: float = Field(10_000.0, gt=0, description="by one write key, as many at once; beyond: 429")
     user_events_per_s_max: float = Field(50.0, gt=0, description="of one user in the long run; beyond: 429")
     user_events_burst: int = Field(1_000, ge=1, description="… and at once")
+    key_regulations_per_s_max: float = Field(
+        10.0, gt=0, description="users to forget by one admin key in the long run; beyond: 429"
+    )
+    key_regulations_burst: int = Field(5_000, ge=1, description="… and at once")
     ack_timeout_ms: int = 10_000
     cors_origins: tuple[str, ...] | None = Field(
         None, description='whose pages may send, such as ["https://shop.example"]; on loopback ["*"], beyond it no default'
@@ -135,6 +165,9 @@ class Api(Section):
     top_n_max: int = Field(100, ge=1, description="items in one answer")
     users_max: int = Field(100, ge=1, description="users in one batch read")
     inflight_max: int = Field(512, ge=1, description="requests at once; beyond: 429")
+    key_answers_per_s_max: float = Field(
+        1_000.0, gt=0, description="by one read key, as many at once; a batch read is one a user. Beyond: 429"
+    )
     experiments: Path | None = Field(None, description="file of experiments, YAML; default <home>/experiments.yml")
     explore: float = Field(0.0, ge=0, le=1, description="share of places for items that nobody knows yet, where neither the "
                                                          "request nor an experiment's arm says")
@@ -225,7 +258,30 @@ class Personalize(Section):
 
 
 class Metrics(Section):
+    """Who may read `/metrics`: who is on the machine, and who is let in by one of these."""
+
     host: str = Field("127.0.0.1", description="where workers' metrics listen; 0.0.0.0 in a container that is scraped")
+    key: SecretStr | None = Field(
+        None, description="who scrapes from elsewhere sends it as Basic auth's user; sha256:…, as `clickwake key` prints"
+    )
+    without_key: bool = Field(False, description="nobody needs it who reaches us without a proxy: the network is private")
+
+    @property
+    def missing(self) -> str | None:
+        """What has to be said before metrics are listened for beyond loopback; None when it was."""
+        if self.key is not None and not self.key.get_secret_value().startswith("sha256:"):
+            return ("CLICKWAKE_METRICS__KEY may not stand in the settings in the clear: put its hash there; `clickwake key "
+                    "metrics` makes a key and prints both")  # fmt: skip
+        if self.key is not None or self.without_key:
+            return None
+        return ("who reaches it could read its metrics: set CLICKWAKE_METRICS__KEY (`clickwake key metrics` makes one), or "
+                "where that network is private say so with CLICKWAKE_METRICS__WITHOUT_KEY=true")  # fmt: skip
+
+    @model_validator(mode="after")
+    def _are_not_for_everybody(self) -> Self:
+        if self.host not in LOOPBACK and self.missing:
+            raise ValueError(f"beyond loopback {self.missing}")
+        return self
 
 
 class Segments(Section):

@@ -1,30 +1,28 @@
-"""Which bundle the workers should run: announced on the models topic, acknowledged by every in-sync replica."""
+"""Which bundle the workers should run: announced on the models topic, signed where keys are in use, acknowledged by every
+in-sync replica."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import structlog
 
-from producers.kafka import Producer, client_options, missing_topic, unreachable
+from producers.kafka import KafkaUnavailable, Producer, from_the_beginning, to_its_end, unreachable
 from schemas.release import Manifest, ModelRelease, Verdict
 from schemas.topics import MODELS
 from schemas.unreadable import UNREADABLE
-from stream.adapters import model_store, signing
+from stream.adapters import announcements, model_store, signing
+from stream.adapters.announcements import Announcements, NotBelieved
 from stream.adapters.model_store import BundleRefused
 from stream.adapters.onnx import sha256
-from stream.adapters.signing import PublicKey
+from stream.adapters.signing import PublicKey, UnusableKey
 from stream.settings import Settings
 from training import verdicts
 
 log = structlog.get_logger()
 
-KEY = b"current"
-READ_TIMEOUT_MS = 10_000
-
-_release = msgspec.json.Decoder(ModelRelease)
+LATER = timedelta(milliseconds=1)
 
 
 class NothingReleased(LookupError):
@@ -34,21 +32,36 @@ class NothingReleased(LookupError):
 def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     """Verify a bundle as a worker would, its signature included, then announce it. Returns once the broker has acknowledged.
 
-    Announcing the same bundle again is harmless. Raises `BundleRefused` for a bundle workers would refuse, and
-    KafkaUnavailable or NotAcknowledged when the announcement is not stored.
+    Announcing the same bundle again is harmless. Raises `BundleRefused` for a bundle workers would refuse, or where they
+    would refuse the announcement because there is nothing here to sign it with; ConnectionError, KafkaUnavailable or
+    NotAcknowledged when the announcement is not stored.
     """
+    keys, signer = signing.trusted(settings.models), signing.signer(settings.models)
     raw = manifest_bytes(settings.registry, version)
     announced = ModelRelease(
         model_version=version, uri=f"bundles/{version}", manifest_sha256=sha256(raw), released_at=datetime.now(UTC),
         reason=reason,
     )  # fmt: skip
-    model_store.load(settings.registry, announced, keys=signing.trusted(settings.models))
+    model_store.load(settings.registry, announced, keys=keys)
+    if keys and signer is None:
+        raise BundleRefused("workers with CLICKWAKE_MODELS__VERIFY_KEYS refuse an announcement that is not signed: set "
+                            "CLICKWAKE_MODELS__SIGNING_KEY here, too, or announce it where models are trained")
     topic = MODELS.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [topic], wait_s=0) as producer:
-        producer.send(topic, KEY, msgspec.json.encode(announced))
+        if signer is not None:
+            announced = _after(current(settings), announced)
+        value = msgspec.json.encode(announced)
+        producer.send(topic, announcements.KEY, value, announcements.signed(value, signer))
     if verdicts.kept(settings.registry, version) is not None:  # somebody knows better; from now on it may be rolled back to
         verdicts.write(settings.registry, _overruled(settings.registry, version, reason))
     return announced
+
+
+def _after(before: ModelRelease | None, announced: ModelRelease) -> ModelRelease:
+    """The same, later than the one before, whatever the clocks of those who announce: of signed ones the newest counts."""
+    if before is None or before.released_at < announced.released_at:
+        return announced
+    return msgspec.structs.replace(announced, released_at=before.released_at + LATER)
 
 
 def _overruled(registry: str, version: str, reason: str) -> Verdict:
@@ -77,7 +90,7 @@ def sign_again(settings: Settings, version: str, *, trust: bool = False) -> Publ
     signed only with `trust`: somebody vouches for what lies in the registry. Raises `BundleRefused` and `UnusableKey`."""
     signer = signing.signer(settings.models)
     if signer is None:
-        raise signing.UnusableKey("CLICKWAKE_MODELS__SIGNING_KEY is not set: there is nothing to sign with")
+        raise UnusableKey("CLICKWAKE_MODELS__SIGNING_KEY is not set: there is nothing to sign with")
     raw = manifest_bytes(settings.registry, version)
     keys = () if trust else signing.trusted(settings.models)
     bundle = model_store.admit(settings.registry, model_store.bundle_uri(settings.registry, version), raw, keys=keys)
@@ -88,43 +101,23 @@ def sign_again(settings: Settings, version: str, *, trust: bool = False) -> Publ
 
 
 def current(settings: Settings) -> ModelRelease | None:
-    """The announced release, read to the topic's end; None when nothing was released yet."""
-    from kafka import KafkaConsumer, TopicPartition
+    """The announced release, read to the topic's end; None when nothing was released yet. Those that do not count are left
+    out. Raises ConnectionError, and `NothingReleased` where there is no topic."""
     from kafka.errors import KafkaError
 
-    topic = MODELS.name(settings.kafka.topic_prefix)
+    found = Announcements(signing.trusted(settings.models))
     try:
-        consumer = KafkaConsumer(**client_options(settings.kafka), enable_auto_commit=False)
-    except KafkaError as error:
-        raise ConnectionError(unreachable(settings.kafka, error)) from error
-    try:
-        numbers = consumer.partitions_for_topic(topic)
-        if not numbers:
-            raise NothingReleased(missing_topic(settings.kafka, topic))
-        partitions = [TopicPartition(topic, number) for number in sorted(numbers)]
-        return _newest(consumer, partitions)
-    except KafkaError as error:
-        raise ConnectionError(unreachable(settings.kafka, error)) from error
-    finally:
-        consumer.close()
-
-
-def _newest(consumer: Any, partitions: list[Any]) -> ModelRelease | None:
-    consumer.assign(partitions)
-    consumer.seek_to_beginning(*partitions)
-    ends = consumer.end_offsets(partitions)
-    newest: ModelRelease | None = None
-    while any(consumer.position(one) < ends[one] for one in partitions):
-        records = consumer.poll(timeout_ms=READ_TIMEOUT_MS)
-        for record in (record for some in records.values() for record in some):
-            if record.key == KEY and record.value is not None:
+        with from_the_beginning(settings.kafka, MODELS.name(settings.kafka.topic_prefix)) as consumer:
+            for record in to_its_end(consumer):
                 try:
-                    found = _release.decode(record.value)
-                except UNREADABLE as error:
-                    log.warning("announcement left out", offset=record.offset, why=str(error))
-                    continue
-                newest = found if newest is None or found.released_at >= newest.released_at else newest
-    return newest
+                    found.note(record)
+                except NotBelieved as error:
+                    log.warning("announcement left out", model_version=error.version, why=str(error))
+    except KafkaUnavailable as error:
+        raise NothingReleased(str(error)) from error
+    except KafkaError as error:
+        raise ConnectionError(unreachable(settings.kafka, error)) from error
+    return found.newest
 
 
 def rollback(settings: Settings, reason: str = "") -> ModelRelease:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 
 from stream.api.app import create_app
-from stream.http import keys, server
+from stream.http import keys, scraping, server
 from stream.logs import configure
 from stream.settings import Api, Settings, load
 
@@ -30,7 +30,8 @@ def main(host: str | None = None, port: int | None = None) -> int:
     changes = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
     settings = settings.model_copy(update={"api": settings.api.model_copy(update=changes)})
     own = settings.api
-    return server.serve("api", settings, own.host, own.port, refusal(own), create_app, DRAIN_S)
+    why_not = refusal(own) or scraping.refusal(own.host, settings.metrics)
+    return server.serve("api", settings, own.host, own.port, why_not, create_app, DRAIN_S)
 
 
 if __name__ == "__main__":

@@ -35,12 +35,13 @@ from schemas import topics
 from schemas.catalog import UNENCODED, Item, ItemVector
 from schemas.dead_letter import Source
 from schemas.release import ModelRelease
-from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, model_store, producing, signing
+from stream.adapters.announcements import Announcements, NotBelieved
 from stream.adapters.global_reader import GlobalReader, readable
 from stream.adapters.listening import answered
 from stream.adapters.metrics_port import served
 from stream.adapters.onnx import TextEncoder
+from stream.adapters.signing import Keys
 from stream.core.decode import Reject
 from stream.core.items import content_hash, decode
 from stream.endings import on_signal, until
@@ -52,7 +53,6 @@ log = structlog.get_logger()
 POLL_RECORDS_MAX = 256  # under a second of encoding, so that a restart repeats little
 REGISTRY_POLL_S = 2.0  # while there is no text encoder at all
 SPACE_POLL_S = 15.0  # a registry does not tell when there is a newer one
-RELEASED_KEY = b"current"
 
 ITEMS = Counter("clickwake_catalog_items", "Items by what became of them: encoded, known (their text had a vector), without "
                                            "text (or without an encoder), removed, refused", ["space", "outcome"])
@@ -64,15 +64,14 @@ VECTORS = Gauge("clickwake_catalog_vectors", "Texts whose vector is known, over 
 REGISTRY_AWAY = Gauge("clickwake_catalog_registry_away", "1 while the registry does not answer: what is encoded for stays")
 
 _vector = msgspec.msgpack.Decoder(ItemVector)
-_release = msgspec.json.Decoder(ModelRelease)
 
 
 class Known:
     """What every process reads: the vectors the fleet has encoded, in any space, and which release was announced last."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys = ()) -> None:
         self.vectors: dict[str, bytes] = {}  # content hash → vector bytes
-        self.release: ModelRelease | None = None
+        self.releases = Announcements(keys)
         self.announced = asyncio.Event()
         self.none_said = False  # that there is no text encoder at all
 
@@ -82,14 +81,11 @@ class Known:
 
     def on_releases(self, records: list[Any]) -> None:
         for record in records:
-            if record.key != RELEASED_KEY or record.value is None:
-                continue
             try:
-                self.release = _release.decode(record.value)
-            except UNREADABLE as error:  # workers refuse it too and keep what they have
-                log.warning("announcement left out", offset=record.offset, why=str(error))
-                continue
-            self.announced.set()
+                if self.releases.note(record):
+                    self.announced.set()
+            except NotBelieved as error:  # workers refuse it too and keep what they have
+                log.warning("announcement left out", model_version=error.version, why=str(error))
 
 
 class Catalog:
@@ -187,7 +183,7 @@ async def run(settings: Settings) -> None:
 async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -> None:
     """Encode for the spaces in use, until asked to stop."""
     await kafka_clients.wait_for_kafka(settings)
-    known, prefix = Known(), settings.kafka.topic_prefix
+    known, prefix = Known(signing.trusted(settings.models)), settings.kafka.topic_prefix
     async with contextlib.AsyncExitStack() as stack:
         producer = producing.create_producer(settings)
         stack.push_async_callback(kafka_clients.stopped, producer)
@@ -230,7 +226,7 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -
 async def _spaces(settings: Settings, known: Known) -> list[str] | None:
     """None while the registry does not say: what is encoded for stays."""
     try:
-        found = await asyncio.to_thread(spaces_in_use, settings, known.release)
+        found = await asyncio.to_thread(spaces_in_use, settings, known.releases.newest)
     except model_store.RegistryAway as error:
         log.warning("the registry is away", registry=settings.registry, why=str(error), again_in_s=SPACE_POLL_S)
         REGISTRY_AWAY.set(1)

@@ -14,9 +14,8 @@ from clickwake.dashboard import pages
 from clickwake.dashboard.accounts import Accounts, BadAccounts
 from clickwake.dashboard.gate import Gate
 from clickwake.dashboard.sessions import Sessions
-from stream.http.keys import LOOPBACK
 from stream.logs import configure
-from stream.settings import Dashboard, load
+from stream.settings import LOOPBACK, Dashboard, load
 
 log = structlog.get_logger()
 

@@ -22,9 +22,8 @@ from clickwake.dashboard.sessions import Sessions, TooManyAttempts, Visitor
 from clickwake.dashboard.words import Words, language
 from stream.http import body
 from stream.http.answers import Refused
-from stream.http.keys import LOOPBACK
 from stream.http.page import STYLE
-from stream.settings import Dashboard
+from stream.settings import LOOPBACK, Dashboard
 
 IN, OUT = "/sign-in", "/sign-out"
 HEALTH = "/health/live"  # says that the process answers, to anybody
@@ -131,7 +130,7 @@ class Gate:
 
     async def _attempt(self, name: str, password: str, request: Request) -> str | None:
         """The cookie of a new session; None for a wrong name or password, which look alike."""
-        address = self._address(request)
+        address = body.address(request, self.settings.behind_tls)
         self.sessions.admit(name, address)
         if self._waiting >= WAITING_MAX:
             raise TooManyAttempts(1)
@@ -144,11 +143,6 @@ class Gate:
         cookie = self.sessions.open(account) if right and account is not None else None
         log.info("signed in" if cookie else "sign-in refused", name=name[:64], address=address)
         return cookie
-
-    def _address(self, request: Request) -> str:
-        """Of the client: behind a proxy the last the proxy named, for whatever stands before it anybody may have written."""
-        told = request.headers.get("x-forwarded-for", "") if self.settings.behind_tls else ""
-        return told.rpartition(",")[2].strip() or (request.client.host if request.client else "")
 
     def _sign_out(self, visitor: Visitor | None) -> Response:
         if visitor is not None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itsdangerous import BadSignature, Signer
 
 from clickwake.dashboard.accounts import Account, Accounts, Role, Tenants
-from producers.collector.rates import Buckets
+from stream.http.rates import Buckets
 
 LONGEST_S = 24 * 3_600.0
 SESSIONS_MAX = 1_000  # of all; beyond it the one unused for longest ends

@@ -1,10 +1,10 @@
 """Routes of the collector. `create_app(settings)` is the whole service but for the socket.
 
-A request: 1 a slot is taken, or 429; 2 the body is read within limits; 3 the write key gives the tenant, before 2 where it
-comes as Basic auth, else 2 and 3 have to find one of a few slots; 4 each event is admitted or refused; 5 events and dead
-letters are sent, and acknowledged, but for those of whom the list of erasures says that nothing is taken: it is read whole
-before anything is; 6 the answer. A crash before 6 leaves the client without an answer: it sends again under the same
-messageIds.
+A request: 1 a slot is taken, or 429; 2 the body is read within limits, while it holds a slot of its key and of its address;
+3 the write key gives the tenant, before 2 where it comes as Basic auth, else 2 and 3 have to find one of a few slots; 4 each
+event is admitted or refused; 5 events and dead letters are sent, and acknowledged, but for those of whom the list of
+erasures says that nothing is taken: it is read whole before anything is; 6 the answer. A crash before 6 leaves the client
+without an answer: it sends again under the same messageIds.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -34,7 +34,7 @@ from producers.collector.broker import Broker, Record, Unavailable
 from producers.collector.dialects import DIALECTS, Dialect
 from producers.collector.metrics import Metrics
 from producers.collector.rates import Rates
-from producers.collector.regulations import Regulation, Status, erasures
+from producers.collector.regulations import SUBJECTS_MAX, Regulation, Status, erasures
 from producers.privacy import Privacy
 from schemas import topics
 from schemas.dead_letter import Source
@@ -42,16 +42,18 @@ from schemas.dialects import DialectError
 from schemas.erasure import Erasure
 from schemas.events import EventType, key
 from stream.adapters.erasures import Erasures
-from stream.http import body, keys, server
+from stream.http import body, keys, scraping, server
 from stream.http.answers import Json, Refused, invalid
 from stream.http.cross_origin import CrossOrigin
-from stream.http.slots import RETRY_AFTER_S, Slots
+from stream.http.slots import RETRY_AFTER_S, Shares, Slots
 from stream.settings import Settings
 from stream.tracing import port as tracing
 from stream.tracing.port import Headers
 
 INFLIGHT_MAX = 512  # requests at once: 250 MB of full batches at worst
 UNKNOWN_MAX = INFLIGHT_MAX // 8  # … of them whose key is not known yet: who has none keeps out nobody who shows theirs first
+OF_KEY_MAX = INFLIGHT_MAX // 4  # … whose body is not there yet, by key, and by address: slow bodies hold up who sends them
+OF_ADDRESS_MAX = UNKNOWN_MAX // 2
 ANY_ORIGIN = ("*",)
 RECEIPTS_MAX = 10_000  # that can be asked for, some 20 MB; all are on the topic
 
@@ -91,21 +93,22 @@ class Collector:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings.collector
-        self.metrics = Metrics()
+        self.metrics, self._scraped = Metrics(), settings.metrics
         self.tracing = tracing.start(settings, "collector", self.metrics.registry)
         self._events = topics.EVENTS.name(settings.kafka.topic_prefix)
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
         self._erasures = topics.ERASURES.name(settings.kafka.topic_prefix)
         self._kafka, self._skew_max_ms = settings.kafka, settings.personalize.skew_max_ms
         self.slots, self.unknown = Slots(INFLIGHT_MAX), Slots(UNKNOWN_MAX)
+        self.of_key = Shares(OF_KEY_MAX, "unfinished requests of this key")
+        self.of_address = Shares(OF_ADDRESS_MAX, "unfinished requests from this address")
         self.broker: Acknowledges | None = None
         self.privacy = Privacy(settings.privacy)
         self._receipts: dict[str, Erasure] = {}  # by id of the request
         self.erasures = Erasures(settings, self._on_erasure)
         self._reading: asyncio.Task[None] | None = None  # the list for the first time
-        own = self.settings
-        self.rates = Rates(own.key_events_per_s_max, own.user_events_per_s_max, own.user_events_burst,
-                           own.batch_events_max, time.monotonic)  # fmt: skip
+        forgotten_at_once_max = SUBJECTS_MAX * max(1, len(settings.privacy.pseudonym_keys))
+        self.rates = Rates(self.settings, forgotten_at_once_max, time.monotonic)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -142,9 +145,20 @@ class Collector:
             with self.slots.one(), self.metrics.inflight.track_inprogress():
                 return await work()
         except Refused as refused:
+            if refused.status == 429:
+                self.metrics.limited.labels(refused.code).inc()
             return refused.response()
         except Unavailable as error:
             return Refused(503, "kafka_unavailable", str(error), retry_after_s=RETRY_AFTER_S).response()
+
+    @contextlib.contextmanager
+    def _unfinished(self, request: Request, key: str | None) -> Iterator[None]:
+        """While a body is waited for. `key`: the hash of the sender's, if it is known. Raises Refused 429."""
+        with contextlib.ExitStack() as held:
+            held.enter_context(self.unknown.one() if key is None else self.of_key.one(key))
+            if self.settings.behind_tls and "x-forwarded-for" in request.headers:  # else all come from the proxy's address
+                held.enter_context(self.of_address.one(body.address(request, behind_tls=True)))
+            yield
 
     def _sender(self, key: str | None) -> Sender:
         """Raises Refused 401."""
@@ -159,7 +173,7 @@ class Collector:
         sender = self._sender_by_header(request)
         is_batch = ENDPOINTS[name] is None
         limit = self.settings.batch_bytes_max if is_batch else self.settings.event_bytes_max
-        with contextlib.nullcontext() if sender else self.unknown.one():
+        with self._unfinished(request, sender and sender.key):
             raw = await body.read(request, limit, "The batch" if is_batch else "The event")
             envelope = _envelope(raw)
             sender = sender or self._sender(envelope.write_key if isinstance(envelope.write_key, str) else None)
@@ -180,8 +194,8 @@ class Collector:
 
     async def _take_dialect(self, request: Request, dialect: Dialect) -> Response:
         sender = self._sender_by_header(request)
-        at_once = sender is not None or request.method == "GET"  # whose address says it all
-        with contextlib.nullcontext() if at_once else self.unknown.one():
+        at_once = request.method == "GET"  # whose address says it all
+        with contextlib.nullcontext() if at_once else self._unfinished(request, sender and sender.key):
             try:
                 said = await dialect.read(request, self.settings.batch_bytes_max)
                 found = dialect.translate(said, request.query_params)
@@ -266,8 +280,10 @@ class Collector:
         return await self._guarded(partial(self._regulate, request))
 
     async def _regulate(self, request: Request) -> Response:
-        tenant = keys.tenant_of(body.basic_key(request), self.settings.admin_keys, "admin")
-        raw = await body.read(request, self.settings.batch_bytes_max, "The request")
+        given = body.basic_key(request)
+        tenant, admin_key = keys.tenant_of(given, self.settings.admin_keys, "admin"), keys.hashed(given or "")
+        with self._unfinished(request, admin_key):
+            raw = await body.read(request, self.settings.batch_bytes_max, "The request")
         try:
             asked = msgspec.json.decode(raw, type=Regulation)
         except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
@@ -275,6 +291,7 @@ class Collector:
             raise invalid(message.path, message.keyword, f"The request cannot be read: {message.message}.") from error
         await self._knows_whom_to_forget()
         answer, records = erasures(asked, tenant, datetime.now(UTC), self.privacy, self.erasures.suppresses)
+        self.rates.regulate(tenant, admin_key, len(records))
         assert self.broker is not None, "requests come after startup"
         await self.broker.send([Record(self._erasures, record_key, value) for record_key, value in records])
         return Json(answer, status_code=202)
@@ -315,6 +332,8 @@ class Collector:
         return Refused(503, "kafka_unavailable", reason, retry_after_s=RETRY_AFTER_S).response()
 
     async def prometheus(self, request: Request) -> Response:
+        if (refused := scraping.refused_of(request, self._scraped)) is not None:
+            return refused.response()
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 

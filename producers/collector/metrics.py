@@ -11,6 +11,8 @@ class Metrics:
         self.requests = Counter(
             "clickwake_collector_requests", "Requests by endpoint and status", ["endpoint", "status"], registry=self.registry
         )
+        self.limited = Counter("clickwake_collector_limited", "Requests refused with 429, by code: too many at once (busy), "
+                               "or too fast", ["code"], registry=self.registry)  # fmt: skip
         self.events = Counter(
             "clickwake_collector_events",
             "Events: accepted (acknowledged by Kafka), suppressed (of whom nothing is taken) or the keyword of the refusal",

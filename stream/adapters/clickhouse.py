@@ -18,14 +18,13 @@ import structlog
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError, DataError
 
-from stream.settings import ClickHouse, Kept
+from stream.settings import LOOPBACK, ClickHouse, Kept
 
 log = structlog.get_logger()
 
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.25, 10.0  # ten seconds: an operator who brings it back does not wait for us
 CONNECT_TIMEOUT_S = 5
 ANSWER_TIMEOUT_S = 60  # an insert of 20,000 rows takes one second; a merge under pressure may hold it up for some
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MIGRATIONS = files("schemas") / "clickhouse"
 T = TypeVar("T")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from schemas import topics
-from stream.adapters import memory
+from stream.adapters import memory, metrics_port
 from stream.adapters.state_store import SHARED
 from stream.files import RunFile
 from stream.partition import PartitionState
@@ -49,7 +49,7 @@ class Metrics:
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
         self.releases = ReleaseMetrics()
         memory.expose(SHARED)
-        server, _ = start_http_server(settings.personalize.metrics_port, addr=settings.metrics.host)
+        server = metrics_port.listen(settings, settings.personalize.metrics_port)
         self._run_file = RunFile(settings.home, f"{name}-{os.getpid()}", metrics_port=server.server_port)
 
     def announce(self) -> None:

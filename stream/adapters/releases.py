@@ -12,6 +12,7 @@ import structlog
 from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
 from stream.adapters import model_store, signing
+from stream.adapters.announcements import Announcements, NotBelieved
 from stream.adapters.metrics import ReleaseMetrics
 from stream.adapters.onnx import Bundle
 from stream.files import write_whole
@@ -25,7 +26,7 @@ _release = msgspec.json.Decoder(ModelRelease)
 
 
 class Releases:
-    """Follows the models topic. The newest announcement wins; the swap is one assignment on the event loop."""
+    """Follows the models topic. The newest announcement that counts wins; the swap is one assignment on the event loop."""
 
     def __init__(self, settings: Settings, state: ServingState, executor: Executor, metrics: ReleaseMetrics) -> None:
         self.settings = settings
@@ -33,7 +34,7 @@ class Releases:
         self.executor = executor
         self.metrics = metrics
         self.keys = signing.trusted(settings.models)
-        self._announced: ModelRelease | None = None
+        self.announcements = Announcements(self.keys)
         self._waiting: tuple[ModelRelease, Bundle] | None = None  # a release that is loaded and not taken yet
         self._memo = settings.state_dir / settings.kafka.topic_prefix / "release.json"
         self._changed = asyncio.Event()
@@ -41,17 +42,23 @@ class Releases:
         self._settled.set()
 
     def on_records(self, records: list[Any]) -> None:
-        """Records of the models topic; one that cannot be read is refused like a bad bundle."""
+        """Records of the models topic. One that does not count is refused like a bad bundle, unless one after it does:
+        what was said before keys were set is read at every start."""
+        refused: list[NotBelieved] = []
         for record in records:
-            if record.key != b"current" or record.value is None:
-                continue
             try:
-                self._announced = _release.decode(record.value)
-            except UNREADABLE as error:
-                self._refuse("?", f"the announcement at offset {record.offset} is unreadable: {error}")
+                if not self.announcements.note(record):
+                    continue
+            except NotBelieved as error:
+                refused.append(error)
                 continue
+            for past in refused:
+                log.warning("announcement left out", model_version=past.version, why=str(past))
+            refused.clear()
             self._settled.clear()
             self._changed.set()
+        for one in refused:
+            self._refuse(one.version, str(one))
 
     async def settled(self) -> None:
         """Returns once every announcement read so far was taken, refused, or found to have to wait."""
@@ -62,7 +69,7 @@ class Releases:
         while True:
             await self._changed.wait()
             self._changed.clear()
-            release = self._announced
+            release = self.announcements.newest
             assert release is not None
             if release.model_version != self.state.current.version:
                 await self._take(release)

@@ -1,4 +1,4 @@
-"""Ed25519 signatures over manifests (RFC 8032): who may say what workers run.
+"""Ed25519 signatures over manifests and announcements (RFC 8032): who may say what workers run.
 
 A manifest names every file of its folder with its sha256, so one signature over its bytes covers the bundle. It lies beside
 it as `manifest.json.sig`, base64. Whoever trains holds the private key, CLICKWAKE_MODELS__SIGNING_KEY; workers hold public
@@ -22,6 +22,7 @@ from stream.settings import Models
 SIGNATURE = "manifest.json.sig"
 MANIFEST = b"clickwake manifest 1\n"  # signed before the content: a signature made for anything else is none here
 RECEIPT = b"clickwake receipt 1\n"
+ANNOUNCEMENT = b"clickwake announcement 1\n"
 KEY_BYTES = 32
 
 
@@ -67,7 +68,7 @@ class Signer:
         return PublicKey(base64.b64encode(self._key.public_key().public_bytes_raw()).decode())
 
     def sign(self, content: bytes, kind: bytes = MANIFEST) -> bytes:
-        """The contents of `manifest.json.sig`, or of a receipt's signature."""
+        """The contents of `manifest.json.sig`, or the signature of a receipt or an announcement."""
         return base64.b64encode(self._key.sign(kind + content)) + b"\n"
 
 

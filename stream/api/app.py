@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,9 +36,10 @@ from stream.api.requests import Ask, AskForMany, AskWhy, Neighbors, Nothing, ToR
 from stream.api.service import Service
 from stream.api.texts import TextFeatures
 from stream.endings import only_when_asked
-from stream.http import body, keys, page, server
+from stream.http import body, keys, page, scraping, server
 from stream.http.answers import Json, Refused
-from stream.http.slots import RETRY_AFTER_S, Slots
+from stream.http.rates import Buckets, Wanted, take
+from stream.http.slots import RETRY_AFTER_S, Shares, Slots
 from stream.settings import Settings
 from stream.tracing import port as tracing
 
@@ -55,7 +57,7 @@ class Api:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics()
+        self.metrics, self._scraped = Metrics(), settings.metrics
         self.ranking = ServingReaders(settings, self.metrics.releases)
         self.replica = StateReplica(settings, "api")
         self.tracing = tracing.start(settings, "api", self.metrics.registry)
@@ -64,7 +66,10 @@ class Api:
         self.learned = OffersReader(settings)
         self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return,
                                 TextFeatures(settings, self.ranking.serving))
-        self._slots = Slots(settings.api.inflight_max)
+        most, per_s = settings.api.inflight_max, settings.api.key_answers_per_s_max
+        self._slots = Slots(most)
+        self._unfinished = Shares(max(1, most // 4), "unfinished requests of this key")  # so nobody holds all by slow bodies
+        self._read_keys = Buckets(per_s, max(math.ceil(per_s), settings.api.users_max), "answers")
         self._reason: str | None = "It is reading what the workers have written."
         self._following: asyncio.Task[None] | None = None
 
@@ -120,9 +125,23 @@ class Api:
                 tenant = keys.tenant_of(body.basic_key(request), self.settings.api.read_keys, "read")
                 if self._reason is not None:
                     raise Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S)
+                self._admit(request, tenant, 1)
                 return await handle(request, tenant)
         except Refused as refused:
+            if refused.status == 429:
+                self.metrics.limited.labels(refused.code).inc()
             return refused.response()
+
+    def _admit(self, request: Request, tenant: str, answers: int) -> None:
+        """Raises Refused 429 where the key has had more than its rate."""
+        take([Wanted(self._read_keys, _key(request), answers, f"A read key of {tenant} asks for")], time.monotonic())
+
+    async def _posted(self, request: Request, kind: type[T]) -> T:
+        """What is asked by a body, and by nothing else. Raises Refused."""
+        from_query(request.query_params, Nothing)
+        with self._unfinished.one(_key(request)):
+            raw = await body.read(request, BODY_BYTES_MAX, "The request")
+        return from_body(raw, kind)
 
     async def recommendations(self, request: Request, tenant: str) -> Response:
         """`GET /v1/recommendations/{user}`"""
@@ -131,12 +150,13 @@ class Api:
 
     async def recommendations_of_many(self, request: Request, tenant: str) -> Response:
         """`POST /v1/recommendations`"""
-        ask = await _posted(request, AskForMany)
+        ask = await self._posted(request, AskForMany)
+        self._admit(request, tenant, len(ask.users) - 1)
         return Json({"recommendations": await self.service.recommend_many(tenant, ask.users, ask)})
 
     async def rank(self, request: Request, tenant: str) -> Response:
         """`POST /v1/rank`"""
-        ask = await _posted(request, ToRank)
+        ask = await self._posted(request, ToRank)
         return Json(await self.service.rank(tenant, ask))
 
     async def offer(self, request: Request, tenant: str) -> Response:
@@ -145,7 +165,7 @@ class Api:
 
     async def offer_for(self, request: Request, tenant: str) -> Response:
         """`POST /v1/offers`"""
-        ask = await _posted(request, AskOfferFor)
+        ask = await self._posted(request, AskOfferFor)
         return await self._offered(tenant, ask.user_id, ask)
 
     async def _offered(self, tenant: str, user: str, ask: AskOffer) -> Response:
@@ -182,6 +202,8 @@ class Api:
         return Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S).response()
 
     async def prometheus(self, request: Request) -> Response:
+        if (refused := scraping.refused_of(request, self._scraped)) is not None:
+            return refused.response()
         self.metrics.stale_ms.set(self.replica.behind_ms())
         self.metrics.offers_stale_ms.set(self.learned.behind_ms())
         self.metrics.decisions.labels("sent").set(self.decisions.sent)
@@ -189,10 +211,9 @@ class Api:
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
-async def _posted(request: Request, kind: type[T]) -> T:
-    """What is asked by a body, and by nothing else. Raises Refused."""
-    from_query(request.query_params, Nothing)
-    return from_body(await body.read(request, BODY_BYTES_MAX, "The request"), kind)
+def _key(request: Request) -> str:
+    """The hash of a request's read key."""
+    return keys.hashed(body.basic_key(request) or "")
 
 
 def _answered(request: Request, answer: Answer | Items | User | Explained) -> Response:

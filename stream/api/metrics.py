@@ -13,6 +13,8 @@ class Metrics:
         self.releases = ReleaseMetrics(self.registry)
         self.requests = Counter("clickwake_api_requests", "Requests by endpoint and status", ["endpoint", "status"],
                                 registry=self.registry)
+        self.limited = Counter("clickwake_api_limited", "Requests refused with 429, by code: too many at once (busy) or too "
+                               "fast", ["code"], registry=self.registry)  # fmt: skip
         self.seconds = Histogram(
             "clickwake_api_request_seconds", "From the request to its answer", ["endpoint"], registry=self.registry,
             buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),

@@ -60,7 +60,7 @@ def _answers(description: str, schema: dict[str, Any], *others: str) -> dict[str
         "400": "The request cannot be understood; `messages` says where.",
         "401": "No or an unknown read key.", "404": "Nobody knows this user, item or placement.",
         "413": "Larger than the limits.",
-        "429": "Too many requests at once: retry after Retry-After seconds.",
+        "429": "Too many requests at once, or answers a second: retry after Retry-After seconds.",
         "503": "Not ready: it is reading what the workers have written.",
     }  # fmt: skip
     found: dict[str, Any] = {"200": {"description": description, "content": {"application/json": {"schema": schema}}}}

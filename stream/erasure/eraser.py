@@ -50,6 +50,7 @@ STORED = (topics.EVENTS, *topics.OUTPUTS)
 COPIES = (*STORED, topics.IDENTITY, topics.STATE, topics.OFFERS, topics.ADS_REFUSALS)
 
 
+OUTSIDE = ("copies outside of this installation: backups, exports, what was delivered", "not reached from here")
 # Who is asked for nothing here, because nobody knows how many of them run, or whether any does
 BY_THEMSELVES = (
     ("read API: each process's copy of the states, memory and disk",
@@ -60,7 +61,7 @@ BY_THEMSELVES = (
      "left out by that worker by the list; what was counted for caps, with the records it was counted from"),
     ("insights worker: what the user said", "heard and quoted no more, by the list; sums over everybody stay"),
     ("training", "learns from ClickHouse, where nothing is left; what was released, or is learned now, stays"),
-    ("copies outside of this installation: backups, exports, what was delivered", "not reached from here"),
+    OUTSIDE,
 )
 
 
@@ -114,7 +115,7 @@ class Eraser:
         await self.listed.caught_up()  # of a suppression that was lifted meanwhile nothing must be said
         final = self._finished(request, keys, done)
         await self.note([(subject(keys[0]), final)])
-        say.info("erasure done", rows=sum(one.records for one in done))
+        say.info("erasure done", rows=sum(one.records for one in done), signed=self.signer is not None)
         return final
 
     def _of_device(self, request: Erasure, own: bytes) -> Erasure:
@@ -194,6 +195,7 @@ class Eraser:
             erasure_id=request.erasure_id, tenant=request.tenant,
             subjects=tuple(subject(one).decode().rpartition("/")[2] for one in keys),
             requested_at=request.requested_at, done_at=at, done=(state, refusals, *rows, *later, *copies),
+            signed=self.signer is not None,
         )  # fmt: skip
         text = msgspec.json.encode(receipt)
         signature = None if self.signer is None else self.signer.sign(text, signing.RECEIPT).decode().strip()

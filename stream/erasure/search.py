@@ -26,7 +26,7 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters import clickhouse
 from stream.adapters.global_reader import readable
 from stream.adapters.kafka_clients import records
-from stream.erasure.eraser import until
+from stream.erasure.eraser import OUTSIDE, until
 from stream.erasure.rows import HOLDS, numbers, quoted
 from stream.settings import Settings
 
@@ -35,6 +35,13 @@ VOCABULARIES = "models/text/*/tokenizer.json"  # words of a public model; a user
 CHUNK_BYTES = 1 << 20
 NO_RECEIPTS: Mapping[str, int] = {}
 BETWEEN_BYTES_MAX = 64  # of a number's name and the blanks before it
+
+
+class NotSearched(msgspec.Struct, frozen=True, kw_only=True):
+    """What a search that finds nothing says nothing about, and what to do or to know."""
+
+    place: str
+    why: str
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +95,23 @@ def everywhere(settings: Settings, tenant: str, ids: Sequence[str]) -> Iterator[
     yield from in_clickhouse(settings, needles)
     yield from in_stores(settings.state_dir, needles)
     yield from in_files(settings.home, needles)
+
+
+def not_searched(settings: Settings) -> list[NotSearched]:
+    """What `everywhere` does not look at."""
+    home, prefix, database = settings.home.absolute(), settings.kafka.topic_prefix, settings.clickhouse.database
+    places = (
+        (f"other machines, and other homes than {home}: states, logs and files of processes there",
+         "ask `clickwake erase --verify` there, too"),
+        ("what running processes hold in memory", "they go by the list of erasures; those that start read it anew"),
+        (f"Kafka topics that do not begin with {prefix}., and those of others; ClickHouse databases other than {database}",
+         "what copies from here is for who set it up"),
+        ("files of Kafka and ClickHouse, and Kafka's records that compaction has not reached and no reader is shown",
+         "asked through the servers alone; deleted bytes go as they clean up, on topics by the days that the receipt names"),
+        (f"the registry of models, {settings.registry}, where it is not in the home", "released models hold no ids"),
+        OUTSIDE,
+    )  # fmt: skip
+    return [NotSearched(place=place, why=why) for place, why in places]
 
 
 def receipts(erasures: Iterable[Any], needles: Needles) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Reads a request's body without ever holding more than the limit, compressed or not, and finds the key."""
+"""Reads a request's body without ever holding more than the limit, compressed or not, and finds the key, and the address."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import base64
 import binascii
 import zlib
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
 
 from stream.http.answers import Refused
 
@@ -103,9 +103,21 @@ async def read(
     return bytes(body)
 
 
+def address(request: HTTPConnection, behind_tls: bool) -> str:
+    """Of the client: behind a proxy the last the proxy named, for whatever stands before it anybody may have written. Empty
+    where nobody says it."""
+    told = request.headers.get("x-forwarded-for", "") if behind_tls else ""
+    return told.rpartition(",")[2].strip() or (request.client.host if request.client else "")
+
+
 def basic_key(request: Request) -> str | None:
     """The user name of Basic auth, which is the key; None without such a header. Raises Refused 401."""
-    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    return basic(request.headers.get("authorization", ""))
+
+
+def basic(authorization: str) -> str | None:
+    """The same of the header itself."""
+    scheme, _, credentials = authorization.partition(" ")
     if not scheme:
         return None
     try:

@@ -16,12 +16,11 @@ from collections.abc import Mapping
 from pydantic import SecretStr
 
 from stream.http.answers import Refused
-from stream.settings import WriteKeys
+from stream.settings import LOOPBACK, WriteKeys
 
 HASHED = "sha256:"
 WHOLE_HASH = re.compile(HASHED + "[0-9a-f]{64}")
 KEY_BYTES = 32
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def hashed(key: str) -> str:
@@ -64,8 +63,8 @@ def refusal(
     if not behind_tls:
         return (f"plain HTTP on {host} would carry {what} keys and people's data in the clear: put a proxy that ends TLS "
                 f"in front and say so with CLICKWAKE_{name.upper()}__BEHIND_TLS=true, or listen on 127.0.0.1")  # fmt: skip
-    default = {hashed(key) for _, key in _held(documented)}
-    held = _held(keys)
+    default = {hashed(key) for _, key in held_in(documented)}
+    held = held_in(keys)
     if not held:
         return f"there is no {what} key: set {setting}; `clickwake key TENANT` makes one"
     for tenant, key in held:
@@ -78,7 +77,7 @@ def refusal(
     return None
 
 
-def _held(keys: Mapping[str, WriteKeys]) -> list[tuple[str, str]]:
+def held_in(keys: Mapping[str, WriteKeys]) -> list[tuple[str, str]]:
     """(tenant, key as the settings have it)"""
     return [(tenant, key.get_secret_value()) for tenant, several in keys.items()
             for key in ((several,) if isinstance(several, SecretStr) else several)]  # fmt: skip

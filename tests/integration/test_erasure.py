@@ -79,6 +79,7 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
         assert [eraser.metrics()[f"clickwake_erasures_{what}"] for what in ("open", "oldest_timestamp_seconds")] == [0, 0]
         receipt = json.loads(done["receipt"])
         assert receipt["subjects"] == [subject(f"t/{one}".encode()).decode().removeprefix("t/") for one in (GONE, DEVICE)]
+        assert receipt["signed"] is True
         deleted = {one["place"]: one["records"] for one in receipt["done"]}
         assert deleted["ClickHouse events"] == 3 and deleted["ClickHouse dead_letters"] == 1
         assert signing.check(done["receipt"].encode(), done["signature"].encode(), signing.trusted(settings.models),
@@ -87,6 +88,7 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
         for one in (GONE, DEVICE):
             code, found = say(one, "--verify")
             assert code == 0 and all(place["until"] for place in found["found"]), found
+            assert any(str(settings.home) in one["place"] for one in found["not_searched"])
 
         produce_events(settings, late)
         until(lambda: "v2" in _ids(settings), 60, "the neighbour's next event stored")

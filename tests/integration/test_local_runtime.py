@@ -122,6 +122,14 @@ def with_partitions(kafka: str, prefix: str, partitions: int) -> Settings:
     return Settings(kafka=Kafka.model_validate(values))
 
 
+def test_neither_server_listens_beyond_loopback(kafka: str, clickhouse: ClickHouse) -> None:
+    sockets = [one for child in psutil.Process().children(recursive=True) for one in child.net_connections("tcp")]
+    listening = {(one.laddr.ip.removeprefix("::ffff:"), one.laddr.port) for one in sockets
+                 if one.status == psutil.CONN_LISTEN}  # fmt: skip
+    assert {int(kafka.rpartition(":")[2]), clickhouse.port} <= {port for _, port in listening}
+    assert {ip for ip, _ in listening} <= {"127.0.0.1", "::1"}
+
+
 def test_topics_are_created_once_and_differences_are_told(kafka: str, topic_prefix: str) -> None:
     settings = with_partitions(kafka, topic_prefix, 3)
     assert topics.describe(settings) == []

@@ -8,6 +8,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -262,7 +263,7 @@ def test_a_release_in_a_new_space_waits_until_every_item_is_encoded_in_it_and_fl
     assert_states_are_true(here)
 
 
-def test_with_a_key_set_an_unsigned_bundle_is_refused_and_a_signed_one_taken(
+def test_with_a_key_set_an_unsigned_bundle_or_announcement_is_refused_and_a_signed_one_taken(
     here: Settings, visitors: Visitors, exported: Exported, tmp_path: Path
 ) -> None:
     public = signing.keygen(tmp_path / "signing.key")
@@ -274,14 +275,28 @@ def test_with_a_key_set_an_unsigned_bundle_is_refused_and_a_signed_one_taken(
     unsigned = bundles.publish(here.registry, exported, seed=1, parent=good.model_version)
     with pytest.raises(model_store.BundleRefused, match="is not signed"):
         releases.release(owner, unsigned.model_version)
+    newer = bundles.publish(here.registry, exported, seed=2, parent=good.model_version)
+    releases.sign_again(owner, newer.model_version, trust=True)
     with running(here, WORKER, CLICKWAKE_MODELS__VERIFY_KEYS=json.dumps([public.text])) as worker:
         until(lambda: counted(worker, "taken") == 1, 30, "the signed release")
-        bundles.announce(here, bundles.announcement(here.registry, unsigned))
+        told = bundles.announcement(here.registry, unsigned)
+        bundles.announce(owner, msgspec.structs.replace(told, released_at=datetime.now(UTC)))
         until(lambda: counted(worker, "refused") == 1, 20, "refusal of the unsigned one")
         assert "is not signed: there is no manifest.json.sig" in worker.log()
+        releases.release(owner, newer.model_version)
+        until(lambda: counted(worker, "taken") == 2, 20, "the newer release")
+        bundles.announce(here, bundles.announcement(here.registry, good))
+        until(lambda: counted(worker, "refused") == 2, 20, "refusal of the older bundle, announced by who has no key")
+        with Tail(here, topics.MODELS) as tail:
+            said = until(tail.poll, 20, "what was announced")
+        bundles.announce(here, said[0].value, said[0].headers)
+        until(lambda: counted(worker, "refused") == 3, 20, "refusal of its own announcement, said again")
         visitors.arrive(8)
         until(visitors.all_served, 30, "a recommendation for each event")
-    assert {rec.model_version for _, rec in visitors.recommendations()} == {good.model_version}
+        assert releases.rollback(owner).model_version == good.model_version
+        until(lambda: counted(worker, "taken") == 3, 20, "the roll-back")
+        assert counted(worker, "refused") == 3
+    assert {rec.model_version for _, rec in visitors.recommendations()} == {newer.model_version}
 
 
 def test_a_registry_that_is_away_is_tried_again_without_another_announcement(

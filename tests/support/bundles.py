@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from kafka import KafkaProducer
 from schemas import topics
 from schemas.catalog import Item, ItemVector
 from schemas.release import Manifest, ModelRelease
-from stream.adapters import model_store
+from stream.adapters import announcements, model_store, signing
 from stream.adapters.onnx import sha256
 from stream.core.audience import Audience, to_bytes
 from stream.core.churn import EDGES_DAYS
@@ -28,6 +28,7 @@ from training import export, release
 from training.churn import HazardNet
 from training.user_encoder import Config, Recommender
 
+Headers = Sequence[tuple[str, bytes]]
 TEXT_DIM = 384  # MiniLM's, so that the real text encoder's vectors fit too
 SPACE = "tiny"
 ITEMS = [Item(item_id=f"i{n}", tenant="t", title=f"thing {n}", category=f"c{n % 4}") for n in range(12)]
@@ -118,10 +119,11 @@ class Announced:
         return self.current
 
 
-def announce(settings: Settings, value: ModelRelease | bytes) -> None:
-    """Straight onto the models topic, past `training.release`."""
+def announce(settings: Settings, value: ModelRelease | bytes, headers: Headers | None = None) -> None:
+    """Straight onto the models topic, past `training.release`; signed by the settings' key where no `headers` are."""
     raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
-    _send(settings, topics.MODELS, [(b"current", raw)])
+    signed = announcements.signed(raw, signing.signer(settings.models)) if headers is None else headers
+    _send(settings, topics.MODELS, [(announcements.KEY, raw)], signed)
 
 
 def put_vectors(settings: Settings, items: Iterable[Item] = ITEMS, *, space: str = SPACE, dim: int = TEXT_DIM) -> None:
@@ -136,9 +138,10 @@ def put_vectors(settings: Settings, items: Iterable[Item] = ITEMS, *, space: str
     _send(settings, topics.ITEM_VECTORS, records)
 
 
-def _send(settings: Settings, topic: topics.Topic, records: list[tuple[bytes, bytes]]) -> None:
+def _send(settings: Settings, topic: topics.Topic, records: list[tuple[bytes, bytes]], headers: Headers = ()) -> None:
     producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
-    futures = [producer.send(topic.name(settings.kafka.topic_prefix), key=key, value=value) for key, value in records]
+    name = topic.name(settings.kafka.topic_prefix)
+    futures = [producer.send(name, key=key, value=value, headers=list(headers)) for key, value in records]
     for future in futures:
         future.get(30)
     producer.close()

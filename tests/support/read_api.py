@@ -26,7 +26,7 @@ from tests.support.fakes import T0_MS, FakeClock, FakeModels, event
 
 KEY, KEY_OF_TWO = ("a-read-key", ""), ("a-key-of-two", "")  # of the tenants `t`, whose shop it is, and `two`
 STALE_MS = 7
-NO_PRIVACY = Privacy()
+NO_PRIVACY, DEFAULTS = Privacy(), ApiSettings()
 ITEMS = [
     Item(item_id=f"i{n}", tenant="t", title=f"thing {n}", category=f"c{n % 4}", price=float(n), in_stock=n != 10,
          blocked=n == 11)
@@ -90,13 +90,14 @@ class Shop:
     """A ready API over `items`; the first half is bought often, `i1` after `i2`."""
 
     def __init__(
-        self, home: Path, experiments: str = "", items: Sequence[Item] = ITEMS, privacy: Privacy = NO_PRIVACY
+        self, home: Path, experiments: str = "", items: Sequence[Item] = ITEMS, privacy: Privacy = NO_PRIVACY,
+        limits: ApiSettings = DEFAULTS,
     ) -> None:  # fmt: skip
         home.mkdir(parents=True, exist_ok=True)
         (home / "offers.yml").write_text(OFFERS)
         (home / "experiments.yml").write_text(experiments or "experiments: []")
         keys = {"t": SecretStr(KEY[0]), "two": SecretStr(KEY_OF_TWO[0])}
-        self.app = create_app(Settings(home=home, api=ApiSettings(read_keys=keys), privacy=privacy))
+        self.app = create_app(Settings(home=home, api=limits.model_copy(update={"read_keys": keys}), privacy=privacy))
         self.api: Api = self.app.state.api
         replica: Any = FakeReplica({f"t/{user}": folded(events) for user, events in HISTORIES.items()})
         nothing: Any = NothingLearned()

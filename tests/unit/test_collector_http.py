@@ -339,6 +339,41 @@ async def test_who_has_not_said_a_key_yet_keeps_nobody_out(
     assert (app.state.collector.slots.taken, app.state.collector.unknown.taken) == (0, 0)
 
 
+@pytest.mark.parametrize("whose", ["key", "address"])
+async def test_slow_bodies_hold_up_who_sends_them_and_nobody_else(
+    kafka_fake: FakeKafka, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    monkeypatch.setattr(collector_app, "OF_KEY_MAX" if whose == "key" else "OF_ADDRESS_MAX", 2)
+    held: dict[str, WriteKeys] = {"shop": (SecretStr(KEY), SecretStr("of the servers"))}
+    app = create_app(Settings(collector=Collector(write_keys=held, behind_tls=True)))
+    app.state.collector.broker = kafka_fake
+    text, all_here, go_on = msgspec.json.encode(EVENT), asyncio.Barrier(3), asyncio.Event()
+
+    async def dripping() -> AsyncIterator[bytes]:
+        yield text[:1]
+        await all_here.wait()
+        await go_on.wait()
+        yield text[1:]
+
+    def as_from(address: str) -> dict[str, str]:
+        return {"X-Forwarded-For": f"10.0.0.9, {address}"}
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://collector") as http:
+        slow = [asyncio.create_task(http.post("/v1/track", content=dripping(), auth=(KEY, ""), headers=as_from("10.0.0.1")))
+                for _ in range(2)]  # fmt: skip
+        await all_here.wait()
+        refused = await http.post("/v1/track", content=text, auth=(KEY, ""), headers=as_from("10.0.0.1"))
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert f"this {whose}" in refused.json()["error"]["message"]
+        other = {"auth": ("of the servers", "")} if whose == "key" else {"auth": (KEY, ""), "headers": as_from("10.0.0.2")}
+        assert (await http.post("/v1/track", content=text, **other)).status_code == 200
+        assert 'clickwake_collector_limited_total{code="busy"} 1.0' in (await http.get("/metrics")).text
+        go_on.set()
+        assert [one.status_code for one in await asyncio.gather(*slow)] == [200, 200]
+        assert (await http.post("/v1/track", content=text, auth=(KEY, ""), headers=as_from("10.0.0.1"))).status_code == 200
+    assert (app.state.collector.of_key.taken, app.state.collector.of_address.taken) == ({}, {})
+
+
 async def test_once_its_key_is_known_a_request_leaves_room_for_others(
     kafka_fake: FakeKafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from producers.collector import rates
-from producers.collector.rates import Buckets, Rates
+from producers.collector.rates import Rates
+from stream.http import rates
 from stream.http.answers import Refused
+from stream.http.rates import Buckets
+from stream.settings import Collector
 
 
 class Clock:
@@ -23,7 +25,9 @@ def clock() -> Clock:
 
 
 def made(clock: Clock, key_per_s: float = 1_000.0) -> Rates:
-    return Rates(key_per_s, user_per_s=2.0, user_burst=10, batch_events_max=5, clock_s=clock)
+    own = Collector(key_events_per_s_max=key_per_s, user_events_per_s_max=2.0, user_events_burst=10, batch_events_max=5,
+                    key_regulations_per_s_max=2.0, key_regulations_burst=10)  # fmt: skip
+    return Rates(own, forgotten_at_once_max=5, clock_s=clock)
 
 
 def test_a_burst_fits_then_the_rate_holds_and_the_wait_is_said(clock: Clock) -> None:
@@ -72,4 +76,18 @@ def test_memory_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_whole_batch_of_one_user_fits_at_first(clock: Clock) -> None:
-    Rates(1.0, 1.0, user_burst=1, batch_events_max=500, clock_s=clock).admit("t", "k", [b"t/u"] * 500)
+    own = Collector(key_events_per_s_max=1.0, user_events_per_s_max=1.0, user_events_burst=1, batch_events_max=500)
+    Rates(own, 500, clock).admit("t", "k", [b"t/u"] * 500)
+
+
+def test_users_to_forget_are_limited_by_admin_key_and_one_whole_request_fits_at_first(clock: Clock) -> None:
+    some = made(clock)
+    some.regulate("t", "admin", 10)
+    with pytest.raises(Refused, match="An admin key of t names more than 2 users to forget/s") as refused:
+        some.regulate("t", "admin", 5)
+    assert (refused.value.status, refused.value.retry_after_s) == (429, 3)
+    some.regulate("t", "another", 5)
+    clock.now_s += 3
+    some.regulate("t", "admin", 5)
+    own = Collector(key_regulations_per_s_max=0.1, key_regulations_burst=1)
+    Rates(own, forgotten_at_once_max=1_000, clock_s=clock).regulate("t", "admin", 1_000)

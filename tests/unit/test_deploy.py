@@ -26,7 +26,7 @@ from producers.collector.serve import refusal as collector_refusal
 from reference import streams
 from stream.adapters.metrics import ReleaseMetrics
 from stream.erasure.rows import ABOUT
-from stream.http import keys
+from stream.http import keys, scraping
 from stream.settings import Settings
 from stream.sink.tables import TABLES
 from workers.api import refusal as api_refusal
@@ -297,15 +297,37 @@ def test_what_is_deployed_may_listen_with_what_is_to_be_filled_in(where: str, mo
     held = json.dumps({"shop": keys.hashed("of the shop")})
     for name, refusal in (("collector", collector_refusal), ("api", api_refusal)):
         said = _said_in_compose(name, held) if where == "compose" else _said_in_kubernetes(name, held)
-        with monkeypatch.context() as patch:
-            for variable, value in said.items():
-                patch.setenv(variable, value)
-            own = getattr(Settings(), name)
+        settings = _settings(said, monkeypatch)
+        own = getattr(settings, name)
         assert own.host == "0.0.0.0" and refusal(own) is None  # noqa: S104  # what they say
+        assert scraping.refusal(own.host, settings.metrics) is None
+
+
+@pytest.mark.parametrize("where", ["compose", "kubernetes"])
+def test_no_process_that_is_deployed_is_ended_by_its_settings(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Passwords go in the clear, and metrics to whoever asks, where that is said by name."""
+    services = yaml.safe_load(COMPOSE.read_text())["services"]
+    pods = {one["metadata"]["name"] for one in kubernetes() if "template" in one.get("spec", {})}
+    names = pods if where == "kubernetes" else {name for name, one in services.items() if "clickwake" in one["image"]}
+    passwords = set()
+    for name in names:
+        held = json.dumps({"shop": keys.hashed("of the shop")})
+        said = _said_in_compose(name, held) if where == "compose" else _said_in_kubernetes(name, held)
+        settings = _settings(said, monkeypatch)
+        passwords.add(bool(settings.clickhouse.password.get_secret_value()))
+    assert len(names) > 10 and passwords == {True, False}
+
+
+def _settings(said: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    with monkeypatch.context() as patch:
+        for variable, value in said.items():
+            patch.setenv(variable, value)
+        return Settings()
 
 
 def _said_in_compose(name: str, held: str) -> dict[str, str]:
     filled = {"CLICKWAKE_WRITE_KEYS": held, "CLICKWAKE_READ_KEYS": held, "CLICKWAKE_CORS_ORIGINS": '["https://shop.example"]'}
+    filled |= {f"CLICKHOUSE_{user}PASSWORD": "x" for user in ("SINK_", "ERASURE_", "TRAINING_", "ANALYST_", "")}
     said = yaml.safe_load(COMPOSE.read_text())["services"][name]["environment"]
     return {one: re.sub(r"\$\{([A-Z_]+).*\}", lambda found: filled.get(found[1], ""), value) for one, value in said.items()}
 
@@ -315,7 +337,7 @@ def _said_in_kubernetes(name: str, held: str) -> dict[str, str]:
     literals = kustomization["configMapGenerator"][0]["literals"]
     (pod,) = (one["spec"]["template"]["spec"] for one in kubernetes()
               if one["metadata"]["name"] == name and "template" in one["spec"])  # fmt: skip
-    own = {one["name"]: one.get("value", held) for one in pod["containers"][0]["env"]}
+    own = {one["name"]: one.get("value", held) for one in pod["containers"][0].get("env", ())}
     return dict(one.split("=", 1) for one in literals) | own
 
 

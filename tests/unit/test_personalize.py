@@ -262,6 +262,27 @@ async def test_ids_that_a_client_makes_up_are_counted_up_to_a_bound_and_the_cata
     assert bench.part.counts.counts["t/made up 1"].popularity > 1.9
 
 
+async def test_who_pushes_items_by_many_events_gets_only_the_catalogs_into_lists_and_a_blocked_one_out_at_once() -> None:
+    bench = Bench()
+    bench.items()
+
+    async def shown(ts_ms: int) -> list[str]:
+        await bench.close()
+        for entity, _, record in bench.outputs.sent:
+            if entity == "item-counts":
+                bench.serving.on_count(record.key, record.value)
+        bench.serving.take_counts()
+        await bench.feed(event(user="visitor", item=None, ts_ms=ts_ms))
+        return [one["item_id"] for one in bench.outputs.values("recommendations")[-1]["items"]]
+
+    pushed = [event(user="bot", item=("made up", "i5")[n % 2], ts_ms=T0_MS + n) for n in range(200)]
+    await bench.feed(*pushed, event(user="buyer", item="i2", ts_ms=T0_MS + 300))
+    listed = await shown(T0_MS + 10_000)
+    assert listed[0] == "i5" and "made up" not in listed and bench.part.counts.counts["t/made up"].popularity > 50
+    bench.items(i5={"blocked": True})
+    assert "i5" not in await shown(T0_MS + 20_000)
+
+
 async def test_what_due_times_are_by_is_kept_only_once_everybody_has_theirs() -> None:
     bench = Bench(FakeModels())
     await bench.feed(event())

@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from producers.collector.app import create_app
+from producers.collector.rates import Rates
 from producers.privacy import Privacy
 from schemas.erasure import Erasure, decode, subject
 from stream.erasure.search import Needles, in_files
@@ -154,6 +155,16 @@ def test_a_regulation_that_cannot_be_read_is_refused_with_the_field(body: Any, p
     client, kafka = running()
     answer = asked(client, "POST", "/v1/regulations", body)
     assert answer.status_code == 400 and path in answer.json()["error"]["messages"][0]["path"] and not kafka.records
+
+
+def test_an_admin_key_that_names_too_many_users_is_told_when_to_come_back_and_nobody_is_asked_to_be_forgotten() -> None:
+    client, kafka = running()
+    own = Collector(key_regulations_per_s_max=0.01, key_regulations_burst=1)
+    client.app.state.collector.rates = Rates(own, forgotten_at_once_max=2, clock_s=time.monotonic)
+    two, one = ({"regulationType": "DELETE_ONLY", "subjectIds": ids} for ids in (["u1", "u2"], ["u3"]))
+    assert asked(client, "POST", "/v1/regulations", two).status_code == 202
+    refused = asked(client, "POST", "/v1/regulations", one)
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "100") and len(kafka.records) == 2
 
 
 def test_suppressed_users_events_are_answered_as_all_are_and_kept_nowhere() -> None:

@@ -101,7 +101,7 @@ def test_what_is_ranked_with(readers: ServingReaders) -> None:
     serving.take_counts()
     assert list(serving.vectors) == [("t", "i")] and serving.vectors["t", "i"].keys() == {"s"}
     assert serving.satisfaction == {("t", "i"): (4.0, 3.0)}
-    assert readers.releases._announced == release
+    assert readers.releases.announcements.newest == release
 
 
 def test_counts_that_cannot_be_read_leave_those_that_were_before(readers: ServingReaders) -> None:
@@ -171,7 +171,7 @@ def test_what_the_catalog_worker_reads() -> None:
     known.on_vectors(around(b"s/t/i", msgspec.msgpack.encode(vector)))
     release = ModelRelease(model_version="v1", uri="u", manifest_sha256="0", released_at=AT, reason=MARK)
     known.on_releases(around(b"current", msgspec.json.encode(release)))
-    assert known.vectors == {"h": b"1234"} and known.release == release
+    assert known.vectors == {"h": b"1234"} and known.releases.newest == release
 
 
 async def test_what_the_insights_worker_reads(tmp_path: Path) -> None:

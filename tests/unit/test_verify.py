@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from clickwake import erase as commands
@@ -15,11 +18,13 @@ from clickwake.cli import app
 from producers.dead_letters import dead_letter, encode
 from schemas import topics
 from schemas.dead_letter import Source
-from schemas.erasure import Erasure, Receipt, subject
+from schemas.erasure import Erased, Erasure, Receipt, subject
 from schemas.events import key
+from stream.adapters import signing
 from stream.erasure import search
+from stream.erasure.eraser import Eraser
 from stream.pseudonyms import pseudonym
-from stream.settings import Settings
+from stream.settings import Models, Settings
 from tests.support.fakes import T0_MS, event
 from tests.support.kafka_python import on_topics
 
@@ -78,6 +83,44 @@ def test_what_nobody_was_asked_to_erase_is_left_on_every_topic(monkeypatch: pyte
     left = found(monkeypatch, tmp_path, named, events=events, erasures=[receipt("pn")])
     place = f"Kafka {topics.EVENTS.name('clickwake')}"
     assert left == {f"{place}, newer than any receipt": (1, False), f"{place}, older records": (1, True)}
+
+
+def test_a_search_that_finds_nothing_names_what_it_did_not_look_at(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
+    monkeypatch.setattr(search, "everywhere", lambda *_: iter(()))
+    said = CliRunner().invoke(app, ["erase", GONE, "--tenant", "t", "--verify"])
+    assert said.exit_code == 0 and "nothing else is left in the topics, tables and files" in said.stdout
+    beyond = [line for line in said.stdout.splitlines() if line.startswith("not searched: ")]
+    for what in ("other machines", str(tmp_path), "memory", "Kafka topics that do not begin with clickwake.", "backups"):
+        assert any(what in line for line in beyond), what
+
+
+def test_what_is_said_of_a_receipt_is_whether_it_is_signed_and_whether_that_was_checked() -> None:
+    signer = signing.Signer(Ed25519PrivateKey.generate())
+    text = receipt(GONE).value
+    done = msgspec.json.decode(text or b"", type=Erasure)
+    assert done.receipt is not None
+    signed = msgspec.structs.replace(done, signature=signer.sign(done.receipt.encode(), signing.RECEIPT).decode())
+    without, keyed = Settings(), Settings(models=Models(verify_keys=(signer.public.text,)))
+    assert commands.signed_by(without, done).startswith("NOT signed: the erasure worker has no CLICKWAKE_MODELS__")
+    assert commands.signed_by(without, signed).startswith("signed, which was not checked")
+    assert commands.signed_by(keyed, signed) == f"signed by key {signer.public.id}"
+    with pytest.raises(signing.SignatureRefused, match="the receipt of erasure e is NOT signed"):
+        commands.signed_by(keyed, done)
+    with pytest.raises(signing.SignatureRefused, match="changed after it was signed"):
+        commands.signed_by(keyed, msgspec.structs.replace(signed, receipt=done.receipt + " "))
+
+
+@pytest.mark.parametrize("key_of", [None, Ed25519PrivateKey.generate()], ids=["no key", "a key"])
+def test_a_receipt_says_itself_whether_it_is_signed(key_of: Ed25519PrivateKey | None) -> None:
+    private = None if key_of is None else SecretStr(base64.b64encode(key_of.private_bytes_raw()).decode())
+    nobody: Any = None
+    eraser = Eraser(Settings(models=Models(signing_key=private)), nobody, Erased())  # type: ignore[arg-type]
+    final = eraser._finished(Erasure(erasure_id="e", tenant="t", requested_at=AT, user_id=GONE), [key("t", GONE)], [])
+    said = msgspec.json.decode(final.receipt or "", type=Receipt)
+    assert said.signed is (key_of is not None) is (final.signature is not None)
 
 
 def test_a_dead_letter_is_searched_for_what_was_refused_also_by_numbers(

@@ -30,6 +30,16 @@ WRONG: dict[str, tuple[dict[str, str], list[str]]] = {
     "SASL without a user": (
         {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "KAFKA__SASL_PASSWORD": SECRET},
         ["CLICKWAKE_KAFKA: SECURITY_PROTOCOL SASL_* needs CLICKWAKE_KAFKA__SASL_USERNAME"]),
+    "SASL without TLS to another machine": (
+        {"KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA__SASL_USERNAME": "u", "KAFKA__SASL_PASSWORD": SECRET,
+         "KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9092,kafka:9092"},
+        ["CLICKWAKE_KAFKA: SASL_PLAINTEXT shows the password to whoever listens"]),
+    "a password over plain HTTP to another machine": (
+        {"CLICKHOUSE__HOST": "clickhouse", "CLICKHOUSE__PASSWORD": SECRET},
+        ["CLICKWAKE_CLICKHOUSE: the password would go over plain HTTP"]),
+    "metrics for whoever reaches them": (
+        {"METRICS__HOST": "0.0.0.0"},  # noqa: S104 - what is refused
+        ["CLICKWAKE_METRICS: beyond loopback who reaches it could read its metrics: set CLICKWAKE_METRICS__KEY"]),
     "a key that is no JSON": (
         {"COLLECTOR__WRITE_KEYS": f'{{"shop": {SECRET}}}'}, ["CLICKWAKE_COLLECTOR__WRITE_KEYS: should be a JSON object"]),
     "a key in a tenant's place": (
@@ -149,3 +159,19 @@ def test_where_opentelemetrys_names_may_have_said_it_both_are_named(
         load()
     wanted = "wrong setting: CLICKWAKE_TRACING__RATIO or OTEL_TRACES_SAMPLER_ARG: should be a valid number"
     assert_told(capsys.readouterr().err, [wanted])
+
+
+@pytest.mark.parametrize("allowed", [
+    {"KAFKA__PLAINTEXT_PASSWORD": "true", "CLICKHOUSE__PLAINTEXT_PASSWORD": "true"},
+    {"KAFKA__SECURITY_PROTOCOL": "SASL_SSL", "CLICKHOUSE__SECURE": "true"},
+    {"KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:9092,localhost:9093,[::1]:9094", "CLICKHOUSE__HOST": "127.0.0.1"},
+], ids=["said by name", "TLS", "loopback"])  # fmt: skip
+def test_a_password_may_go_in_the_clear_on_loopback_and_where_that_is_said_by_name(
+    allowed: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    signing_in = {"KAFKA__SECURITY_PROTOCOL": "SASL_PLAINTEXT", "KAFKA__SASL_USERNAME": "u", "KAFKA__SASL_PASSWORD": SECRET,
+                  "KAFKA__BOOTSTRAP_SERVERS": "kafka:9092", "CLICKHOUSE__HOST": "clickhouse",
+                  "CLICKHOUSE__PASSWORD": SECRET, "HOME": str(tmp_path)}  # fmt: skip
+    for name, value in (signing_in | allowed).items():
+        monkeypatch.setenv(f"CLICKWAKE_{name}", value)
+    assert load().clickhouse.password.get_secret_value() == SECRET
