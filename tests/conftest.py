@@ -91,17 +91,31 @@ def clickhouse(runtime_home: Path) -> Iterator[ClickHouse]:
 @pytest.fixture
 def topic_prefix() -> str:
     """A prefix no other test uses."""
-    return f"t{uuid.uuid4().hex[:10]}"
+    return _prefix()
 
 
 @pytest.fixture
 def settings(kafka: str, clickhouse: ClickHouse, topic_prefix: str, tmp_path: Path) -> Settings:
     """Settings of one test: the shared servers, its own topics, database and home."""
+    return _own(kafka, clickhouse, topic_prefix, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def lasting(kafka: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """`settings` for what all tests of a module look at: starting it takes longer than looking."""
+    return _own(kafka, clickhouse, _prefix(), tmp_path_factory.mktemp("home"))
+
+
+def _own(kafka: str, clickhouse: ClickHouse, prefix: str, home: Path) -> Settings:
     return Settings(
-        home=tmp_path / "home",
-        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": topic_prefix}),
-        clickhouse=clickhouse.model_copy(update={"database": topic_prefix}),
+        home=home,
+        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": prefix}),
+        clickhouse=clickhouse.model_copy(update={"database": prefix}),
     )
+
+
+def _prefix() -> str:
+    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.chromium import NONE, chromium
 
 TIMEOUT_MS = 15_000
@@ -26,17 +24,6 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def lasting(kafka: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """`settings` for what all tests of a module look at: starting it takes longer than looking."""
-    prefix = f"t{uuid.uuid4().hex[:10]}"
-    return Settings(
-        home=tmp_path_factory.mktemp("home"),
-        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": prefix}),
-        clickhouse=clickhouse.model_copy(update={"database": prefix}),
-    )
 
 
 @pytest.fixture
