@@ -21,6 +21,7 @@ from filelock import FileLock
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.cluster import end_left_over
 from tests.support.kafka_python import close_what_is_watched
+from tests.support.needs import not_tried
 
 if TYPE_CHECKING:
     from tests.support.bundles import Exported
@@ -36,6 +37,12 @@ WORKER_BYTES = 5 << 30  # of memory: a broker, a ClickHouse, up to ten processes
 def pytest_xdist_auto_num_workers() -> int:
     """Of `pytest -n auto`: as many as there are processors, and as there is memory for."""
     return max(1, min(psutil.cpu_count() or 1, psutil.virtual_memory().total // WORKER_BYTES))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped is said whoever asks how: else nobody would know what a run has not shown."""
+    for line in not_tried(terminalreporter.stats.get("skipped", ())):
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,4 +1,4 @@
-"""A real browser: the system's Chromium, driven through playwright. Tests that need it skip where there is none."""
+"""A real browser: the system's Chromium, driven through playwright."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.support.chromium import NONE, chromium
+from tests.support.needs import needs
 
 TIMEOUT_MS = 15_000
 
@@ -16,9 +16,7 @@ TIMEOUT_MS = 15_000
 def browser() -> Iterator[Browser]:
     """One for a module, not for the session: while playwright is open its event loop counts as running in this thread, and
     every `asyncio.run` of a later test would be refused."""
-    path = chromium()
-    if path is None:
-        pytest.skip(NONE)
+    path = needs("chromium")
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
