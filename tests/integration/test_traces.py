@@ -182,16 +182,17 @@ def test_a_request_to_forget_and_an_item_are_followed_to_their_end(settings: Set
                 items.send([(b"demo/bad", b"{"), (b"demo/good", b'{"item_id": "good", "tenant": "demo", "title": "Mug"}')],
                            headers)  # fmt: skip
             wanted = {
-                SAMPLED: [("clickwake-collector", "POST /v1/regulations"),
+                SAMPLED: {("clickwake-collector", "POST /v1/regulations"),
                           ("clickwake-collector", f"send {name[topics.ERASURES]}"),
                           ("clickwake-erasure", "erase rows"), ("clickwake-erasure", "erase the state"),
-                          ("clickwake-erasure", f"process {name[topics.ERASURES]}")],
-                ITEM: [("clickwake-catalog", f"process {name[topics.ITEMS]}")] * 2 + [
+                          ("clickwake-erasure", f"process {name[topics.ERASURES]}")},
+                ITEM: {("clickwake-catalog", f"process {name[topics.ITEMS]}"),
                        ("clickwake-catalog", f"send {name[topics.DEAD_LETTERS]}"),
-                       ("clickwake-sink", f"process {name[topics.DEAD_LETTERS]}")],
+                       ("clickwake-sink", f"process {name[topics.ITEMS]}"),
+                       ("clickwake-sink", f"process {name[topics.DEAD_LETTERS]}")},
             }  # fmt: skip
             for trace, spans in wanted.items():
-                until(lambda: sorted(named(receiver, trace)) == sorted(spans), 60, trace)  # noqa: B023
+                until(lambda: set(named(receiver, trace)) >= spans, 60, f"{spans}")  # noqa: B023
     assert all(connected(receiver.of(trace), CLIENT) for trace in wanted) and not any(one.error for one in receiver.spans)
     assert USER.encode() not in receiver.raw
 
