@@ -19,7 +19,7 @@ demo: $(VENV)/.dev
 # Most tests wait for brokers, engines and processes, so WORKERS of them run at once, those of a file one by one in the same
 # worker: they share what is started for the file. In the order of the folders, the long ones first, so that all workers end
 # at about the same time. Then, whatever came of these, those that measure time, alone. How many workers `auto` is:
-# tests/conftest.py.
+# tests/conftest.py. What was skipped for want of something, a browser or Prometheus, is listed at the end: tests/support/needs.py.
 WORKERS ?= auto
 AT_ONCE = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

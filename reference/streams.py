@@ -11,7 +11,7 @@ from schemas import export, topics
 from stream.settings import Kafka
 
 ROOT = Path(__file__).parents[1]
-MEASURED = ("producers", "stream", "workers")
+MEASURED = ("clickwake", "producers", "stream", "workers")
 KINDS = ("Counter", "Gauge", "Histogram")
 
 
@@ -71,9 +71,9 @@ def type_of(schema: dict[str, Any]) -> str:
 def metrics_page() -> str:
     rows = ([code(name), kind, cell(", ".join(labels)), cell(text), code(where)]
             for name, kind, labels, text, where in metrics())
-    return "\n\n".join([
-        "# Metrics", "Prometheus metrics of collector, read API (`/metrics`) and workers (a port of their own, named in "
-        "`<home>/run/*.json`).", table(["metric", "kind", "labels", "what it is", "made in"], rows)])
+    where = ("Prometheus metrics: of collector, read API and demo shop at `/metrics`, of dashboard and workers at a port of "
+             "their own, named in `<home>/run/*.json`.")  # fmt: skip
+    return "\n\n".join(["# Metrics", where, table(["metric", "kind", "labels", "what it is", "made in"], rows)])
 
 
 def metrics() -> list[tuple[str, str, list[str], str, str]]:

@@ -34,6 +34,7 @@ from stream.core.opinions import COUNTED, FORMS, Said
 from stream.core.satisfaction import Change, Place, Subject, fold, fold_ticket
 from stream.outbox import utc
 from stream.ports import Erasures
+from stream.tracing import port as tracing
 
 log = structlog.get_logger()
 BATCH_RECORDS_MAX = 500  # of one commit: a state remembers the ids of twice as many opinions
@@ -54,21 +55,19 @@ class Named(msgspec.Struct, frozen=True, gc=False):
 _named = msgspec.json.Decoder(Named)
 
 
-class Record(Protocol):
+class Record(tracing.Record, Protocol):
     """What is read of a Kafka record; `timestamp` is the broker's append time in ms."""
 
-    partition: int
-    offset: int
     timestamp: int
-    key: bytes | None
     value: bytes | None
 
 
 class Heard(NamedTuple):
-    """An event that is an opinion, not yet read."""
+    """An event that is an opinion, not yet read, and its record."""
 
     event: Event
     said: Said
+    record: Record
 
 
 class Listener:
@@ -108,7 +107,7 @@ class Listener:
             return None, "empty"
         if not said.brand and said.item_id:
             said = said._replace(brand=self._brand_of(event.tenant, said.item_id))
-        return Heard(event, said), "opinion"
+        return Heard(event, said, record), "opinion"
 
 
 def _may_be_opinion(raw: bytes) -> bool:
@@ -121,7 +120,7 @@ def _may_be_opinion(raw: bytes) -> bool:
 
 def opinion(heard: Heard, read: Read) -> tuple[bytes, Opinion]:
     """The record of an opinion: its key, by which a brand has one order, and its value."""
-    event, said = heard
+    event, said = heard.event, heard.said
     ident = output_id("opinion", event.tenant, event.message_id)
     value = Opinion(
         opinion_id=ident, tenant=event.tenant, user_id=event.user, event_id=event.message_id, source=said.source,
@@ -132,10 +131,18 @@ def opinion(heard: Heard, read: Read) -> tuple[bytes, Opinion]:
     return f"{event.tenant}/{said.brand or said.item_id or ident}".encode(), value
 
 
+class Alerted(NamedTuple):
+    """An alert, its key, and that of the opinion that made it certain."""
+
+    key: bytes
+    alert: SatisfactionAlert
+    cause: bytes | None
+
+
 class Folded(NamedTuple):
     """What a batch of opinions comes to: `states` are whole, by their keys on the satisfaction topic."""
 
-    alerts: list[tuple[bytes, SatisfactionAlert]]
+    alerts: list[Alerted]
     states: dict[bytes, bytes]
 
 
@@ -178,7 +185,7 @@ class Tracker:
                 subjects[key] = subject
                 change = step(subject, place, ms(one.said_at), self._policy, live=one.lane == "live")
                 if change is not None:
-                    alerts.append((key, await self._alert(one, about, name, change)))
+                    alerts.append(Alerted(key, await self._alert(one, about, name, change), record.key))
         return Folded(alerts, {key: msgspec.msgpack.encode(one) for key, one in subjects.items()})
 
     def keep(self, folded: Folded) -> None:

@@ -190,6 +190,7 @@ class Dashboard(Section):
                                                     "<home>/dashboard-accounts.json")
     api_url: str = Field("", description="where the read API answers; default: its own host and port")
     idle_min: float = Field(60.0, gt=0, description="minutes without a page asked for, after which one is signed out")
+    metrics_port: int = Field(0, description="0: any free port, written to <home>/run/dashboard.json")
 
 
 class ConsentDefault(Section):

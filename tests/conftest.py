@@ -21,6 +21,7 @@ from filelock import FileLock
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.cluster import end_left_over
 from tests.support.kafka_python import close_what_is_watched
+from tests.support.needs import not_tried
 
 if TYPE_CHECKING:
     from tests.support.bundles import Exported
@@ -36,6 +37,12 @@ WORKER_BYTES = 5 << 30  # of memory: a broker, a ClickHouse, up to ten processes
 def pytest_xdist_auto_num_workers() -> int:
     """Of `pytest -n auto`: as many as there are processors, and as there is memory for."""
     return max(1, min(psutil.cpu_count() or 1, psutil.virtual_memory().total // WORKER_BYTES))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What was skipped is said whoever asks how: else nobody would know what a run has not shown."""
+    for line in not_tried(terminalreporter.stats.get("skipped", ())):
+        terminalreporter.write_line(line, yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -91,17 +98,31 @@ def clickhouse(runtime_home: Path) -> Iterator[ClickHouse]:
 @pytest.fixture
 def topic_prefix() -> str:
     """A prefix no other test uses."""
-    return f"t{uuid.uuid4().hex[:10]}"
+    return _prefix()
 
 
 @pytest.fixture
 def settings(kafka: str, clickhouse: ClickHouse, topic_prefix: str, tmp_path: Path) -> Settings:
     """Settings of one test: the shared servers, its own topics, database and home."""
+    return _own(kafka, clickhouse, topic_prefix, tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def lasting(kafka: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """`settings` for what all tests of a module look at: starting it takes longer than looking."""
+    return _own(kafka, clickhouse, _prefix(), tmp_path_factory.mktemp("home"))
+
+
+def _own(kafka: str, clickhouse: ClickHouse, prefix: str, home: Path) -> Settings:
     return Settings(
-        home=tmp_path / "home",
-        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": topic_prefix}),
-        clickhouse=clickhouse.model_copy(update={"database": topic_prefix}),
+        home=home,
+        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": prefix}),
+        clickhouse=clickhouse.model_copy(update={"database": prefix}),
     )
+
+
+def _prefix() -> str:
+    return f"t{uuid.uuid4().hex[:10]}"
 
 
 @pytest.fixture(scope="session")

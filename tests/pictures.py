@@ -9,7 +9,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from tests.support.chromium import NONE, chromium
+from tests.support.needs import absent, program
 from tests.support.surfaces import PHONE, opened
 
 FOLDER = Path(__file__).parents[1] / "docs" / "img"
@@ -50,9 +50,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shop", default="http://127.0.0.1:8070", help="default: %(default)s")
     parser.add_argument("--dashboard", default="http://127.0.0.1:8060", help="default: %(default)s")
-    asked, path = parser.parse_args(), chromium()
+    asked, path = parser.parse_args(), program("chromium")
     if path is None:
-        print(NONE, file=sys.stderr)
+        print(absent("chromium"), file=sys.stderr)
         return 1
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])

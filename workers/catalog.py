@@ -48,6 +48,8 @@ from stream.endings import on_signal, until
 from stream.logs import configure
 from stream.outbox import Outbox
 from stream.settings import Settings, load
+from stream.tracing import port as tracing
+from stream.tracing.port import UNTRACED, Tracing
 
 log = structlog.get_logger()
 POLL_RECORDS_MAX = 256  # under a second of encoding, so that a restart repeats little
@@ -93,7 +95,7 @@ class Catalog:
 
     def __init__(
         self, settings: Settings, space: str, encoder: TextEncoder | None, producer: AIOKafkaProducer,
-        known: dict[str, bytes], thread: ThreadPoolExecutor,
+        known: dict[str, bytes], thread: ThreadPoolExecutor, traces: Tracing = UNTRACED,
     ) -> None:  # fmt: skip
         self.settings = settings
         self.space = space
@@ -101,6 +103,7 @@ class Catalog:
         self.producer = producer
         self.known = known  # content hash → vector bytes
         self.thread = thread
+        self.tracing = traces
         self.encoded = 0
 
     async def handle(self, records: Sequence[Any]) -> None:
@@ -154,7 +157,7 @@ class Catalog:
         prefix = self.settings.kafka.topic_prefix
         for topic, records in outbox.records.values():
             partitions = self.settings.kafka.partitions if topic.by_user else topic.partitions
-            await producing.send_keyed(self.producer, topic.name(prefix), records, partitions)
+            await producing.send_keyed(self.producer, topic.name(prefix), records, partitions, tracing=self.tracing)
 
 
 def spaces_in_use(settings: Settings, release: ModelRelease | None) -> list[str]:
@@ -184,6 +187,7 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -
     """Encode for the spaces in use, until asked to stop."""
     await kafka_clients.wait_for_kafka(settings)
     known, prefix = Known(signing.trusted(settings.models)), settings.kafka.topic_prefix
+    traces = tracing.start(settings, "catalog")
     async with contextlib.AsyncExitStack() as stack:
         producer = producing.create_producer(settings)
         stack.push_async_callback(kafka_clients.stopped, producer)
@@ -211,7 +215,7 @@ async def serve(settings: Settings, stop: asyncio.Event, ready: asyncio.Event) -
                     encoder = None if space == UNENCODED else await _encoder(settings, space)
                     if encoder is not None or space == UNENCODED:
                         over = asyncio.Event()
-                        catalog = Catalog(settings, space, encoder, producer, known.vectors, thread)
+                        catalog = Catalog(settings, space, encoder, producer, known.vectors, thread, traces)
                         running[space] = (over, group.create_task(_encode(catalog, over, ready)))
                 encoded_for = len(running.keys() - {UNENCODED})
                 SPACES.set(encoded_for)
@@ -272,8 +276,9 @@ async def _encode(catalog: Catalog, over: asyncio.Event, ready: asyncio.Event) -
                 LAG.labels(catalog.space).set(len(records) + (await kafka_clients.unfetched(consumer)).total())
                 if records:
                     started = time.perf_counter()
-                    await catalog.handle(records)
-                    await consumer.commit()
+                    with catalog.tracing.batch(group, records):
+                        await catalog.handle(records)
+                        await consumer.commit()
                     SECONDS.labels(catalog.space).observe(time.perf_counter() - started)
                     log.info("items", space=catalog.space, records=len(records), encoded=catalog.encoded,
                              s=round(time.perf_counter() - started, 2))  # fmt: skip

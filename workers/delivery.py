@@ -179,14 +179,11 @@ class Worker:
         return found
 
     async def _write(self, records: list[DeliveryRecord]) -> None:
-        by_partition: dict[int, list[Message]] = {}
-        for one in records:
-            subject = one.subject.encode()
-            headers = cloud_event("delivery", one.delivery_id, one.subject, ms(one.at), SOURCE)
-            partition = kafka_clients.partition_of(subject, self.settings.kafka.partitions)
-            by_partition.setdefault(partition, []).append((subject, msgspec.json.encode(one), headers))
-        with self.tracing.outgoing(self.log_topic, by_partition) as messages:
-            await producing.send_batches(self.producer, self.log_topic, messages)
+        messages: list[Message] = [
+            (one.subject.encode(), msgspec.json.encode(one),
+             cloud_event("delivery", one.delivery_id, one.subject, ms(one.at), SOURCE)) for one in records]  # fmt: skip
+        await producing.send_keyed(self.producer, self.log_topic, messages, self.settings.kafka.partitions,
+                                   tracing=self.tracing)  # fmt: skip
 
     async def _deliver(self, channel: Channel, message: channels.Message) -> None:
         with self.tracing.call(f"deliver {type(channel).__name__.lower()}", message.subject.encode()):

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import Counter, Gauge, Histogram
@@ -22,6 +23,7 @@ from stream.adapters.erasures import Erasures
 from stream.erasure.eraser import Eraser
 from stream.logs import configure
 from stream.settings import Settings, load
+from stream.tracing import port as tracing
 
 log = structlog.get_logger()
 
@@ -32,37 +34,45 @@ SECONDS = Histogram("clickwake_erasure_seconds", "From a request to its receipt"
                     buckets=(1, 10, 60, 600, 3_600, 21_600, 86_400))  # fmt: skip
 
 
+class Request(NamedTuple):
+    """As it says now, and the record by which it came first."""
+
+    erasure: Erasure
+    record: Any
+
+
 class Requests:
     """Requests that are not done, oldest first."""
 
     def __init__(self) -> None:
-        self._open: dict[str, Erasure] = {}
+        self._open: dict[str, Request] = {}
         self._arrived = asyncio.Event()
 
-    def note(self, _: bytes, erasure: Erasure) -> None:
+    def note(self, record: Any, erasure: Erasure) -> None:
         """One record of the topic: a request, or that it is done; a lift takes no request back."""
         if erasure.user_id is not None:
-            self._open[erasure.erasure_id] = erasure
+            first = self._open.get(erasure.erasure_id)
+            self._open[erasure.erasure_id] = Request(erasure, record if first is None else first.record)
             self._arrived.set()
         elif erasure.receipt is not None:
             self._open.pop(erasure.erasure_id, None)
         OPEN.set(len(self._open))
-        OLDEST.set(self._oldest().requested_at.timestamp() if self._open else 0)
+        OLDEST.set(self._oldest().erasure.requested_at.timestamp() if self._open else 0)
 
-    async def next(self) -> Erasure:
+    async def next(self) -> Request:
         while not self._open:
             self._arrived.clear()
             await self._arrived.wait()
         return self._oldest()
 
-    def _oldest(self) -> Erasure:
-        return min(self._open.values(), key=lambda one: one.requested_at)
+    def _oldest(self) -> Request:
+        return min(self._open.values(), key=lambda one: one.erasure.requested_at)
 
 
 async def serve(settings: Settings, on_ready: Callable[[], object]) -> None:
     """For ever; raises what cannot be gone on with."""
     await kafka_clients.wait_for_kafka(settings)
-    requests = Requests()
+    requests, traces = Requests(), tracing.start(settings, "erasure")
     reader = Erasures(settings, requests.note)
     producer = producing.create_producer(settings)
     await producer.start()
@@ -71,12 +81,13 @@ async def serve(settings: Settings, on_ready: Callable[[], object]) -> None:
         await reader.ready()
         log.info("erasure worker ready")
         on_ready()
-        eraser = Eraser(settings, producer, reader)
+        eraser = Eraser(settings, producer, reader, traces)
         async with asyncio.TaskGroup() as group:
             group.create_task(reader.wait_failed())
             while True:
-                request = await requests.next()
-                await eraser.erase(request)
+                request, record = await requests.next()
+                with traces.batch(None, [record]):
+                    await eraser.erase(request)
                 DONE.inc()
                 SECONDS.observe(max(0.0, (datetime.now(UTC) - request.requested_at).total_seconds()))
                 await reader.caught_up()  # with what was just written, by which the request is done

@@ -14,6 +14,8 @@ import time
 from collections import Counter as Counts
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -21,12 +23,12 @@ import structlog
 import uvloop
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import IllegalStateError, KafkaError
-from prometheus_client import Counter, Gauge
+from prometheus_client import Counter, Gauge, Histogram
 
 from schemas import topics
 from schemas.catalog import Item
 from schemas.events import ms
-from schemas.opinions import Opinion
+from schemas.opinions import Opinion, SatisfactionAlert
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
 from stream.adapters import kafka_clients, producing
@@ -39,10 +41,13 @@ from stream.adapters.producing import Message
 from stream.core.changes import Policy
 from stream.core.satisfaction import Place
 from stream.endings import on_signal, until
-from stream.insights import BATCH_RECORDS_MAX, Listener, Tracker, opinion
+from stream.http.measured import SECONDS
+from stream.insights import BATCH_RECORDS_MAX, Heard, Listener, Tracker, opinion
 from stream.logs import configure
 from stream.outbox import cloud_event
 from stream.settings import Settings, load
+from stream.tracing import port as tracing
+from stream.tracing.port import Whose, itself
 
 log = structlog.get_logger()
 SOURCE = "clickwake/insights"
@@ -55,6 +60,12 @@ OUTCOMES = Counter("clickwake_opinions", "events that may be opinions, and opini
 ALERTS = Counter("clickwake_satisfaction_alerts", "alerts about items and brands", ["about", "state"])
 LAG = Gauge("clickwake_insights_lag", "events that are not looked at, opinions that are not folded", ["topic"])
 OUTCOMES.labels("undecodable")  # 0 from the start, so that the first one is an increase
+READ_SECONDS = Histogram("clickwake_opinion_seconds", "Reading what one opinion says, as the mean of those read with it",
+                         buckets=SECONDS)  # fmt: skip
+DELAY_SECONDS = Histogram("clickwake_opinion_delay_seconds", "From the broker's having an event to its opinion's being "
+                          "acknowledged", buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3_600))  # fmt: skip
+BATCH_SECONDS = Histogram("clickwake_insights_batch_seconds", "Steps 3 to 5 of events with opinions among them, 2 to 5 of "
+                          "opinions", ["topic"], buckets=(0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60))  # fmt: skip
 MODEL = Gauge("clickwake_satisfaction_model_info", "1 for each satisfaction model in use", ["model_version"])
 
 _item, _opinion = msgspec.json.Decoder(Item), msgspec.json.Decoder(Opinion)
@@ -103,6 +114,7 @@ class Worker:
         policy = Policy(opinions_per_false_alarm=settings.insights.opinions_per_false_alarm)
         self.tracker = Tracker(policy, self.erasures, self._look_up)
         self.reader = OpinionReader(settings)
+        self.tracing = tracing.start(settings, "insights")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnx")  # inline calls would stall heartbeats
         self._looked_at = 0.0
 
@@ -124,12 +136,12 @@ class Worker:
 
     async def _hear(self) -> None:
         """Events to opinions."""
-        consumer = self._consumer("insights")
+        consumer, group = self._consumer("insights"), self._group("insights")
         consumer.subscribe([self._name(topics.EVENTS)])
         committed_at, unsaid = time.monotonic(), False
         try:
             await consumer.start()
-            async with answered(self.settings, consumer, self._group("insights")):
+            async with answered(self.settings, consumer, group):
                 while not self.stop.is_set():
                     self.erasures.check()
                     self.catalog.check()
@@ -137,25 +149,27 @@ class Worker:
                     fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
                     heard = [one for records in fetched.values() for one in self.listener.hear(records)]
                     await _say_lag(consumer, topics.EVENTS, fetched)
+                    _count(self.listener.outcomes)
                     unsaid = unsaid or bool(fetched)
                     if heard:
-                        said = [one.said for one in heard]
-                        reads = await asyncio.get_running_loop().run_in_executor(self._thread, self.reader.read, said)
-                        await self._send_opinions([opinion(*pair) for pair in zip(heard, reads, strict=True)])
-                    _count(self.listener.outcomes)
-                    if heard or (unsaid and time.monotonic() - committed_at > COMMIT_EVERY_S):
+                        with self.tracing.batch(group, [one.record for one in heard]), _timed(topics.EVENTS):
+                            await self._read(heard)
+                            await _commit(consumer)
+                    elif unsaid and time.monotonic() - committed_at > COMMIT_EVERY_S:
                         await _commit(consumer)
-                        committed_at, unsaid = time.monotonic(), False
+                    else:
+                        continue
+                    committed_at, unsaid = time.monotonic(), False
         finally:
             await kafka_clients.stopped(consumer)
 
     async def _track(self) -> None:
         """Opinions to states and alerts."""
-        consumer, assigned = self._consumer("satisfaction"), Assigned(self._read_states)
+        consumer, group, assigned = self._consumer("satisfaction"), self._group("satisfaction"), Assigned(self._read_states)
         consumer.subscribe([self._name(topics.OPINIONS)], listener=assigned)
         try:
             await consumer.start()
-            async with answered(self.settings, consumer, self._group("satisfaction")):
+            async with answered(self.settings, consumer, group):
                 while not self.stop.is_set():
                     fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=BATCH_RECORDS_MAX)
                     await _say_lag(consumer, topics.OPINIONS, fetched)
@@ -164,18 +178,19 @@ class Worker:
                     generation = assigned.generation
                     if generation != await assigned.prepared():  # what was read is read again from the last commit
                         continue
-                    folded = await self.tracker.fold([one for records in fetched.values() for one in records])
-                    await self._send(topics.SATISFACTION_ALERTS, [
-                        (key, msgspec.json.encode(one),
-                         cloud_event("satisfaction-alert", one.alert_id, key.decode(), ms(one.as_of_ts), SOURCE))
-                        for key, one in folded.alerts])  # fmt: skip
-                    if generation != assigned.generation:
-                        continue
-                    await self._send(topics.SATISFACTION, [(key, value, []) for key, value in folded.states.items()])
-                    self.tracker.keep(folded)
-                    await _commit(consumer)
+                    opinions = [one for records in fetched.values() for one in records]
+                    with self.tracing.batch(group, opinions), _timed(topics.OPINIONS):
+                        folded = await self.tracker.fold(opinions)
+                        await self._answer(topics.SATISFACTION_ALERTS, [
+                            (_output("satisfaction-alert", one.alert_id, key, one, one.as_of_ts), cause)
+                            for key, one, cause in folded.alerts])  # fmt: skip
+                        if generation != assigned.generation:
+                            continue
+                        await self._send(topics.SATISFACTION, [(key, value, []) for key, value in folded.states.items()])
+                        self.tracker.keep(folded)
+                        await _commit(consumer)
                     _count(self.tracker.outcomes)
-                    for _, alert in folded.alerts:
+                    for _, alert, _ in folded.alerts:
                         ALERTS.labels(alert.about, alert.state).inc()
                         log.info("satisfaction changed", about=alert.about, name=alert.name, tenant=alert.tenant,
                                  state=alert.state, reason=alert.reason, before=alert.before, after=alert.after)  # fmt: skip
@@ -215,16 +230,32 @@ class Worker:
                 found += [one for one in opinions if one.opinion_id == place.opinion_id]
         return found
 
-    async def _send_opinions(self, said: Sequence[tuple[bytes, Opinion]]) -> None:
-        await self._send(topics.OPINIONS, [
-            (key, msgspec.json.encode(one), cloud_event("opinion", one.opinion_id, key.decode(), ms(one.said_at), SOURCE))
-            for key, one in said])  # fmt: skip
+    async def _read(self, heard: Sequence[Heard]) -> None:
+        """Steps 3 and 4 of events. An opinion has the key of its brand, and answers an event, which has its user's."""
+        said, began = [one.said for one in heard], time.perf_counter()
+        reads = await asyncio.get_running_loop().run_in_executor(self._thread, self.reader.read, said)
+        each_s = (time.perf_counter() - began) / len(said)
+        answers = []
+        for one, read in zip(heard, reads, strict=True):
+            key, found = opinion(one, read)
+            answers.append((_output("opinion", found.opinion_id, key, found, found.said_at), one.record.key))
+        await self._answer(topics.OPINIONS, answers)
+        now_ms = time.time() * 1000
+        for one in heard:
+            READ_SECONDS.observe(each_s)
+            DELAY_SECONDS.observe(max(0.0, now_ms - one.record.timestamp) / 1000)
 
-    async def _send(self, topic: Topic, messages: Sequence[Message]) -> None:
+    async def _answer(self, topic: Topic, answers: Sequence[tuple[Message, bytes | None]]) -> None:
+        """Outputs, each with the key of the record that it answers."""
+        causes = {message[1]: cause for message, cause in answers}
+        await self._send(topic, [message for message, _ in answers], lambda message: causes[message[1]])
+
+    async def _send(self, topic: Topic, messages: Sequence[Message], whose: Whose = itself) -> None:
         if not messages:
             return
         name = self._name(topic)
-        await producing.send_keyed(self.producer, name, messages, len(await self.producer.partitions_for(name)))
+        partitions = len(await self.producer.partitions_for(name))
+        await producing.send_keyed(self.producer, name, messages, partitions, tracing=self.tracing, whose=whose)
 
     def _consumer(self, group: str) -> AIOKafkaConsumer:
         session_ms = self.settings.kafka.session_timeout_ms
@@ -250,6 +281,14 @@ class Worker:
 
     def _name(self, topic: Topic) -> str:
         return topic.name(self.settings.kafka.topic_prefix)
+
+
+def _output(kind: str, ident: str, key: bytes, value: Opinion | SatisfactionAlert, at: datetime) -> Message:
+    return key, msgspec.json.encode(value), cloud_event(kind, ident, key.decode(), ms(at), SOURCE)
+
+
+def _timed(topic: Topic) -> AbstractContextManager[object]:
+    return BATCH_SECONDS.labels(topic.entity).time()
 
 
 async def _commit(consumer: AIOKafkaConsumer) -> None:

@@ -19,8 +19,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -44,6 +46,7 @@ from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
 from stream.endings import on_signal, until
 from stream.logs import configure
 from stream.settings import Settings, load
+from stream.tracing import port as tracing
 
 log = structlog.get_logger()
 RECORDS_MAX = 5_000  # of events in one turn
@@ -77,6 +80,7 @@ class Worker:
         self.erasures = Erasures(settings, self._on_erasure)
         self._named: set[bytes] = set()  # users who are to be forgotten
         self._written_at = 0.0
+        self.tracing = tracing.start(settings, "offers")
 
     async def run(self) -> None:
         """Raises what cannot be gone on with."""
@@ -126,51 +130,54 @@ class Worker:
     async def _turn(self, events: AIOKafkaConsumer, decisions: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         """Steps 1 to 4 once."""
         fetched = await events.getmany(timeout_ms=self.settings.offers.interval_ms, max_records=RECORDS_MAX)
-        read = await self._decide(decisions)
-        for tp, records in fetched.items():
-            self._react(tp.partition, records)
-        if self._named:
-            self.ledger.forget(self._named, self.erasures.covers)
-            self._named.clear()
-        changed = self.ledger.take_changed()
-        if changed or ((fetched or read) and time.monotonic() - self._written_at > POSITIONS_S):
-            await self._publish(producer, changed)
+        decided: deque[Any] = deque(maxlen=RECORDS_MAX)
+        read = await self._decide(decisions, decided)
+        reactions = (one for records in fetched.values() for one in records if _about_an_offer(one))
+        with self.tracing.batch(None, chain(decided, reactions)):
+            for tp, records in fetched.items():
+                self._react(tp.partition, records)
+            if self._named:
+                self.ledger.forget(self._named, self.erasures.covers)
+                self._named.clear()
+            changed = self.ledger.take_changed()
+            if changed or ((fetched or read) and time.monotonic() - self._written_at > POSITIONS_S):
+                await self._publish(producer, changed)
 
-    async def _decide(self, consumer: AIOKafkaConsumer) -> bool:
-        """Step 2, and the first half of 3."""
+    async def _decide(self, consumer: AIOKafkaConsumer, decided: deque[Any]) -> bool:
+        """Step 2, and the first half of 3; whether there was anything. `decided`: takes what was about offers."""
         tps = sorted(consumer.assignment())
         ends, read = await consumer.end_offsets(tps), False
         while behind := [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
             fetched = await consumer.getmany(*behind, timeout_ms=self.settings.offers.interval_ms)
             for tp, records in fetched.items():
                 read = True
-                for record in records:
-                    self._one_decision(record)
+                decided.extend(record for record in records if self._one_decision(record))
                 self.positions.offsets.setdefault(topics.DECISIONS.entity, {})[tp.partition] = records[-1].offset + 1
         return read
 
-    def _one_decision(self, record: Any) -> None:
+    def _one_decision(self, record: Any) -> bool:
+        """Whether it is learned from."""
         try:
             decision = None if record.value is None else _decision.decode(record.value)
         except UNREADABLE as error:  # the sink writes its dead letter
             log.error("decision not understood", partition=record.partition, offset=record.offset, why=str(error))
             RECORDS.labels("decisions", "not understood").inc()
-            return
+            return False
         if decision is None or decision.offer is None:
             RECORDS.labels("decisions", "about something else").inc()
-            return
+            return False
         user = key(decision.tenant, decision.user_id)
         if self.erasures.covers(user, record.timestamp):
             RECORDS.labels("decisions", "of an erased user").inc()
-            return
+            return False
         self.ledger.decide(user, decision.recommendation_id, decision.offer, record.timestamp)
         RECORDS.labels("decisions", "about offers").inc()
+        return True
 
     def _react(self, partition: int, records: Sequence[Any]) -> None:
         """The second half of step 3."""
         for record in records:
-            value = record.value
-            if value is not None and MARK in value:
+            if _about_an_offer(record):
                 self._one_event(record)
         RECORDS.labels("events", "read").inc(len(records))
         self.positions.offsets.setdefault(topics.EVENTS.entity, {})[partition] = records[-1].offset + 1
@@ -207,9 +214,13 @@ class Worker:
             FEATURES.labels(tenant, placement).set(len(learned.row_of))
             LEFT_OUT.labels(tenant, placement).set(learned.left_out)
 
-    def _on_erasure(self, _: bytes, erasure: Erasure) -> None:
+    def _on_erasure(self, _: Any, erasure: Erasure) -> None:
         if erasure.user_id is not None:
             self._named |= {key(erasure.tenant, one) for one in (erasure.user_id, *erasure.devices)}
+
+
+def _about_an_offer(event: Any) -> bool:
+    return event.value is not None and MARK in event.value
 
 
 async def run(settings: Settings, on_ready: Callable[[], object]) -> None:

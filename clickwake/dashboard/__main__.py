@@ -9,15 +9,21 @@ import time
 
 import structlog
 from nicegui import app, ui
+from prometheus_client import Counter, Histogram
 
 from clickwake.dashboard import pages
 from clickwake.dashboard.accounts import Accounts, BadAccounts
 from clickwake.dashboard.gate import Gate
 from clickwake.dashboard.sessions import Sessions
+from stream.adapters.metrics_port import served
+from stream.http.measured import SECONDS, Measured
 from stream.logs import configure
 from stream.settings import LOOPBACK, Dashboard, load
 
 log = structlog.get_logger()
+REQUESTS = Counter("clickwake_dashboard_requests", "Requests by route and status", ["endpoint", "status"])
+REQUEST_SECONDS = Histogram("clickwake_dashboard_request_seconds", "From the request to the end of its answer", ["endpoint"],
+                            buckets=SECONDS)  # fmt: skip
 
 
 def refusal(own: Dashboard, accounts: Accounts) -> str | None:
@@ -48,10 +54,13 @@ def main(host: str | None = None, port: int | None = None) -> int:
         return 1
     sessions = Sessions(accounts, own.idle_min * 60, time.monotonic)
     app.add_middleware(Gate, sessions=sessions, settings=own)
+    app.add_middleware(Measured, requests=REQUESTS, seconds=REQUEST_SECONDS)  # around it: who is turned away counts, too
     pages.routes(settings, sessions)
     for number in (signal.SIGTERM, signal.SIGINT):  # uvicorn raises the signal again after the drain: that is the end
         signal.signal(number, lambda *_: None)
-    ui.run(host=own.host, port=own.port, title="Clickwake", reload=False, show=False, show_welcome_message=False)
+    with served(settings, "dashboard", own.metrics_port) as run_file:
+        run_file.say()
+        ui.run(host=own.host, port=own.port, title="Clickwake", reload=False, show=False, show_welcome_message=False)
     return 0
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import httpx
 import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
@@ -19,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from stream.http import server
 from stream.http.answers import Refused
 from stream.http.keys import HASHED
+from stream.http.measured import SECONDS, Measured
 from stream.settings import Settings, WriteKeys
 
 STATIC = Path(__file__).with_name("static")
@@ -64,6 +67,14 @@ def create_app(settings: Settings) -> Starlette:
         headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
         return Response(answer.content, answer.status_code, headers)
 
+    registry = CollectorRegistry()
+    requests = Counter("clickwake_shop_requests", "Requests by route and status", ["endpoint", "status"], registry=registry)
+    seconds = Histogram("clickwake_shop_request_seconds", "From the request to the end of its answer", ["endpoint"],
+                        registry=registry, buckets=SECONDS)  # fmt: skip
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
@@ -72,7 +83,9 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=[
             Route("/", index), Route("/api/v1/recommendations/{user}", ask), Route("/api/v1/users/{user}", ask),
-            Route("/api/v1/why/{user}/{item}", ask), Mount("/static", StaticFiles(directory=STATIC)),
+            Route("/api/v1/why/{user}/{item}", ask), Route("/metrics", metrics),
+            Mount("/static", StaticFiles(directory=STATIC)),
         ],
-        lifespan=lifespan, exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
+        middleware=[Middleware(Measured, requests=requests, seconds=seconds)], lifespan=lifespan,
+        exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},
     )  # fmt: skip

@@ -125,7 +125,7 @@ class Collector:
             await self.erasures.stop()
             await broker.stop()
 
-    def _on_erasure(self, record_key: bytes, erasure: Erasure) -> None:
+    def _on_erasure(self, _: Any, erasure: Erasure) -> None:
         if erasure.receipt is not None or erasure.user_id is not None:
             self._receipts[erasure.erasure_id] = msgspec.structs.replace(erasure, user_id=None)
             if len(self._receipts) > RECEIPTS_MAX:
@@ -293,7 +293,8 @@ class Collector:
         answer, records = erasures(asked, tenant, datetime.now(UTC), self.privacy, self.erasures.suppresses)
         self.rates.regulate(tenant, admin_key, len(records))
         assert self.broker is not None, "requests come after startup"
-        await self.broker.send([Record(self._erasures, record_key, value) for record_key, value in records])
+        with self.tracing.sending(self._erasures, len(records)) as headers:
+            await self.broker.send([Record(self._erasures, record_key, value, headers) for record_key, value in records])
         return Json(answer, status_code=202)
 
     async def regulation(self, request: Request) -> Response:

@@ -17,9 +17,9 @@ log = structlog.get_logger()
 
 
 class Erasures(GlobalReader):
-    """The port `stream.ports.Erasures`; `on_erasure(key, erasure)` is told of every record, also of those read again."""
+    """The port `stream.ports.Erasures`; `on_erasure(record, erasure)` is told of every record, also of those read again."""
 
-    def __init__(self, settings: Settings, on_erasure: Callable[[bytes, Erasure], None] = lambda key, erasure: None) -> None:
+    def __init__(self, settings: Settings, on_erasure: Callable[[Any, Erasure], None] = lambda *_: None) -> None:
         super().__init__(settings, topics.ERASURES.name(settings.kafka.topic_prefix), self._note)
         self.erased = Erased()
         self._on_erasure = on_erasure
@@ -44,4 +44,4 @@ class Erasures(GlobalReader):
                 continue
             self.erased.note(key, erasure)
             if erasure is not None:
-                self._on_erasure(key, erasure)
+                self._on_erasure(record, erasure)

@@ -16,6 +16,8 @@ from aiokafka.errors import KafkaError, KafkaTimeoutError
 
 from stream.adapters.kafka_clients import aiokafka_arguments, partition_of
 from stream.settings import Settings
+from stream.tracing import port
+from stream.tracing.port import UNTRACED, Tracing, Whose, itself
 
 log = logging.getLogger(__name__)
 
@@ -23,8 +25,7 @@ BATCH_BYTES_MAX = 500_000  # with 1 KB of state a user 42,000 records/s, against
 REQUEST_TIMEOUT_MS = 40_000
 SEND_TIMEOUT_S = 180.0  # a broker may be away for two minutes without a crash; longer, and somebody should know
 
-Headers = Sequence[tuple[str, bytes]]
-Message = tuple[bytes | None, bytes | None, Headers]  # key, value (None: tombstone), headers
+Message = port.Message  # key, value (None: tombstone), headers
 
 
 class SendFailed(RuntimeError):
@@ -63,13 +64,15 @@ async def send_batches(target: HasProducer | AIOKafkaProducer, topic: str, messa
 
 
 async def send_keyed(target: HasProducer | AIOKafkaProducer, topic: str, messages: Iterable[Message], partitions: int,
-                     *, timeout_s: float = SEND_TIMEOUT_S) -> dict[int, int]:  # fmt: skip
+                     *, timeout_s: float = SEND_TIMEOUT_S, tracing: Tracing = UNTRACED, whose: Whose = itself,
+                     ) -> dict[int, int]:  # fmt: skip
     """`send_batches`, each message to the partition of its key, where Kafka's own clients put it too; those of a partition
-    keep their order."""
+    keep their order. Outputs go on with the trace of what they answer: see `Tracing.outgoing`."""
     split: dict[int, list[Message]] = {}
     for message in messages:
         split.setdefault(partition_of(message[0] or b"", partitions), []).append(message)
-    return await send_batches(target, topic, split, timeout_s=timeout_s)
+    with tracing.outgoing(topic, split, whose) as traced:
+        return await send_batches(target, topic, traced, timeout_s=timeout_s)
 
 
 async def _send_partition(producer: AIOKafkaProducer, topic: str, partition: int, rows: Sequence[Message],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from stream.adapters.metrics import ReleaseMetrics
+from stream.http.measured import SECONDS
 
 
 class Metrics:
@@ -17,7 +18,7 @@ class Metrics:
                                "fast", ["code"], registry=self.registry)  # fmt: skip
         self.seconds = Histogram(
             "clickwake_api_request_seconds", "From the request to its answer", ["endpoint"], registry=self.registry,
-            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+            buckets=SECONDS,
         )
         self.inflight = Gauge("clickwake_api_inflight_requests", "Requests being handled", registry=self.registry)
         self.stale_ms = Gauge("clickwake_api_stale_ms", "How old at most what is answered is, beside the changelog",

@@ -22,6 +22,7 @@ from stream.delivery.said import AboutKind
 from stream.files import append_line
 
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
+PERMANENT = 500  # answers of a mail server from here on (RFC 5321, section 4.2.1)
 SECRET_PREFIX = "whsec_"  # noqa: S105  # of a secret, not one
 COLUMNS = ("delivery_id", "at", "tenant", "user_id", "kind", "details")
 
@@ -95,7 +96,11 @@ def _mail(channel: Email, message: Message) -> None:
                 _log_in(server, channel.user, channel.password_env)
             server.send_message(mail)
     except smtplib.SMTPRecipientsRefused as error:
-        raise Refused(f"{channel.host} refuses {channel.to}: {error}") from error
+        final = all(code >= PERMANENT for code, _ in error.recipients.values())  # before that a server may be greylisting
+        raise (Refused if final else TryAgain)(f"{channel.host} refuses {channel.to}: {error}") from error
+    except smtplib.SMTPDataError as error:
+        final = error.smtp_code >= PERMANENT
+        raise (Refused if final else TryAgain)(f"{channel.host} refuses the mail: {error}") from error
     except (OSError, smtplib.SMTPException) as error:
         raise TryAgain(f"{channel.host}:{channel.port} does not take mail: {error!r}") from error
 

@@ -40,6 +40,7 @@ from stream.adapters.producing import Message, send_keyed
 from stream.core import identity
 from stream.erasure.rows import Rows
 from stream.settings import Settings
+from stream.tracing.port import UNTRACED, Tracing
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -83,8 +84,8 @@ class Listed(Protocol):
 class Eraser:
     """Steps 2 to 6. `producer` is running."""
 
-    def __init__(self, settings: Settings, producer: AIOKafkaProducer, listed: Listed) -> None:
-        self.settings, self.producer, self.listed = settings, producer, listed
+    def __init__(self, settings: Settings, producer: AIOKafkaProducer, listed: Listed, tracing: Tracing = UNTRACED) -> None:
+        self.settings, self.producer, self.listed, self.tracing = settings, producer, listed, tracing
         self.signer = signing.signer(settings.models)
 
     async def erase(self, request: Erasure) -> Erasure:
@@ -103,15 +104,18 @@ class Eraser:
                             [(subject(key(request.tenant, user)), request)])  # fmt: skip
         ids = (user, *request.devices)
         keys = [key(request.tenant, one) for one in ids]
-        await self._say_waiting("a personalize worker to delete the state", self._forgotten(request.tenant, ids))
+        asked = subject(keys[0])
+        with self.tracing.call("erase the state", asked):
+            await self._say_waiting("a personalize worker to delete the state", self._forgotten(request.tenant, ids))
         say.info("state deleted", ids=len(ids))
-        await self._say_waiting("the sink to store what came before", self._stored())
-        done = await self._persist(partial(rows.delete, ids))
-        while await self._persist(partial(rows.left, ids)):
+        with self.tracing.call("erase rows", asked):
             await self._say_waiting("the sink to store what came before", self._stored())
-            again = await self._persist(partial(rows.delete, ids))
-            done = [msgspec.structs.replace(one, records=one.records + more.records)
-                    for one, more in zip(done, again, strict=True)]  # fmt: skip
+            done = await self._persist(partial(rows.delete, ids))
+            while await self._persist(partial(rows.left, ids)):
+                await self._say_waiting("the sink to store what came before", self._stored())
+                again = await self._persist(partial(rows.delete, ids))
+                done = [msgspec.structs.replace(one, records=one.records + more.records)
+                        for one, more in zip(done, again, strict=True)]  # fmt: skip
         await self.listed.caught_up()  # of a suppression that was lifted meanwhile nothing must be said
         final = self._finished(request, keys, done)
         await self.note([(subject(keys[0]), final)])

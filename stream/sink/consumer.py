@@ -279,7 +279,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         partitions = len(await self._producer.partitions_for(self._dead_letters))
         await send_keyed(self._producer, self._dead_letters, (
             (key, msgspec.json.encode(letter), cloud_event("dead-letter", ident, letter.tenant, ms(letter.first_seen)))
-            for ident, (key, letter) in letters.items()), partitions)  # fmt: skip
+            for ident, (key, letter) in letters.items()), partitions, tracing=self._tracing)  # fmt: skip
 
     async def _commit(self) -> None:
         """Failing is harmless: the rows are stored, the next commit includes these offsets, and a second reading

@@ -28,7 +28,7 @@ from schemas import traceparent
 from schemas.traceparent import Trace
 from stream.settings import Tracing as Settings
 from stream.tracing.export import LINKS_MAX, Pipe
-from stream.tracing.port import NO_HEADERS, Headers, Message, Messages, Record
+from stream.tracing.port import NO_HEADERS, Headers, Message, Messages, Record, Whose, itself
 
 SPANS_MAX = LINKS_MAX  # of one batch and of one sending: a larger ratio costs no more than this
 REMEMBERED_USERS_MAX = 10_000  # whose last record was sampled, some 4 MB
@@ -87,7 +87,7 @@ class OpenTelemetry:
             yield _headers(span)
 
     @contextmanager
-    def batch(self, group: str, records: Iterable[Record]) -> Iterator[None]:
+    def batch(self, group: str | None, records: Iterable[Record]) -> Iterator[None]:
         sampled, latest = self._sampled(records)
         if not sampled:
             yield
@@ -106,7 +106,7 @@ class OpenTelemetry:
             with _ending(spans):
                 yield
 
-    def _process(self, record: Record, one: Trace, group: str, back: list[Link]) -> Span:
+    def _process(self, record: Record, one: Trace, group: str | None, back: list[Link]) -> Span:
         about = _messaging("process", record.topic, group=group) | {
             "messaging.destination.partition.id": str(record.partition), "messaging.kafka.offset": record.offset,
         }  # fmt: skip
@@ -144,20 +144,21 @@ class OpenTelemetry:
         return found[0] if found is not None and time.monotonic() - found[1] < REMEMBERED_S else None
 
     @contextmanager
-    def outgoing(self, topic: str, messages: Messages) -> Iterator[Messages]:
+    def outgoing(self, topic: str, messages: Messages, whose: Whose = itself) -> Iterator[Messages]:
         if not self._remembered:
             yield messages
             return
         spans: list[Span] = []
-        traced = {partition: [self._traced(topic, one, spans) for one in rows] for partition, rows in messages.items()}
+        traced = {partition: [self._traced(topic, one, whose(one), spans) for one in rows]
+                  for partition, rows in messages.items()}  # fmt: skip
         with _ending(spans):
             yield traced
 
-    def _traced(self, topic: str, message: Message, spans: list[Span]) -> Message:
+    def _traced(self, topic: str, message: Message, cause: bytes | None, spans: list[Span]) -> Message:
         """Outputs are CloudEvents, as their headers say; anything else is state, or ours among ourselves."""
         key, value, headers = message
         is_output = bool(headers) and headers[0][0].startswith("ce_")
-        context = self._recent(key) if is_output and len(spans) < SPANS_MAX else None
+        context = self._recent(cause) if is_output and len(spans) < SPANS_MAX else None
         if context is None:
             return message
         span = self._tracer.start_span(f"send {topic}", _within(context), SpanKind.PRODUCER, _messaging("send", topic))

@@ -6,7 +6,7 @@ once they are made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -18,7 +18,13 @@ from stream.settings import Settings
 Headers = Sequence[tuple[str, bytes]]
 Message = tuple[bytes | None, bytes | None, Headers]  # key, value, headers
 Messages = Mapping[int, Sequence[Message]]  # by partition
+Whose = Callable[[Message], bytes | None]
 NO_HEADERS: Headers = ()
+
+
+def itself(message: Message) -> bytes | None:
+    """The key of a message: of most outputs it is that of the record they answer."""
+    return message[0]
 
 
 class Record(Protocol):
@@ -46,12 +52,13 @@ class Tracing(Protocol):
         """Around the sending of so many records that the present request causes; gives their headers."""
         ...
 
-    def batch(self, group: str, records: Iterable[Record]) -> AbstractContextManager[None]:
-        """Around the processing of records, until what they stand for is safe."""
+    def batch(self, group: str | None, records: Iterable[Record]) -> AbstractContextManager[None]:
+        """Around the processing of records, until what they stand for is safe. `group`: None for who reads without one."""
         ...
 
-    def outgoing(self, topic: str, messages: Messages) -> AbstractContextManager[Messages]:
-        """Around the sending of outputs; gives them with the trace of their user's last record, where that has one."""
+    def outgoing(self, topic: str, messages: Messages, whose: Whose = itself) -> AbstractContextManager[Messages]:
+        """Around the sending of outputs; gives them with the trace of the last record of the key that each answers, where
+        that has one."""
         ...
 
     def insert(self, table: str, records: Sequence[Record]) -> AbstractContextManager[None]:
@@ -75,10 +82,10 @@ class Untraced:
     def sending(self, topic: str, count: int) -> AbstractContextManager[Headers]:
         return nullcontext(NO_HEADERS)
 
-    def batch(self, group: str, records: Iterable[Record]) -> AbstractContextManager[None]:
+    def batch(self, group: str | None, records: Iterable[Record]) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def outgoing(self, topic: str, messages: Messages) -> AbstractContextManager[Messages]:
+    def outgoing(self, topic: str, messages: Messages, whose: Whose = itself) -> AbstractContextManager[Messages]:
         return nullcontext(messages)
 
     def insert(self, table: str, records: Sequence[Record]) -> AbstractContextManager[None]:

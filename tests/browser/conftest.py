@@ -1,15 +1,13 @@
-"""A real browser: the system's Chromium, driven through playwright. Tests that need it skip where there is none."""
+"""A real browser: the system's Chromium, driven through playwright."""
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from stream.settings import ClickHouse, Kafka, Settings
-from tests.support.chromium import NONE, chromium
+from tests.support.needs import needs
 
 TIMEOUT_MS = 15_000
 
@@ -18,25 +16,12 @@ TIMEOUT_MS = 15_000
 def browser() -> Iterator[Browser]:
     """One for a module, not for the session: while playwright is open its event loop counts as running in this thread, and
     every `asyncio.run` of a later test would be refused."""
-    path = chromium()
-    if path is None:
-        pytest.skip(NONE)
+    path = needs("chromium")
     expect.set_options(timeout=TIMEOUT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-@pytest.fixture(scope="module")
-def lasting(kafka: str, clickhouse: ClickHouse, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """`settings` for what all tests of a module look at: starting it takes longer than looking."""
-    prefix = f"t{uuid.uuid4().hex[:10]}"
-    return Settings(
-        home=tmp_path_factory.mktemp("home"),
-        kafka=Kafka.model_validate({"bootstrap_servers": kafka, "topic_prefix": prefix}),
-        clickhouse=clickhouse.model_copy(update={"database": prefix}),
-    )
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""The delivery worker on a real broker: an alert reaches its webhook once, also after a restart or a kill, and the log says
-so; the shop's own people are told of what fell the same way; who refuses advertising gets none."""
+"""The delivery worker on a real broker: an alert reaches its webhook, file or mail once, also after a restart or a kill, and
+the log says so; the shop's own people are told of what fell the same way; who refuses advertising gets none."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -13,7 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from email import message_from_string
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,9 +29,12 @@ from schemas.events import key
 from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord
 from stream.adapters import clickhouse
+from stream.delivery.channels import COLUMNS
 from stream.settings import Settings
+from tests.support.certificates import Authority
 from tests.support.cluster import Sender, Tail, Worker, read_all, running, until
 from tests.support.fakes import event
+from tests.support.mail import PASSWORD, mail_server
 
 T = TypeVar("T")
 GROUP_SETTLES_S = 60
@@ -185,6 +191,48 @@ def test_killed_in_the_middle_the_shops_people_are_told_once_and_who_refuses_adv
         ("yes", "bills", "next"): ("capped", "this delivery's own cap, once in 7 days")}
 
 
+def test_files_and_mail_go_out_once_and_the_log_says_what_became_of_each(settings: Settings, tmp_path: Path) -> None:
+    topic_admin.create(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    authority = Authority(tmp_path)
+    secrets = {"SSL_CERT_FILE": str(authority.file), PASSWORD: "sesame"}
+    with (mail_server(authority.server()) as (mailbox, mail), Sender(settings, topics.CHURN_ALERTS) as alerts,
+          Sender(settings, topics.SATISFACTION_ALERTS) as falls):  # fmt: skip
+        team = f"type: email, host: {mail.host}, port: {mail.port}, to: {mail.to}, sender: {mail.sender}, user: {mail.user}"
+        settings.deliveries_file.write_text(
+            f"channels: {{files: {{type: csv, folder: '{tmp_path}/out'}}, team: {{{team}, password_env: {PASSWORD}}}}}\n"
+            "deliveries:\n- {name: listed, channel: files, about: churn}\n- {name: mailed, channel: team, about: churn}\n"
+            "- {name: quality, channel: team, about: satisfaction, of: brand}\n")
+        with running(settings, "workers.delivery", **secrets):
+            mailbox.answers = {"DATA": "451 come again"}
+            alerts.send([alert("u1")])
+            until(lambda: "DATA" in mailbox.heard, GROUP_SETTLES_S, "the mail server is asked")
+            mailbox.answers = {}
+            until(lambda: len(_logged(settings)) == 2, 20, "the mail is taken when it comes again")
+            mailbox.answers = {"RCPT": "550 no such team"}
+            alerts.send([alert("=u2")])
+            until(lambda: len(_logged(settings)) == 4, 20, "a refused one is given up, the file has it")
+            mailbox.answers = {}
+            falls.send([fell(0)])
+            until(lambda: len(_logged(settings)) == 5, 20, "the shop's own people are told")
+        alerts.send([alert("u1"), alert("u3")])  # the first one again, as after a crash of who said it
+        with running(settings, "workers.delivery", **secrets), running(settings, "workers.sink"):
+            until(lambda: len(_logged(settings)) == 7, GROUP_SETTLES_S, "only the new one goes out")
+            stored = until(lambda: _stored(settings, 7), 60, "the table says so")
+    told = {(one.delivery, one.user_id or one.thing): one for one in _logged(settings).values()}
+    assert {whose: one.status for whose, one in told.items() if one.status != "sent"} == {("mailed", "=u2"): "failed"}
+    assert told["mailed", "u1"].attempts > 1 and "550" in told["mailed", "=u2"].error
+    assert stored == {(one.delivery_id, one.channel, one.status) for one in told.values()}
+    mails = list(map(message_from_string, mailbox.mails))
+    sent = [whose for whose in told if whose[0] != "listed" and whose != ("mailed", "=u2")]
+    assert sorted(one["Message-ID"] for one in mails) == sorted(f"<{told[whose].delivery_id}@clickwake>" for whose in sent)
+    assert sorted(one["Subject"] for one in mails) == ["mailed: u1", "mailed: u3", "quality: brand/brand 0"]
+    assert ["It broke." in one.get_payload() for one in mails] == [one["Subject"].startswith("quality") for one in mails]
+    rows = [row for path in sorted((tmp_path / "out").iterdir()) for row in csv.reader(path.read_text().splitlines())]
+    assert [(row[0], row[3]) for row in rows if tuple(row) != COLUMNS] == [
+        (told["listed", user].delivery_id, cell) for user, cell in (("u1", "u1"), ("=u2", "'=u2"), ("u3", "u3"))]
+
+
 def test_what_ended_while_the_worker_was_off_does_not_go_out_and_a_changed_file_is_taken_while_it_runs(
     settings: Settings, hook: Hook
 ) -> None:
@@ -248,6 +296,13 @@ def _counted(worker: Worker, messages: int) -> dict[tuple[str, str, str], int] |
 def _things(settings: Settings) -> set[str] | None:
     return _asked(settings, lambda client: {row[0] for row in client.query(
         "SELECT thing FROM deliveries FINAL WHERE thing != '' AND user_id = '' AND status = 'sent'").result_rows})
+
+
+def _stored(settings: Settings, messages: int) -> set[tuple[str, str, str]] | None:
+    """(id, channel, status) of each, once so many are stored."""
+    found = _asked(settings, lambda client: {(str(one), str(way), str(status)) for one, way, status in client.query(
+        "SELECT delivery_id, channel, status FROM deliveries FINAL").result_rows})
+    return found if found is not None and len(found) == messages else None
 
 
 def _sent(settings: Settings) -> int | None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,9 @@ from clickwake.up import Local
 from schemas import topics
 from stream.settings import ClickHouse
 from tests.integration.test_delivery_worker import alert
-from tests.support.cluster import Sender, until
+from tests.support.cluster import Sender, answers, running, until
 from tests.support.fakes import event
+from tests.support.needs import needs
 from tests.unit.test_deploy import METRIC, ROOT, alerts, expressions
 
 DELIVERIES = """
@@ -72,9 +72,7 @@ class Prometheus:
 @contextlib.contextmanager
 def prometheus(where: dict[str, str], home: Path) -> Iterator[Prometheus]:
     """One with the configuration of deploy/, its targets where they are now."""
-    binary = shutil.which("prometheus")
-    assert binary is not None
-    folder = ROOT / "deploy" / "prometheus"
+    binary, folder = needs("prometheus"), ROOT / "deploy" / "prometheus"
     config = yaml.safe_load((folder / "prometheus.yml").read_text())
     config |= {"global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(folder / "rules.yml")]}
     config["scrape_configs"] = [{"job_name": job["job_name"], "static_configs": [{"targets": [where[job["job_name"]]]}]}
@@ -110,9 +108,10 @@ def home(kafka: str, clickhouse: ClickHouse, topic_prefix: str, monkeypatch: pyt
     return made
 
 
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="prometheus is not installed")
 def test_prometheus_evaluates_every_expression_about_metrics_that_live_processes_have(home: Path, tmp_path: Path) -> None:
-    with Local(home) as local, prometheus(targets(local), tmp_path / "prometheus") as made:
+    needs("prometheus")  # before anything is started
+    with (Local(home) as local, _dashboard(local),
+          prometheus(targets(local), tmp_path / "prometheus") as made):  # fmt: skip
         until(lambda: _all_up(made), 60, "every job is scraped")
         with Sender(local.settings, topics.CHURN_ALERTS) as said, Sender(local.settings) as events:
             events.send([event(user=f"u{number}", item="i1") for number in range(20)])
@@ -130,6 +129,15 @@ def test_prometheus_evaluates_every_expression_about_metrics_that_live_processes
         assert {one["name"]: one["health"] for one in rules} == {one["alert"]: "ok" for one in alerts()}
         capped = "reason=cap over all: at most 1 message to a person in 7 days status=capped"
         assert made.asked(ASK) == {"status=sent": 0.0, "status=failed": 0.0, capped: 1.0}
+
+
+@contextlib.contextmanager
+def _dashboard(local: Local) -> Iterator[None]:
+    """As `clickwake dashboard` beside `up`, once it has answered."""
+    port = process.free_port()
+    with running(local.settings, "clickwake.dashboard", local.home, CLICKWAKE_DASHBOARD__PORT=str(port)):
+        until(lambda: answers(f"http://127.0.0.1:{port}/"), 60, "the dashboard answers")
+        yield
 
 
 def _all_up(made: Prometheus) -> bool:

@@ -65,3 +65,25 @@ def test_who_is_erased_is_quoted_no_more(database: Database) -> None:
     assert done["ClickHouse opinions"] == 1 and rows.left(["v"]) == 0
     assert database.rows("SELECT quotes FROM satisfaction_alerts_served") == [(["said b"],)]
     assert database.rows("SELECT count() FROM opinions FINAL") == [(5,)]
+
+
+def test_what_came_of_telling_the_shops_own_people(database: Database) -> None:
+    """Two items are told of; one is better after four days, the other after forty. A brand was held back by a cap."""
+    def said(ident: str, name: str, day: str, **more: Any) -> dict[str, Any]:
+        return ALERT | {"alert_id": ident, "name": name, "as_of_ts": f"2026-{day}T12:00:00Z", "evidence": []} | more
+
+    def told(ident: str, thing: str, day: str, status: str = "sent") -> dict[str, Any]:
+        return {"delivery_id": f"d-{ident}", "tenant": "shop", "user_id": "", "delivery": "quality", "channel": "team",
+                "about_kind": "satisfaction-alert", "about_id": ident, "status": status, "at": f"2026-{day}T12:00:00Z",
+                "thing": thing}  # fmt: skip
+
+    alerts = [said("x1", "mug", "01-06"), said("x2", "mug", "01-10", state="cleared"), said("y1", "cup", "01-06"),
+              said("y2", "cup", "01-08", state="cleared", reason="tickets"), said("y3", "cup", "02-15", state="cleared"),
+              said("z1", "Clay", "01-06", about="brand"), said("z2", "Clay", "01-07", about="brand", state="cleared"),
+              said("v1", "Clay", "01-06", about="brand", tenant="another")]  # fmt: skip
+    for again in range(2):
+        database.store([*on(topics.SATISFACTION_ALERTS, alerts, 100 * again), *on(topics.DELIVERIES, [
+            told("x1", "item/mug", "01-05", "deferred"), told("x1", "item/mug", "01-06"), told("y1", "item/cup", "01-06"),
+            told("z1", "brand/Clay", "01-06", "capped")], 100 * again)])  # fmt: skip
+        assert database.rows("SELECT * FROM staff_delivery_outcomes ORDER BY status") == [
+            ("shop", "quality", "capped", 1, 1, 1.0, 1.0, 1), ("shop", "quality", "sent", 2, 1, 0.5, 4.0, 2)]

@@ -70,8 +70,9 @@ class Sender:
         self._producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", linger_ms=5)
         self._topic = topic.name(settings.kafka.topic_prefix)
 
-    def send(self, events: Iterable[dict[str, Any] | tuple[bytes | None, bytes | None]]) -> int:
-        """Events by the contract's partitioner; raw (key, bytes) pairs go as they are."""
+    def send(self, events: Iterable[dict[str, Any] | tuple[bytes | None, bytes | None]],
+             headers: Sequence[tuple[str, bytes]] = ()) -> int:  # fmt: skip
+        """Events by the contract's partitioner; raw (key, bytes) pairs go as they are. `headers`: of each."""
         futures = []
         for one in events:
             if isinstance(one, tuple):
@@ -79,7 +80,7 @@ class Sender:
             else:
                 key = user_key(one["tenant"], user_of(one))
                 value = msgspec.json.encode(one)
-            futures.append(self._producer.send(self._topic, key=key, value=value))
+            futures.append(self._producer.send(self._topic, key=key, value=value, headers=list(headers)))
         self._producer.flush(60)
         for future in futures:
             future.get(10)

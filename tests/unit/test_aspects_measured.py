@@ -5,9 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from stream.core.aspects import mentions, sentences
+from tests.support.needs import needs_file
 
 Q, S, C, L, P = "quality", "size", "comfort", "looks", "price"
 LABELS: dict[tuple[int, int], set[str]] = {
@@ -25,9 +24,7 @@ LABELS: dict[tuple[int, int], set[str]] = {
 
 
 def test_most_of_what_is_found_is_there_and_most_of_what_is_there_is_found(data_sets: Path) -> None:
-    path = data_sets / "womens-clothing" / "reviews.csv.gz"
-    if not path.exists():
-        pytest.skip(f"{path} is not here")
+    path = needs_file(data_sets / "womens-clothing" / "reviews.csv.gz")
     from training.reviews import read
 
     texts, hits, said, there = read("womens-clothing", path).texts, 0, 0, 0

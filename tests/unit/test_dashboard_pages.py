@@ -116,7 +116,7 @@ def test_an_account_opens_the_pages_of_its_tenants_only(tmp_path: Path) -> None:
     accounts.write(settings.accounts_file, {one.name: one for one in people})
     assert settings.accounts_file.read_text().count("tenants") == 1, "without, a file is as it was"
     url = f"http://127.0.0.1:{port}"
-    with running(settings, "clickwake.dashboard", CLICKWAKE_DASHBOARD__PORT=str(port), CLICKWAKE_SHOP__TENANT="c"):
+    with running(settings, "clickwake.dashboard", CLICKWAKE_DASHBOARD__PORT=str(port), CLICKWAKE_SHOP__TENANT="c") as served:
         until(lambda: answers(f"{url}/health/live"), 60, "the dashboard answers")
         opened = {"": 200, "?tenant=a": 200, "?tenant=b&lang=zh": 200, "?tenant=c": 403, "?tenant=": 403,
                   "?tenant=a&tenant=c": 403, "?tenant=c&tenant=a": 200}  # fmt: skip
@@ -130,3 +130,8 @@ def test_an_account_opens_the_pages_of_its_tenants_only(tmp_path: Path) -> None:
                 shown = "a" if name == "ann" else "c"
                 assert f"tenant={shown}" in browser.get("/users").text, "the first of theirs where the usual one is none"
                 assert browser.get("/users/u1?tenant=c").status_code == wanted["?tenant=c"]
+        said = served.metrics()
+    told = {(endpoint, status): said[f'clickwake_dashboard_requests_total{{endpoint="{endpoint}",status="{status}"}}']
+            for endpoint, status in (("/users", 200), ("/users", 403), ("/users/{ident}", 403), ("other", 303))}  # fmt: skip
+    assert told == {("/users", 200): 13, ("/users", 403): 3, ("/users/{ident}", 403): 1, ("other", 303): 2}
+    assert not any("u1" in name for name in said), "whom they look at is in no figure"

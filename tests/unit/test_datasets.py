@@ -17,6 +17,7 @@ from producers.datasets import cdnow, deskdrop, events, online_retail, taobao
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted, DatasetError, Dropped, Invalid, Rejected, Row, fields, parsed
 from schemas.events import Event, encode
+from tests.support.needs import needs_file
 from training import snapshot
 
 RETAIL = ",".join(online_retail.HEADER)
@@ -215,9 +216,7 @@ EXPECTED = {
 @pytest.mark.parametrize("name", EXPECTED)
 def test_the_whole_set_is_accounted_for(data_sets: Path, name: str) -> None:
     file, total, accepted, dropped, items = EXPECTED[name]
-    path = data_sets / name / file
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+    path = needs_file(data_sets / name / file)
     found: Counter[str] = Counter()
     ids, last = set(), 0
     for row in DATASETS[name].rows(path, tenant="shop"):

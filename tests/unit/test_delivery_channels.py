@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import csv
 import hashlib
 import hmac
 import json
-import socketserver
-import ssl
 import threading
 import traceback
 from collections.abc import Iterator
@@ -24,10 +21,11 @@ import standardwebhooks
 
 from stream.delivery import channels
 from stream.delivery.channels import Message, Refused, TryAgain
-from stream.delivery.rules import Csv, Email, Webhook
+from stream.delivery.rules import Csv, Webhook
 from tests.support.certificates import Authority
+from tests.support.mail import PASSWORD, mail_server
 
-VARIABLE, PASSWORD = "HOOK_SECRET", "SMTP_PASSWORD"
+VARIABLE = "HOOK_SECRET"
 MESSAGE = Message(delivery_id="d1", delivery="save", kind="churn-alert", tenant="shop", user_id="=u1",
                   at=datetime(2026, 11, 25, 12, 0, tzinfo=UTC), details={"probability": 0.8})
 
@@ -113,76 +111,6 @@ def test_messages_about_users_are_what_they_were() -> None:
     assert json.loads(msgspec.json.encode(about_a_brand()))["thing"] == "brand/Clay"
 
 
-class Smtp(socketserver.StreamRequestHandler):
-    """As much of SMTP as smtplib needs. With a `context` it takes nothing before STARTTLS and a login."""
-
-    mails: list[str]
-    heard: list[str]
-    context: ssl.SSLContext | None = None
-
-    def handle(self) -> None:
-        self.safe, self.known = False, self.context is None
-        self.wfile.write(b"220 test\r\n")
-        while line := self.rfile.readline().decode():
-            verb, _, rest = line.strip().partition(" ")
-            self.heard.append(verb.upper())
-            told = getattr(self, f"_{verb.lower()}", lambda _: "250 ok" if self.known else "530 log in first")(rest)
-            self.wfile.write(f"{told}\r\n".encode())
-            if verb.upper() == "QUIT" or (verb.upper() == "STARTTLS" and not self._is_safe_now()):
-                return
-
-    def finish(self) -> None:
-        super().finish()
-        self.connection.close()
-
-    def _ehlo(self, _: str) -> str:
-        if self.context is None:
-            return "250 ok"
-        return "250-test\r\n250 AUTH LOGIN PLAIN" if self.safe else "250-test\r\n250 STARTTLS"
-
-    def _starttls(self, _: str) -> str:
-        return "220 go on"
-
-    def _quit(self, _: str) -> str:
-        return "221 bye"
-
-    def _is_safe_now(self) -> bool:
-        assert self.context is not None
-        try:
-            self.connection = self.context.wrap_socket(self.connection, server_side=True)
-        except ssl.SSLError:  # the client does not trust it
-            return False
-        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", buffering=0)
-        self.safe = True
-        return True
-
-    def _auth(self, rest: str) -> str:
-        how, _, told = rest.partition(" ")
-        self.known = self.safe and how == "PLAIN" and base64.b64decode(told) == b"\0clickwake\0sesame"
-        return "235 welcome" if self.known else "535 5.7.8 that is not it"
-
-    def _data(self, _: str) -> str:
-        self.wfile.write(b"354 go on\r\n")
-        lines = []
-        while (one := self.rfile.readline()) != b".\r\n":
-            lines.append(one.decode())
-        self.mails.append("".join(lines))
-        return "250 ok"
-
-
-@contextlib.contextmanager
-def mail_server(context: ssl.SSLContext | None = None) -> Iterator[tuple[type[Smtp], Email]]:
-    """A server, and the channel to it."""
-    handler = type("One", (Smtp,), {"mails": [], "heard": [], "context": context})
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        try:
-            yield handler, Email(host="127.0.0.1", port=server.server_address[1], to="crm@shop.example",
-                                 sender="c@shop.example", user="clickwake", password_env=PASSWORD)  # fmt: skip
-        finally:
-            server.shutdown()
-
-
 async def test_mail_goes_to_the_team() -> None:
     with mail_server() as (handler, channel):
         channel = msgspec.structs.replace(channel, tls=False, user=None, password_env=None)
@@ -204,6 +132,18 @@ def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Authority:
     made = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(made.file))
     return made
+
+
+@pytest.mark.parametrize(("verb", "code", "error"), [
+    ("RCPT", 450, TryAgain), ("RCPT", 550, Refused), ("DATA", 451, TryAgain), ("DATA", 554, Refused),
+])  # fmt: skip
+async def test_a_mail_server_says_by_its_code_whether_to_come_again(verb: str, code: int, error: type[Exception]) -> None:
+    with mail_server() as (handler, channel):
+        handler.answers = {verb: f"{code} not this one"}
+        channel = msgspec.structs.replace(channel, tls=False, user=None, password_env=None)
+        with pytest.raises(error, match=f"{code}.*not this one"):
+            await channels.send(channel, MESSAGE)
+    assert not handler.mails
 
 
 async def test_mail_goes_by_starttls_and_a_login(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:

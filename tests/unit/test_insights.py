@@ -196,7 +196,7 @@ class Shelf:
     def take(self, tracker: Tracker, begin: int, end: int, written: int | None = None) -> Folded:
         """One batch; `written`: a crash after so many states."""
         folded = asyncio.run(tracker.fold(self.records(begin, end)))
-        self.alerts += [one for _, one in folded.alerts]
+        self.alerts += [one.alert for one in folded.alerts]
         self.states.update(list(folded.states.items())[:written])
         tracker.keep(folded)
         return folded

@@ -140,11 +140,11 @@ def test_a_request_is_open_until_its_own_receipt() -> None:
     requests = Requests()
     first, second = entry(user_id="u"), entry(1, user_id="u")
     for one in (first, second, entry(2), entry(3, device=True), msgspec.structs.replace(first, devices=("a",))):
-        requests.note(subject(WHOSE), one)
-    assert asyncio.run(requests.next()).devices == ("a",), "a lift takes no request back"
-    requests.note(subject(WHOSE), msgspec.structs.replace(first, user_id=None, receipt="{}"))
-    assert asyncio.run(requests.next()) == second
-    requests.note(subject(WHOSE), msgspec.structs.replace(second, user_id=None, receipt="{}"))
+        requests.note(None, one)
+    assert asyncio.run(requests.next()).erasure.devices == ("a",), "a lift takes no request back"
+    requests.note(None, msgspec.structs.replace(first, user_id=None, receipt="{}"))
+    assert asyncio.run(requests.next()).erasure == second
+    requests.note(None, msgspec.structs.replace(second, user_id=None, receipt="{}"))
     assert not requests._open
 
 

@@ -231,7 +231,7 @@ def _tell(client: Client, key: bytes, erasure: Erasure) -> None:
     """What the reader of the erasures topic would hand over."""
     collector = client.app.state.collector
     collector.erasures.erased.note(key, erasure)
-    collector._on_erasure(key, erasure)
+    collector._on_erasure(None, erasure)
 
 
 def _follow(client: Client, kafka: FakeKafka) -> None:

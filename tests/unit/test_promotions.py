@@ -9,6 +9,7 @@ import pytest
 
 from producers.datasets.table import DatasetError
 from stream.core.bandit import EXPLORE, BayesianLinear, choose
+from tests.support.needs import needs_file
 from training import campaigns, uplift
 from training.off_policy import ESTIMATORS, Log, ahead, decision, judge
 
@@ -97,10 +98,7 @@ def test_a_file_that_is_no_log_is_refused_with_what_it_lacks(tmp_path: Path) -> 
 
 
 def test_the_real_logs_are_read(data_sets: Path) -> None:
-    folder = data_sets / "open-bandit" / "random" / "men" / "men.csv.gz"
-    if not folder.exists():
-        pytest.skip(f"{folder} is not there")
-    found = campaigns.bandit(folder)
+    found = campaigns.bandit(needs_file(data_sets / "open-bandit" / "random" / "men" / "men.csv.gz"))
     assert found.items == 34 and found.log.propensities == pytest.approx(1 / 34) and set(found.positions) == {0, 1, 2}
     mail = campaigns.mailing(data_sets / "hillstrom" / "email_test.csv.gz")
     assert len(mail.treated) == 21_222 and mail.features.shape[1] == len(mail.names)

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from clickwake.cli import app
 from tests.support import public_sets
+from tests.support.needs import needs_file
 from tests.support.public_sets import GAIN, TARGET
 from training import comparison, evaluate_promotions
 from training.metrics import Interval
@@ -50,17 +51,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate_promotions, "BOOTSTRAP_ROUNDS", ROUNDS)
 
 
-def real(path: Path) -> Path:
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    return path
-
-
 # --- which offer -----------------------------------------------------------------------------------------------------------
 
 
 def test_open_bandit_each_interval_covers_what_the_target_earned_by_itself(data_sets: Path) -> None:
-    found = asked("open-bandit", real(data_sets / "open-bandit" / "random" / "men" / "men.csv.gz").parents[2])
+    found = asked("open-bandit", needs_file(data_sets / "open-bandit" / "random" / "men" / "men.csv.gz").parents[2])
     models, truth = found["models"], of(found["models"][TRUTH], "target.click_rate")
     assert found["n"] == 10_000 and truth.value == pytest.approx(0.0069)
     for name in ESTIMATORS:
@@ -92,7 +87,7 @@ def test_a_planted_log(rates: tuple[float, ...], concluded: str, tmp_path: Path)
 
 
 def test_hillstrom_qini_excludes_0_and_is_ahead_of_a_lottery(data_sets: Path, quick: None) -> None:
-    found = asked("hillstrom", real(data_sets / "hillstrom" / "email_test.csv.gz"))
+    found = asked("hillstrom", needs_file(data_sets / "hillstrom" / "email_test.csv.gz"))
     models, ahead = found["models"], found["ahead"]
     assert found["n"] == 21_222 and found["served"] == SERVED
     values = {SERVED: 3.6, "response": 2.7, "response, logistic, all": 1.8, "by lot": 0.4}

@@ -142,6 +142,17 @@ def test_an_output_goes_on_with_the_trace_of_the_event_it_answers(traced: Traced
     assert sent(traced.tracing, late) == late
 
 
+def test_an_output_under_another_key_goes_on_with_the_trace_of_what_it_is_said_to_answer(traced: Traced) -> None:
+    users = {b"hers": b"shop/u1", b"his": b"shop/u2"}
+    with traced.tracing.batch(None, [record(5), record(6, b"shop/u2", PARENT.replace("4bf9", "aaaa"))]):
+        with traced.tracing.outgoing(OUT, {0: [(b"shop/Clay", value, CE) for value in (*users, b"whose?")]},
+                                     lambda message: users.get(message[1] or b"")) as found:  # fmt: skip
+            pass
+        assert sent(traced.tracing, {0: [(b"shop/Clay", b"hers", CE)]}) == {0: [(b"shop/Clay", b"hers", CE)]}
+    assert [traceparent.trace_id(headers) for _, _, headers in found[0]] == [TRACE, TRACE.replace("4bf9", "aaaa"), ""]
+    assert not any("messaging.consumer.group.name" in (one.attributes or {}) for one in traced.spans())
+
+
 @given(st.lists(st.tuples(st.sampled_from([b"shop/u1", b"shop/u2", None]), st.binary(max_size=4) | st.none(),
                           st.sampled_from([CE, OWN, []])), max_size=8))  # fmt: skip
 def test_tracing_adds_one_header_and_changes_nothing(messages: list[port.Message]) -> None:

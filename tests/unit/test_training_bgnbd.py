@@ -13,6 +13,7 @@ import torch
 from producers.datasets import cdnow
 from stream.core.churn import ChurnPolicy, p_after
 from stream.core.featurize import CHURN_FEATURES
+from tests.support.needs import needs_file
 from training import bgnbd, churn, snapshot
 from training.bgnbd import BgNbd, Purchases
 from training.evaluate_churn import purchases
@@ -21,9 +22,7 @@ from training.snapshot import Visit
 
 def test_the_published_fit_of_cdnow(data_sets: Path) -> None:
     """Fader, Hardie and Lee (2005), table 2: 39 weeks of CDNOW, in weeks."""
-    path = data_sets / "cdnow" / "purchases.csv.gz"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
+    path = needs_file(data_sets / "cdnow" / "purchases.csv.gz")
     history = snapshot.from_dataset("cdnow", path)
     cut_ms = int((datetime(1997, 10, 1, tzinfo=UTC) + cdnow.MOVED).timestamp() * 1000)
     past = history.until(cut_ms)
