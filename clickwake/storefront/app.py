@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from stream.http import server
+from stream.http import scraping, server
 from stream.http.answers import Refused
 from stream.http.keys import HASHED
 from stream.http.measured import SECONDS, Measured
@@ -73,6 +73,8 @@ def create_app(settings: Settings) -> Starlette:
                         registry=registry, buckets=SECONDS)  # fmt: skip
 
     async def metrics(request: Request) -> Response:
+        if (refused := scraping.refused_of(request, settings.metrics)) is not None:
+            return refused.response()
         return Response(generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     @contextlib.asynccontextmanager
