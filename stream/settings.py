@@ -26,9 +26,11 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from schemas.topics import DAY_MS, KEPT_FOR_A_TIME, Topic
 from stream import wrong_settings
 
 PSEUDONYM_KEY_CHARS_MIN = 32
+RETENTION_DAYS_MAX = 3_650  # of topics: who is erased is in older records until they go
 
 
 class Section(BaseModel):
@@ -49,6 +51,25 @@ class Kafka(Section):
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
     ssl_cafile: Path | None = None
+    retention_days: dict[str, Annotated[int, Field(le=RETENTION_DAYS_MAX)]] = Field(
+        default_factory=dict, description="topic, such as events → days its records are kept; clickwake topics sets it"
+    )
+
+    @field_validator("retention_days")
+    @classmethod
+    def _kept_long_enough(cls, value: dict[str, int]) -> dict[str, int]:
+        for entity, days in value.items():
+            topic = KEPT_FOR_A_TIME.get(entity)
+            if topic is None:
+                raise ValueError(f"{entity!r} is no topic that is kept for a time; these are {', '.join(KEPT_FOR_A_TIME)}")
+            if days < topic.retention_days_min:
+                raise ValueError(f"{entity} has to be kept for {topic.retention_days_min} days at least ({topic.why})")
+        return value
+
+    def retention_ms(self, topic: Topic) -> int:
+        """How long a topic's records are kept, by settings, else by the table."""
+        days = self.retention_days.get(topic.entity)
+        return topic.retention_ms if days is None else days * DAY_MS
 
     @model_validator(mode="after")
     def _sasl_needs_a_user(self) -> Self:
