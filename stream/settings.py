@@ -80,7 +80,7 @@ class Kafka(Section):
 
 Kept = Literal["events", "event_products", "recommendations", "complements", "decisions", "segment_changes",
                "churn_alerts", "reminders", "deliveries", "offer_decisions", "opinions", "satisfaction_alerts",
-               "dead_letters"]
+               "satisfaction_predictions", "dead_letters"]
 
 
 class ClickHouse(Section):
