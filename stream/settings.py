@@ -316,6 +316,9 @@ class Training(Section):
     budget_s: float = Field(240.0, gt=0, description="for training the user encoder, both runs of a release together")
     pretrain: bool = Field(False, description="masked-item pre-training before next-item training; a quarter of the budget")
     threads: int = Field(1, ge=1, description="of torch; on busy cores a second one waits at barriers and slows the first")
+    satisfaction_every: str | None = Field(
+        None, description="how often the schedule learns the shop's own satisfaction model anew, e.g. 7d; default: never"
+    )
     satisfaction_budget_s: float = Field(1_800.0, gt=0, description="for fine-tuning an encoder on reviews")
     satisfaction_encoders: dict[str, Path] = Field(
         default_factory=dict,
