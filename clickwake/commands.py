@@ -22,7 +22,8 @@ from stream.settings import load
 
 EXIT_FAILED = 1
 EXIT_NOT_RUNNING = 3  # as `systemctl status` does
-_COLOURS = {"running": "green", "created": "green", "exists": "green", "differs": "yellow", "stopped": "dim"}
+_COLOURS = {"running": "green", "created": "green", "exists": "green", "changed": "green", "differs": "yellow",
+            "stopped": "dim"}  # fmt: skip
 
 
 def home() -> Path:

@@ -9,12 +9,13 @@ from typing import Any
 
 import msgspec
 import yaml
+from clickhouse_connect.driver.exceptions import ClickHouseError
 from rich.console import Console
 from rich.table import Table
 
 from clickwake.answering import refused
 from stream.adapters.clickhouse import ClickHouseMissing
-from stream.adapters.strategies import Known, read
+from stream.adapters.strategies import Known, Store, read
 from stream.api.offers import load
 from stream.core.offers import NO_OFFERS, Offer, OfferRules, OffersError, Placement
 from stream.core.pooling import Estimate
@@ -24,6 +25,7 @@ from stream.settings import load as load_settings
 
 OFFER, DELIVERY, HELD_OUT = "offer/", "delivery/", "held out/"
 NOT_RANDOMISED = "not randomised"
+ROWS_MAX = 2_000_000  # of one `store`: some minutes, and 100 MB in ClickHouse
 CONFOUNDED = ("users differ by more than the strategy where chances are not logged, and only those speak who came and "
               "wanted to: the experiment decides")  # fmt: skip
 
@@ -72,6 +74,34 @@ def run_predict(tenant: str, user: str, item: str, *, as_json: bool) -> int:
     return 0
 
 
+def run_store(
+    tenant: str, segment: str | None, items: Sequence[str], category: str | None, *, as_json: bool
+) -> int:  # fmt: skip
+    """Every strategy for each user and item that was asked about, into ClickHouse."""
+    try:
+        known = _known(tenant)
+        model = learn(known.rows)
+        users, wanted = _pairs(known, segment, items, category)
+        rows = len(users) * len(wanted) * len(model.levels.strategies)
+        if rows > ROWS_MAX:
+            raise ValueError(f"{len(users):,} users × {len(wanted):,} items × {len(model.levels.strategies)} strategies are "
+                             f"{rows:,} rows, {ROWS_MAX:,} at most are stored at once: ask for a segment, a category, items")
+        store = Store(load_settings().clickhouse, tenant, known, model, int(datetime.now(UTC).timestamp() * 1000))
+        stored = store.write(model.predicted(users, wanted))
+    except (ClickHouseMissing, ClickHouseError, ValueError) as error:
+        return refused(error, as_json=as_json)
+    if as_json:
+        until = datetime.fromtimestamp(store.learned_until_ms / 1000, UTC)
+        print(msgspec.json.encode({"tenant": tenant, "rows": stored, "users": len(users), "items": len(wanted),
+                                   "strategies": model.levels.strategies, "model_version": store.version,
+                                   "learned_until": until}).decode())  # fmt: skip
+        return 0
+    Console().print(f"{stored:,} predictions of {len(users):,} users × {len(wanted):,} items × "
+                    f"{len(model.levels.strategies)} strategies are in satisfaction_predictions, by model {store.version}, "
+                    f"learned from {len(known.rows):,} opinions; {CONFOUNDED}", highlight=False, soft_wrap=True)  # fmt: skip
+    return 0
+
+
 def _known(tenant: str) -> Known:
     """Raises ValueError where nobody has said anything of an item."""
     known = read(load_settings().clickhouse, tenant)
@@ -83,6 +113,13 @@ def _known(tenant: str) -> Known:
 
 def _asked(model: Model, known: Known, segment: str | None, items: Sequence[str], category: str | None) -> Asked:
     """Raises ValueError, which says what there is nobody or nothing of."""
+    return model.asked(*_pairs(known, segment, items, category))
+
+
+def _pairs(
+    known: Known, segment: str | None, items: Sequence[str], category: str | None
+) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:  # fmt: skip
+    """Users with their groups and items with their categories. Raises ValueError, as above."""
     users = {row.user: known.users.get(row.user, ()) for row in known.rows}
     if segment is not None:
         users = {user: groups for user, groups in known.users.items() if segment in groups}
@@ -97,7 +134,7 @@ def _asked(model: Model, known: Known, segment: str | None, items: Sequence[str]
         if not wanted:
             raise ValueError(f"no item of the catalog is in {category!r}; there are "
                              f"{', '.join(sorted(set(known.items.values()) - {''})) or 'no categories'}")  # fmt: skip
-    return model.asked(users, wanted)
+    return users, wanted
 
 
 def _offers() -> OfferRules:

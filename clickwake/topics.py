@@ -1,4 +1,4 @@
-"""Creates what `schemas/topics.py` lists, and says where an existing topic differs from it."""
+"""Creates what `schemas/topics.py` lists, kept as long as settings say, and says where an existing topic differs from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from producers.kafka import client_options
-from schemas.topics import FOREVER_MS, MODELS, TOPICS, Topic
+from schemas.topics import DAY_MS, FOREVER_MS, KEPT_FOR_A_TIME, MODELS, TOPICS, Topic
 from stream.settings import Settings
 
 REQUEST_TIMEOUT_MS = 30_000
@@ -28,7 +28,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one topic."""
 
     topic: str
-    result: Literal["created", "exists", "differs"]
+    result: Literal["created", "exists", "changed", "differs"]
     partitions: int
     why: str
     differences: tuple[str, ...] = ()
@@ -46,7 +46,8 @@ def partitions_of(topic: Topic, settings: Settings) -> int:
 
 
 def create(settings: Settings) -> list[Outcome]:
-    """Create every topic that is missing and return once each has a leader; those that exist are left as they are.
+    """Create every topic that is missing and return once each has a leader; those that exist are left as they are, but for
+    the retention that settings name.
 
     A topic with another partition count is reported with result `differs`: Kafka cannot take partitions away, and
     adding some would move users to other partitions than their state. Raises `TopicsError` when the broker does not
@@ -57,7 +58,9 @@ def create(settings: Settings) -> list[Outcome]:
         missing = [topic for topic in TOPICS if topic.name(settings.kafka.topic_prefix) not in existing]
         if missing:
             _create(admin, settings, missing)
-        return [_outcome(topic, settings, existing.get(topic.name(settings.kafka.topic_prefix))) for topic in TOPICS]
+        changed = _retain(admin, settings, existing)
+        return [changed.get(topic) or _outcome(topic, settings, existing.get(topic.name(settings.kafka.topic_prefix)))
+                for topic in TOPICS]  # fmt: skip
 
 
 def describe(settings: Settings) -> list[Outcome]:
@@ -107,7 +110,7 @@ def _create(admin: Any, settings: Settings, topics: list[Topic]) -> None:
     for topic in topics:
         name = topic.name(settings.kafka.topic_prefix)
         options = {"num_partitions": partitions_of(topic, settings), "replication_factor": settings.kafka.replication_factor,
-                   "configs": topic.config() | replicas}
+                   "configs": _config(topic, settings) | replicas}
         try:
             admin.create_topics({name: options})
         except TopicAlreadyExistsError:
@@ -117,6 +120,38 @@ def _create(admin: Any, settings: Settings, topics: list[Topic]) -> None:
                               f"with {options}: {error}\n"
                               "Check CLICKWAKE_KAFKA__REPLICATION_FACTOR against the number of brokers") from error
     _await_leaders(admin, {topic.name(settings.kafka.topic_prefix): partitions_of(topic, settings) for topic in topics})
+
+
+def _config(topic: Topic, settings: Settings) -> dict[str, str]:
+    kept = {"retention.ms": str(settings.kafka.retention_ms(topic))} if topic.cleanup == "delete" else {}
+    return topic.config() | kept
+
+
+def _retain(admin: Any, settings: Settings, existing: dict[str, _Existing]) -> dict[Topic, Outcome]:
+    """Give topics the retention that settings name; those they do not name keep what operators gave them. What is older than
+    a shorter one goes within minutes."""
+    from kafka.admin import ConfigResource, ConfigResourceType
+
+    changed: dict[Topic, Outcome] = {}
+    for entity in settings.kafka.retention_days:
+        topic = KEPT_FOR_A_TIME[entity]
+        name, wanted = topic.name(settings.kafka.topic_prefix), str(settings.kafka.retention_ms(topic))
+        found = existing.get(name)
+        if found is None or found.config.get("retention.ms") == wanted:
+            continue
+        admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": wanted})])
+        now = _outcome(topic, settings, _Existing(found.partitions, found.config | {"retention.ms": wanted}))
+        why = f"kept for {_days(wanted)}, before for {_days(found.config.get('retention.ms'))}"
+        changed[topic] = now if now.differences else msgspec.structs.replace(now, result="changed", why=why)
+    return changed
+
+
+def _days(retention_ms: str | None) -> str:
+    """
+    >>> _days("604800000"), _days("-1")
+    ('7 days', 'ever')
+    """
+    return "ever" if retention_ms in (None, "-1") else f"{int(retention_ms or 0) / DAY_MS:g} days"
 
 
 def _await_leaders(admin: Any, expected: dict[str, int]) -> None:
@@ -148,5 +183,9 @@ def _outcome(topic: Topic, settings: Settings, found: _Existing | None) -> Outco
     if topic is MODELS and signed and int(found.config["min.compaction.lag.ms"]) < FOREVER_MS:
         differences.append("older announcements may go, and one said again be all there is: alter max.compaction.lag.ms, "
                            f"then min.compaction.lag.ms, to {FOREVER_MS} with kafka-configs")  # fmt: skip
+    kept, wanted_ms = found.config.get("retention.ms"), _config(topic, settings).get("retention.ms")
+    if wanted_ms not in (None, kept):
+        differences.append(f"it is kept for {_days(kept)}, not {_days(wanted_ms)} as receipts of erasure say: name "
+                           f"{topic.entity} in CLICKWAKE_KAFKA__RETENTION_DAYS, then clickwake topics")
     return Outcome(topic=name, result="differs" if differences else "exists", partitions=found.partitions, why=topic.why,
                    differences=tuple(differences))

@@ -24,6 +24,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     partitions: int = 1  # for topics that are not by_user
     cleanup: Literal["delete", "compact"] = "delete"
     retention_ms: int = 7 * DAY_MS
+    retention_days_min: int = 2  # settings may name no fewer: a segment is open for a day
     compaction_lag_ms: int = 0  # how long a record stays although a later one of its key is there
     message_bytes_max: int = 1_048_576
     why: str
@@ -54,7 +55,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
         return config
 
 
-EVENTS = Topic(entity="events", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
+EVENTS = Topic(entity="events", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, retention_days_min=8,
                why="every accepted event; long enough to rebuild the sink after a lost ClickHouse")
 IDENTITY = Topic(entity="identity", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
                  why="claims of anonymous histories and the answers to them")
@@ -66,14 +67,14 @@ ITEM_COUNTS = Topic(entity="item-counts", key="partition/tenant/item", partition
                     why="absolute totals a partition owner publishes; readers sum over partitions")
 RECOMMENDATIONS = Topic(entity="recommendations", key="tenant/user", by_user=True, why="outputs")
 COMPLEMENTS = Topic(entity="complements", key="tenant/user", by_user=True, why="outputs")
-DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
-                  why="answers of the read API, as served")
+DECISIONS = Topic(entity="decisions", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, retention_days_min=8,
+                  why="answers of the read API, as served; what comes of an offer counts for a week at most")
 SEGMENT_CHANGES = Topic(entity="segment-changes", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 CHURN_ALERTS = Topic(entity="churn-alerts", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 REMINDERS = Topic(entity="reminders", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, why="outputs")
 ADS_REFUSALS = Topic(entity="ads-refusals", key="tenant/user", by_user=True, cleanup="compact",
                      why="who refuses advertising, read whole by who sends it; a tombstone where that is over")
-DELIVERIES = Topic(entity="deliveries", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
+DELIVERIES = Topic(entity="deliveries", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, retention_days_min=30,
                    why="what went to whom, and what waits: caps are known from it")
 OFFERS = Topic(entity="offers", key="tenant/user, or #placement/tenant/placement, or #positions", cleanup="compact",
                message_bytes_max=4 * 1_048_576,
@@ -98,3 +99,4 @@ OUTPUTS = (RECOMMENDATIONS, COMPLEMENTS, DECISIONS, SEGMENT_CHANGES, CHURN_ALERT
 TOPICS = (EVENTS, IDENTITY, ITEMS, ITEM_VECTORS, ITEM_COUNTS, RECOMMENDATIONS, COMPLEMENTS, DECISIONS, SEGMENT_CHANGES,
           CHURN_ALERTS, REMINDERS, ADS_REFUSALS, DELIVERIES, OFFERS, OPINIONS, SATISFACTION, SATISFACTION_ALERTS,
           DEAD_LETTERS, ERASURES, MODELS, STATE)
+KEPT_FOR_A_TIME = {one.entity: one for one in TOPICS if one.cleanup == "delete"}

@@ -144,6 +144,18 @@ class Fleet:
                 await self._close(owned, opened.state)
                 opened.close()
 
+    async def check_inputs(self) -> None:
+        """`check_input` of all open partitions; nothing is written any more once it has raised."""
+        for owned in list(self.owned.values()):
+            if not owned.opening.done() or owned.opening.cancelled():
+                continue
+            async with owned.lock:
+                try:
+                    await self.check_input(owned.opening.result().state)
+                except Exception as error:  # noted before anybody else gets the lock of this partition
+                    self._failure = self._failure or error
+                    raise
+
     def paused(self) -> str:
         """What legitimately holds batches up, for the watchdog; empty when nothing does."""
         opening = [owned.partition for owned in self.owned.values() if not owned.opening.done()]

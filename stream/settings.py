@@ -26,10 +26,12 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from schemas.topics import DAY_MS, KEPT_FOR_A_TIME, Topic
 from stream import wrong_settings
 
 PSEUDONYM_KEY_CHARS_MIN = 32
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+RETENTION_DAYS_MAX = 3_650  # of topics: who is erased is in older records until they go
 
 
 class Section(BaseModel):
@@ -51,6 +53,25 @@ class Kafka(Section):
     sasl_password: SecretStr | None = None
     plaintext_password: bool = Field(False, description="beyond loopback it may go without TLS: the network is private")
     ssl_cafile: Path | None = None
+    retention_days: dict[str, Annotated[int, Field(le=RETENTION_DAYS_MAX)]] = Field(
+        default_factory=dict, description="topic, such as events → days its records are kept; clickwake topics sets it"
+    )
+
+    @field_validator("retention_days")
+    @classmethod
+    def _kept_long_enough(cls, value: dict[str, int]) -> dict[str, int]:
+        for entity, days in value.items():
+            topic = KEPT_FOR_A_TIME.get(entity)
+            if topic is None:
+                raise ValueError(f"{entity!r} is no topic that is kept for a time; these are {', '.join(KEPT_FOR_A_TIME)}")
+            if days < topic.retention_days_min:
+                raise ValueError(f"{entity} has to be kept for {topic.retention_days_min} days at least ({topic.why})")
+        return value
+
+    def retention_ms(self, topic: Topic) -> int:
+        """How long a topic's records are kept, by settings, else by the table."""
+        days = self.retention_days.get(topic.entity)
+        return topic.retention_ms if days is None else days * DAY_MS
 
     @property
     def is_local(self) -> bool:
@@ -75,7 +96,7 @@ class Kafka(Section):
 
 Kept = Literal["events", "event_products", "recommendations", "complements", "decisions", "segment_changes",
                "churn_alerts", "reminders", "deliveries", "offer_decisions", "opinions", "satisfaction_alerts",
-               "dead_letters"]
+               "satisfaction_predictions", "dead_letters"]
 
 
 class ClickHouse(Section):
@@ -352,6 +373,9 @@ class Training(Section):
     budget_s: float = Field(240.0, gt=0, description="for training the user encoder, both runs of a release together")
     pretrain: bool = Field(False, description="masked-item pre-training before next-item training; a quarter of the budget")
     threads: int = Field(1, ge=1, description="of torch; on busy cores a second one waits at barriers and slows the first")
+    satisfaction_every: str | None = Field(
+        None, description="how often the schedule learns the shop's own satisfaction model anew, e.g. 7d; default: never"
+    )
     satisfaction_budget_s: float = Field(1_800.0, gt=0, description="for fine-tuning an encoder on reviews")
     satisfaction_encoders: dict[str, Path] = Field(
         default_factory=dict,

@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
-from stream.adapters import changelog, faust_compat, kafka_clients, watchdog
+from stream.adapters import changelog, faust_compat, kafka_clients, listening, watchdog
 from stream.adapters.clock import WallClock
 from stream.adapters.erasures import Erasures
 from stream.adapters.lag import Lag
@@ -122,6 +122,7 @@ class Personalize:
                 group.create_task(self.erasures.wait_failed())
                 self.following.set()
                 group.create_task(watchdog.watch(self.app, paused=self.fleet.paused))
+                group.create_task(listening.topics_made_again(self.settings, (self.events, self.identity), self._made_again))
         except* Exception as errors:
             await self.app.fail(errors.exceptions[0])
 
@@ -226,6 +227,10 @@ class Personalize:
         self.sources.clear()
         for tp, _, why in await self._changed(state):
             raise changelog.InputChanged(f"{tp.topic}[{tp.partition}]: {why}. This worker ends and begins anew")
+
+    async def _made_again(self, names: set[str]) -> None:
+        """A partition that was opened since, as where Faust was told of the new topic itself, knows already."""
+        await self.fleet.check_inputs()
 
     async def _changed(self, state: PartitionState) -> list[tuple[TopicPartition, changelog.Place, str]]:
         """Inputs that are not what the state was folded from, and why; from here on the state knows."""

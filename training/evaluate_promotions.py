@@ -6,6 +6,7 @@ first half of the random log are judged by its second half against taking every 
 intervals say nothing.
 hillstrom: whom to mail, learned and judged in turns over five parts of the customers (a hash of the row decides), against
 mailing by lot and mailing those who are the most likely to visit.
+shop: the shop's own decisions, see `training.evaluate_offers`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import numpy.typing as npt
 from producers.datasets.table import DatasetError
 from stream.adapters.onnx import session
 from stream.core.bandit import BayesianLinear, Float64
-from training import baselines, campaigns, persuasion, uplift
+from training import baselines, campaigns, evaluate_offers, persuasion, uplift
 from training.campaigns import BANDIT, EMAIL, Impressions
 from training.comparison import Comparison, Measures, merged, statistics
 from training.evaluations import Evaluated, Request
 from training.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, bootstrap, interval
 from training.off_policy import ESTIMATORS, Log, ahead, decision, judge
+from training.offer_log import SHOP
 
 SERVED = "clickwake"
 PARTS = 5
@@ -38,11 +40,13 @@ def run(request: Request) -> Evaluated:
     """`clickwake evaluate promotions`."""
     if request.split is not None:
         raise DatasetError("promotions are split by themselves: leave --split out")
+    if request.dataset == SHOP:
+        return evaluate_offers.run(request)
     if request.dataset == BANDIT:
         return offers(request.path, request.settings.training.seed, request)
     if request.dataset == EMAIL:
         return whom(request.path, request.settings.training.seed, request)
-    raise DatasetError(f"unknown campaign {request.dataset!r}; known are {BANDIT} and {EMAIL}")
+    raise DatasetError(f"unknown campaign {request.dataset!r}; known are {BANDIT}, {EMAIL} and {SHOP}")
 
 
 def offers(path: Path, seed: int, request: Request) -> Evaluated:

@@ -1,13 +1,14 @@
 """What a policy would have earned, from the log of another that knew its propensities.
 
-Each estimator is a mean over decisions, so intervals are bootstraps over them. w = π(a|x) / p is how much more often the
-judged policy takes what was taken. IPS (Horvitz & Thompson 1952): mean of wr. SNIPS (Swaminathan & Joachims 2015): Σwr / Σw.
-Doubly robust (Dudík, Langford & Li 2011): a model's value of the policy, corrected by w times the model's error where it can
-be seen.
+Each estimator is a mean over decisions, so intervals are bootstraps over them, or over the users they were made for.
+w = π(a|x) / p is how much more often the judged policy takes what was taken. IPS (Horvitz & Thompson 1952): mean of wr.
+SNIPS (Swaminathan & Joachims 2015): Σwr / Σw. Doubly robust (Dudík, Langford & Li 2011): a model's value of the policy,
+corrected by w times the model's error where it can be seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -34,24 +35,35 @@ class Judged(NamedTuple):
     effective: float
 
 
-def judge(log: Log, policy: FloatArray, rewards: FloatArray | None = None, seed: int = 0) -> Judged:
+def judge(
+    log: Log, policy: FloatArray, rewards: FloatArray | None = None, seed: int = 0, drawn: Sequence[str] | None = None
+) -> Judged:
     """Policy (N, A): its chance of each action at each decision. `rewards` (N, A): what a model expects of each action,
-    learned without the decision itself; none is expected without."""
+    learned without the decision itself; none is expected without. `drawn` (N,): whose decision it was, where several are of
+    one user; each is by itself without."""
     expected = np.zeros_like(policy) if rewards is None else rewards
     rows = np.arange(len(log.actions))
     weights = policy[rows, log.actions] / log.propensities
     model = (policy * expected).sum(axis=1)
     error = weights * (log.rewards - expected[rows, log.actions])
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(rows), (BOOTSTRAP_ROUNDS, len(rows)))
-    gained, weighed, robust = weights * log.rewards, weights, model + error
-    draws = {
-        "IPS": gained[drawn].mean(axis=1), "DR": robust[drawn].mean(axis=1),
-        "SNIPS": gained[drawn].sum(axis=1) / np.maximum(weighed[drawn].sum(axis=1), 1e-12),
+    gained, robust = weights * log.rewards, model + error
+    sums = resampled(np.stack([gained, weights, robust, np.ones(len(rows))], axis=1), drawn, seed)  # (R, 4)
+    draws: dict[str, FloatArray] = {
+        "IPS": sums[:, 0] / sums[:, 3], "SNIPS": sums[:, 0] / np.maximum(sums[:, 1], 1e-12), "DR": sums[:, 2] / sums[:, 3],
     }  # fmt: skip
-    points = {"IPS": gained.mean(), "SNIPS": gained.sum() / max(weighed.sum(), 1e-12), "DR": robust.mean()}
+    points = {"IPS": gained.mean(), "SNIPS": gained.sum() / max(weights.sum(), 1e-12), "DR": robust.mean()}
     values = {name: interval(float(points[name]), draws[name]) for name in ESTIMATORS}
     return Judged(values, draws, float(weights.sum() ** 2 / max((weights**2).sum(), 1e-12)))
+
+
+def resampled(values: FloatArray, drawn: Sequence[str] | None, seed: int) -> FloatArray:
+    """(R, C): sums of values (N, C) in each bootstrap round. Decisions, or whole users, are drawn with replacement."""
+    if drawn is not None:
+        _, whose = np.unique(np.asarray(drawn), return_inverse=True)
+        values = np.stack([np.bincount(whose, weights=column) for column in values.T], axis=1)  # (U, C)
+    rng, count = np.random.default_rng(seed), len(values)
+    rounds = (np.bincount(rng.integers(0, count, count), minlength=count) @ values for _ in range(BOOTSTRAP_ROUNDS))
+    return np.stack(list(rounds))
 
 
 def ahead(one: Judged, other: Judged, estimator: str = "DR") -> Interval:

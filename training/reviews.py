@@ -110,8 +110,28 @@ def chinese_reviews(path: Path) -> Reviews:
 
 
 def from_clickhouse(settings: Settings, tenant: str, language: str = "") -> Reviews:
-    """A shop's own reviews and survey answers that have words and stars, of one language, without one the most frequent. The
-    group is the item, else what was said. Raises `DatasetError` where there are too few, `ClickHouseMissing`."""
+    """`stored` ones, if they are enough to learn, choose and judge by; else raises `DatasetError`."""
+    reviews = stored(settings, tenant, language)
+    if min(rarest(part) for part in by_item(reviews)) < OF_EACH_MIN:
+        raise DatasetError(too_few(tenant, reviews.language, len(reviews), OF_EACH_MIN))
+    return reviews
+
+
+def too_few(tenant: str, language: str, count: int, of_each: int) -> str:
+    """What to say where they are not enough."""
+    there = f"{count} in {language}" if count else "none"
+    return (f"tenant {tenant} has too few reviews with words and stars ({there}): needed are {of_each} of each kind, "
+            f"{RECOMMENDED_STARS} stars and more or fewer, among those to learn from, to choose by and to judge by")
+
+
+def rarest(reviews: Reviews) -> int:
+    """How many there are of the rarer kind, recommended or not."""
+    return int(np.bincount(reviews.recommended.astype(np.int64), minlength=2).min())
+
+
+def stored(settings: Settings, tenant: str, language: str = "") -> Reviews:
+    """A shop's own reviews and survey answers that have words and stars, of one language, without one the most frequent; in
+    the order of time. The group is the item, else what was said. Raises `ClickHouseMissing`."""
     sql = ("SELECT event, properties FROM events FINAL WHERE tenant = {tenant:String} AND event IN {names:Array(String)} "
            "ORDER BY timestamp, message_id")  # fmt: skip
     names = [name for name, form in FORMS.items() if form.rating is not None]
@@ -128,15 +148,8 @@ def from_clickhouse(settings: Settings, tenant: str, language: str = "") -> Revi
     most = language or max(found, key=lambda name: len(found[name]), default=UNKNOWN)
     some = list(found.get(most, {}).values())
     stars = np.array([round(one.stars or 0.0) for one in some], dtype=np.int64)
-    reviews = Reviews(most, [one.text for one in some], (stars >= RECOMMENDED_STARS).astype(np.float64), stars,
-                      [one.item_id or one.text for one in some])  # fmt: skip
-    rarest = min(int(np.bincount(part.recommended.astype(np.int64), minlength=2).min()) for part in by_item(reviews))
-    if rarest < OF_EACH_MIN:
-        there = ", ".join(f"{len(texts)} in {name}" for name, texts in found.items()) or "none"
-        raise DatasetError(f"tenant {tenant} has too few reviews with words and stars ({there}): needed are, in {most}, "
-                           f"{OF_EACH_MIN} of each kind, {RECOMMENDED_STARS} stars and more or fewer, among the items to "
-                           "learn from, among those to choose by and among those to judge by")  # fmt: skip
-    return reviews
+    return Reviews(most, [one.text for one in some], (stars >= RECOMMENDED_STARS).astype(np.float64), stars,
+                   [one.item_id or one.text for one in some])  # fmt: skip
 
 
 def _rows(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
@@ -171,6 +184,12 @@ def by_item(reviews: Reviews) -> tuple[Reviews, Reviews, Reviews]:
     at = np.array([place(group) for group in reviews.groups])
     test, validation = at < TEST_SHARE, (at >= TEST_SHARE) & (at < TEST_SHARE + VALIDATION_SHARE)
     return reviews.where(~test & ~validation), reviews.where(validation), reviews.where(test)
+
+
+def by_place(reviews: Reviews, share: float) -> tuple[Reviews, Reviews]:
+    """(the others, those in this share of the groups)."""
+    chosen = np.array([place(group) for group in reviews.groups]) < share
+    return reviews.where(~chosen), reviews.where(chosen)
 
 
 def left_out(reviews: Reviews, category: str | None) -> tuple[Reviews, Reviews, Reviews]:

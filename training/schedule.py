@@ -17,12 +17,13 @@ from types import FrameType
 
 import structlog
 
+from producers.datasets.table import DatasetError
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from schemas.release import Manifest, ModelRelease, Verdict
 from stream import settings as settings_module
 from stream.adapters import model_store, signing
 from stream.settings import Settings
-from training import gate, release, snapshot, text_encoder, texts, train, trials, verdicts, watch
+from training import gate, release, satisfaction_renewal, snapshot, text_encoder, texts, train, trials, verdicts, watch
 from training.parity import ParityFailed
 from training.texts import Texts
 
@@ -80,10 +81,25 @@ def _judged(settings: Settings, history: snapshot.History, known: Texts, candida
     return gate.judge(settings, history, known, candidate, current, log.info)
 
 
+def renew_satisfaction(renewal: satisfaction_renewal.Schedule) -> None:
+    """The satisfaction model, when it is due; what stands in the way is said, and it is due again after its own interval."""
+    try:
+        renewed = renewal.when_due(log.info)
+    except (DatasetError, *NOT_NOW) as error:
+        log.warning("satisfaction model not renewed", why=str(error))
+        return
+    if renewed is not None:
+        log.info("satisfaction model published" if renewed.published else "satisfaction model kept",
+                 model=renewed.published, why=renewed.reason)  # fmt: skip
+
+
 def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) -> None:
     """Train whenever the current release is `every_s` old, until `stop`. A round that cannot be done says why and is tried
     again soon: a new shop has no history yet. The text encoder is exported first: the catalog waits for it."""
     text_encoder.export(settings)
+    renewal = None
+    if settings.training.satisfaction_every is not None:
+        renewal = satisfaction_renewal.Schedule(settings, tenant, seconds(settings.training.satisfaction_every))
     _watch_until(settings, tenant, _due_in_s(settings, every_s), stop)
     while not stop.is_set():
         started = time.monotonic()
@@ -95,6 +111,8 @@ def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) 
         except NOT_NOW as error:
             pause_s = min(every_s, RETRY_S)
             log.warning("no training this time", why=str(error), again_in_s=round(pause_s))
+        if renewal is not None:
+            renew_satisfaction(renewal)
         _watch_until(settings, tenant, max(1.0, pause_s - (time.monotonic() - started)), stop)
 
 
@@ -129,6 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         every_s = seconds(chosen.every)
+        if settings.training.satisfaction_every is not None:
+            seconds(settings.training.satisfaction_every)
     except ValueError as error:
         parser.error(str(error))
     os.nice(NICENESS)

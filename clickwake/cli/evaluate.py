@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -103,15 +103,26 @@ def evaluate_satisfaction(
 
 @evaluate.command("promotions")
 def evaluate_promotions(
-    dataset: Annotated[str, typer.Argument(help="open-bandit or hillstrom")],
-    path: Annotated[Path, typer.Argument(help="open-bandit: the folder with random/ and bts/; hillstrom: the file")],
+    dataset: Annotated[str, typer.Argument(help="open-bandit, hillstrom, or shop: your own decisions in ClickHouse")],
+    path: Annotated[
+        Path | None, typer.Argument(help="open-bandit: the folder with random/ and bts/; hillstrom: the file; none for shop")
+    ] = None,
+    tenant: Annotated[str, typer.Option(help="of shop: whose decisions")] = "demo",
+    placement: Annotated[str, typer.Option(help="of shop: only at this one; default: each by itself")] = "",
+    since: Annotated[datetime | None, typer.Option(help="of shop: served from this time on, UTC")] = None,
+    until: Annotated[datetime | None, typer.Option(help="of shop: served before it, UTC")] = None,
     as_json: AsJson = False,
     report: ReportDir = None,
 ) -> None:
     """Which offer, and whom to mail: policies judged by logs that were drawn by lot, and what may be concluded."""
     from training import evaluations
+    from training.offer_log import SHOP, from_clickhouse
 
-    evaluations.main("promotions", dataset, path, None, as_json, report)
+    if (path is None) != (dataset == SHOP):
+        raise typer.BadParameter(f"{dataset} is read from {'ClickHouse' if dataset == SHOP else 'its file'}")
+    first, last = (None if at is None else at.replace(tzinfo=UTC) for at in (since, until))
+    source = partial(from_clickhouse, tenant=tenant, placement=placement, since=first, until=last) if path is None else None
+    evaluations.main("promotions", dataset, path or Path(), None, as_json, report, source=source)
 
 
 @evaluate.command("clusters")

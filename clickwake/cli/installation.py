@@ -59,7 +59,7 @@ def topics(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="create nothing, only compare")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print it as JSON")] = False,
 ) -> None:
-    """Create the Kafka topics that are missing; exits with 1 when an existing one differs."""
+    """Create the Kafka topics that are missing, keep them as long as settings say; exits with 1 when one differs."""
     from clickwake import commands
 
     raise typer.Exit(commands.run_topics(dry_run=dry_run, as_json=as_json))

@@ -131,6 +131,20 @@ def strategies_compare(
     raise typer.Exit(command.run_compare(tenant, segment, item or [], category, least, picture, as_json=as_json))
 
 
+@strategies.command("store")
+def strategies_store(
+    segment: Annotated[str | None, typer.Option(help="users who are in it now; default: all who spoke")] = None,
+    item: Annotated[list[str] | None, typer.Option(help="of these items only; may be repeated")] = None,
+    category: Annotated[str | None, typer.Option(help="of items in this first level of the catalog's categories")] = None,
+    tenant: Annotated[str, typer.Option(help="whose users")] = "demo",
+    as_json: Annotated[bool, typer.Option("--json", help="print what was stored as JSON")] = False,
+) -> None:
+    """Predict every user with every item under every strategy, and keep it in ClickHouse with the model it came from."""
+    from clickwake import strategies as command
+
+    raise typer.Exit(command.run_store(tenant, segment, item or [], category, as_json=as_json))
+
+
 @strategies.command("predict")
 def strategies_predict(
     user: Annotated[str, typer.Argument(help="as events name them")],

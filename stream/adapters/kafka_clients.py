@@ -8,7 +8,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
@@ -142,6 +142,15 @@ async def topic_id(settings: Settings, topic: str) -> str:
 
 
 def _topic_id(settings: Settings, topic: str) -> str:
+    found = topic_ids(settings, [topic])
+    if topic not in found:
+        raise LookupError(f"topic {topic} does not exist on {settings.kafka.bootstrap_servers}; "
+                          f"create the topics first (clickwake topics)")
+    return found[topic]
+
+
+def topic_ids(settings: Settings, names: Collection[str]) -> dict[str, str]:
+    """The id of each of these topics that is there, see `topic_id`. Waits in the thread; raises `KafkaMissing`."""
     from kafka.admin import KafkaAdminClient
     from kafka.errors import KafkaError as AdminError
 
@@ -150,15 +159,12 @@ def _topic_id(settings: Settings, topic: str) -> str:
     except AdminError as error:
         raise KafkaMissing(missing(settings, error)) from error
     try:
-        described = admin.describe_topics([topic])[0]
+        described = admin.describe_topics(list(names))
     except AdminError as error:
         raise KafkaMissing(missing(settings, error)) from error
     finally:
         admin.close()
-    if described["error_code"]:
-        raise LookupError(f"topic {topic} does not exist on {settings.kafka.bootstrap_servers}; "
-                          f"create the topics first (clickwake topics)")
-    return str(described["topic_id"])
+    return {str(one["name"]): str(one["topic_id"]) for one in described if not one["error_code"]}
 
 
 def handshake_failure(settings: Settings) -> OSError | None:

@@ -1,7 +1,10 @@
-"""Ends a process whose consumer gets no answer although the broker answers others.
+"""Ends a process whose consumer gets no answer although the broker answers others, and notices topics that were made again.
 
 aiokafka's tasks can end without anybody knowing (the known way is closed in `broken_connections`): what would be read then
 waits for ever, and nothing is said. A broker that is away answers nobody, and is waited for.
+
+Nor does a consumer know a topic by more than its name: where one was deleted and made again, and has grown beyond the place
+that was read up to, it goes on there and passes over what is new before it.
 """
 
 from __future__ import annotations
@@ -12,15 +15,16 @@ import logging
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Collection
-from typing import NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from functools import partial
+from typing import NoReturn, TypeVar
 
 import kafka.errors
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
 from stream.adapters import stuck
-from stream.adapters.kafka_clients import REQUEST_TIMEOUT_S
+from stream.adapters.kafka_clients import REQUEST_TIMEOUT_S, topic_ids
 from stream.adapters.lag import Lag
 from stream.endings import only_when_asked
 from stream.settings import Settings
@@ -30,7 +34,9 @@ log = logging.getLogger(__name__)
 DEAF_S = REQUEST_TIMEOUT_S + 10  # a request that was merely lost has been given up and sent again by then
 INTERVAL_S = 10.0
 ANSWER_TIMEOUT_S = 5.0
+TOPICS_EVERY_S = 30.0  # a client of its own each time; metadata are asked for as often
 EXIT_STALLED = 75  # EX_TEMPFAIL: start me again
+T = TypeVar("T")
 
 
 class Deafness:
@@ -55,35 +61,80 @@ class Deafness:
         return None
 
 
-async def others_are_answered(settings: Settings, group: str, partitions: Collection[tuple[str, int]]) -> bool:
-    """Whether a client made anew is told where the partitions end and where the group is. It asks in a thread that nobody
-    waits for: no process that is told to end may stay for a broker that is away."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    answers: list[bool] = []
+class Incarnations:
+    """Topics by the ids that the broker gave them (KIP-516): one that was deleted and made again has another; pure.
 
-    def ask() -> None:
-        try:
-            with Lag(settings) as client:
-                answers.append(client.answers(group, partitions))
-        except (kafka.errors.KafkaError, OSError):
-            answers.append(False)
+    >>> seen = Incarnations()
+    >>> [sorted(seen.made_again(ids)) for ids in ({"events": "a", "items": "b"}, {"items": "b"}, {"events": "c"})]
+    [[], [], ['events']]
+    """
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+
+    def made_again(self, ids: Mapping[str, str]) -> set[str]:
+        """Those that are others than when they were last there."""
+        found = {name for name, one in ids.items() if self._ids.get(name, one) != one}
+        self._ids |= ids
+        return found
+
+
+async def _told(ask: Callable[[], T]) -> T | None:
+    """What a client made anew is told, None without an answer in time. It asks in a thread that nobody waits for: no process
+    that is told to end may stay for a broker that is away."""
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    answers: list[T] = []
+
+    def asking() -> None:
+        with contextlib.suppress(kafka.errors.KafkaError, OSError):
+            answers.append(ask())
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(told.set)
 
-    threading.Thread(target=ask, name=f"asking about {group}", daemon=True).start()
-    try:
+    threading.Thread(target=asking, name="asking the broker", daemon=True).start()
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             await told.wait()
-    except TimeoutError:
-        return False
-    return answers[0]
+    return answers[0] if answers else None
+
+
+async def others_are_answered(settings: Settings, group: str, partitions: Collection[tuple[str, int]]) -> bool:
+    """Whether a client made anew is told where the partitions end and where the group is."""
+    def ask() -> bool:
+        with Lag(settings) as client:
+            return client.answers(group, partitions)
+
+    return await _told(ask) is True
+
+
+async def topics_made_again(
+    settings: Settings, names: Collection[str], found: Callable[[set[str]], Awaitable[None]], *,
+    interval_s: float = TOPICS_EVERY_S,
+) -> NoReturn:  # fmt: skip
+    """Watch for topics that are made again, counted from the first look, and hand over their names."""
+    seen = Incarnations()
+    while True:
+        if again := seen.made_again(await _told(partial(topic_ids, settings, names)) or {}):
+            await found(again)
+        await asyncio.sleep(interval_s)  # the pace of the watch itself
 
 
 @contextlib.asynccontextmanager
 async def answered(
-    settings: Settings, consumer: AIOKafkaConsumer, group: str, *, deaf_s: float = DEAF_S, interval_s: float = INTERVAL_S
+    settings: Settings, consumer: AIOKafkaConsumer, group: str, on_made_again: Callable[[], object] = lambda: None, *,
+    deaf_s: float = DEAF_S, interval_s: float = INTERVAL_S, topics_every_s: float = TOPICS_EVERY_S,
 ) -> AsyncIterator[None]:  # fmt: skip
-    """For the length of a block, see that a consumer is answered while others are."""
+    """For the length of a block, see that a consumer is answered while others are; and that a topic which was made again is
+    read from its beginning. `on_made_again` is called in the same step of the loop: what was read before it is of the topic
+    that is gone, or behind what is new, and no commit may stand for it. What of it is known is told by ids."""
+    async def begin_anew(names: set[str]) -> None:
+        log.error("%s: the topic was made again, its id is another; %s reads it from the beginning",
+                  ", ".join(sorted(names)), group)
+        on_made_again()
+        for tp in consumer.assignment():
+            if tp.topic in names:
+                consumer.seek(tp, 0)
+
     async def listen() -> NoReturn:
         ear = Deafness()
         while True:
@@ -97,14 +148,19 @@ async def answered(
                 end(reason, asyncio.get_running_loop())
             await asyncio.sleep(interval_s)  # the pace of the watch itself
 
-    listening = asyncio.create_task(only_when_asked(listen)(), name=f"listening for {group}")
+    async def look() -> NoReturn:
+        await topics_made_again(settings, consumer.subscription(), begin_anew, interval_s=topics_every_s)
+
+    watches = [asyncio.create_task(only_when_asked(one)(), name=f"{one.__name__} for {group}") for one in (listen, look)]
     try:
         yield
     finally:
-        listening.cancel()
-        await asyncio.wait((listening,))
-        if not listening.cancelled():
-            listening.result()
+        for task in watches:
+            task.cancel()
+        await asyncio.wait(watches)
+        for task in watches:
+            if not task.cancelled():
+                task.result()
 
 
 def end(reason: str, loop: asyncio.AbstractEventLoop) -> NoReturn:

@@ -54,6 +54,12 @@ class Posterior(NamedTuple):
         """What one outcome at x will be."""
         return self._interval(x, sqrt(float(((x @ self.root) ** 2).sum()) + self.noise**2))
 
+    def each(self, x: Float64) -> Float64:
+        """(N, 3): what each xθ is, x (N, F), and the ends of its interval."""
+        values = x @ self.mean  # (N,)
+        half = t_quantile((1 + LEVEL) / 2, self.degrees) * np.linalg.norm(x @ self.root, axis=1)
+        return np.stack([values, values - half, values + half], axis=1)
+
     def _interval(self, x: Float64, scale: float) -> Estimate:
         value, half = float(x @ self.mean), t_quantile((1 + LEVEL) / 2, self.degrees) * scale
         return Estimate(value, value - half, value + half)

@@ -13,7 +13,7 @@ and the comparison says so.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -239,6 +239,32 @@ class Model(NamedTuple):
         """(F,): the mean features of all pairs; effects are sums, so its prediction is the mean of theirs."""
         return np.asarray(self.levels.x(asked.leanings[None], self.levels.strategy([strategy]), asked.groups[None],
                                         asked.categories[None])[0])  # fmt: skip
+
+
+    def predicted(self, users: Mapping[str, Sequence[str]], items: Mapping[str, str]) -> Iterator[Predicted]:
+        """Every strategy for each of these users with each of these items, some at a time."""
+        names, ids = self.levels.strategies, list(items)
+        together = max(1, ROWS_AT_ONCE // len(names))
+        for user, groups in users.items():
+            for start in range(0, len(ids), together):
+                some = ids[start : start + together]
+                n = len(some) * len(names)
+                leanings = np.empty((n, 2))
+                leanings[:, 0] = self.leanings.user(user)
+                leanings[:, 1] = np.repeat([self.leanings.item(one) for one in some], len(names))
+                categories = self.levels.category([items[one] for one in some])  # (I, C)
+                x = self.levels.x(leanings, np.tile(np.eye(len(names)), (len(some), 1)),
+                                  np.repeat(self.levels.group([groups]), n, axis=0),
+                                  np.repeat(categories, len(names), axis=0))  # (I·S, F)
+                yield Predicted(user, some, self.posterior.each(x).reshape(len(some), len(names), 3).clip(0, 1))
+
+
+class Predicted(NamedTuple):
+    """Of one user with I items under each of S strategies: expected satisfaction and the ends of its interval, 0 to 1."""
+
+    user: str
+    items: list[str]
+    values: Float64  # (I, S, 3)
 
 
 def learn(rows: Sequence[Rated]) -> Model:

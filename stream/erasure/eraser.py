@@ -39,7 +39,7 @@ from stream.adapters.lag import Lag
 from stream.adapters.producing import Message, send_keyed
 from stream.core import identity
 from stream.erasure.rows import Rows
-from stream.settings import Settings
+from stream.settings import Kafka, Settings
 from stream.tracing.port import UNTRACED, Tracing
 
 log = structlog.get_logger()
@@ -66,10 +66,10 @@ BY_THEMSELVES = (
 )
 
 
-def until(topic: Topic, at: datetime) -> datetime:
+def until(topic: Topic, at: datetime, kafka: Kafka) -> datetime:
     """When a record that was on the topic at this time is gone for certain: its segment is closed after a day at most, and
     then kept for the retention, or compacted within a day."""
-    kept_ms = topics.DAY_MS if topic.cleanup == "compact" else topic.retention_ms
+    kept_ms = topics.DAY_MS if topic.cleanup == "compact" else kafka.retention_ms(topic)
     return at + timedelta(milliseconds=topics.DAY_MS + kept_ms)
 
 
@@ -193,8 +193,8 @@ class Eraser:
         refusals = Done(place=f"Kafka {topics.ADS_REFUSALS.name(prefix)}, current record",
                         did="deleted by the same owner before the state was")  # fmt: skip
         later = [Done(place=place, did=did, seen=False) for place, did in BY_THEMSELVES]
-        copies = [Done(place=f"Kafka {one.name(prefix)}", did="older records go by the topic's bounds", until=until(one, at),
-                       seen=False) for one in COPIES]  # fmt: skip
+        copies = [Done(place=f"Kafka {one.name(prefix)}", did="older records go by the topic's bounds", seen=False,
+                       until=until(one, at, self.settings.kafka)) for one in COPIES]  # fmt: skip
         receipt = Receipt(
             erasure_id=request.erasure_id, tenant=request.tenant,
             subjects=tuple(subject(one).decode().rpartition("/")[2] for one in keys),

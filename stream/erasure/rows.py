@@ -45,6 +45,7 @@ ABOUT = {
     "deliveries": About("user_id IN {ids:Array(String)}", "at"),
     "offer_decisions": About("user_id IN {ids:Array(String)}", "ifNull(as_of_ts, served_at)"),
     "opinions": About("user_id IN {ids:Array(String)}", "said_at"),
+    "satisfaction_predictions": About("user_id IN {ids:Array(String)}", "as_of_ts"),
     "dead_letters": About(_LETTER, "first_seen"),
 }
 

@@ -145,7 +145,8 @@ def in_topic(settings: Settings, topic: Topic, needles: Needles, done: Mapping[s
     if newer:
         yield Found(place=f"Kafka {name}, newer than any receipt", records=newer)
     if older := hits - current - newer:
-        yield Found(place=f"Kafka {name}, older records", records=older, until=until(topic, datetime.now(UTC)))
+        gone_by = until(topic, datetime.now(UTC), settings.kafka)
+        yield Found(place=f"Kafka {name}, older records", records=older, until=gone_by)
 
 
 def _said(topic: Topic, value: bytes | None) -> bytes | None:

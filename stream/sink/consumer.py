@@ -104,7 +104,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def run(self) -> None:
         try:
             await self._unless_stopped(self._connect())
-            async with answered(self.settings, self._consumer, group(self.settings)):
+            async with answered(self.settings, self._consumer, group(self.settings), self._begin_anew):
                 await self._loop()
         except Stopped as reason:
             log.warning("sink.stopped", reason=str(reason), next="offsets were not committed: a later start reads it again")
@@ -165,9 +165,13 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
             await asyncio.sleep(TOPICS_PAUSE_S)  # the broker does not tell when a topic is created
 
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
+        self._begin_anew()
+        self._read.clear()
+
+    def _begin_anew(self) -> None:
+        """Nothing of what was read until now is committed."""
         self._generation += 1
         self._uncommitted.clear()
-        self._read.clear()
 
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         log.info("sink.assigned", partitions=len(assigned))

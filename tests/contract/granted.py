@@ -14,7 +14,7 @@ from chdb.state.sqlitelike import Connection
 
 from stream.adapters.clickhouse import migrations
 
-USERS = ("clickwake_sink", "clickwake_erasure", "clickwake_training", "clickwake_analyst")
+USERS = ("clickwake_sink", "clickwake_erasure", "clickwake_training", "clickwake_strategies", "clickwake_analyst")
 CONFIG = "<clickhouse><user_directories><users_xml><path>{}/users.xml</path></users_xml></user_directories></clickhouse>"
 OWNER = """<clickhouse><profiles><default/></profiles><quotas><default/></quotas><users><default>
 <password/><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from stream.adapters.strategies import PREDICTIONS
 from stream.erasure.rows import ABOUT
 from stream.sink.tables import TABLES
 
@@ -26,9 +27,9 @@ def test_each_user_can_do_what_its_process_does_and_nothing_else(tmp_path: Path)
     assert len(everything) > 30
     reads = {user: set(one["reads"]) for user, one in can.items()}
     assert reads == {"clickwake_sink": set(), "clickwake_erasure": set(ABOUT), "clickwake_training": everything,
-                     "clickwake_analyst": everything}  # fmt: skip
+                     "clickwake_strategies": everything, "clickwake_analyst": everything}  # fmt: skip
     writes = {user: set(one["writes"]) for user, one in can.items() if one["writes"]}
-    assert writes == {"clickwake_sink": {table.name for table in TABLES}}
+    assert writes == {"clickwake_sink": {table.name for table in TABLES}, "clickwake_strategies": {PREDICTIONS}}
     deletes = {grant.split(" ON clickwake.")[1].split(" TO ")[0] for grant in can["clickwake_erasure"]["grants"]
                if "ALTER DELETE" in grant}  # fmt: skip
     assert deletes == set(ABOUT)

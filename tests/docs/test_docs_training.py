@@ -31,6 +31,7 @@ NOT_RUN = {
     r"clickwake train( +#|$)": "from ClickHouse: tests/integration/test_training_loop.py",
     r"--every": "goes on until it is stopped: tests/integration/test_training_loop.py",
     r"evaluate satisfaction": "tests/unit/test_satisfaction_evaluation.py runs it so",
+    r"evaluate promotions shop": "from ClickHouse: tests/integration/test_offer_views.py",
     r"--ablations --freshness": "twenty trainings",
 }
 # how a command begins → what is said after it, so that it takes seconds; the last word counts

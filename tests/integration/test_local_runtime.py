@@ -143,6 +143,27 @@ def test_topics_are_created_once_and_differences_are_told(kafka: str, topic_pref
     assert events.differences == ("partitions are 3, not 5: set CLICKWAKE_KAFKA__PARTITIONS=3",)
 
 
+def test_topics_are_kept_as_long_as_settings_say_and_what_operators_gave_others_is_told(
+    kafka: str, topic_prefix: str
+) -> None:
+    def kept(**days: int) -> Settings:
+        values = {"bootstrap_servers": kafka, "topic_prefix": topic_prefix, "retention_days": days}
+        return Settings(kafka=Kafka.model_validate(values))
+
+    def outcomes(settings: Settings, *, dry: bool = False) -> dict[str, topics.Outcome]:
+        return {one.topic: one for one in (topics.describe if dry else topics.create)(settings)}
+
+    events = EVENTS.name(topic_prefix)
+    assert {one.result for one in topics.create(kept(events=90))} == {"created"}
+    assert {one.result for one in topics.create(kept(events=90))} == {"exists"}, "it was created so"
+    (said,) = outcomes(kept())[events].differences
+    assert said.startswith("it is kept for 90 days, not 30 days") and "CLICKWAKE_KAFKA__RETENTION_DAYS" in said
+    assert outcomes(kept(events=10), dry=True)[events].result == "differs"
+    changed = outcomes(kept(events=10))[events]
+    assert (changed.result, changed.why) == ("changed", "kept for 10 days, before for 90 days")
+    assert {one.result for one in topics.create(kept(events=10))} == {"exists"}
+
+
 # --- processes --------------------------------------------------------------------------------------------------------
 
 def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:

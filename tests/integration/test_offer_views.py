@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import threading
 import uuid
 from collections.abc import Iterator
@@ -14,7 +16,9 @@ from typing import Any
 import msgspec
 import pytest
 from clickhouse_connect.driver.client import Client
+from typer.testing import CliRunner
 
+from clickwake.cli import app
 from schemas import topics
 from schemas.outputs import Decision, OfferBudget, OfferCost, Offered
 from stream.adapters import clickhouse as adapter
@@ -144,3 +148,60 @@ def test_a_replay_changes_nothing(client: Client) -> None:
     for start in range(0, len(RECORDS), 5):
         client.store(RECORDS[start : start + 5])
     assert everything(client) == before
+
+
+RATES = {"red": 0.5, "blue": 0.2}
+CHANCES = {"red": 0.6, "blue": 0.4}
+PEOPLE = 400  # a tenth of them held out, who see red
+
+
+def drawn(minute: int, draw: random.Random) -> list[Any]:
+    """A person's decision, their seeing it, and their click if it is to come."""
+    user, out = f"p{minute}", minute % 10 == 0
+    chances = {"red": 1.0} if out else CHANCES
+    offer = draw.choices(list(chances), list(chances.values()))[0]
+    made = msgspec.json.decode(decided(minute, f"w{minute}", user, offer, out=out).value, type=Decision)
+    assert made.offer is not None
+    shown = msgspec.structs.replace(made.offer, propensity=chances[offer], candidates=chances, groups=())
+    found = [_record(topics.DECISIONS, minute, msgspec.json.encode(msgspec.structs.replace(made, offer=shown))),
+             did(minute, f"w{minute}", user, SEEN)]
+    if draw.random() < RATES[offer]:
+        clicked = did(minute, f"w{minute}", user, CLICKED)
+        clicked.value = clicked.value.replace(f"{user}-{minute}".encode(), f"{user}-{minute}-click".encode())
+        clicked.offset += 1_000_000
+        found.append(clicked)
+    return found
+
+
+def test_the_shops_own_log_judges_policies_as_the_planted_truth_says(
+    client: Client, clickhouse: ClickHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the people within the period asked about; who has not seen it, or whose window is open, does not count."""
+    draw = random.Random(4)
+    records = [one for number in range(PEOPLE) for one in drawn(number, draw)]
+    last = round((datetime.now(UTC) - T0).total_seconds() / 60)  # this minute: its window is open
+    records += [decided(1, "unseen", "q1", "red"), decided(last, "open", "q2", "red"), did(last, "open", "q2", SEEN)]
+    assert client.store(records) == []
+    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__PORT", str(clickhouse.port))
+    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__DATABASE", str(client.database))
+
+    def asked(*more: str) -> dict[str, Any]:
+        done = CliRunner().invoke(app, ["evaluate", "promotions", "shop", "--tenant", "shop", "--json", *more])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    found = asked()
+    assert found["n"] == 360 and found["settings"]["home: impressions held out"] == 40
+    truth = {"always red": 0.5, "always blue": 0.2, "all alike": 0.35, "as served": 0.6 * 0.5 + 0.4 * 0.2}
+    for name, value in truth.items():
+        for estimator in ("IPS", "SNIPS", "DR"):
+            one = found["models"][name][f"home.{estimator}"]
+            assert one["low"] <= value <= one["high"], (name, estimator, one)
+    held = found["models"]["held out"]["home.rate"]
+    assert held["low"] <= 0.5 <= held["high"]
+    assert found["settings"]["home: always blue"] == "worse" and found["settings"]["home: always red"] == "better"
+    half = asked("--placement", "home", "--until", at(PEOPLE // 2).strftime("%Y-%m-%dT%H:%M:%S"))
+    assert half["n"] == 180
+    done = CliRunner().invoke(app, ["evaluate", "promotions", "shop", "--tenant", "nobody"])
+    assert done.exit_code == 1 and "tenant nobody has no decision" in " ".join(done.output.split()), done.output

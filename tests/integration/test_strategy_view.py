@@ -142,6 +142,7 @@ def test_a_simulated_shop_is_joined_as_in_the_evaluation_and_the_commands_answer
     assert one["user_leaning"] == pytest.approx(learn(known.rows).leanings.user(user))
     assert all(0 <= arm["satisfaction"]["low"] <= arm["satisfaction"]["value"] <= arm["satisfaction"]["high"] <= 1
                for arm in one["arms"])  # fmt: skip
+    assert_stored_as_predicted(database, user, item, one["arms"], capsys)
     request = Request(Settings(clickhouse=database.settings), "clickhouse", Path("demo"), None, lambda text: None)
     judged = run(request).comparison
     assert 20 < judged.n < len(known.rows) and judged.models["clickwake"]["rmse"].value < 0.5
@@ -151,3 +152,33 @@ def test_a_simulated_shop_is_joined_as_in_the_evaluation_and_the_commands_answer
     assert "nobody is in the segment" in capsys.readouterr().err
     assert command.run_compare("empty", None, [], None, 0.05, None, as_json=True) == 1
     assert "no opinions about items yet" in json.loads(capsys.readouterr().out)["error"]
+
+
+def assert_stored_as_predicted(
+    database: Database, user: str, item: str, arms: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All who spoke, with two items: what `predict` says of one of them, with the model; and the newest in the view."""
+    known = read(database.settings, "demo")
+    other = next(row.item for row in known.rows if row.item != item)
+    stored = []
+    for _ in range(2):
+        assert command.run_store("demo", None, [item, other], None, as_json=True) == 0
+        stored.append(json.loads(capsys.readouterr().out))
+    first, second = stored
+    assert first == second and first["rows"] == len({row.user for row in known.rows}) * 2 * len(arms)
+    assert database.rows("SELECT count() FROM satisfaction_predictions FINAL") == [(2 * first["rows"],)], "append only"
+    assert database.rows("SELECT count(), uniqExact(model_version), any(model_version), any(learned_until) "
+                         "FROM satisfaction_predicted") == [
+        (first["rows"], 1, first["model_version"], datetime.fromtimestamp(known.rows[-1].said_ms / 1000, UTC))]  # fmt: skip
+    rows = database.client.query(
+        "SELECT strategy, satisfaction, low, high, opinions, by_lot, as_of_ts FROM satisfaction_predicted "
+        "WHERE user_id = {user:String} AND item_id = {item:String}", parameters={"user": user, "item": item},
+    ).result_rows  # fmt: skip
+    spoke = max(row.said_ms for row in known.rows if row.user == user)
+    assert {row[6].timestamp() * 1000 for row in rows} == {pytest.approx(spoke)}
+    found = {row[0]: row[1:6] for row in rows}
+    for arm in arms:
+        mean = arm["satisfaction"]
+        assert found[arm["strategy"]][:3] == pytest.approx((mean["value"], mean["low"], mean["high"]))
+        assert found[arm["strategy"]][3:] == (arm["opinions"], arm["by_lot"])
+    assert len(found) == len(arms)

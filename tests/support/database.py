@@ -29,7 +29,7 @@ VIEWS = ("items_by_hour", "funnel_daily", "sessions", "active_users_daily", "coh
          "satisfaction_by_brand", "satisfaction_by_aspect", "satisfaction_alerts_served", "reminders_served",
          "item_purchases", "reminder_outcomes", "interval_due", "reminder_precision", "offer_decisions_served",
          "offer_outcomes", "offer_exposure", "offer_results", "offer_effect", "offer_spend", "complements_served",
-         "complement_outcomes", "strategy_opinions", "staff_delivery_outcomes")
+         "complement_outcomes", "strategy_opinions", "satisfaction_predicted", "staff_delivery_outcomes")
 SETTINGS = Settings(_env_file=None, privacy=Privacy(message_key=SecretStr("m" * 32)))
 FUNCTIONS = row_functions(SETTINGS)
 APPENDED_MS = 1_800_000_000_000

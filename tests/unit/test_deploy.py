@@ -24,6 +24,7 @@ import clickwake
 from producers.collector.serve import refusal as collector_refusal
 from reference import streams
 from stream.adapters.metrics import ReleaseMetrics
+from stream.adapters.strategies import PREDICTIONS
 from stream.erasure.rows import ABOUT
 from stream.http import keys, scraping
 from stream.settings import Settings
@@ -85,7 +86,9 @@ def test_readers_may_only_read_and_the_engine_knows_every_grant() -> None:
         assert CONFIG.findtext(f"profiles/{profile}/readonly") == "2"
     import chdb
 
-    for user in ("clickwake_sink", "clickwake_erasure", "clickwake_training", "clickwake_analyst"):
+    assert grants("clickwake_strategies") == ["GRANT SELECT ON clickwake.*",
+                                              f"GRANT INSERT, SHOW COLUMNS ON clickwake.{PREDICTIONS}"]  # fmt: skip
+    for user in ("clickwake_sink", "clickwake_erasure", "clickwake_training", "clickwake_strategies", "clickwake_analyst"):
         for grant in grants(user):
             assert chdb.query(f"EXPLAIN AST {grant} TO somebody").bytes().startswith(b'"GrantQuery"')
 
@@ -101,7 +104,7 @@ def test_every_user_has_a_password_from_the_environment_and_no_process_is_the_ow
               if (one.get("environment") or {}).get("CLICKWAKE_CLICKHOUSE__USER") == "clickwake"]  # fmt: skip
     assert owners == ["setup"]
     for name, user in (("sink", "clickwake_sink"), ("erasure", "clickwake_erasure"), ("training", "clickwake_training"),
-                       ("dashboard", "clickwake_analyst")):  # fmt: skip
+                       ("strategies", "clickwake_strategies"), ("dashboard", "clickwake_analyst")):  # fmt: skip
         assert services[name]["environment"]["CLICKWAKE_CLICKHOUSE__USER"] == user
     assert services["sink"]["environment"]["CLICKWAKE_SINK__MIGRATE"] == "false"
 

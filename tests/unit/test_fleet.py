@@ -322,6 +322,19 @@ async def test_an_input_that_is_another_than_was_folded_ends_the_worker(fleet: F
     assert fake.folded == fake.closed == [] and batch.acked == 0
 
 
+async def test_a_look_at_all_inputs_that_finds_another_than_was_folded_ends_the_worker(fleet: Fleet) -> None:
+    fake: Any = fleet.personalizer
+    batch = Batch(0, "folded before")
+    await fleet.handle(batch)
+    await until(lambda: fake.folded == ["folded before"])
+    with pytest.raises(LookupError):
+        await fleet.check_inputs()
+    with pytest.raises(LookupError):
+        await fleet.run_timer()
+    await fleet.revoked({0, 1})
+    assert fake.closed == [] and batch.acked == 0
+
+
 async def test_everybody_is_gone_through_for_a_model_or_a_setting_and_not_for_a_restart(fleet: Fleet) -> None:
     fake: Any = fleet.personalizer
     refreshed: list[bytes] = []

@@ -113,7 +113,7 @@ def test_a_planted_test_finds_whom_the_mail_moves(tmp_path: Path, quick: None) -
 
 
 @pytest.mark.parametrize(("dataset", "said"), [
-    ("open-bandit", "men.csv.gz"), ("hillstrom", "absent.csv"), ("lottery", "known are open-bandit and hillstrom"),
+    ("open-bandit", "men.csv.gz"), ("hillstrom", "absent.csv"), ("lottery", "known are open-bandit, hillstrom and shop"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_is_said(dataset: str, said: str, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["evaluate", "promotions", dataset, str(tmp_path / "absent.csv")])

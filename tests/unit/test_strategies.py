@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from clickwake import strategies as command
+from stream.adapters.strategies import version_of
 from stream.api.offers import load
 from stream.core import pooling
 from stream.core.offers import NO_OFFERS
 from stream.core.pooling import Estimate, Pooled, t_quantile
 from stream.core.state import DAY_MS
 from stream.core.strategies import NONE, Levels, Rated, as_of, carried, known_ms, learn, weights
-from stream.core.strategy_comparison import Arm, Seed, compare, opinions_needed, seed
+from stream.core.strategy_comparison import Arm, Seed, compare, opinions_needed, seed, within
 
 BLOCKS = ["", "a", "a", "b", "b", "b"]
 A, B = "offer/home/a", "offer/home/b"
@@ -280,3 +281,21 @@ def test_a_picture(tmp_path: Path) -> None:
     model = learn(planted(60))
     command.draw(compare(model, model.asked({"u1": ()}, {"i1": ""})), tmp_path / "strategies.png")
     assert (tmp_path / "strategies.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_predicted_of_many_is_what_is_asked_of_one_and_a_model_is_known_by_its_opinions() -> None:
+    draw = random.Random(2)
+    rows = [rated(at * DAY_MS, draw.choice((A, B)), draw.random(), user=f"u{at % 7}", item=f"i{at % 5}",
+                  groups=("new",) if at % 7 < 3 else ()) for at in range(200)]  # fmt: skip
+    model = learn(rows)
+    users, items = {"u1": ("new",), "u5": (), "stranger": ("new",)}, {f"i{n}": "garden" for n in range(3_000)} | {"x": ""}
+    found: dict[tuple[str, str], np.ndarray] = {}
+    for one in model.predicted(users, items):
+        found |= {(one.user, item): values for item, values in zip(one.items, one.values, strict=True)}
+    assert found.keys() == {(user, item) for user in users for item in items}
+    for user, item in (("u1", "i0"), ("u5", "i4"), ("stranger", "x"), ("u1", "i2999")):
+        asked = model.asked({user: users[user]}, {item: items[item]})
+        for number, name in enumerate(model.levels.strategies):
+            mean = within(model.posterior.of(model.x(asked, name)))
+            assert found[user, item][number] == pytest.approx((mean.value, mean.low, mean.high))
+    assert version_of(rows) == version_of(list(rows)) != version_of([*rows, rated(1)])

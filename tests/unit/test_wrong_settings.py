@@ -47,6 +47,12 @@ WRONG: dict[str, tuple[dict[str, str], list[str]]] = {
     "a tenant that no worker takes": (
         {"COLLECTOR__WRITE_KEYS": f'{{"a/b": "{SECRET}"}}'},
         ["CLICKWAKE_COLLECTOR__WRITE_KEYS: something in it: a tenant has a name without /"]),
+    "a topic without a retention": (
+        {"KAFKA__RETENTION_DAYS": '{"personalize-state": 9}'},
+        ["CLICKWAKE_KAFKA__RETENTION_DAYS: 'personalize-state' is no topic that is kept for a time; these are events,"]),
+    "a retention that loses what is read from the topic": (
+        {"KAFKA__RETENTION_DAYS": '{"deliveries": 7}'},
+        ["CLICKWAKE_KAFKA__RETENTION_DAYS: deliveries has to be kept for 30 days at least"]),
     "a section that is none": ({"CLICKHOUSE": SECRET}, ["CLICKWAKE_CLICKHOUSE: is a section: set its fields"]),
     "a password as an object": ({"CLICKHOUSE__PASSWORD__X": SECRET}, ["CLICKWAKE_CLICKHOUSE__PASSWORD: should be a valid"]),
     "two at once": (
