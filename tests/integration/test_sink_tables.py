@@ -142,6 +142,7 @@ CHANGES = [change("u1", 1, "05T10:00"), change("u1", 2, "06T10:00"), change("u1"
 PAYS = {"propensity": 0.9, "expected": {"value": 10.0, "cost": 1.0, "uplift": 0.5, "gain": 4.0, "model_version": "m1"}}
 DELIVERIES = [delivery("y1", "u1", "05T00:00", "deferred"), delivery("y1", "u1", "05T08:00", "sent") | PAYS,
               delivery("y2", "u2", "05T08:00", "held_out") | PAYS, delivery("y3", "u3", "07T00:00", "capped")]  # fmt: skip
+STAFF = delivery("y4", "", "05T08:00", "sent") | {"about_kind": "satisfaction-alert", "thing": "brand/Clay"}
 REMINDERS = [reminder("n1", "r1", "tea", 5), reminder("n1", "r1", "tea", 5, "bought", until=10),
              reminder("n2", "r2", "tea", 6), reminder("n2", "r2", "tea", 7),  # the second is a replay's
              reminder("n3", "r1", "", 6, category="drinks"), reminder("n4", "r2", "cup", 20)]  # fmt: skip
@@ -149,7 +150,7 @@ ITEMS = [{"item_id": "A", "tenant": "shop", "title": "old"}, {"item_id": "A", "t
 IMPORTED = [event(f"online-retail:{n}", "01T00:00", "u1", "Imported", lane="import", tenant="other") for n in (1, 2)]
 ALL = [*on(topics.EVENTS, EVENTS), *on(topics.RECOMMENDATIONS, RECOMMENDATIONS), *on(topics.CHURN_ALERTS, ALERTS),
        *on(topics.DEAD_LETTERS, LETTERS), *on(topics.ITEMS, ITEMS), *on(topics.DECISIONS, DECISIONS),
-       *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, DELIVERIES), *on(topics.REMINDERS, REMINDERS),
+       *on(topics.SEGMENT_CHANGES, CHANGES), *on(topics.DELIVERIES, [*DELIVERIES, STAFF]), *on(topics.REMINDERS, REMINDERS),
        *on(topics.DECISIONS, [sample("offer-decision")], len(DECISIONS)), *on(topics.OPINIONS, [sample("opinion")]),
        *on(topics.SATISFACTION_ALERTS, [sample("satisfaction-alert")]), *on(topics.COMPLEMENTS, COMPLEMENTS)]
 SEEN, CLICK = "Product List Viewed", "Product Clicked"
@@ -343,7 +344,7 @@ def test_a_replay_changes_nothing(database: Database) -> None:
     database.store(ALL)
     counts, content = database.counts(), database.everything()
     assert counts == {"events": 12, "event_products": 12, "items": 1, "recommendations": 4, "complements": 6,
-                      "decisions": 5, "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 3,
+                      "decisions": 5, "segment_changes": 5, "churn_alerts": 5, "reminders": 6, "deliveries": 4,
                       "offer_decisions": 1, "opinions": 1, "satisfaction_alerts": 1, "dead_letters": 4}
     # nobody has seen an answer or an offer yet, or bought anything twice
     empty = {"experiment_results", "experiment_users", "experiment_metrics", "interval_due", "offer_exposure", "offer_spend"}
