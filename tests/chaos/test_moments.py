@@ -89,7 +89,7 @@ class Killed(NamedTuple):
     deaths_ms: list[int]
 
 
-@pytest.mark.timeout(180 + 30 * KILLS)
+@pytest.mark.timeout(180 + 45 * KILLS)
 def test_killed_at_random_moments(town: Settings) -> None:
     """Personalize and the sink, each of them KILLS times, at moments that have nothing to do with one another."""
     produce_events(town, soon_silent(10.0 * KILLS))
