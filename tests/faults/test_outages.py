@@ -46,6 +46,7 @@ from tests.support.cluster import (
     produce_events,
     read_all,
     running,
+    sink_lag,
     until,
 )
 from tests.support.fakes import event
@@ -133,6 +134,7 @@ def test_processes_started_before_kafka_and_clickhouse_wait_for_them(registry: P
         assert count(settings, "SELECT count() FROM items FINAL") == len(bundles.ITEMS)
         assert_states_are_true(settings)
         assert_the_recount_agrees(settings)
+        until(lambda: sink_lag(settings) == 0, 30, "everything committed")
         assert_aggregates_are_true(settings)
         offers, insights = (stack.enter_context(running(settings, f"workers.{name}", tmp_path / name))
                             for name in ("offers", "insights"))  # fmt: skip
@@ -294,6 +296,7 @@ def test_kafka_and_then_clickhouse_gone_while_events_flow(town: Town) -> None:
             for one in read_all(settings, topics.RECOMMENDATIONS)}  # fmt: skip
     until(lambda: count(settings, "SELECT uniqExact(recommendation_id) FROM recommendations") == len(made), 30,
           "each recommendation once")  # fmt: skip
+    until(lambda: sink_lag(settings) == 0, 30, "everything committed")
     assert count(settings, "SELECT count() FROM dead_letters") == 0
     assert town.pids() == pids and set(town.restarts().values()) == {0}, "no process was restarted"
     assert all(psutil.pid_exists(pid) for pid in pids.values() if pid)
