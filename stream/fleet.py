@@ -212,6 +212,12 @@ class Fleet:
         while self.owned.get(owned.partition) is owned and self._failure is None and not self.may_write():  # noqa: ASYNC110
             await asyncio.sleep(FENCED_POLL_S)  # the age of a heartbeat is no event
 
+    async def regained(self, partition: int) -> bool:
+        """Of the port `stream.ports.Fence`, for a batch that is being worked on."""
+        if (owned := self.owned.get(partition)) is not None:
+            await self._until_it_may_write(owned)
+        return self.may_write()
+
     async def _process(self, owned: Owned, opened: Opened, batches: list[Any], started: float) -> None:
         if not batches or self.owned.get(owned.partition) is not owned or self._failure is not None:
             return

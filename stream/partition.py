@@ -6,7 +6,8 @@ A batch, then an interval of batches:
 2. decode each: an event, a dead letter with the reason, or a counted drop;
 3. fold events into an overlay of the states in memory, in log order; encode the users that are due;
 4. decide: recommendations, complements, churn alerts raised or cleared, reminders, claims and answers of identities;
-5. send these outputs and dead letters, await the broker's acknowledgement;
+5. unless the partition went to another while this process slept: send these outputs and dead letters, await the broker's
+   acknowledgement;
    — batches repeat 1 to 5 until the interval closes —
 6. write the interval: live counts to their topic, changed states and then the partition's own record to the changelog,
    each acknowledged by the broker, then one atomic RocksDB write of the same values with the changelog's offset;

@@ -102,7 +102,7 @@ class Personalizer:
         outbox = Outbox()
         if source.entity is topics.IDENTITY:
             await self._identities(part, source, records, outbox)
-            await self.send(outbox)
+            await self.send(part, outbox)
             return
         stragglers: dict[bytes, Event] = {}
         for one in self._decode(part, source, records, outbox):
@@ -120,12 +120,19 @@ class Personalizer:
                 outbox.answer(answer)
         await self._recommend(part, serving, part.meta.clock_ms, outbox, waiting)
         await self.due.pass_time(part, serving, part.meta.clock_ms, outbox)
-        await self.send(outbox)
+        await self.send(part, outbox)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
-    async def send(self, outbox: Outbox) -> None:
+    async def send(self, part: PartitionState, outbox: Outbox) -> None:
         """Step 5: to the broker by the contract's partitioner, awaited. Refusals first: whoever reads another of these
-        records, and then asks the broker how far the refusals go, knows of them."""
+        records, and then asks the broker how far the refusals go, knows of them.
+
+        Raises `Superseded` if this process slept since it took the records and the partition went to another meanwhile:
+        there, what it would say is out of date.
+        """
+        if outbox.records and not self.fence.holds() and not await self.fence.regained(part.partition):
+            raise Superseded(f"partition {part.partition} went to another worker while this one slept, before it said what "
+                             "it had decided. The records are read again by who owns it now")  # fmt: skip
         for topic, records in sorted(outbox.records.values(), key=lambda one: one[0] is not topics.ADS_REFUSALS):
             by_partition: dict[int, list[OutRecord]] = {}
             for record in records:
@@ -150,7 +157,7 @@ class Personalizer:
         if not behind:
             now_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up=waiting == 0)
             await self.segments.settle(part, self.serving.current, now_ms, outbox)
-        await self.send(outbox)
+        await self.send(part, outbox)
         await self._publish_counts(part)
         while part.dirty or part.erased or part.meta_changed():
             log, puts = part.frozen()
@@ -183,7 +190,7 @@ class Personalizer:
         await self._recommend(part, self.serving.current, clock_ms, outbox, waiting)
         if caught_up:
             await self.due.pass_time(part, self.serving.current, clock_ms, outbox)
-        await self.send(outbox)
+        await self.send(part, outbox)
 
     def _decode(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> list[_Decoded]:
         """Step 2, and one read of the store for all users of the batch."""

@@ -63,6 +63,10 @@ class Fence(Protocol):
         """Whether this process still owns what it owned, as far as anybody can know."""
         ...
 
+    async def regained(self, partition: int) -> bool:
+        """Where it does not hold: whether it does once the group has answered, or the partition is taken away."""
+        ...
+
     async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
         """Keys of the changelog's records from one offset to another, both included; claims have `terms.CLAIM_KEY`."""
         ...

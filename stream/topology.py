@@ -161,6 +161,10 @@ class Personalize:
         """Of the port `Fence`."""
         return self.may_write()
 
+    async def regained(self, partition: int) -> bool:
+        """Of the port `Fence`."""
+        return await self.fleet.regained(partition)
+
     async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:
         """Of the port `Fence`."""
         topic = topics.STATE.name(self.settings.kafka.topic_prefix)

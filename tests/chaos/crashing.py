@@ -20,7 +20,8 @@ from schemas import topics
 from schemas.topics import Topic
 from stream.adapters.faust_batches import RecordBatch
 from stream.adapters.state_store import PartitionStore
-from stream.outbox import OutRecord
+from stream.outbox import Outbox, OutRecord
+from stream.partition import PartitionState
 from stream.personalize import Personalizer
 from stream.sink import consumer
 from stream.sink.consumer import Sink
@@ -81,7 +82,7 @@ def _personalize(point: str, gone: Countdown) -> None:
 
         return check
 
-    def decided(personalizer: Personalizer, outbox: Any) -> None:
+    def decided(personalizer: Personalizer, part: PartitionState, outbox: Outbox) -> None:
         if outbox.records:
             gone()
 

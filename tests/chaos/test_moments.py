@@ -9,10 +9,13 @@ import os
 import random
 import signal
 import statistics
+import threading
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psutil
@@ -34,6 +37,7 @@ from tests.chaos.town import (
     Feed,
     assert_aggregates_are_true,
     assert_each_is_alerted_once,
+    assert_every_user_is_answered,
     assert_little_was_sent_again,
     assert_town_is_true,
     await_alerts,
@@ -62,7 +66,7 @@ from training import release as releases
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 KILLS, JOINS = (200, 20) if FULL else (3, 3)
 EVENTS_PER_S = 200.0
-CATCHING_UP_PER_S = 10 * EVENTS_PER_S  # at least, beside other tests: most of what is sent comes while the sink is killed
+CATCHING_UP_PER_S = 10 * EVENTS_PER_S  # at least, beside other tests
 JOINS_S_MAX = 300.0  # all of them, where there are 20
 RETURNING = 8  # users who come back while their worker is asleep
 AS_SHIPPED = 4 if FULL else 0  # kills of workers whose sessions are those of the settings
@@ -78,42 +82,64 @@ def town(settings: Settings, exported: Exported, registry: Path) -> Settings:
     return settings
 
 
+class Killed(NamedTuple):
+    """What a worker's kills were like: how long it was from each to consuming again, and when each was."""
+
+    again_s: list[float]
+    deaths_ms: list[int]
+
+
 @pytest.mark.timeout(180 + 45 * KILLS)
 def test_killed_at_random_moments(town: Settings) -> None:
-    """Personalize and the sink in turn, each of them KILLS times."""
-    draw, again_s, deaths_ms = random.Random(5), [], []
+    """Personalize and the sink, each of them KILLS times, at moments that have nothing to do with one another."""
     produce_events(town, soon_silent(10.0 * KILLS))
-    groups = {"personalize": f"{town.kafka.topic_prefix}-personalize", "sink": f"{town.kafka.topic_prefix}.sink"}
-    with Feed(town, 5, EVENTS_PER_S) as feed:
-        for name, group in groups.items():
-            with Committed(town, group) as committed:
-                for number in range(KILLS):
-                    before, started = committed(), time.monotonic()
-                    worker = start_worker(town, f"workers.{name}", **({} if number < KILLS - AS_SHIPPED else {
-                        "CLICKWAKE_KAFKA__SESSION_TIMEOUT_MS": str(Kafka().session_timeout_ms)}))
-                    until(lambda before=before: committed() > before, 2 * CONSUMING_AGAIN_S, f"{name} consumes again")
-                    again_s.append(time.monotonic() - started)
-                    # the moment itself is what is drawn; nothing is waited for. Some live for several intervals
-                    time.sleep(draw.random() * (9 if number % 4 == 2 else 3))
-                    assert worker.poll() is None, f"{name} ended by itself"
-                    worker.kill()
-                    worker.wait(10)
-                    if name == "personalize":
-                        deaths_ms.append(time.time_ns() // 1_000_000)
+    over = threading.Event()
+    with Feed(town, 5, EVENTS_PER_S) as feed, ThreadPoolExecutor() as at_once:
+        prefix = town.kafka.topic_prefix
+        personalize, sink = (at_once.submit(kill_again_and_again, town, name, group, over) for name, group in (
+            ("personalize", f"{prefix}-personalize"), ("sink", f"{prefix}.sink")))  # fmt: skip
+        for one in as_completed((personalize, sink)):
+            if one.exception():
+                over.set()  # nobody waits for the other one
+    again_s = [*personalize.result().again_s, *sink.result().again_s]
     print(f"consuming again after {statistics.median(again_s):.1f} s, at most {max(again_s):.1f} s, in {len(again_s)} kills")
     assert max(again_s) < CONSUMING_AGAIN_S
     with running(town, "workers.personalize"), running(town, "workers.sink"):
         until(lambda: caught_up(town), 60 + feed.sent / CATCHING_UP_PER_S, "all events folded")
         await_alerts(town, 10.0 * KILLS + 60)
-        until(lambda: sink_lag(town) == 0, 60, "everything stored")
+        assert_every_user_is_answered(town)
+        until(lambda: sink_lag(town) == 0, 60 + feed.sent / CATCHING_UP_PER_S, "everything stored")
     assert_town_is_true(town)
     assert_each_is_alerted_once(town)
     assert_aggregates_are_true(town)
     sent = emissions(town)
     assert len(sent) > feed.sent / 100
-    assert_little_was_sent_again(town, deaths_ms)
+    assert_little_was_sent_again(town, personalize.result().deaths_ms)
     with closing(adapter.open_client(town.clickhouse)) as client:
         assert client.query("SELECT uniqExact(recommendation_id) FROM recommendations").first_row[0] == len(sent)
+
+
+def kill_again_and_again(town: Settings, name: str, group: str, over: threading.Event) -> Killed:
+    """KILLS times, or until it is `over`; the moments are drawn, by the worker's name."""
+    draw, found = random.Random(f"5 {name}"), Killed([], [])
+    with Committed(town, group) as committed:
+        killed_at = time.monotonic()  # or never lived
+        for number in range(KILLS):
+            if over.is_set():
+                break
+            before = committed()
+            worker = start_worker(town, f"workers.{name}", **({} if number < KILLS - AS_SHIPPED else {
+                "CLICKWAKE_KAFKA__SESSION_TIMEOUT_MS": str(Kafka().session_timeout_ms)}))  # fmt: skip
+            until(lambda before=before: committed() > before, 2 * CONSUMING_AGAIN_S, f"{name} consumes again")
+            found.again_s.append(time.monotonic() - killed_at)
+            # the moment itself is what is drawn; nothing is waited for. Some live for several intervals
+            time.sleep(draw.random() * (9 if number % 4 == 2 else 3))
+            assert worker.poll() is None, f"{name} ended by itself"
+            worker.kill()
+            killed_at = time.monotonic()
+            worker.wait(10)
+            found.deaths_ms.append(time.time_ns() // 1_000_000)
+    return found
 
 
 @pytest.mark.timeout(180 + 30 * JOINS)
@@ -146,61 +172,114 @@ def test_workers_join_and_leave(town: Settings, tmp_path: Path) -> None:
 def _finish(town: Settings) -> None:
     with running(town, "workers.personalize"), running(town, "workers.sink"):
         until(lambda: caught_up(town), 60, "the rest folded")
+        assert_every_user_is_answered(town)
         until(lambda: sink_lag(town) == 0, 60, "the rest stored")
+
+
+@contextmanager
+def asleep(town: Settings, worker: str, point: str, times: int, home: Path) -> Iterator[Worker]:
+    """A worker that has fallen asleep at a point of `tests.chaos.crashing`; killed in the end, unless it has ended."""
+    process = start_worker(town, "tests.chaos.crashing", home, arguments=[worker, point, str(times), "stop"])
+    try:
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60, f"it falls asleep at {point}")
+        yield Worker(process, home, "tests.chaos.crashing")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+
+
+@contextmanager
+def waking(town: Settings, point: str, times: int, home: Path) -> Iterator[Worker]:
+    """A personalize worker that slept through its session, at a point, and is woken. The other owner, who is there still,
+    has folded everything and answered everybody meanwhile; nothing new comes."""
+    with Committed(town, f"{town.kafka.topic_prefix}-personalize") as committed, ExitStack() as coming:
+        coming.enter_context(Feed(town, 7, EVENTS_PER_S))
+        with (asleep(town, "personalize", point, times, home / "sleeper") as sleeper,
+              running(town, "workers.personalize", home / "other")):  # fmt: skip
+            until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
+            before = committed()
+            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
+            coming.close()
+            until(lambda: caught_up(town), 60, "the other has folded all")
+            assert_every_user_is_answered(town)
+            sleeper.process.send_signal(signal.SIGCONT)
+            yield sleeper
 
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("point", ["6 changelog-", "6 changelog", "6 store"])
 def test_a_worker_that_slept_through_its_session_writes_nothing(town: Settings, tmp_path: Path, point: str) -> None:
     """Asleep inside a write: before the changelog has it, after, and after the store has it too."""
-    group, home = f"{town.kafka.topic_prefix}-personalize", tmp_path / "sleeper"
-    with Feed(town, 7, EVENTS_PER_S), Committed(town, group) as committed:
-        process = start_worker(town, "tests.chaos.crashing", home, arguments=["personalize", point, "40", "stop"])
-        sleeper = Worker(process, home, "tests.chaos.crashing")
-        try:
-            until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60, "it falls asleep in its write")
-            with running(town, "workers.personalize", tmp_path / "other"):
-                until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
-                before = committed()
-                until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
-                process.send_signal(signal.SIGCONT)
-                until(lambda: members(town, "personalize") == 2, 2 * CONSUMING_AGAIN_S, "it is let in again")
-                before = committed()
-                until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "and both go on")
-            sleeper.stop()
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with waking(town, point, 40, tmp_path) as sleeper:
+        until(lambda: members(town, "personalize") == 2, 2 * CONSUMING_AGAIN_S, "it is let in again")
+        with Committed(town, f"{town.kafka.topic_prefix}-personalize") as committed, Feed(town, 8, EVENTS_PER_S):
+            before = committed()
+            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "and both go on")
+        sleeper.stop()
     _finish(town)
     assert_town_is_true(town)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("point", "times"), [("4", 20), *([("3", 400)] if FULL else [])])
+def test_a_worker_that_slept_in_the_middle_of_a_batch_says_nothing_of_it(
+    town: Settings, tmp_path: Path, point: str, times: int
+) -> None:
+    """Asleep before step 4 or 5: what it would say is no news any more, and its batch is half folded."""
+    with waking(town, point, times, tmp_path) as sleeper:
+        assert sleeper.process.wait(CONSUMING_AGAIN_S) == 1
+        assert "went to another worker while this one slept" in sleeper.log()
+        assert_every_user_is_answered(town)
+    _finish(town)
+    assert_town_is_true(town)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(("point", "times"), [("3 first insert", 20), *([("2", 10), ("5-", 10)] if FULL else [])])
+def test_what_a_sink_that_slept_through_its_session_writes_counts_once(
+    town: Settings, tmp_path: Path, point: str, times: int
+) -> None:
+    """Asleep with a batch that it has frozen, with one that is stored in part, or before it commits one; the other sink has
+    stored the same meanwhile, in other batches."""
+    with (Feed(town, 9, EVENTS_PER_S), Committed(town, f"{town.kafka.topic_prefix}.sink") as committed,
+          asleep(town, "sink", point, times, tmp_path / "sleeper") as sleeper,
+          running(town, "workers.sink", tmp_path / "other")):  # fmt: skip
+        before, assigned = committed(), sleeper.log().count("sink.assigned")
+        until(lambda: committed() > before + EVENTS_PER_S, 2 * CONSUMING_AGAIN_S, "the other took its partitions")
+        sleeper.process.send_signal(signal.SIGCONT)
+        until(lambda: sleeper.log().count("sink.assigned") > assigned, 2 * CONSUMING_AGAIN_S, "it is let in again")
+        before = committed()
+        until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "and both go on")
+        sleeper.stop()
+    with running(town, "workers.sink"):
+        until(lambda: sink_lag(town) == 0, 60, "the rest stored")
+    assert_aggregates_are_true(town)
 
 
 def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Settings, tmp_path: Path) -> None:
     """The owner that followed has written its last and gone when the sleeper goes on with its write: nobody is there to see
     it. Whoever opens the partition next must not take it for the state."""
-    group, home = f"{town.kafka.topic_prefix}-personalize", tmp_path / "sleeper"
-    with Feed(town, 8, EVENTS_PER_S), Committed(town, group) as committed:
-        process = start_worker(town, "tests.chaos.crashing", home, arguments=["personalize", "6 changelog-", "40", "stop"])
-        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_STOPPED, 60, "it falls asleep in its write")
-        elsewhere = tmp_path / "other"
-        other = Worker(start_worker(town, "workers.personalize", elsewhere), elsewhere, "workers.personalize")
-        until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
-        before = committed()
-        until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
-    try:
-        until(lambda: caught_up(town), 60, "the other has folded all")
-        other.stop()
-        until(lambda: members(town, "personalize") == 0, CONSUMING_AGAIN_S, "nobody is left")
-        process.send_signal(signal.SIGCONT)
-        until(lambda: late(town), CONSUMING_AGAIN_S, "its write reaches the changelog")
-    finally:
-        process.kill()
-        process.wait(10)
+    group = f"{town.kafka.topic_prefix}-personalize"
+    with Committed(town, group) as committed, ExitStack() as coming:
+        coming.enter_context(Feed(town, 8, EVENTS_PER_S))
+        with (asleep(town, "personalize", "6 changelog-", 40, tmp_path / "sleeper") as sleeper,
+              running(town, "workers.personalize", tmp_path / "other") as other):  # fmt: skip
+            until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
+            before = committed()
+            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
+            coming.close()
+            until(lambda: caught_up(town), 60, "the other has folded all")
+            other.stop()
+            until(lambda: members(town, "personalize") == 0, CONSUMING_AGAIN_S, "nobody is left")
+            sleeper.process.send_signal(signal.SIGCONT)
+            until(lambda: late(town), CONSUMING_AGAIN_S, "its write reaches the changelog")
     with running(town, "workers.personalize"):
         with Feed(town, 9, EVENTS_PER_S), Committed(town, group) as committed:
             before = committed()
             until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "somebody opened the partitions")
         until(lambda: caught_up(town), 60, "the rest folded")
+        assert_every_user_is_answered(town)
     assert_town_is_true(town)
     last = {record.key: record.value for record in read_all(town, topics.STATE)}
     assert stored_states(town) == {key: unpack(value) for key, value in last.items() if not key.startswith(b"#")}, (
@@ -235,6 +314,7 @@ def test_what_is_due_at_a_sleeper_is_not_said_of_users_who_came_back_meanwhile(t
                 before = committed()
                 produce_events(town, now("u", 40))
                 until(lambda: committed() >= before + 40, CONSUMING_AGAIN_S, "and both go on")
+            assert_every_user_is_answered(town)
         sleeper.stop()
     finally:
         if process.poll() is None:

@@ -30,7 +30,7 @@ from stream.settings import Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
 from stream.sink.writer import HALVED_AFTER_ATTEMPTS, Writer
-from tests.chaos.town import assert_aggregates_are_true
+from tests.chaos.town import assert_aggregates_are_true, assert_every_user_is_answered, assert_the_recount_agrees
 from tests.support.cluster import Worker, lag, produce_events, running, sink_lag, until
 from tests.support.database import stored_events
 from tests.support.fakes import event
@@ -44,9 +44,15 @@ GROWTH_BYTES_MAX = 60 << 20  # one batch more in memory, its rows as columns, an
 CATCH_UP_MIN = 3.0  # times the rate at which events came
 
 
-def batch(number: int) -> list[dict[str, object]]:
+def batch(number: int) -> list[dict[str, Any]]:
     now_ms = time.time_ns() // 1_000_000
     return [event(user=f"u{n % USERS}", item=f"i{n % 20}", id=f"m{number}-{n}", ts_ms=now_ms) for n in range(A_TIME)]
+
+
+def send(settings: Settings, made: list[dict[str, Any]]) -> int:
+    """A tenth of them twice; how many they are without these."""
+    produce_events(settings, [*made, *made[::10]])
+    return len(made)
 
 
 def rss(worker: Worker) -> int:
@@ -67,14 +73,14 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
     with SickProxy(f"{settings.clickhouse.host}:{settings.clickhouse.port}") as proxy:
         sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})
         with running(settings, "workers.personalize") as personalize, running(sick, "workers.sink") as sink:
-            sent = produce_events(settings, batch(0))
+            sent = send(settings, batch(0))
             until(lambda: stored_events(settings.clickhouse) == (sent, sent), 60, "the first events stored while it is well")
             memory = rss(sink)
             proxy.ail = lambda statement, size: next(illnesses) if "INSERT" in statement else ""
             began, number = time.monotonic(), 0
             while time.monotonic() - began < ILL_S or not kinds <= proxy.befell.keys():
                 number += 1
-                sent += produce_events(settings, batch(number))
+                sent += send(settings, batch(number))
                 until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 20, "personalize does not notice")
                 assert rss(sink) - memory < GROWTH_BYTES_MAX
             rate = (sent - A_TIME) / (time.monotonic() - began)
@@ -82,7 +88,7 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
             proxy.ail = lambda statement, size: "memory"  # and then nothing goes at all, not even a connection
             for _ in range(5):
                 number += 1
-                sent += produce_events(settings, batch(number))
+                sent += send(settings, batch(number))
             behind = sent - stored(settings, "count()")
             assert behind >= 5 * A_TIME
             proxy.ail = lambda statement, size: ""
@@ -93,8 +99,12 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
             assert not LONG or caught_up > CATCH_UP_MIN * rate
             assert stored(settings, "uniqExact(message_id)") == sent
             assert rss(sink) - memory < GROWTH_BYTES_MAX
+            assert_every_user_is_answered(settings)
+            until(lambda: sink_lag(settings) == 0, 90, "and what came of it")
             assert personalize.process.poll() is None and sink.process.poll() is None
     assert stored(settings, "count() - uniqExact((message_id, kafka_partition, kafka_offset))") == 0
+    assert_the_recount_agrees(settings)
+    assert_aggregates_are_true(settings)
 
 
 def test_rows_too_many_for_the_servers_memory_go_in_halves(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,12 +150,12 @@ def test_an_insert_in_which_the_engine_is_killed_is_there_once(settings: Setting
         own = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": house.port})})
         sick = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": proxy.port})})
         with running(sick, "workers.sink") as sink:
-            sent = produce_events(settings, batch(0))
+            sent = send(settings, batch(0))
             until(lambda: stored_events(own.clickhouse) == (sent, sent), 120, "the first events stored")
             for number, (table, how) in enumerate(STRIKES, 1):
                 proxy.ail = once(table, how)
                 made = batch(number)
-                sent += produce_events(settings, [*made[::2], *map(month_before, made[1::2])])
+                sent += send(settings, [*made[::2], *map(month_before, made[1::2])])
                 until(gone.is_set, 30, f"{number}: killed in an insert")
                 gone.clear()
                 house.stop()

@@ -22,12 +22,13 @@ from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.errors import CoordinatorNotAvailableError
 
 from schemas import topics
-from schemas.events import Event, user_of
 from schemas.events import key as user_key
+from schemas.events import user_of
 from schemas.topics import Topic
 from stream.adapters.lag import Lag
 from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
-from stream.core.fold import fold
+from stream.core.decode import Drop, Reject, decode
+from stream.core.fold import ads_stated, fold
 from stream.core.state import Reminders, UserState
 from stream.core.state import decode as decode_state
 from stream.core.state import encode as encode_state
@@ -273,27 +274,33 @@ class Recomputed(NamedTuple):
 
 def oracle(settings: Settings) -> Recomputed:
     """A plain recomputation from the input log: the truth every run must end in."""
+    own = settings.personalize
     states: dict[bytes, UserState] = {}
     counted: dict[int, PartitionCounts] = {}
     ends: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    clocks_ms: Counter[int] = Counter()
     for record in read_all(settings, topics.EVENTS):
-        event = msgspec.json.decode(record.value, type=Event)
-        if is_ahead(settings, event, record):
-            ends[record.partition]["rejected"] += 1
+        at, decoded = record.partition, decode(record.value, record.timestamp, own.skew_max_ms)
+        if isinstance(decoded, Reject):
+            ends[at]["rejected"] += 1
             continue
+        if isinstance(decoded, Drop):
+            ends[at][f"dropped:{decoded.reason}"] += 1
+            if decoded.event is not None:  # no profile any more; what was said of advertising is none
+                key = user_key(decoded.event.tenant, decoded.event.user)
+                states[key] = UserState(ads=max(states.get(key, UserState()).ads, ads_stated(decoded.event)))
+            continue
+        event = decoded.event
+        if event.lane == "live":
+            clocks_ms[at] = max(clocks_ms[at], event.ts_ms)
         state = states.setdefault(user_key(event.tenant, event.user), UserState())
-        outcome, added = fold(state, event, 0, 1 << 60)
-        ends[record.partition][outcome.value] += 1
-        counts = counted.setdefault(record.partition, PartitionCounts(CountsPolicy()))
+        outcome, added = fold(state, event, clocks_ms[at], own.lateness_max_ms)
+        ends[at][outcome.value] += 1
+        counts = counted.setdefault(at, PartitionCounts(CountsPolicy()))
         for touch in added:
             counts.observe(event.tenant, touch, state.ring, record.offset, {})
     by_key = {f"{partition}/{key}": count for partition, some in counted.items() for key, count in some.counts.items()}
-    return Recomputed(states, by_key, dict(ends))
-
-
-def is_ahead(settings: Settings, event: Event, record: Any) -> bool:
-    """Whether an event is from the future, so that it is a dead letter and nothing else."""
-    return event.ts_ms > int(record.timestamp) + settings.personalize.skew_max_ms
+    return Recomputed({key: state for key, state in states.items() if state != UserState()}, by_key, dict(ends))
 
 
 def comparable(state: UserState) -> bytes:

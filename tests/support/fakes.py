@@ -81,10 +81,15 @@ class FakeFence:
 
     def __init__(self) -> None:
         self.held = True
+        self.comes_back = False
         self.foreign: set[bytes] = set()
         self.asked: list[tuple[int, int, int]] = []
 
     def holds(self) -> bool:
+        return self.held
+
+    async def regained(self, partition: int) -> bool:
+        self.held = self.held or self.comes_back
         return self.held
 
     async def written_between(self, partition: int, first: int, last: int) -> set[bytes]:

@@ -294,6 +294,15 @@ async def test_who_may_not_write_works_on_nothing_until_the_group_has_answered(f
     assert fake.folded == ["kept"] and 1 not in fake.ticked and lost.acked == 0
 
 
+async def test_who_slept_in_the_middle_of_a_batch_waits_for_the_group_or_until_the_partition_is_gone(fleet: Fleet) -> None:
+    awake, fleet.may_write = fleet.may_write, lambda: False
+    kept, lost = (asyncio.create_task(fleet.regained(partition)) for partition in (0, 1))
+    await fleet.revoked({1})
+    assert await lost is False and not kept.done()
+    fleet.may_write = awake
+    assert await kept is True
+
+
 async def test_a_timer_that_overslept_leaves_a_round_out(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fake: Any = fleet.personalizer
     asked: list[float] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -540,6 +541,19 @@ async def test_what_is_written_after_another_worker_claimed_the_partition_is_not
     with pytest.raises(Superseded, match="partition 0"):
         await bench.personalizer.close_interval(bench.part)
     assert bench.store.values == {} and bench.store.changelog_offset == -1
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+async def test_who_slept_before_it_said_what_it_decided_says_it_only_if_the_partition_is_still_its_own(
+    comes_back: bool,
+) -> None:
+    bench = Bench(FakeModels())
+    bench.items()
+    bench.fence.held, bench.fence.comes_back = False, comes_back
+    with nullcontext() if comes_back else pytest.raises(Superseded, match="partition 0 went to another worker"):
+        await bench.feed(event(id="m1"))
+    assert len(bench.outputs.values("recommendations")) == comes_back
+    assert bool(bench.part.meta.offsets) == comes_back
 
 
 async def test_everything_written_carries_the_term_of_the_opening() -> None:
