@@ -2,7 +2,7 @@
 # .dockerignore says what is copied.
 FROM python:3.11-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 CLICKWAKE_HOME=/var/lib/clickwake
-# memory that was needed once goes back to the system, see clickwake/up.py
+# memory that was needed once goes back to the system, see clickwake/local/up.py
 ENV MALLOC_ARENA_MAX=2 MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576
 # a named volume takes its owner from the folder it is first mounted on
 RUN groupadd --system --gid 10001 clickwake \

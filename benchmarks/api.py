@@ -28,8 +28,8 @@ from benchmarks.latency import percentiles
 from benchmarks.observe import BenchFailed, Places
 from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
 from benchmarks.stage import Stage, bench_folder
-from clickwake.process import StartError
-from clickwake.up import Local
+from clickwake.local.process import StartError
+from clickwake.local.up import Local
 from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics

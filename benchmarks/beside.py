@@ -36,9 +36,9 @@ from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
 from benchmarks.rush import Moved, rush
 from benchmarks.stage import INPUTS, Stage, bench_folder
 from benchmarks.watch import Watch
-from clickwake.observe import owed
-from clickwake.process import StartError
-from clickwake.up import Local
+from clickwake.local.observe import owed
+from clickwake.local.process import StartError
+from clickwake.local.up import Local
 from producers.simulate.world import World
 from schemas import topics
 from schemas.events import user_of

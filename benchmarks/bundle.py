@@ -17,7 +17,7 @@ from producers.simulate.mess import Record
 from producers.simulate.targets import FileTarget, catalog_path
 from producers.simulate.world import World
 from schemas.release import FORMAT_VERSION
-from stream.core.featurize import FEATURE_VERSION
+from stream.core.user.featurize import FEATURE_VERSION
 
 SHOPPERS, DAYS = 400, 60
 BUDGET_S = 20  # of the user encoder: its size, not its quality, is what a rate depends on

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 from kafka.structs import OffsetAndMetadata
 
-from clickwake.up import Local
-from stream.adapters.lag import Lag, Offsets
+from clickwake.local.up import Local
+from stream.adapters.health.lag import Lag, Offsets
 
 POLL_S = 0.05  # Kafka tells nobody when a group commits
 WAIT_S_MAX = 240.0

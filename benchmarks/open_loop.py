@@ -17,8 +17,9 @@ from producers.kafka import client_options
 from producers.simulate.mess import Record
 from schemas import topics
 from schemas.outputs import Recommendation
-from stream.adapters import clickhouse, producing
-from stream.adapters.kafka_clients import partition_of
+from stream.adapters.database import clickhouse
+from stream.adapters.kafka import producing
+from stream.adapters.kafka.kafka_clients import partition_of
 from stream.settings import Settings
 
 LEAD_S = 0.5  # between fixing the schedule and its first event

@@ -37,16 +37,16 @@ from benchmarks.observe import BenchFailed, Places, cpu_seconds, expect, number,
 from benchmarks.open_loop import OpenLoop
 from benchmarks.rush import Moved, Rush, backlog, rush
 from benchmarks.stage import Stage, Tell, bench_folder
-from clickwake.kafka_jars import KAFKA_VERSION
-from clickwake.observe import metric
-from clickwake.process import StartError
-from clickwake.up import Local
+from clickwake.local.kafka_jars import KAFKA_VERSION
+from clickwake.local.observe import metric
+from clickwake.local.process import StartError
+from clickwake.local.up import Local
 from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics
 from schemas.outputs import Recommendation
 from stream import settings as settings_module
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 
 SEED, TENANT, ITEMS = 7, "demo", 2_400
 WORLD_DAYS = 5  # one or two earlier visits a shopper

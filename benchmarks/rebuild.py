@@ -25,19 +25,20 @@ from rich.table import Table
 from benchmarks.observe import BenchFailed
 from benchmarks.pipeline import SEED, machine, versions
 from benchmarks.stage import bench_folder
-from clickwake import process
 from clickwake import topics as topic_admin
-from clickwake.local_kafka import Broker
-from clickwake.process import StartError
+from clickwake.local import process
+from clickwake.local.broker import Broker
+from clickwake.local.process import StartError
 from producers.simulate.world import World
 from schemas import topics
 from schemas.events import Event, key
 from stream import settings as settings_module
-from stream.adapters import changelog, kafka_clients, producing
-from stream.adapters.kafka_clients import partition_of
-from stream.adapters.state_store import Identity, PartitionStore
-from stream.core.fold import fold
-from stream.core.state import UserState
+from stream.adapters.kafka import kafka_clients, producing
+from stream.adapters.kafka.kafka_clients import partition_of
+from stream.adapters.state import changelog
+from stream.adapters.state.state_store import Identity, PartitionStore
+from stream.core.user.fold import fold
+from stream.core.user.state import UserState
 from stream.fleet import rebuild_due
 from stream.partition import pack
 from stream.settings import Settings

@@ -43,14 +43,14 @@ from benchmarks.pipeline import ITEMS, SEED, TENANT, machine, versions
 from benchmarks.rush import Event, rush, stamped
 from benchmarks.stage import Stage, Tell, bench_folder
 from benchmarks.watch import WINDOW_S, Samples, Watch
-from clickwake.process import StartError
-from clickwake.up import Local
+from clickwake.local.process import StartError
+from clickwake.local.up import Local
 from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics
 from schemas.events import user_of
 from stream import settings as settings_module
-from stream.adapters import producing
+from stream.adapters.kafka import producing
 
 SHOPPERS = 4_000  # at 1,000/s each has 128 events, as many as a state knows the ids of, within ten minutes
 WORLD_DAYS = 5

@@ -13,13 +13,15 @@ from typing import Any
 import msgspec
 
 from benchmarks.observe import BenchFailed, Places, expect, number, until_zero
-from clickwake.observe import metric, owed
-from clickwake.up import Local
+from clickwake.local.observe import metric, owed
+from clickwake.local.up import Local
 from producers.simulate.mess import Record
 from producers.simulate.world import World
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters import clickhouse, model_store, producing
+from stream.adapters.database import clickhouse
+from stream.adapters.kafka import producing
+from stream.adapters.models import model_store
 from stream.settings import Settings
 
 SEND_RECORDS_MAX = 10_000
@@ -54,7 +56,7 @@ class Stage:
 
     def prepare(self, model: str, history: Sequence[dict[str, Any]]) -> None:
         """Catalog encoded, bundle taken, histories folded and stored."""
-        from training.release import release
+        from training.release.release import release
 
         items = [Record(f"{one.tenant}/{one.item_id}".encode(), msgspec.json.encode(one)) for one in self.world.items()]
         self.send(topics.ITEMS, items)

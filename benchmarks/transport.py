@@ -23,9 +23,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from stream.adapters import changelog, faust_compat, producing
-from stream.adapters.faust_compat import RecordBatch
-from stream.adapters.state_store import Identity, PartitionStore
+from stream.adapters.faust import faust_compat
+from stream.adapters.faust.faust_compat import RecordBatch
+from stream.adapters.kafka import producing
+from stream.adapters.state import changelog
+from stream.adapters.state.state_store import Identity, PartitionStore
 from stream.settings import Settings
 
 PARTITIONS = 4

@@ -13,7 +13,7 @@ import psutil
 
 from benchmarks.observe import BenchFailed, Places
 from benchmarks.stage import Stage
-from clickwake.observe import metrics_by_pid
+from clickwake.local.observe import metrics_by_pid
 from schemas import topics
 
 SAMPLE_S = 1.0

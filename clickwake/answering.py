@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import ClickHouse
 
 

@@ -15,8 +15,8 @@ import structlog
 from rich.console import Console
 from rich.table import Table
 
-from clickwake import process, up
-from clickwake.process import StartError
+from clickwake.local import process, up
+from clickwake.local.process import StartError
 from clickwake.topics import Outcome, TopicsError, create, describe
 from stream.settings import load
 

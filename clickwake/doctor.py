@@ -13,8 +13,8 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
-from clickwake import kafka_jars, local_kafka, process, up
-from clickwake.local_clickhouse import launch
+from clickwake.local import broker, kafka_jars, process, up
+from clickwake.local.clickhouse import launch
 from stream.http import keys
 from stream.settings import LOOPBACK, Api, Collector, Settings, load
 from stream.wrong_settings import variable
@@ -79,7 +79,7 @@ def _python() -> Check:
 
 def _java() -> Check:
     try:
-        java = local_kafka.find_java()
+        java = broker.find_java()
     except process.StartError as error:
         return Check(name="java", level="problem", found="not found", do=str(error))
     return Check(name="java", level="ok", found=f"{java.version} at {java.path}")
@@ -109,7 +109,7 @@ def _disk(settings: Settings) -> Check:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    good = free >= local_kafka.DISK_FREE_BYTES_MIN
+    good = free >= broker.DISK_FREE_BYTES_MIN
     return Check(name="disk", level="ok" if good else "problem",
                  found=f"{free / 2**30:.1f} GiB free for {settings.home.absolute()}",
                  do="" if good else "make room, or set CLICKWAKE_HOME to another disk")
@@ -121,7 +121,7 @@ def _supervisor(settings: Settings, *, running: bool) -> Check:
 
 
 def _ports(settings: Settings, *, own_kafka: bool, own_clickhouse: bool) -> Iterator[Check]:
-    wanted = {"Kafka": local_kafka.Broker.default_port if own_kafka else 0,
+    wanted = {"Kafka": broker.Broker.default_port if own_kafka else 0,
               "ClickHouse": launch.ClickHouseServer.default_port if own_clickhouse else 0,
               "collector": settings.collector.port}
     taken = [f"{port} ({name})" for name, port in wanted.items() if port and not process.port_is_free(port)]
@@ -135,7 +135,7 @@ def _ports(settings: Settings, *, own_kafka: bool, own_clickhouse: bool) -> Iter
 def _kafka(settings: Settings, *, expected: bool) -> Check:
     address = settings.kafka.bootstrap_servers
     if settings.kafka.security_protocol == "PLAINTEXT":
-        there = local_kafka.answers(address)
+        there = broker.answers(address)
     else:
         there = _succeeds(lambda: _list_topics(settings))
     return _server("kafka", address, there, expected, "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS")
@@ -184,8 +184,8 @@ def _models(settings: Settings) -> Check:
 
 def _opinions(settings: Settings) -> Check:
     """A shop may do without: it is said, and no warning."""
-    from stream.adapters import satisfaction
-    from stream.adapters.model_store import RegistryAway
+    from stream.adapters.models import satisfaction
+    from stream.adapters.models.model_store import RegistryAway
 
     try:
         languages = sorted(satisfaction.newest_of_each(settings.registry))

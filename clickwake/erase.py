@@ -17,7 +17,7 @@ from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer
 from schemas import topics
 from schemas.erasure import Erased, Erasure, Receipt, subject
 from schemas.events import key
-from stream.adapters import signing
+from stream.adapters.models import signing
 from stream.erasure import search
 from stream.settings import Settings, load
 

@@ -12,9 +12,9 @@ from rich.table import Table
 
 from clickwake.answering import refused, rows
 from stream.api.experiments import ExperimentsError, load
-from stream.core.confidence import Sample
-from stream.core.effects import Sizes, Verdict, judged, sizes
-from stream.core.experiments import Arm, Experiment
+from stream.core.experiments.effects import Sizes, Verdict, judged, sizes
+from stream.core.experiments.experiments import Arm, Experiment
+from stream.core.statistics.confidence import Sample
 from stream.settings import load as load_settings
 
 METRICS = """SELECT tenant, experiment, arm, metric, users, pending, some, mean, variance, mean_before, variance_before,

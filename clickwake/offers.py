@@ -8,8 +8,8 @@ from rich.table import Table
 
 from clickwake.answering import refused, rows
 from stream.api.offers import load
-from stream.core.offer_policy import TEXT_PREFIX
-from stream.core.offers import Offer, OfferRules, OffersError
+from stream.core.offers.offer_policy import TEXT_PREFIX
+from stream.core.offers.offers import Offer, OfferRules, OffersError
 from stream.settings import load as load_settings
 
 RESULTS = """SELECT tenant, placement, offer_id, holdout, users, impressions, clicks, orders, revenue, spent, click_rate,

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from clickwake.local_clickhouse.launch import answers
+from clickwake.local.clickhouse.launch import answers
 from stream.settings import ClickHouse, load
 
 ROWS_SHOWN_MAX = 1_000  # a terminal holds no more; --format and --json print every row

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from clickwake.answering import refused, rows
-from stream.adapters import model_store
-from stream.core.audience import NO_AUDIENCE, Audience
-from stream.core.segment_fields import FIELDS
-from stream.core.segment_rules import RulesError
+from stream.adapters.models import model_store
+from stream.core.segments.audience import NO_AUDIENCE, Audience
+from stream.core.segments.segment_fields import FIELDS
+from stream.core.segments.segment_rules import RulesError
 from stream.segments import load
 from stream.settings import Settings
 from stream.settings import load as load_settings
-from training import verdicts
+from training.release import verdicts
 
 SIZES = "SELECT tenant, segment, members, entered_1d, left_1d, changed_at FROM segment_sizes ORDER BY tenant, segment"
 MEMBERS = """SELECT tenant, user_id, entered_at, values FROM segment_intervals
@@ -26,7 +26,7 @@ WHERE segment = {segment:String} AND entered_at <= {at:DateTime64(3, 'UTC')}
     AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')})
 ORDER BY entered_at DESC, user_id LIMIT {limit:UInt32}"""
 
-MEASURED = {  # what a release says of its clusters, training/division.py
+MEASURED = {  # what a release says of its clusters, training/clusters/division.py
     "silhouette": "silhouette {:.3f}",
     "structure": "{:+.3f} above a cloud without groups",
     "again": "a training that is not told the clusters before would agree with them by {:.2f}",

@@ -27,20 +27,21 @@ from clickwake.answering import refused
 from clickwake.segments import release
 from schemas import topics
 from schemas.events import key, ms
-from stream.adapters import clickhouse, model_store, signing
-from stream.adapters.erasures import Erasures
-from stream.adapters.global_reader import read_whole, readable
-from stream.adapters.segment_past import Page, SegmentPast, tenants
-from stream.core.measures import Catalog
-from stream.core.segment_history import MODELLED, Handover, SegmentHistory, Turn, before, handover, refusals
-from stream.core.segment_rules import Rules, RulesError
+from stream.adapters.database import clickhouse
+from stream.adapters.database.segment_past import Page, SegmentPast, tenants
+from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.global_reader import read_whole, readable
+from stream.adapters.models import model_store, signing
+from stream.core.expressions.measures import Catalog
+from stream.core.segments.segment_history import MODELLED, Handover, SegmentHistory, Turn, before, handover, refusals
+from stream.core.segments.segment_rules import Rules, RulesError
 from stream.segment_models import Ahead, ReleaseAsked
 from stream.segments import load
 from stream.serving import Serving, ServingState
 from stream.settings import Settings
 from stream.settings import load as load_settings
-from training import release as releases
 from training.progress import progress
+from training.release import release as releases
 
 KAFKA_WAIT_S = 30.0
 

@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from clickwake.answering import refused
-from stream.adapters.clickhouse import ClickHouseMissing
-from stream.adapters.strategies import Known, Store, read
+from stream.adapters.database.clickhouse import ClickHouseMissing
+from stream.adapters.database.strategies import Known, Store, read
 from stream.api.offers import load
-from stream.core.offers import NO_OFFERS, Offer, OfferRules, OffersError, Placement
-from stream.core.pooling import Estimate
-from stream.core.strategies import NONE, Asked, Model, learn
-from stream.core.strategy_comparison import Arm, Compared, Seed, compare, within
+from stream.core.offers.offers import NO_OFFERS, Offer, OfferRules, OffersError, Placement
+from stream.core.opinions.strategies import NONE, Asked, Model, learn
+from stream.core.opinions.strategy_comparison import Arm, Compared, Seed, compare, within
+from stream.core.statistics.pooling import Estimate
 from stream.settings import load as load_settings
 
 OFFER, DELIVERY, HELD_OUT = "offer/", "delivery/", "held out/"

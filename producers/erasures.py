@@ -1,4 +1,4 @@
-"""The erasures topic, read to its end by whoever runs and ends; who stays takes `stream.adapters.erasures`."""
+"""The erasures topic, read to its end by whoever runs and ends; who stays takes `stream.adapters.kafka.erasures`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from reference.markdown import cell, code, table
-from stream.adapters.clickhouse import migrations
+from stream.adapters.database.clickhouse import migrations
 
 NAME = r"(?:IF NOT EXISTS |IF EXISTS )?`?(\w+)`?"
 SAID = r"'((?:[^'\\]|\\.|'')*)'"

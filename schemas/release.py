@@ -21,21 +21,21 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str  # sortable: UTC time and a content hash, 20261124T050000Z-1a2b3c4d
     parent: str | None
     created_at: Instant
-    feature_version: int  # must equal stream.core.featurize.FEATURE_VERSION of the worker
+    feature_version: int  # must equal stream.core.user.featurize.FEATURE_VERSION of the worker
     text_space: str  # id of the text encoder whose item vectors the bundle expects
     text_dim: int
     tokenizer_sha256: str = ""  # of that text encoder; empty when the registry held none, as with vectors from elsewhere
     dim: int  # of user vectors and adapted item vectors
     events_max: int  # length of the user encoder's input
-    blend: dict[str, float]  # weights of the parts of the score, see stream.core.recommend
-    counts: dict[str, float]  # half-lives and bounds of the live counts, see stream.core.counts
-    churn: dict[str, float]  # raise_at, clear_at, horizon_days, see stream.core.churn
+    blend: dict[str, float]  # weights of the parts of the score, see stream.core.ranking.recommend
+    counts: dict[str, float]  # half-lives and bounds of the live counts, see stream.core.ranking.counts
+    churn: dict[str, float]  # raise_at, clear_at, horizon_days, see stream.core.survival.churn
     data_from: Instant
     data_to: Instant
     metrics: dict[str, float]
     files: dict[str, FileEntry]
     uplift: dict[str, dict[str, float]] = {}  # delivery → figures; in the order of `uplift.onnx`, which is there if any is
-    repurchase: dict[str, float] = {}  # when items are bought again, see stream.core.repurchase; empty: not learned
+    repurchase: dict[str, float] = {}  # when items are bought again, see stream.core.survival.repurchase; empty: not learned
 
 
 class ModelRelease(msgspec.Struct, frozen=True, kw_only=True):

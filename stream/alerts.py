@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from schemas.outputs import ChurnAlert, output_id
-from stream.core import churn
-from stream.core.featurize import Float32, alert_features, churn_features
-from stream.core.state import DAY_MS, Alert, UserState
+from stream.core.survival import churn
+from stream.core.user.featurize import Float32, alert_features, churn_features
+from stream.core.user.state import DAY_MS, Alert, UserState
 from stream.outbox import Outbox, utc
 from stream.partition import Cause, PartitionState
 from stream.ports import Runner

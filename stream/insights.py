@@ -26,12 +26,12 @@ from schemas.events import key as user_key
 from schemas.opinions import About, Opinion, Quote, SatisfactionAlert
 from schemas.outputs import output_id
 from schemas.unreadable import UNREADABLE
-from stream.adapters.opinion_reader import Read
-from stream.core import opinions
-from stream.core.changes import Policy
+from stream.adapters.models.opinion_reader import Read
 from stream.core.decode import Drop, Ok, decode
-from stream.core.opinions import COUNTED, FORMS, Said
-from stream.core.satisfaction import Change, Place, Subject, fold, fold_ticket
+from stream.core.opinions import opinions
+from stream.core.opinions.opinions import COUNTED, FORMS, Said
+from stream.core.opinions.satisfaction import Change, Place, Subject, fold, fold_ticket
+from stream.core.statistics.changes import Policy
 from stream.outbox import utc
 from stream.ports import Erasures
 from stream.tracing import port as tracing

@@ -12,9 +12,9 @@ from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, 
 from schemas.events import key as user_key
 from schemas.outputs import AdsRefusal, ChurnAlert, Complements, Recommendation, Reminder, SegmentChange, output_id
 from schemas.topics import Topic
-from stream.core import identity
 from stream.core.decode import Reject
-from stream.core.state import Stated
+from stream.core.user import identity
+from stream.core.user.state import Stated
 
 Headers = list[tuple[str, bytes]]
 CLOUDEVENTS_SOURCE = "clickwake/personalize"

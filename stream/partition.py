@@ -30,11 +30,11 @@ from typing import Literal, Protocol, TypeVar
 import msgspec
 
 from schemas.events import Lane
-from stream.core import state as states
-from stream.core.counts import PartitionCounts
-from stream.core.owed import Owed
-from stream.core.state import UserState
+from stream.core.ranking.counts import PartitionCounts
 from stream.core.terms import NO_TERM, headers
+from stream.core.user import state as states
+from stream.core.user.owed import Owed
+from stream.core.user.state import UserState
 from stream.ports import Store
 
 

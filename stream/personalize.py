@@ -19,15 +19,15 @@ from schemas.outputs import Recommendation, output_id
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
 from stream.alerts import AlertDesk
-from stream.core import fold, identity
-from stream.core.counts import UNLISTED_MAX
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
-from stream.core.featurize import Float32, Sequence
-from stream.core.fold import Outcome
-from stream.core.recommend import rank
-from stream.core.reminders import Policy
-from stream.core.state import NOTHING_STATED, Kind, Stated, UserState
+from stream.core.ranking.counts import UNLISTED_MAX
+from stream.core.ranking.recommend import rank
+from stream.core.survival.reminders import Policy
 from stream.core.terms import CLAIM_KEY
+from stream.core.user import fold, identity
+from stream.core.user.featurize import Float32, Sequence
+from stream.core.user.fold import Outcome
+from stream.core.user.state import NOTHING_STATED, Kind, Stated, UserState
 from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import PartitionState

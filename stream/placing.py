@@ -9,9 +9,9 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from stream.core import audience
-from stream.core.featurize import Float32, sequence
-from stream.core.state import Placed, UserState
+from stream.core.segments import audience
+from stream.core.user.featurize import Float32, sequence
+from stream.core.user.state import Placed, UserState
 from stream.partition import PartitionState
 from stream.ports import Runner
 from stream.recommending import encoded

@@ -8,9 +8,9 @@ from typing import Any, Protocol, TypeVar
 import numpy.typing as npt
 
 from schemas.release import Manifest
-from stream.core.audience import Audience
-from stream.core.featurize import Float32
-from stream.core.links import Links
+from stream.core.ranking.links import Links
+from stream.core.segments.audience import Audience
+from stream.core.user.featurize import Float32
 
 T = TypeVar("T")
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence as Seq
 from typing import NamedTuple
 
 from schemas.outputs import Complements, RecommendedItem, output_id
-from stream.core import scenarios
-from stream.core.featurize import Float32, Sequence, batch, sequence
-from stream.core.index import ItemIndex
-from stream.core.recommend import REASONS_MAX, Rules, Scores, explain, score
-from stream.core.state import UserState
+from stream.core.ranking import scenarios
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.recommend import REASONS_MAX, Rules, Scores, explain, score
+from stream.core.user.featurize import Float32, Sequence, batch, sequence
+from stream.core.user.state import UserState
 from stream.outbox import utc
 from stream.ports import Runner
 from stream.serving import Serving

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from schemas.outputs import Reminder, output_id
-from stream.core import reminders
-from stream.core.reminders import Expected, Policy, Rhythms
-from stream.core.state import DAY_MS, Reminded, UserState
+from stream.core.survival import reminders
+from stream.core.survival.reminders import Expected, Policy, Rhythms
+from stream.core.user.state import DAY_MS, Reminded, UserState
 from stream.outbox import Outbox, utc
 from stream.partition import Cause, PartitionState
 from stream.serving import Serving

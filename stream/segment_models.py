@@ -14,12 +14,12 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import numpy as np
 
-from stream.core.churn import ChurnPolicy
-from stream.core.featurize import Float32, churn_features
-from stream.core.replay import Replay
-from stream.core.segment_history import Said
-from stream.core.segment_rules import Rules
-from stream.core.state import UserState
+from stream.core.segments.segment_history import Said
+from stream.core.segments.segment_rules import Rules
+from stream.core.survival.churn import ChurnPolicy
+from stream.core.user.featurize import Float32, churn_features
+from stream.core.user.replay import Replay
+from stream.core.user.state import UserState
 from stream.placing import place
 from stream.serving import Serving
 

@@ -11,14 +11,15 @@ import numpy as np
 
 from schemas.outputs import SegmentChange, output_id
 from stream.adapters.watched import Watched
-from stream.core import churn, segments
-from stream.core.audience import NO_AUDIENCE, Audience
-from stream.core.featurize import Float32, churn_features
-from stream.core.segment_fields import values_of
-from stream.core.segment_rules import NO_RULES, Rules, RulesError, RulesFile, compiled
-from stream.core.segments import Change
-from stream.core.state import DAY_MS, UserState
-from stream.core.turning import Values, turned
+from stream.core.expressions.turning import Values, turned
+from stream.core.segments import segments
+from stream.core.segments.audience import NO_AUDIENCE, Audience
+from stream.core.segments.segment_fields import values_of
+from stream.core.segments.segment_rules import NO_RULES, Rules, RulesError, RulesFile, compiled
+from stream.core.segments.segments import Change
+from stream.core.survival import churn
+from stream.core.user.featurize import Float32, churn_features
+from stream.core.user.state import DAY_MS, UserState
 from stream.outbox import Outbox, utc
 from stream.partition import PartitionState
 from stream.placing import place, place_some, stale

@@ -12,16 +12,16 @@ import structlog
 
 from schemas.catalog import UNENCODED, Item, ItemVector
 from schemas.unreadable import UNREADABLE
-from stream.core.audience import NO_AUDIENCE
-from stream.core.blend import Blend
-from stream.core.churn import ChurnPolicy
-from stream.core.counts import CountsPolicy, ItemCount
-from stream.core.featurize import Float32
-from stream.core.index import ItemIndex
-from stream.core.links import NO_LINKS
-from stream.core.reminders import Rhythms
-from stream.core.repurchase import Repurchase, repeat_of
-from stream.core.satisfaction import Level
+from stream.core.opinions.satisfaction import Level
+from stream.core.ranking.blend import Blend
+from stream.core.ranking.counts import CountsPolicy, ItemCount
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.links import NO_LINKS
+from stream.core.segments.audience import NO_AUDIENCE
+from stream.core.survival.churn import ChurnPolicy
+from stream.core.survival.reminders import Rhythms
+from stream.core.survival.repurchase import Repurchase, repeat_of
+from stream.core.user.featurize import Float32
 from stream.ports import Models
 
 log = structlog.get_logger()

@@ -19,14 +19,17 @@ from aiokafka import TopicPartition
 
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
-from stream.adapters import changelog, faust_compat, kafka_clients, listening, watchdog
 from stream.adapters.clock import WallClock
-from stream.adapters.erasures import Erasures
-from stream.adapters.lag import Lag
-from stream.adapters.metrics import Metrics
-from stream.adapters.serving_readers import ServingReaders
-from stream.adapters.state_store import Identity, PartitionStore, directory
-from stream.core.counts import PartitionCounts
+from stream.adapters.faust import faust_compat
+from stream.adapters.health import listening, watchdog
+from stream.adapters.health.lag import Lag
+from stream.adapters.health.metrics import Metrics
+from stream.adapters.kafka import kafka_clients
+from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.serving_readers import ServingReaders
+from stream.adapters.state import changelog
+from stream.adapters.state.state_store import Identity, PartitionStore, directory
+from stream.core.ranking.counts import PartitionCounts
 from stream.core.terms import CLAIM_KEY
 from stream.endings import only_when_asked
 from stream.fleet import Fleet, Opened, rebuild_due

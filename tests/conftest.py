@@ -75,9 +75,9 @@ def runtime_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def kafka(runtime_home: Path, shared: Path) -> Iterator[str]:
     """Bootstrap servers of a real Kafka broker."""
-    from clickwake import process
-    from clickwake.kafka_jars import fetch_jars
-    from clickwake.local_kafka import Broker
+    from clickwake.local import process
+    from clickwake.local.broker import Broker
+    from clickwake.local.kafka_jars import fetch_jars
 
     with FileLock(shared / "jars.lock"):  # what is not in the cache yet is downloaded by one
         fetch_jars(runtime_home)
@@ -88,8 +88,8 @@ def kafka(runtime_home: Path, shared: Path) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def clickhouse(runtime_home: Path) -> Iterator[ClickHouse]:
     """Settings of the embedded ClickHouse server; the database in them does not exist yet."""
-    from clickwake import process
-    from clickwake.local_clickhouse.launch import ClickHouseServer
+    from clickwake.local import process
+    from clickwake.local.clickhouse.launch import ClickHouseServer
 
     with ClickHouseServer(runtime_home, port=process.free_port()) as server:
         yield ClickHouse(port=server.port)
@@ -136,7 +136,7 @@ def exported() -> Exported:
 @pytest.fixture(scope="session")
 def text_encoder(shared: Path) -> Path:
     """A registry with the real text encoder, which is exported once a run. To be copied, not written to."""
-    from training.text_encoder import export
+    from training.text.text_encoder import export
 
     made = Settings(home=shared / "text-encoder")
     with FileLock(shared / "text-encoder.lock"):

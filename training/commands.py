@@ -13,12 +13,12 @@ from rich.console import Console
 from producers.datasets.table import DatasetError
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from stream import settings as settings_module
-from stream.adapters import model_store
-from stream.adapters.model_store import BundleRefused
+from stream.adapters.models import model_store
+from stream.adapters.models.model_store import BundleRefused
 from stream.settings import Settings
+from training.history.snapshot import EmptyHistory, History
 from training.parity import ParityFailed
-from training.release import NothingReleased
-from training.snapshot import EmptyHistory, History
+from training.release.release import NothingReleased
 
 EXPECTED = (EmptyHistory, DatasetError, BundleRefused, NothingReleased, ParityFailed, KafkaUnavailable, NotAcknowledged,
             ConnectionError, FileNotFoundError, ValueError)  # fmt: skip
@@ -39,7 +39,7 @@ def print_json(value: Any) -> None:
 def history_of(settings: Settings, source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None,
                tenant: str) -> History:
     """The history that was named on the command line. Raises ValueError when none or two were."""
-    from training import snapshot
+    from training.history import snapshot
 
     if dataset is not None and events is not None:
         raise ValueError("name either --dataset or --events, not both")
@@ -55,8 +55,11 @@ def history_of(settings: Settings, source: str, dataset: tuple[str, Path] | None
 def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None, tenant: str,
           announce: bool, as_json: bool) -> None:
     """Train once; release unless told not to."""
-    from training import comparison, release, texts, trials
     from training import train as training
+    from training.evaluation import comparison
+    from training.promotions import trials
+    from training.release import release
+    from training.text import texts
 
     settings = settings_module.load()
     try:
@@ -80,7 +83,7 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
 
 def release(version: str, reason: str, as_json: bool) -> None:
     """Announce a bundle; `newest` names the newest in the registry."""
-    from training import release as releasing
+    from training.release import release as releasing
 
     settings = settings_module.load()
     try:
@@ -97,7 +100,7 @@ def release(version: str, reason: str, as_json: bool) -> None:
 
 def rollback(reason: str, as_json: bool) -> None:
     """Announce the parent of the current bundle."""
-    from training import release as releasing
+    from training.release import release as releasing
 
     try:
         announced = releasing.rollback(settings_module.load(), reason)

@@ -15,16 +15,16 @@ import numpy.typing as npt
 import torch
 
 from schemas.release import FORMAT_VERSION, FileEntry, Manifest
-from stream.adapters import model_store
-from stream.adapters.onnx import Bundle, session, sha256
-from stream.core.churn import EDGES_DAYS
-from stream.core.featurize import ALERT_FEATURES, CHURN_FEATURES, FEATURE_VERSION, Float32
-from stream.core.links import NO_LINKS, Links
-from stream.core.links import to_bytes as links_to_bytes
-from stream.core.state import KINDS
-from training.churn import HazardNet
+from stream.adapters.models import model_store
+from stream.adapters.models.onnx import Bundle, session, sha256
+from stream.core.ranking.links import NO_LINKS, Links
+from stream.core.ranking.links import to_bytes as links_to_bytes
+from stream.core.survival.churn import EDGES_DAYS
+from stream.core.user.featurize import ALERT_FEATURES, CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.core.user.state import KINDS
+from training.churn.churn import HazardNet
 from training.parity import agree, agree_as_vectors, point_alike, ranks_alike
-from training.user_encoder import Recommender
+from training.recommend.user_encoder import Recommender
 
 OPSET = 18
 PARITY_BATCHES = (1, 2, 7, 32)

@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 
 from producers.datasets.table import DatasetError
-from stream.adapters import satisfaction as serving
-from stream.adapters import signing
-from stream.adapters.model_store import BundleRefused, RegistryAway
+from stream.adapters.models import satisfaction as serving
+from stream.adapters.models import signing
+from stream.adapters.models.model_store import BundleRefused, RegistryAway
 from stream.settings import Settings
-from training import checkpoint, satisfaction
-from training.metrics import FloatArray, Interval, bootstrap
-from training.reviews import OF_EACH_MIN, VALIDATION_SHARE, Reviews, by_place, rarest, stored, too_few
+from training import checkpoint
+from training.evaluation.metrics import FloatArray, Interval, bootstrap
+from training.opinions import satisfaction
+from training.opinions.reviews import OF_EACH_MIN, VALIDATION_SHARE, Reviews, by_place, rarest, stored, too_few
 
 NEWEST_SHARE = 0.2  # of the reviews, held out
 ID_TIME = "%Y%m%dT%H%M%SZ"  # as ids of models begin

@@ -21,11 +21,15 @@ from producers.datasets.table import DatasetError
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from schemas.release import Manifest, ModelRelease, Verdict
 from stream import settings as settings_module
-from stream.adapters import model_store, signing
+from stream.adapters.models import model_store, signing
 from stream.settings import Settings
-from training import gate, release, satisfaction_renewal, snapshot, text_encoder, texts, train, trials, verdicts, watch
+from training import satisfaction_renewal, train
+from training.history import snapshot
 from training.parity import ParityFailed
-from training.texts import Texts
+from training.promotions import trials
+from training.release import gate, release, verdicts, watch
+from training.text import text_encoder, texts
+from training.text.texts import Texts
 
 log = structlog.get_logger()
 

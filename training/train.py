@@ -16,35 +16,29 @@ import msgspec
 import structlog
 
 from schemas.release import Manifest
-from stream.adapters import model_store, signing
-from stream.adapters.onnx import Bundle
-from stream.core.blend import Blend
-from stream.core.counts import CountsPolicy
-from stream.core.repurchase import Repurchase
-from stream.core.state import DAY_MS
+from stream.adapters.models import model_store, signing
+from stream.adapters.models.onnx import Bundle
+from stream.core.ranking.blend import Blend
+from stream.core.ranking.counts import CountsPolicy
+from stream.core.survival.repurchase import Repurchase
+from stream.core.user.state import DAY_MS
 from stream.settings import Settings
-from training import (
-    audience,
-    blend,
-    checkpoint,
-    churn,
-    export,
-    fit,
-    held_out,
-    links,
-    persuasion,
-    report,
-    repurchase,
-    verdicts,
-)
-from training.churn import ChurnFit
-from training.comparison import Comparison
-from training.fit import Curve
-from training.persuasion import Persuasion
-from training.snapshot import EmptyHistory, History, Moment, Replay, Snapshot, interactions, replay, visit_arrays
-from training.texts import Texts
-from training.trials import Trials
-from training.user_encoder import Config, Recommender
+from training import checkpoint, export
+from training.churn import churn
+from training.churn.churn import ChurnFit
+from training.clusters import audience
+from training.evaluation import report
+from training.evaluation.comparison import Comparison
+from training.history.snapshot import EmptyHistory, History, Moment, Replay, Snapshot, interactions, replay, visit_arrays
+from training.promotions import persuasion
+from training.promotions.persuasion import Persuasion
+from training.promotions.trials import Trials
+from training.recommend import blend, fit, held_out, links
+from training.recommend.fit import Curve
+from training.recommend.user_encoder import Config, Recommender
+from training.release import verdicts
+from training.repurchase import repurchase
+from training.text.texts import Texts
 
 log = structlog.get_logger()
 

@@ -35,15 +35,16 @@ from schemas import topics
 from schemas.catalog import UNENCODED, Item, ItemVector
 from schemas.dead_letter import Source
 from schemas.release import ModelRelease
-from stream.adapters import kafka_clients, model_store, producing, signing
-from stream.adapters.announcements import Announcements, NotBelieved
-from stream.adapters.global_reader import GlobalReader, readable
-from stream.adapters.listening import answered
-from stream.adapters.metrics_port import served
-from stream.adapters.onnx import TextEncoder
-from stream.adapters.signing import Keys
+from stream.adapters.health.listening import answered
+from stream.adapters.health.metrics_port import served
+from stream.adapters.kafka import kafka_clients, producing
+from stream.adapters.kafka.global_reader import GlobalReader, readable
+from stream.adapters.models import model_store, signing
+from stream.adapters.models.announcements import Announcements, NotBelieved
+from stream.adapters.models.onnx import TextEncoder
+from stream.adapters.models.signing import Keys
 from stream.core.decode import Reject
-from stream.core.items import content_hash, decode
+from stream.core.ranking.items import content_hash, decode
 from stream.endings import on_signal, until
 from stream.logs import configure
 from stream.outbox import Outbox
@@ -239,7 +240,7 @@ async def _spaces(settings: Settings, known: Known) -> list[str] | None:
     if found == [UNENCODED] and not known.none_said:
         known.none_said = True
         log.warning("no text encoder yet: items go on without vectors", registry=settings.registry,
-                    do="python -m training.text_encoder makes it")  # fmt: skip
+                    do="python -m training.text.text_encoder makes it")  # fmt: skip
     return found
 
 

@@ -25,12 +25,13 @@ from schemas.events import ms
 from schemas.opinions import SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
 from schemas.unreadable import UNREADABLE
-from stream.adapters import kafka_clients, metrics_port, producing
-from stream.adapters.erasures import Erasures
-from stream.adapters.global_reader import read_whole, readable
-from stream.adapters.listening import answered
-from stream.adapters.producing import Message
-from stream.adapters.refusals import AdsRefusals
+from stream.adapters.health import metrics_port
+from stream.adapters.health.listening import answered
+from stream.adapters.kafka import kafka_clients, producing
+from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.global_reader import read_whole, readable
+from stream.adapters.kafka.producing import Message
+from stream.adapters.kafka.refusals import AdsRefusals
 from stream.adapters.watched import Watched
 from stream.delivery import channels, metrics
 from stream.delivery.deliverer import Deliverer

@@ -18,8 +18,9 @@ import structlog
 from prometheus_client import Counter, Gauge, Histogram
 
 from schemas.erasure import Erasure
-from stream.adapters import kafka_clients, metrics_port, producing
-from stream.adapters.erasures import Erasures
+from stream.adapters.health import metrics_port
+from stream.adapters.kafka import kafka_clients, producing
+from stream.adapters.kafka.erasures import Erasures
 from stream.erasure.eraser import Eraser
 from stream.logs import configure
 from stream.settings import Settings, load

@@ -31,15 +31,15 @@ from schemas.events import ms
 from schemas.opinions import Opinion, SatisfactionAlert
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
-from stream.adapters import kafka_clients, producing
-from stream.adapters.erasures import Erasures
-from stream.adapters.global_reader import GlobalReader, read_whole, readable
-from stream.adapters.listening import answered
-from stream.adapters.metrics_port import served
-from stream.adapters.opinion_reader import OpinionReader
-from stream.adapters.producing import Message
-from stream.core.changes import Policy
-from stream.core.satisfaction import Place
+from stream.adapters.health.listening import answered
+from stream.adapters.health.metrics_port import served
+from stream.adapters.kafka import kafka_clients, producing
+from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.global_reader import GlobalReader, read_whole, readable
+from stream.adapters.kafka.producing import Message
+from stream.adapters.models.opinion_reader import OpinionReader
+from stream.core.opinions.satisfaction import Place
+from stream.core.statistics.changes import Policy
 from stream.endings import on_signal, until
 from stream.http.measured import SECONDS
 from stream.insights import BATCH_RECORDS_MAX, Heard, Listener, Tracker, opinion

@@ -3,7 +3,7 @@ second one takes over from the first, which ends.
 
 1. Fetch some of the events, at most `offers.interval_ms` long.
 2. Read the decisions to the end they have now: what an event is about is known, unless it was logged after the event.
-3. Fold decisions, then events (`stream.core.offer_ledger`); what is over by the events' clocks is forgotten.
+3. Fold decisions, then events (`stream.core.offers.offer_ledger`); what is over by the events' clocks is forgotten.
 4. What has changed, and the offsets it stands for, go to the offers topic in one transaction.
 
 A crash before the end of 4 leaves nothing of the turn: it is read again from the offsets of the one before, and folded to
@@ -38,11 +38,12 @@ from schemas.offers import POSITIONS_KEY, Positions
 from schemas.outputs import Decision
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
-from stream.adapters import kafka_clients, metrics_port, producing
-from stream.adapters.erasures import Erasures
-from stream.adapters.global_reader import read_whole, readable
+from stream.adapters.health import metrics_port
+from stream.adapters.kafka import kafka_clients, producing
+from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.global_reader import read_whole, readable
 from stream.core.decode import Ok, decode
-from stream.core.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
+from stream.core.offers.offer_ledger import BITS, ID_PREFIX, Ledger, revenue_micros
 from stream.endings import on_signal, until
 from stream.logs import configure
 from stream.settings import Settings, load

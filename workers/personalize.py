@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from stream.adapters import faust_compat
+from stream.adapters.faust import faust_compat
 from stream.logs import configure
 from stream.settings import load
 from stream.topology import create_app

@@ -45,10 +45,10 @@ from collections.abc import Callable
 
 import structlog
 
-from stream.adapters import metrics_port
-from stream.adapters.changelog import InputChanged
-from stream.adapters.clickhouse import MigrationError
-from stream.adapters.producing import SendFailed
+from stream.adapters.database.clickhouse import MigrationError
+from stream.adapters.health import metrics_port
+from stream.adapters.kafka.producing import SendFailed
+from stream.adapters.state.changelog import InputChanged
 from stream.logs import configure
 from stream.settings import Settings, load
 from stream.sink.consumer import Sink

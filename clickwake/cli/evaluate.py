@@ -31,7 +31,7 @@ def evaluate_recommend(
     report: ReportDir = None,
 ) -> None:
     """Each known user's next moment and every moment after the split, all items ranked, beside a panel of strong methods."""
-    from training import evaluations
+    from training.evaluation import evaluations
 
     options = {"seeds": float(seeds), "panel": float(panel), "ablations": float(ablations), "freshness": float(freshness)}
     evaluations.main("recommend", dataset, path, split, as_json, report, options)
@@ -47,7 +47,7 @@ def evaluate_churn(
     report: ReportDir = None,
 ) -> None:
     """Who stays away after the cut-off: AUC, Brier and calibration error."""
-    from training import evaluations
+    from training.evaluation import evaluations
 
     evaluations.main("churn", dataset, path, split, as_json, report, {"horizon_days": horizon_days})
 
@@ -64,7 +64,7 @@ def evaluate_repurchase(
     report: ReportDir = None,
 ) -> None:
     """Which items are bought again within 30, 60 and 90 days, what completes a basket, whether reminders are right."""
-    from training import evaluations
+    from training.evaluation import evaluations
 
     if dataset != "simulated" and path is None:
         raise typer.BadParameter(f"{dataset} needs its file: clickwake evaluate repurchase {dataset} PATH")
@@ -86,8 +86,8 @@ def evaluate_satisfaction(
     report: ReportDir = None,
 ) -> None:
     """Recommended or not, and stars, from the text of reviews of items or categories never learned from."""
-    from training import evaluations
-    from training.reviews import SHOP, from_clickhouse
+    from training.evaluation import evaluations
+    from training.opinions.reviews import SHOP, from_clickhouse
 
     splits = {"womens-clothing": "item", "chinese-reviews": "category", SHOP: "item"}
     if dataset not in splits:
@@ -115,8 +115,8 @@ def evaluate_promotions(
     report: ReportDir = None,
 ) -> None:
     """Which offer, and whom to mail: policies judged by logs that were drawn by lot, and what may be concluded."""
-    from training import evaluations
-    from training.offer_log import SHOP, from_clickhouse
+    from training.evaluation import evaluations
+    from training.promotions.offer_log import SHOP, from_clickhouse
 
     if (path is None) != (dataset == SHOP):
         raise typer.BadParameter(f"{dataset} is read from {'ClickHouse' if dataset == SHOP else 'its file'}")
@@ -136,7 +136,7 @@ def evaluate_clusters(
     report: ReportDir = None,
 ) -> None:
     """Clusters of users by their vectors: against planted tastes, under resampling, and whether users stay in them."""
-    from training import evaluations
+    from training.evaluation import evaluations
 
     if dataset != "simulated" and path is None:
         raise typer.BadParameter(f"{dataset} needs its file: clickwake evaluate clusters {dataset} PATH")
@@ -157,7 +157,7 @@ def evaluate_strategies(
     report: ReportDir = None,
 ) -> None:
     """Satisfaction by user, item and strategy after a time split, and whether planted effects of strategies are found."""
-    from training import evaluations
+    from training.evaluation import evaluations
 
     if dataset not in ("simulated", "clickhouse"):
         raise typer.BadParameter(f"{dataset!r} has no strategies with opinions; it is simulated or clickhouse")
@@ -178,7 +178,8 @@ def evaluate_explanations(
     report: ReportDir = None,
 ) -> None:
     """Whether a recommended item falls further without its first reason than without another event of the user's."""
-    from training import commands, evaluations
+    from training import commands
+    from training.evaluation import evaluations
 
     name, path = dataset or (source if events is None else events.name, Path())
     evaluations.main("explanations", name, path, split, as_json, report, {"users": float(users)}, source=lambda settings:
@@ -198,6 +199,6 @@ def evaluate_text(
     report: ReportDir = None,
 ) -> None:
     """The text encoder in eight bits, and adapted to the catalog: what each does to the ranking, and how fast it is."""
-    from training import evaluations
+    from training.evaluation import evaluations
 
     evaluations.main("text", dataset, path, split, as_json, report, {"seeds": float(seeds)}, keep)

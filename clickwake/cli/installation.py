@@ -109,8 +109,8 @@ def migrate(
     """Create or update the ClickHouse tables and views (the sink does the same when it starts)."""
     import json
 
-    from stream.adapters.clickhouse import ClickHouseMissing, MigrationError, address
-    from stream.adapters.clickhouse import migrate as apply
+    from stream.adapters.database.clickhouse import ClickHouseMissing, MigrationError, address
+    from stream.adapters.database.clickhouse import migrate as apply
     from stream.settings import load
 
     settings = load().clickhouse
@@ -133,9 +133,9 @@ def setup(
     import asyncio
 
     from clickwake import topics as topic_admin
-    from stream.adapters.clickhouse import ClickHouseMissing, MigrationError
-    from stream.adapters.clickhouse import migrate as apply
-    from stream.adapters.kafka_clients import KafkaMissing, wait_for_kafka
+    from stream.adapters.database.clickhouse import ClickHouseMissing, MigrationError
+    from stream.adapters.database.clickhouse import migrate as apply
+    from stream.adapters.kafka.kafka_clients import KafkaMissing, wait_for_kafka
     from stream.settings import load
 
     settings = load()
@@ -156,7 +156,7 @@ def rewind() -> None:
 
     What was folded or stored before is told by its id, so nothing counts twice. End all workers first."""
     from schemas import topics
-    from stream.adapters.lag import STORED, GroupInUse, Lag
+    from stream.adapters.health.lag import STORED, GroupInUse, Lag
     from stream.settings import load
 
     settings = load()
@@ -186,7 +186,7 @@ def demo(
     from clickwake.demo import dataset as books
     from clickwake.demo import shop
     from clickwake.demo.stage import DemoFailed
-    from clickwake.process import StartError
+    from clickwake.local.process import StartError
     from producers.datasets.registry import DATASETS
     from producers.datasets.table import DatasetError
     from stream.settings import load

@@ -46,7 +46,7 @@ def models_list(
 ) -> None:
     """List the bundles in the registry, newest first, and which one is released."""
     if context.invoked_subcommand is None:
-        from training import model_commands
+        from training.release import model_commands
 
         model_commands.listing(as_json)
 
@@ -57,7 +57,7 @@ def models_keygen(
     as_json: Annotated[bool, typer.Option("--json", help="print the names and the public key as JSON")] = False,
 ) -> None:
     """Make a pair of ed25519 keys: training signs bundles with one, workers ask for the other."""
-    from training import model_commands
+    from training.release import model_commands
 
     model_commands.keygen(out, as_json)
 
@@ -69,7 +69,7 @@ def models_sign(
     as_json: Annotated[bool, typer.Option("--json", help="print the key's id as JSON")] = False,
 ) -> None:
     """Sign a bundle and its text encoder with the present key, as when keys are changed."""
-    from training import model_commands
+    from training.release import model_commands
 
     model_commands.sign(version, trust, as_json)
 
@@ -84,7 +84,7 @@ def models_compare(
     as_json: Annotated[bool, typer.Option("--json", help="print the comparison as JSON")] = False,
 ) -> None:
     """Both bundles on the newest held-out days: the same users, the same items, and their paired differences."""
-    from training import model_commands
+    from training.release import model_commands
 
     model_commands.compare(version, other, source, dataset, tenant, as_json)
 
@@ -99,7 +99,7 @@ def models_watch(
 ) -> None:
     """Hit rate and input drift of the released bundle, live; rolls back when they leave their band. `train --every` does
     the same every ten minutes."""
-    from training import model_commands
+    from training.release import model_commands
 
     model_commands.watch(tenant, horizon, candidate, rollback, as_json)
 

@@ -15,7 +15,7 @@ from clickwake.dashboard import pages
 from clickwake.dashboard.accounts import Accounts, BadAccounts
 from clickwake.dashboard.gate import Gate
 from clickwake.dashboard.sessions import Sessions
-from stream.adapters.metrics_port import served
+from stream.adapters.health.metrics_port import served
 from stream.http.measured import SECONDS, Measured
 from stream.logs import configure
 from stream.settings import LOOPBACK, Dashboard, load

@@ -1,6 +1,6 @@
 """Model versions: what each was learned from, what it served, and how far today's events are from those it learned from.
 
-The drift is `stream.core.drift`'s, as `clickwake models watch` judges by: on each day what would have been said then.
+The drift is `stream.core.statistics.drift`'s, as `clickwake models watch` judges by: on each day what would have been said then.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from clickwake.dashboard import charts, queries
 from clickwake.dashboard.frame import Page, picture
 from clickwake.dashboard.queries import Database
 from schemas.release import Manifest
-from stream.adapters import model_store
-from stream.core.drift import PSI_MAX, WINDOW_DAYS_MAX, WINDOW_DAYS_MIN, Inputs, drift
-from stream.core.state import DAY_MS
+from stream.adapters.models import model_store
+from stream.core.statistics.drift import PSI_MAX, WINDOW_DAYS_MAX, WINDOW_DAYS_MIN, Inputs, drift
+from stream.core.user.state import DAY_MS
 
 DAYS_MAX = 28  # in the picture
 EVENTS_MAX = 200_000  # compared; of more, those of a part of the users

@@ -20,9 +20,9 @@ from clickwake.dashboard.sessions import Sessions
 from clickwake.segments import served
 from clickwake.storefront.app import NoKey, plain_key
 from producers.kafka import KafkaUnavailable, NotAcknowledged
-from stream.adapters.model_store import BundleRefused
-from stream.core.audience import NO_AUDIENCE
-from stream.core.segment_rules import RulesError
+from stream.adapters.models.model_store import BundleRefused
+from stream.core.segments.audience import NO_AUDIENCE
+from stream.core.segments.segment_rules import RulesError
 from stream.pseudonyms import Pseudonyms
 from stream.segments import load as load_rules
 from stream.settings import Settings

@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import ClickHouse
 
 Rows = list[dict[str, Any]]

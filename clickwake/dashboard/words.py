@@ -97,7 +97,7 @@ CHINESE = {
                          ("best", "最高档"))
 }  # fmt: skip
 
-# what is said in sentences: of an alert (stream/alerts.py), of an item (stream/core/why.py), by the read API. A pattern of
+# what is said in sentences: of an alert (stream/alerts.py), of an item (stream/core/ranking/why.py), by the read API. A pattern of
 # the English, and the Chinese with its groups
 SENTENCES = {
     r"silent for ([\d.]+) days, usually back after ([\d.]+)": r"已沉默 \1 天，通常 \2 天后回访",

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from clickwake.demo.stage import DemoFailed, Stage, begin_afresh
-from clickwake.up import Local
+from clickwake.local.up import Local
 from producers.replay import Replay, State, Summary, count_rows
 from stream.settings import Settings
 

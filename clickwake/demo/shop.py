@@ -27,8 +27,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from clickwake.demo.stage import DemoFailed, Stage, begin_afresh, example_rules
-from clickwake.observe import metric
-from clickwake.up import Local
+from clickwake.local.observe import metric
+from clickwake.local.up import Local
 from producers.kafka import client_options
 from producers.simulate.feed import Feed
 from producers.simulate.mess import Record
@@ -111,7 +111,7 @@ def run(home: Path, *, keep: bool = False, console: Console | None = None) -> di
 
 def _import(stage: Stage, world: World, until: datetime) -> int:
     """Send catalog and history, wait until all of it is folded, stored and encoded; returns the number of events."""
-    space = str(_offline(stage, "training.text_encoder")["space"])
+    space = str(_offline(stage, "training.text.text_encoder")["space"])
     with KafkaTarget(stage.settings, lambda text: None) as target, Progress(console=stage.console, transient=True) as shown:
         target.catalog(world.items())
         task = shown.add_task("history", total=(until - world.start).total_seconds())

@@ -13,10 +13,10 @@ from typing import Any
 
 from rich.console import Console
 
-from clickwake import process, up
-from clickwake.observe import owed
-from stream.adapters import clickhouse
-from stream.adapters.lag import Lag
+from clickwake.local import process, up
+from clickwake.local.observe import owed
+from stream.adapters.database import clickhouse
+from stream.adapters.health.lag import Lag
 
 DATA = ("kafka/data", "clickhouse", "state", "models/bundles", "replay")  # of a home; programs and text encoders stay
 RULES = Path(__file__).with_name("segments.yml")

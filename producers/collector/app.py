@@ -41,7 +41,7 @@ from schemas.dead_letter import Source
 from schemas.dialects import DialectError
 from schemas.erasure import Erasure
 from schemas.events import EventType, key
-from stream.adapters.erasures import Erasures
+from stream.adapters.kafka.erasures import Erasures
 from stream.http import body, keys, scraping, server
 from stream.http.answers import Json, Refused, invalid
 from stream.http.cross_origin import CrossOrigin

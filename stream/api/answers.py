@@ -11,8 +11,8 @@ from schemas.events import Instant
 from schemas.outputs import RecommendedItem
 from stream.api.choosing import DueCategory
 from stream.api.offers import OfferAnswer
-from stream.core.index import ItemIndex
-from stream.core.why import Why
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.why import Why
 
 
 class Recommended(RecommendedItem, frozen=True, kw_only=True):

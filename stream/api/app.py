@@ -23,10 +23,10 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from stream.adapters.clock import WallClock
-from stream.adapters.decisions import DecisionLog
-from stream.adapters.offers import OffersReader
-from stream.adapters.replica import StateReplica
-from stream.adapters.serving_readers import ServingReaders
+from stream.adapters.kafka.decisions import DecisionLog
+from stream.adapters.kafka.offers import OffersReader
+from stream.adapters.kafka.replica import StateReplica
+from stream.adapters.kafka.serving_readers import ServingReaders
 from stream.api import openapi
 from stream.api.answers import Answer, Explained, Items, User
 from stream.api.metrics import Metrics

@@ -14,16 +14,16 @@ from schemas.events import Instant
 from schemas.outputs import Applied, Reason, RecommendedItem
 from stream.api.experiments import NO_ARM
 from stream.api.requests import Ask, condition, factor
-from stream.core import scenarios
-from stream.core.choice import Choice, allowed_of, choose
-from stream.core.experiments import Arm, explored
-from stream.core.featurize import Float32
-from stream.core.index import ItemIndex
-from stream.core.recommend import REASONS_MAX, SHARE_LEAST, Rules, rest, shares_by_source
-from stream.core.reminders import Policy, categories_due, due_now
-from stream.core.scenarios import Bool
-from stream.core.state import Kind, UserState
-from stream.core.why import Why, why
+from stream.core.experiments.experiments import Arm, explored
+from stream.core.ranking import scenarios
+from stream.core.ranking.choice import Choice, allowed_of, choose
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.recommend import REASONS_MAX, SHARE_LEAST, Rules, rest, shares_by_source
+from stream.core.ranking.scenarios import Bool
+from stream.core.ranking.why import Why, why
+from stream.core.survival.reminders import Policy, categories_due, due_now
+from stream.core.user.featurize import Float32
+from stream.core.user.state import Kind, UserState
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.recommending import Scored, degraded

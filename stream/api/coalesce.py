@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from stream.core.state import UserState
+from stream.core.user.state import UserState
 from stream.ports import Runner
 from stream.recommending import Scored, score_users
 from stream.serving import Serving

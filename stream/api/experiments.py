@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 
 from stream.adapters.watched import Watched
-from stream.core.experiments import Arm, Experiment, ExperimentsFile
-from stream.core.expression import ExpressionError, parse
-from stream.core.index import FIELDS
+from stream.core.experiments.experiments import Arm, Experiment, ExperimentsFile
+from stream.core.expressions.expression import ExpressionError, parse
+from stream.core.ranking.index import FIELDS
 
 LOOK_S = 1.0
 NO_ARM = Arm(name="none")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from stream.adapters.metrics import ReleaseMetrics
+from stream.adapters.health.metrics import ReleaseMetrics
 from stream.http.measured import SECONDS
 
 

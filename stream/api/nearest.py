@@ -9,8 +9,8 @@ import numpy as np
 
 from schemas.outputs import RecommendedItem
 from stream.api.requests import Field
-from stream.core.featurize import Float32
-from stream.core.index import ItemIndex
+from stream.core.ranking.index import ItemIndex
+from stream.core.user.featurize import Float32
 
 
 class Nearest(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,15 +20,13 @@ import numpy as np
 from schemas.events import Id, Instant, key
 from schemas.offers import PlacementTotals
 from schemas.outputs import Decision, Offered, output_id
-from stream.adapters.decisions import DecisionLog
-from stream.adapters.offers import OffersReader
+from stream.adapters.kafka.decisions import DecisionLog
+from stream.adapters.kafka.offers import OffersReader
 from stream.adapters.watched import Watched
 from stream.api.texts import TextFeatures
-from stream.core import segments
-from stream.core.bandit import choose
-from stream.core.offer_ledger import ID_PREFIX
-from stream.core.offer_policy import Policy, policy, text_id
-from stream.core.offers import (
+from stream.core.offers.offer_ledger import ID_PREFIX
+from stream.core.offers.offer_policy import Policy, policy, text_id
+from stream.core.offers.offers import (
     HOUR_MS,
     NO_OFFERS,
     Compiled,
@@ -41,8 +39,10 @@ from stream.core.offers import (
     held_out,
     refusal,
 )
-from stream.core.segment_fields import values_of
-from stream.core.state import UserState
+from stream.core.segments import segments
+from stream.core.segments.segment_fields import values_of
+from stream.core.statistics.bandit import choose
+from stream.core.user.state import UserState
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.ports import Clock

@@ -10,7 +10,7 @@ from stream.api.answers import Answer, Explained, Items, OfferServed, Ranked, Us
 from stream.api.nearest import Nearest
 from stream.api.offers import AskOffer, AskOfferFor
 from stream.api.requests import Ask, AskForMany, AskWhy, Neighbors, ToRank
-from stream.core.index import FIELDS
+from stream.core.ranking.index import FIELDS
 from stream.http import page
 from stream.http.answers import Error
 from stream.settings import Api

@@ -9,12 +9,12 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 
 from schemas.events import Id
-from stream.core import expression
 from stream.core.decode import message_of
-from stream.core.expression import Expression, ExpressionError
-from stream.core.index import FIELDS
-from stream.core.recommend import REASONS_MAX
-from stream.core.scenarios import Scenario
+from stream.core.expressions import expression
+from stream.core.expressions.expression import Expression, ExpressionError
+from stream.core.ranking.index import FIELDS
+from stream.core.ranking.recommend import REASONS_MAX
+from stream.core.ranking.scenarios import Scenario
 from stream.http.answers import Refused, invalid
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -16,9 +16,9 @@ import numpy as np
 
 from schemas.events import key
 from schemas.outputs import Applied, Decision, RecommendedItem, output_id
-from stream.adapters.decisions import DecisionLog
-from stream.adapters.replica import StateReplica
-from stream.adapters.serving_readers import ServingReaders
+from stream.adapters.kafka.decisions import DecisionLog
+from stream.adapters.kafka.replica import StateReplica
+from stream.adapters.kafka.serving_readers import ServingReaders
 from stream.api.answers import (
     Advertising,
     Answer,
@@ -49,13 +49,15 @@ from stream.api.experiments import NO_ARM, Experiments
 from stream.api.nearest import Nearest, nearest
 from stream.api.offers import OfferAnswer, Person
 from stream.api.requests import Ask, Neighbors, ToRank
-from stream.core import churn, scenarios, segments
-from stream.core.experiments import Arm, assigned
-from stream.core.featurize import churn_features
-from stream.core.recommend import REASONS_MAX, Rules
-from stream.core.reminders import Policy
-from stream.core.scenarios import PERSONAL
-from stream.core.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
+from stream.core.experiments.experiments import Arm, assigned
+from stream.core.ranking import scenarios
+from stream.core.ranking.recommend import REASONS_MAX, Rules
+from stream.core.ranking.scenarios import PERSONAL
+from stream.core.segments import segments
+from stream.core.survival import churn
+from stream.core.survival.reminders import Policy
+from stream.core.user.featurize import churn_features
+from stream.core.user.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.partition import NOBODY

@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 
-from stream.adapters import model_store, signing
-from stream.adapters.onnx import TextEncoder
-from stream.core.featurize import Float32
-from stream.core.nearness import nearness, steps, steps_of_items, taste
-from stream.core.offer_policy import text_about
-from stream.core.state import Touch
+from stream.adapters.models import model_store, signing
+from stream.adapters.models.onnx import TextEncoder
+from stream.core.offers.nearness import nearness, steps, steps_of_items, taste
+from stream.core.offers.offer_policy import text_about
+from stream.core.user.featurize import Float32
+from stream.core.user.state import Touch
 from stream.serving import ServingState
 from stream.settings import Settings
 

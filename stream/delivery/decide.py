@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from schemas.opinions import SatisfactionAlert
 from schemas.outputs import ChurnAlert, Expected, Reminder
-from stream.core.featurize import mean_order
+from stream.core.user.featurize import mean_order
 from stream.delivery.rules import Delivery, several
 from stream.delivery.said import Said, subject_of
 

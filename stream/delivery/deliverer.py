@@ -20,7 +20,7 @@ import structlog
 
 from schemas.events import key, ms
 from schemas.outputs import DeliveryRecord, output_id
-from stream.core.state import ADS_REFUSED
+from stream.core.user.state import ADS_REFUSED
 from stream.delivery import channels, metrics
 from stream.delivery.channels import Message, Refused, TryAgain
 from stream.delivery.decide import concerns, decide

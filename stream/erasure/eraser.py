@@ -32,12 +32,12 @@ from schemas import topics
 from schemas.erasure import Done, Erasure, Receipt, subject
 from schemas.events import key
 from schemas.topics import Topic
-from stream.adapters import signing
-from stream.adapters.clickhouse import missing
-from stream.adapters.kafka_clients import partition_of, reader
-from stream.adapters.lag import Lag
-from stream.adapters.producing import Message, send_keyed
-from stream.core import identity
+from stream.adapters.database.clickhouse import missing
+from stream.adapters.health.lag import Lag
+from stream.adapters.kafka.kafka_clients import partition_of, reader
+from stream.adapters.kafka.producing import Message, send_keyed
+from stream.adapters.models import signing
+from stream.core.user import identity
 from stream.erasure.rows import Rows
 from stream.settings import Kafka, Settings
 from stream.tracing.port import UNTRACED, Tracing

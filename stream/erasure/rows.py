@@ -13,7 +13,7 @@ from clickhouse_connect.driver.client import Client
 
 from schemas.erasure import Done
 from schemas.events import ms
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import Settings
 
 HOLDS = """(arrayExists(one -> position(x, one) > 0, {quoted:Array(String)})

@@ -23,9 +23,9 @@ from schemas.erasure import Receipt, decode, subject
 from schemas.events import key
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
-from stream.adapters import clickhouse
-from stream.adapters.global_reader import readable
-from stream.adapters.kafka_clients import records
+from stream.adapters.database import clickhouse
+from stream.adapters.kafka.global_reader import readable
+from stream.adapters.kafka.kafka_clients import records
 from stream.erasure.eraser import OUTSIDE, until
 from stream.erasure.rows import HOLDS, numbers, quoted
 from stream.settings import Settings

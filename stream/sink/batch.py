@@ -13,7 +13,7 @@ import msgspec
 
 from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Message, Source
 from schemas.outputs import output_id
-from stream.core.identity import nobody
+from stream.core.user.identity import nobody
 from stream.outbox import utc
 from stream.sink.rows import Complaint, Record, Rows, Skip, ToRows
 from stream.sink.tables import Row, Table

@@ -22,12 +22,12 @@ from schemas import topics
 from schemas.dead_letter import DeadLetter
 from schemas.events import ms
 from schemas.unreadable import UNREADABLE
-from stream.adapters.changelog import InputChanged, RecoveryFailed, look
-from stream.adapters.erasures import Erasures
-from stream.adapters.kafka_clients import aiokafka_arguments, missing, stopped, wait_for_kafka
-from stream.adapters.lag import Lag
-from stream.adapters.listening import answered
-from stream.adapters.producing import create_producer, send_keyed
+from stream.adapters.health.lag import Lag
+from stream.adapters.health.listening import answered
+from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.kafka_clients import aiokafka_arguments, missing, stopped, wait_for_kafka
+from stream.adapters.kafka.producing import create_producer, send_keyed
+from stream.adapters.state.changelog import InputChanged, RecoveryFailed, look
 from stream.outbox import cloud_event
 from stream.settings import Settings
 from stream.sink import metrics, rows

@@ -11,7 +11,7 @@ import structlog
 from clickhouse_connect.driver.client import Client
 
 from schemas.dead_letter import Message
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import ClickHouse
 from stream.sink import metrics
 from stream.sink.batch import Batch, Insert, Rejection

@@ -15,13 +15,13 @@ import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from clickwake import process
 from clickwake import topics as topic_admin
 from clickwake.dashboard import accounts, frame
+from clickwake.local import process
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters import clickhouse as adapter
-from stream.adapters.lag import Lag
+from stream.adapters.database import clickhouse as adapter
+from stream.adapters.health.lag import Lag
 from stream.settings import Settings
 from stream.sink.consumer import group as sink_group
 from tests.support import bundles, surfaces
@@ -38,7 +38,7 @@ from tests.support.shop_history import (
     recommended_at,
     tell,
 )
-from training import release as releases
+from training.release import release as releases
 
 PASSWORD = "a long way to the sea"  # noqa: S105 - of these tests
 PAGES = [*frame.NAV, "/users/u3"]

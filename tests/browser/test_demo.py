@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from clickwake.up import read_status
+from clickwake.local.up import read_status
 from producers.client import Client
 from schemas import topics
 from stream.settings import Kafka, Settings

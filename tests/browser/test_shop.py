@@ -13,8 +13,8 @@ import msgspec
 import pytest
 from playwright.sync_api import Page, expect
 
-from clickwake import process
 from clickwake import topics as topic_admin
+from clickwake.local import process
 from schemas import topics
 from schemas.catalog import Item
 from stream.settings import Settings
@@ -22,7 +22,7 @@ from tests.support import bundles, surfaces
 from tests.support.bundles import Exported
 from tests.support.cluster import answers, lag, produce_events, read_all, running, until
 from tests.support.fakes import event
-from training import release as releases
+from training.release import release as releases
 
 ITEMS = [
     Item(item_id=f"i{n}", tenant="t", title=f"{colour} {thing}", brand="Wake", category=category, price=5.0 + n)

@@ -18,8 +18,8 @@ from typing import Any
 
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters.faust_batches import RecordBatch
-from stream.adapters.state_store import PartitionStore
+from stream.adapters.faust.faust_batches import RecordBatch
+from stream.adapters.state.state_store import PartitionStore
 from stream.outbox import Outbox, OutRecord
 from stream.partition import PartitionState
 from stream.personalize import Personalizer

@@ -37,7 +37,7 @@ from tests.chaos.town import (
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import Sender, of_short_sessions, running, sink_lag, until
-from training import release as releases
+from training.release import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 PERSONALIZE = [(point, times) for times in (1, 3) for point in crashing.PERSONALIZE] if FULL else [

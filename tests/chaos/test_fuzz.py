@@ -18,12 +18,12 @@ import pytest
 from producers.collector.admission import Admitted, Arrival, admit
 from producers.privacy import Privacy
 from schemas.events import EVENT_BYTES_MAX, key
-from stream.adapters import clickhouse as engine
-from stream.core import state as states
+from stream.adapters.database import clickhouse as engine
 from stream.core.decode import Drop, Ok, Reject, decode
-from stream.core.featurize import churn_features, sequence
-from stream.core.fold import fold
-from stream.core.state import DAY_MS, UserState
+from stream.core.user import state as states
+from stream.core.user.featurize import churn_features, sequence
+from stream.core.user.fold import fold
+from stream.core.user.state import DAY_MS, UserState
 from stream.settings import ClickHouse, Personalize
 from stream.settings import Privacy as Section
 from stream.sink.batch import freeze

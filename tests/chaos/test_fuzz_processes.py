@@ -21,10 +21,10 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.dead_letter import DeadLetter
 from schemas.events import key as user_key
-from stream.adapters import clickhouse as engine
+from stream.adapters.database import clickhouse as engine
 from stream.core.decode import Drop, Ok, Reject, decode
-from stream.core.fold import fold
-from stream.core.state import UserState
+from stream.core.user.fold import fold
+from stream.core.user.state import UserState
 from stream.settings import Settings
 from tests.chaos.town import caught_up
 from tests.support import bundles
@@ -42,7 +42,7 @@ from tests.support.cluster import (
 )
 from tests.support.fakes import event
 from tests.support.hostile import payloads
-from training import release as releases
+from training.release import release as releases
 
 COUNT = 100_000 if os.environ.get("CLICKWAKE_CHAOS") == "full" else 3_000  # each way
 AT_ONCE, NEIGHBOURS, EVENTS_EACH = 4, 10, 20

@@ -24,9 +24,9 @@ import pytest
 from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.outputs import Reminder
-from stream.adapters import clickhouse as adapter
-from stream.core.state import DAY_MS
+from stream.adapters.database import clickhouse as adapter
 from stream.core.terms import CLAIM_KEY, term_of
+from stream.core.user.state import DAY_MS
 from stream.partition import unpack
 from stream.settings import Kafka, Personalize, Settings
 from tests.chaos.town import (
@@ -61,7 +61,7 @@ from tests.support.cluster import (
     until,
 )
 from tests.support.fakes import event
-from training import release as releases
+from training.release import release as releases
 
 FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 KILLS, JOINS = (200, 20) if FULL else (3, 3)

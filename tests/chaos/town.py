@@ -19,10 +19,10 @@ from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter
 from schemas.events import Event
 from schemas.outputs import ChurnAlert, Recommendation, Reminder, output_id
-from stream.adapters import clickhouse
-from stream.adapters.lag import Lag
-from stream.core.repurchase import FEATURES, Repurchase
-from stream.core.state import DAY_MS, Alert
+from stream.adapters.database import clickhouse
+from stream.adapters.health.lag import Lag
+from stream.core.survival.repurchase import FEATURES, Repurchase
+from stream.core.user.state import DAY_MS, Alert
 from stream.settings import Settings
 from tests.support import recount as by_hand
 from tests.support.bundles import LAPSE_DAYS

@@ -16,8 +16,9 @@ from typing import Any
 
 from aiokafka.errors import KafkaError
 
-from stream.adapters import faust_compat, watchdog
-from stream.adapters.faust_compat import TP, RecordBatch
+from stream.adapters.faust import faust_compat
+from stream.adapters.faust.faust_compat import TP, RecordBatch
+from stream.adapters.health import watchdog
 from stream.settings import Kafka, Settings
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from chdb.state.sqlitelike import Connection
 
-from stream.adapters.clickhouse import migrations
+from stream.adapters.database.clickhouse import migrations
 
 USERS = ("clickwake_sink", "clickwake_erasure", "clickwake_training", "clickwake_strategies", "clickwake_analyst")
 CONFIG = "<clickhouse><user_directories><users_xml><path>{}/users.xml</path></users_xml></user_directories></clickhouse>"

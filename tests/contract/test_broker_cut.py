@@ -16,7 +16,7 @@ from aiokafka.protocol.admin import ApiVersionRequest
 
 from clickwake import topics as topic_admin
 from schemas import topics
-from stream.adapters import kafka_clients
+from stream.adapters.kafka import kafka_clients
 from stream.settings import Settings
 
 BACKOFF_MS = 60_000  # before aiokafka fetches again: it is within this pause when it is stopped

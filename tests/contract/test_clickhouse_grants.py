@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stream.adapters.strategies import PREDICTIONS
+from stream.adapters.database.strategies import PREDICTIONS
 from stream.erasure.rows import ABOUT
 from stream.sink.tables import TABLES
 

@@ -18,11 +18,11 @@ from aiokafka import AIOKafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 from kafka.errors import KafkaError
 
-from clickwake.local_kafka import Broker
-from clickwake.process import free_port
-from stream.adapters import producing
-from stream.adapters.global_reader import GlobalReader
-from stream.adapters.listening import EXIT_STALLED
+from clickwake.local.broker import Broker
+from clickwake.local.process import free_port
+from stream.adapters.health.listening import EXIT_STALLED
+from stream.adapters.kafka import producing
+from stream.adapters.kafka.global_reader import GlobalReader
 from stream.settings import Kafka, Settings
 
 PARTITIONS = 4

@@ -23,7 +23,7 @@ from faust.tables.recovery import Recovery
 from faust.transport import consumer, drivers
 from faust.transport.drivers import aiokafka as driver
 
-from stream.adapters import faust_compat, faust_thread, faust_transport
+from stream.adapters.faust import faust_compat, faust_thread, faust_transport
 
 # what is overridden, called or relied on → the first 12 digits of the sha256 of its source
 PINS: dict[str, tuple[Any, str]] = {

@@ -12,9 +12,10 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from kafka.admin import KafkaAdminClient, NewTopic
 
-from stream.adapters import changelog, kafka_clients, producing
-from stream.adapters.global_reader import GlobalReader
-from stream.adapters.state_store import NO_OFFSET, Identity, PartitionStore
+from stream.adapters.kafka import kafka_clients, producing
+from stream.adapters.kafka.global_reader import GlobalReader
+from stream.adapters.state import changelog
+from stream.adapters.state.state_store import NO_OFFSET, Identity, PartitionStore
 from stream.core import terms
 from stream.settings import Kafka, Settings
 

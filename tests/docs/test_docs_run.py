@@ -29,14 +29,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from clickwake.up import read_status
+from clickwake.local.up import read_status
 from schemas.outputs import ChurnAlert
-from stream.adapters import signing
+from stream.adapters.models import signing
 from stream.settings import ClickHouse, Models, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides, rule_files
-from training import release, text_encoder
+from training.release import release
+from training.text import text_encoder
 
 HOME_FILES = {"segments": "segments.yml", "lifecycle": "segments.yml", "channels": "deliveries.yml",
               "experiments": "experiments.yml", "holdout": "offers.yml", "placements": "offers.yml"}  # fmt: skip

@@ -14,11 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from clickwake.cli import app
-from stream.adapters import model_store
+from stream.adapters.models import model_store
 from tests.support import public_sets
 from tests.support.guides import SHELL, blocks, commands, guides, words
 from tests.support.reviews import tiny_bert
-from training import alerting, comparison, evaluate_clusters, evaluate_recommend, metrics
+from training.churn import alerting
+from training.clusters import evaluate_clusters
+from training.evaluation import comparison, metrics
+from training.recommend import evaluate_recommend
 
 FILES: dict[str, Callable[[Path], Path]] = {
     "transactions.csv.gz": public_sets.shop, "purchases.csv.gz": public_sets.purchases,

@@ -19,7 +19,7 @@ import pytest
 from producers.simulate.run import Options, Simulation
 from schemas import topics
 from schemas.events import user_of
-from stream.adapters import clickhouse as adapter
+from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse, Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from reference import pages, streams, tables
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import Settings
 from tests.support.guides import ROOT
 

@@ -14,10 +14,10 @@ import pytest
 from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from clickwake import process
 from clickwake import topics as topic_admin
-from clickwake.local_clickhouse.launch import ClickHouseServer
-from clickwake.local_kafka import Broker
+from clickwake.local import process
+from clickwake.local.broker import Broker
+from clickwake.local.clickhouse.launch import ClickHouseServer
 from schemas import topics
 from stream.settings import Settings
 from tests.support.cluster import (

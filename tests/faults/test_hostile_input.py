@@ -43,7 +43,7 @@ from tests.support.cluster import (
     until,
 )
 from tests.support.fakes import event
-from training import release as releases
+from training.release import release as releases
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 TENANT = "t"

@@ -21,11 +21,11 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from kafka import KafkaProducer
 
-from clickwake import process
 from clickwake import topics as topic_admin
-from clickwake.local_clickhouse.launch import ClickHouseServer
-from clickwake.local_kafka import Broker
-from clickwake.up import Local, read_status
+from clickwake.local import process
+from clickwake.local.broker import Broker
+from clickwake.local.clickhouse.launch import ClickHouseServer
+from clickwake.local.up import Local, read_status
 from schemas import topics
 from schemas.catalog import ItemVector
 from schemas.outputs import Recommendation
@@ -50,7 +50,7 @@ from tests.support.cluster import (
     until,
 )
 from tests.support.fakes import event
-from training import release as releases
+from training.release import release as releases
 
 OUTAGE_S = float(os.environ.get("CLICKWAKE_TEST_OUTAGE_S", "20"))
 RECOVERY_S = 90.0  # for clients that back off, a group that forms again, and what has piled up

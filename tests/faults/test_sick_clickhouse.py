@@ -21,11 +21,11 @@ import msgspec
 import psutil
 import pytest
 
-from clickwake import process
 from clickwake import topics as topic_admin
-from clickwake.local_clickhouse.launch import ClickHouseServer
+from clickwake.local import process
+from clickwake.local.clickhouse.launch import ClickHouseServer
 from schemas import topics
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions

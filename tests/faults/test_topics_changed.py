@@ -14,13 +14,13 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewPartitions
 from typer.testing import CliRunner
 
-from clickwake import process
 from clickwake import topics as topic_admin
 from clickwake.cli import app
-from clickwake.local_kafka import Broker
+from clickwake.local import process
+from clickwake.local.broker import Broker
 from producers.kafka import partition_of
 from schemas import topics
-from stream.adapters import clickhouse as adapter
+from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.cluster import (
     comparable,

@@ -35,13 +35,13 @@ from schemas.outputs import (
     SegmentChange,
 )
 from schemas.release import FileEntry, Manifest, ModelRelease, Verdict
-from stream.core import identity
-from stream.core.audience import Audience, Cluster
-from stream.core.changes import Run
-from stream.core.complaints import Tickets
-from stream.core.counts import ItemCount
-from stream.core.satisfaction import Place, Subject
-from stream.core.state import Activity, Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
+from stream.core.opinions.complaints import Tickets
+from stream.core.opinions.satisfaction import Place, Subject
+from stream.core.ranking.counts import ItemCount
+from stream.core.segments.audience import Audience, Cluster
+from stream.core.statistics.changes import Run
+from stream.core.user import identity
+from stream.core.user.state import Activity, Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
 from stream.partition import Accounts, Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from clickwake.aggregates import NOISY, bounded, safe, with_noise
 from clickwake.cli import app
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import Settings
 
 

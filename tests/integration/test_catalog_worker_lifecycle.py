@@ -12,8 +12,8 @@ import msgspec
 import pytest
 from kafka import KafkaProducer
 
-from clickwake import process
 from clickwake import topics as topic_admin
+from clickwake.local import process
 from schemas import topics
 from schemas.catalog import UNENCODED, Item
 from stream.settings import Kafka, Settings

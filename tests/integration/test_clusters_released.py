@@ -16,22 +16,22 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.catalog import ItemVector
 from schemas.outputs import SegmentChange
-from stream.adapters.onnx import Bundle
-from stream.core import segments
-from stream.core.audience import Audience, Cluster
-from stream.core.counts import CountsPolicy, PartitionCounts
-from stream.core.segment_fields import values_of
+from stream.adapters.models.onnx import Bundle
+from stream.core.ranking.counts import CountsPolicy, PartitionCounts
+from stream.core.segments import segments
+from stream.core.segments.audience import Audience, Cluster
+from stream.core.segments.segment_fields import values_of
 from stream.segments import load
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import ITEMS, SPACE, Exported
 from tests.support.cluster import Sender, Tail, lag, oracle, read_all, running, stored_states, until
 from tests.support.fakes import event
-from training import audience as offline_audience
 from training import export
-from training import release as releases
-from training.offline import index_of
-from training.texts import Texts
+from training.clusters import audience as offline_audience
+from training.recommend.offline import index_of
+from training.release import release as releases
+from training.text.texts import Texts
 
 RULES = "lifecycle: false\nsegments: [{name: best half, when: 'events >= quantile(events, 0.5)'}]\n"
 USERS = 60

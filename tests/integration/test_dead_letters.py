@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from clickwake import topics as topic_admin
 from clickwake.cli import app
 from schemas import topics
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import Settings
 from tests.support.cluster import lag, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import event

@@ -28,7 +28,7 @@ from schemas import topics
 from schemas.events import key
 from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.delivery.channels import COLUMNS
 from stream.settings import Settings
 from tests.support.certificates import Authority

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from clickwake.up import read_status
+from clickwake.local.up import read_status
 from tests.support.demo import ENDED_S, STARTED_S, staying
 
 

@@ -13,13 +13,13 @@ import pytest
 
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters.strategies import PREDICTIONS
+from stream.adapters.database.strategies import PREDICTIONS
 from stream.erasure import search
 from stream.erasure.rows import ABOUT, Rows
 from stream.settings import ClickHouse, Settings
 from tests.golden.samples import FORMS
 from tests.support.database import Database, on
-from training import snapshot
+from training.history import snapshot
 
 GONE, DEVICE, STAYS = "a-user-to-be-forgotten", "their-device-alone", "a-neighbour"
 ASKED_AT = datetime(2026, 11, 20, 12, tzinfo=UTC)

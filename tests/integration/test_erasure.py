@@ -16,7 +16,8 @@ from clickwake import topics as topic_admin
 from clickwake.cli import app
 from schemas import topics
 from schemas.erasure import Erasure, Receipt, decode, subject
-from stream.adapters import clickhouse, signing
+from stream.adapters.database import clickhouse
+from stream.adapters.models import signing
 from stream.settings import Models, Settings
 from tests.support.cluster import produce_events, read_all, running, stored_states, until
 from tests.support.fakes import event
@@ -125,7 +126,7 @@ def test_a_request_waits_for_what_is_away_and_a_suppressed_user_stays_away_until
 
 def _skipped(settings: Settings) -> bool:
     """The sink has committed the event it left out."""
-    from stream.adapters.lag import Lag
+    from stream.adapters.health.lag import Lag
 
     with Lag(settings) as lag:
         return lag.of(f"{settings.kafka.topic_prefix}.sink", lag.ends(topics.EVENTS)) == 0

@@ -14,9 +14,9 @@ import pytest
 
 from clickwake import experiments as command
 from schemas import topics
-from stream.core.confidence import Sample
-from stream.core.effects import MEASURES, judged
-from stream.core.experiments import Arm, Experiment
+from stream.core.experiments.effects import MEASURES, judged
+from stream.core.experiments.experiments import Arm, Experiment
+from stream.core.statistics.confidence import Sample
 from stream.settings import Api, Settings
 from tests.integration.test_sink_tables import alert as churn_alert
 from tests.integration.test_sink_tables import recommendation

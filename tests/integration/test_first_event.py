@@ -14,20 +14,20 @@ import httpx
 import msgspec
 import pytest
 
-from clickwake import process
 from clickwake import topics as topic_admin
-from clickwake.up import Local
+from clickwake.local import process
+from clickwake.local.up import Local
 from producers import catalog
 from schemas import topics
 from schemas.events import key as user_key
 from schemas.outputs import ChurnAlert, Complements, Recommendation, SegmentChange
-from stream.adapters.kafka_clients import partition_of
+from stream.adapters.kafka.kafka_clients import partition_of
 from stream.settings import ClickHouse, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import Tail, lag, outcomes, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import event
-from training import release as releases
+from training.release import release as releases
 
 TENANT = "demo"
 TRIES = 9  # a busy machine stalls now and then: the median of these tells what is usual

@@ -14,10 +14,10 @@ import pytest
 from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.opinions import Opinion, SatisfactionAlert
-from stream.adapters import clickhouse
-from stream.adapters.lag import Lag
-from stream.core.changes import Policy
-from stream.core.satisfaction import Place, Subject, fold
+from stream.adapters.database import clickhouse
+from stream.adapters.health.lag import Lag
+from stream.core.opinions.satisfaction import Place, Subject, fold
+from stream.core.statistics.changes import Policy
 from stream.settings import Settings
 from tests.support.cluster import Sender, of_short_sessions, read_all, running, until
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from schemas import topics
 from schemas.events import ORDER_COMPLETED, Event
-from stream.core.fold import fold
-from stream.core.state import DAY_MS, UserState
+from stream.core.user.fold import fold
+from stream.core.user.state import DAY_MS, UserState
 from tests.support.database import Database, on
 
 START = datetime(2026, 1, 5, tzinfo=UTC)

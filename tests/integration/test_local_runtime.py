@@ -18,12 +18,13 @@ from typing import Any
 import psutil
 import pytest
 
-from clickwake import kafka_jars, local_kafka, process, topics
-from clickwake.kafka_jars import Jar
-from clickwake.local_kafka import Broker
-from clickwake.process import StartError
-from clickwake.supervisor import Spec, Supervisor
-from clickwake.up import Local, read_status
+from clickwake import topics
+from clickwake.local import broker, kafka_jars, process
+from clickwake.local.broker import Broker
+from clickwake.local.kafka_jars import Jar
+from clickwake.local.process import StartError
+from clickwake.local.supervisor import Spec, Supervisor
+from clickwake.local.up import Local, read_status
 from schemas.topics import EVENTS, TOPICS
 from stream.settings import ClickHouse, Kafka, Settings
 
@@ -103,7 +104,7 @@ def test_broker_says_what_is_missing(tmp_path: Path, kafka: str, monkeypatch: py
     with pytest.raises(StartError, match=f"port {taken} .* is taken"):
         Broker(tmp_path, port=taken).start()
     with monkeypatch.context() as patch, pytest.raises(StartError, match="needs Java 17 or newer; found none"):
-        patch.setattr(local_kafka, "_java_candidates", list)
+        patch.setattr(broker, "_java_candidates", list)
         Broker(tmp_path).prepare()
     with monkeypatch.context() as patch, pytest.raises(StartError, match="only 1 MiB are free"):
         patch.setattr("shutil.disk_usage", lambda _: Usage(1, 1, 1 << 20))
@@ -111,8 +112,8 @@ def test_broker_says_what_is_missing(tmp_path: Path, kafka: str, monkeypatch: py
 
 
 def test_shared_broker_answers_and_another_port_does_not(kafka: str) -> None:
-    assert local_kafka.answers(kafka)
-    assert not local_kafka.answers(f"{process.LOOPBACK}:{process.free_port()}")
+    assert broker.answers(kafka)
+    assert not broker.answers(f"{process.LOOPBACK}:{process.free_port()}")
 
 
 # --- topics -----------------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ def test_topics_are_kept_as_long_as_settings_say_and_what_operators_gave_others_
 # --- processes --------------------------------------------------------------------------------------------------------
 
 def test_children_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
-    script = ("import os, signal, sys; from pathlib import Path; from clickwake.process import spawn\n"
+    script = ("import os, signal, sys; from pathlib import Path; from clickwake.local.process import spawn\n"
               "child = spawn(['sleep', '600'], Path(sys.argv[1]))\n"
               "print(child.pid, flush=True); sys.stdin.readline(); os.kill(os.getpid(), signal.SIGKILL)")
     parent = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "log")], stdin=subprocess.PIPE,

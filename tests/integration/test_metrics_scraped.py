@@ -15,8 +15,8 @@ import httpx
 import pytest
 import yaml
 
-from clickwake import process
-from clickwake.up import Local
+from clickwake.local import process
+from clickwake.local.up import Local
 from schemas import topics
 from stream.settings import ClickHouse
 from tests.integration.test_delivery_worker import alert

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 
 from schemas.catalog import Item, ItemVector
-from stream.adapters import model_store
+from stream.adapters.models import model_store
 from stream.api import texts as texts_module
 from stream.api.texts import TextFeatures
-from stream.core.offer_policy import text_about
-from stream.core.state import Kind, Touch
+from stream.core.offers.offer_policy import text_about
+from stream.core.user.state import Kind, Touch
 from stream.serving import ServingState
 from stream.settings import Settings
 from tests.support.fakes import T0_MS

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from clickwake.cli import app
 from schemas import topics
 from schemas.outputs import Decision, OfferBudget, OfferCost, Offered
-from stream.adapters import clickhouse as adapter
+from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse, Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions

@@ -20,18 +20,18 @@ from schemas import topics
 from schemas.erasure import Erasure, subject
 from schemas.events import key
 from schemas.outputs import Decision, Offered
-from stream.adapters import clickhouse
-from stream.core.confidence import rate
-from stream.core.offer_policy import policy
-from stream.core.offers import OffersFile, compiled, held_out
-from stream.core.state import UserState
+from stream.adapters.database import clickhouse
+from stream.core.offers.offer_policy import policy
+from stream.core.offers.offers import OffersFile, compiled, held_out
+from stream.core.statistics.confidence import rate
+from stream.core.user.state import UserState
 from stream.erasure.search import Needles, in_topic
 from stream.partition import pack
 from stream.settings import Settings
 from tests.support.cluster import Sender, Worker, read_all, running, start_worker, until
 from tests.support.fakes import event
 from tests.support.offering import all_learned, api, published
-from training.off_policy import Log, judge
+from training.promotions.off_policy import Log, judge
 
 FILE = """
 holdout: 0.1

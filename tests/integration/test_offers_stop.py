@@ -13,8 +13,8 @@ import msgspec
 import pytest
 
 from clickwake import topics as topic_admin
-from stream.core.offer_policy import policy
-from stream.core.offers import OffersFile, allowed, compiled, held_out
+from stream.core.offers.offer_policy import policy
+from stream.core.offers.offers import OffersFile, allowed, compiled, held_out
 from stream.settings import Settings
 from tests.support.cluster import Sender, Worker, running, start_worker, until
 from tests.support.fakes import event

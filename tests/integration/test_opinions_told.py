@@ -14,13 +14,13 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.catalog import Item
 from schemas.opinions import Opinion, SatisfactionAlert
-from stream.adapters import clickhouse
-from stream.adapters.lag import Lag
-from stream.core.satisfaction import Level, Subject
+from stream.adapters.database import clickhouse
+from stream.adapters.health.lag import Lag
+from stream.core.opinions.satisfaction import Level, Subject
 from stream.settings import Models, Settings
 from tests.support.cluster import Sender, read_all, running, until
 from tests.support.reviews import planted
-from training import satisfaction
+from training.opinions import satisfaction
 
 NOW = datetime.now(UTC) - timedelta(minutes=5)
 REVIEW, SURVEY, MENTION, TICKET = "Product Reviewed", "Survey Answered", "Brand Mentioned", "Support Ticket Created"

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from clickwake.cli import app
 from schemas import topics
-from stream.adapters import satisfaction as serving
+from stream.adapters.models import satisfaction as serving
 from tests.support.database import Database, on
 from tests.support.fakes import T0_MS, event
 from tests.support.reviews import planted, tiny_bert
-from training import satisfaction
-from training.satisfaction_net import Recipe
+from training.opinions import satisfaction
+from training.opinions.satisfaction_net import Recipe
 
 
 def test_texts_without_stars_are_read_by_what_the_others_taught(

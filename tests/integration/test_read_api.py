@@ -18,14 +18,14 @@ import pytest
 from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.outputs import Decision
-from stream.adapters import clickhouse
-from stream.core.repurchase import FEATURES, Repurchase
+from stream.adapters.database import clickhouse
+from stream.core.survival.repurchase import FEATURES, Repurchase
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import Worker, lag, produce_events, read_all, running, until
 from tests.support.fakes import DAY_MS, event
-from training import release as releases
+from training.release import release as releases
 
 KEY = ("demo-read-key", "")
 

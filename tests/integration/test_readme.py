@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.settings import Settings
 from tests.support.guides import blocks, guides
 

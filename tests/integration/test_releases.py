@@ -21,8 +21,8 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.outputs import Recommendation
 from schemas.release import FileEntry, Manifest, ModelRelease
-from stream.adapters import model_store, signing
-from stream.adapters.onnx import sha256
+from stream.adapters.models import model_store, signing
+from stream.adapters.models.onnx import sha256
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
@@ -38,7 +38,7 @@ from tests.support.cluster import (
     until,
 )
 from tests.support.fakes import event
-from training import release as releases
+from training.release import release as releases
 
 HOUR_MS = 3_600_000
 UNREADABLE = b'{"model_version": 5}'

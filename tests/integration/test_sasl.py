@@ -13,13 +13,13 @@ from kafka import KafkaAdminClient
 from kafka.admin import ScramMechanism, UserScramCredentialUpsertion
 from pydantic import SecretStr
 
-from clickwake import process
 from clickwake import topics as topic_admin
-from clickwake.local_kafka import Broker
+from clickwake.local import process
+from clickwake.local.broker import Broker
 from producers.kafka import KafkaUnavailable, Producer
 from schemas import topics
-from stream.adapters import clickhouse as engine
-from stream.adapters import kafka_clients
+from stream.adapters.database import clickhouse as engine
+from stream.adapters.kafka import kafka_clients
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.certificates import Authority
 from tests.support.cluster import lag, running, stored_states, until

@@ -20,8 +20,8 @@ from clickwake.cli import app
 from schemas import topics
 from schemas.erasure import Erasure, subject
 from schemas.events import key
-from stream.adapters import clickhouse
-from stream.core import segments
+from stream.adapters.database import clickhouse
+from stream.core.segments import segments
 from stream.outbox import utc
 from stream.settings import Settings
 from tests.integration.test_clusters_released import audience_of
@@ -29,7 +29,7 @@ from tests.support import bundles
 from tests.support.bundles import ITEMS, Exported
 from tests.support.cluster import Sender, Tail, lag, read_all, running, stored_states, until
 from tests.support.fakes import event
-from training import release as releases
+from training.release import release as releases
 
 PLAIN = {"lookers": "views_7d >= 2 and orders == 0", "regulars": "days_since_first > 4 and active_days >= 3",
          "buyers": "days_since_order <= 2.5", "called": "alerted",

@@ -16,9 +16,9 @@ from clickwake import topics as topic_admin
 from clickwake.cli import app
 from schemas import topics
 from schemas.outputs import SegmentChange
-from stream.adapters import clickhouse
-from stream.core import segments
-from stream.core.segment_fields import values_of
+from stream.adapters.database import clickhouse
+from stream.core.segments import segments
+from stream.core.segments.segment_fields import values_of
 from stream.segments import load
 from stream.settings import Settings
 from tests.support.cluster import Sender, Tail, lag, oracle, read_all, running, stored_states, until

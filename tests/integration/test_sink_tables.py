@@ -12,13 +12,13 @@ import pytest
 
 from clickwake import campaigns
 from schemas import topics
-from stream.adapters import clickhouse as adapter
-from stream.core.featurize import ALERT_FEATURES
+from stream.adapters.database import clickhouse as adapter
+from stream.core.user.featurize import ALERT_FEATURES
 from stream.settings import Settings
 from stream.sink.tables import TABLES
 from tests.golden.samples import FORMS
 from tests.support.database import APPENDED_MS, Database, on
-from training import trials
+from training.promotions import trials
 
 
 def sample(form: str) -> dict[str, Any]:

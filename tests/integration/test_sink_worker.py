@@ -21,12 +21,12 @@ from kafka.structs import OffsetAndMetadata
 from prometheus_client import REGISTRY
 from structlog.testing import capture_logs
 
-from clickwake import process
-from clickwake.local_clickhouse.launch import ClickHouseServer
+from clickwake.local import process
+from clickwake.local.clickhouse.launch import ClickHouseServer
 from clickwake.topics import create
 from schemas import topics
 from schemas.dead_letter import DeadLetter
-from stream.adapters import clickhouse as adapter
+from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse, Settings
 from stream.sink import metrics
 from stream.sink.consumer import Sink, group

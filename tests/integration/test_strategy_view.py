@@ -17,16 +17,16 @@ from producers.simulate.world import World
 from schemas import topics
 from schemas.erasure import Erased
 from schemas.outputs import Decision, DeliveryRecord, Offered, SegmentChange
-from stream.adapters.opinion_reader import Read
-from stream.adapters.strategies import read
-from stream.core.strategies import NONE, learn
+from stream.adapters.database.strategies import read
+from stream.adapters.models.opinion_reader import Read
+from stream.core.opinions.strategies import NONE, learn
 from stream.insights import Listener, opinion
 from stream.settings import Settings
 from tests.integration.test_sink_tables import event
 from tests.support.database import Database, on
 from tests.unit.test_insights import NOW_MS, Part
-from training.evaluate_strategies import run, simulated
-from training.evaluations import Request
+from training.evaluation.evaluations import Request
+from training.opinions.evaluate_strategies import run, simulated
 
 ORDER, CLICK = "Order Completed", "Product Clicked"
 

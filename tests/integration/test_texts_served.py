@@ -25,10 +25,11 @@ from schemas.catalog import Item
 from schemas.events import key
 from schemas.offers import PlacementTotals
 from schemas.outputs import Decision
-from stream.adapters import clickhouse, model_store
+from stream.adapters.database import clickhouse
+from stream.adapters.models import model_store
 from stream.api.texts import TextFeatures
-from stream.core.offer_policy import policy, text_id
-from stream.core.state import UserState
+from stream.core.offers.offer_policy import policy, text_id
+from stream.core.user.state import UserState
 from stream.serving import ServingState
 from stream.settings import Settings
 from tests.support import bundles
@@ -36,7 +37,7 @@ from tests.support.bundles import Exported
 from tests.support.cluster import Sender, Tail, outcomes, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import DAY_MS, T0_MS, event
 from tests.support.offering import all_learned, api, published, recomputed
-from training import release as releases
+from training.release import release as releases
 
 FILE = """
 holdout: 0.1

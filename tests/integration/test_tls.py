@@ -11,8 +11,8 @@ import pytest
 from pydantic import SecretStr
 
 from producers.kafka import KafkaUnavailable, Producer
-from stream.adapters import clickhouse as engine
-from stream.adapters import kafka_clients
+from stream.adapters.database import clickhouse as engine
+from stream.adapters.kafka import kafka_clients
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.certificates import Authority
 from tests.support.forwarder import Forwarder

@@ -23,7 +23,7 @@ from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import Sender, Worker, metrics, running, until
 from tests.support.otlp import Receiver, Seen, receiving
-from training import release as releases
+from training.release import release as releases
 
 CLIENT = "00f067aa0ba902b7"
 SAMPLED, UNSAMPLED, ITEM = (f"{first}bf92f3577b34da6a3ce929d0e0e4736" for first in (4, 5, 6))

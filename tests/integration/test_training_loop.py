@@ -16,12 +16,13 @@ from producers.simulate.run import Options, Simulation
 from schemas import topics
 from schemas.outputs import Recommendation
 from schemas.release import Verdict
-from stream.adapters import clickhouse, model_store
+from stream.adapters.database import clickhouse
+from stream.adapters.models import model_store
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.cluster import Tail, produce_events, read_all, running, until
 from tests.support.fakes import event
-from training import verdicts
+from training.release import verdicts
 
 TENANT = "demo"
 EVERY = {"CLICKWAKE_TRAINING__EVERY": "20s", "CLICKWAKE_TRAINING__BUDGET_S": "4"}  # one training after the other

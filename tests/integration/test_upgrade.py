@@ -21,11 +21,11 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from schemas.events import Event
 from schemas.topics import DAY_MS, Topic
-from stream.adapters import clickhouse as adapter
-from stream.adapters import kafka_clients
-from stream.adapters.state_store import FORMAT_VERSION, Identity, PartitionStore, directory
-from stream.core.counts import ItemCount
-from stream.core.fold import fold
+from stream.adapters.database import clickhouse as adapter
+from stream.adapters.kafka import kafka_clients
+from stream.adapters.state.state_store import FORMAT_VERSION, Identity, PartitionStore, directory
+from stream.core.ranking.counts import ItemCount
+from stream.core.user.fold import fold
 from stream.partition import META_KEY, Accounts, unpack
 from stream.settings import Settings
 from stream.sink.tables import TABLES

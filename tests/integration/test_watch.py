@@ -17,10 +17,10 @@ import pytest
 
 from schemas import topics
 from schemas.topics import Topic
-from stream.adapters import clickhouse as adapter
-from stream.adapters import model_store
-from stream.adapters.onnx import Bundle
-from stream.core.blend import PARTS
+from stream.adapters.database import clickhouse as adapter
+from stream.adapters.models import model_store
+from stream.adapters.models.onnx import Bundle
+from stream.core.ranking.blend import PARTS
 from stream.settings import ClickHouse, Models, Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
@@ -29,8 +29,8 @@ from tests.support import bundles
 from tests.support.bundles import SPACE, TEXT_DIM, Announced, Exported
 from tests.support.fakes import DAY_MS, T0_MS, event
 from tests.support.histories import drawn_texts, ring_walk
-from training import release, shadow, verdicts, watch
-from training.compare_bundles import load
+from training.release import release, shadow, verdicts, watch
+from training.release.compare_bundles import load
 
 HOUR_MS = DAY_MS // 24
 USERS = 60

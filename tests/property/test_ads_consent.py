@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import Event
-from stream.core import identity
-from stream.core.fold import fold
-from stream.core.state import NOTHING_STATED, Stated, UserState
+from stream.core.user import identity
+from stream.core.user.fold import fold
+from stream.core.user.state import NOTHING_STATED, Stated, UserState
 from stream.partition import NOBODY, unpack
 from tests.support.fakes import T0_MS, event
 from tests.unit.test_personalize import EVENTS, IDENTITY, Bench

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from schemas import topics
 from schemas.topics import Topic
-from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.core.ranking.counts import CountsPolicy, PartitionCounts
 from stream.fleet import rebuild_due
 from stream.outbox import OutRecord
 from stream.partition import DUE_PREFIX

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from training import division
-from training.division import CLUSTERS_MIN, MEMBERS_MIN, Division, Ints
+from training.clusters import division
+from training.clusters.division import CLUSTERS_MIN, MEMBERS_MIN, Division, Ints
 
 DIM = 6
 Array = npt.NDArray[np.floating[Any]]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.adapters.faust_batches import TP, Delivery, Ledger, RecordBatch
-from stream.adapters.kafka_clients import partition_of
+from stream.adapters.faust.faust_batches import TP, Delivery, Ledger, RecordBatch
+from stream.adapters.kafka.kafka_clients import partition_of
 
 EVENTS = TP("events", 0)
 

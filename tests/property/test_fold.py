@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from schemas.events import Event
 from stream.core.decode import Drop, Ok, Reject, decode
-from stream.core.fold import Outcome, fold, id_hash
-from stream.core.state import ACTIVITIES_MAX, RING_TOUCHES_MAX, SEEN_IDS_MAX, UserState, encode
-from stream.core.state import decode as decode_state
+from stream.core.user.fold import Outcome, fold, id_hash
+from stream.core.user.state import ACTIVITIES_MAX, RING_TOUCHES_MAX, SEEN_IDS_MAX, UserState, encode
+from stream.core.user.state import decode as decode_state
 from tests.support.fakes import DAY_MS, T0_MS, event
 
 NAMES = ["Product Viewed", "Product Added", "Order Completed", "Something Else"]

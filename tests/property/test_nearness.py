@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.offers import PlacementTotals
-from stream.core.bandit import EXPLORE, BayesianLinear, draw
-from stream.core.nearness import CUTS, TOUCHES_MAX, nearness, steps, taste
-from stream.core.offer_ledger import Learned
-from stream.core.offer_policy import LEAN, expand, lean, policy
-from stream.core.state import DAY_MS, Kind, Touch
+from stream.core.offers.nearness import CUTS, TOUCHES_MAX, nearness, steps, taste
+from stream.core.offers.offer_ledger import Learned
+from stream.core.offers.offer_policy import LEAN, expand, lean, policy
+from stream.core.statistics.bandit import EXPLORE, BayesianLinear, draw
+from stream.core.user.state import DAY_MS, Kind, Touch
 
 DIM = 6
 ITEMS = {f"i{n}": one / np.linalg.norm(one) for n, one in enumerate(np.random.default_rng(3).normal(size=(9, DIM)))}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.core.ranking.counts import CountsPolicy, PartitionCounts
 from stream.partition import PartitionState
 from tests.support.fakes import T0_MS, FakeStore
 

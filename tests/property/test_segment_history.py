@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from schemas.catalog import Item
 from schemas.events import Event
-from stream.core import identity, segments
-from stream.core.fold import fold
-from stream.core.segment_fields import values_of
-from stream.core.segment_history import Handover, SegmentHistory, Turn, before, handover, refusals
-from stream.core.segment_rules import Rule, Rules, RulesFile, compiled
-from stream.core.segments import move
-from stream.core.state import DAY_MS, UserState
+from stream.core.segments import segments
+from stream.core.segments.segment_fields import values_of
+from stream.core.segments.segment_history import Handover, SegmentHistory, Turn, before, handover, refusals
+from stream.core.segments.segment_rules import Rule, Rules, RulesFile, compiled
+from stream.core.segments.segments import move
+from stream.core.user import identity
+from stream.core.user.fold import fold
+from stream.core.user.state import DAY_MS, UserState
 from tests.support.fakes import T0_MS, event
 
 HOUR_MS = 3_600_000

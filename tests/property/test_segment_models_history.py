@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import Event, ms
-from stream.core import segments
-from stream.core.audience import CALM_MS, Audience
-from stream.core.churn import EDGES_DAYS, ChurnPolicy, bends_days, p_after
-from stream.core.replay import Told, in_order
-from stream.core.segment_history import SegmentHistory, Turn
-from stream.core.segment_rules import Rule, Rules, RulesFile, compiled
-from stream.core.state import UserState
+from stream.core.segments import segments
+from stream.core.segments.audience import CALM_MS, Audience
+from stream.core.segments.segment_history import SegmentHistory, Turn
+from stream.core.segments.segment_rules import Rule, Rules, RulesFile, compiled
+from stream.core.survival.churn import EDGES_DAYS, ChurnPolicy, bends_days, p_after
+from stream.core.user.replay import Told, in_order
+from stream.core.user.state import UserState
 from stream.segment_models import Ahead, ReleaseAsked
 from tests.property.test_segment_history import inside_at
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event

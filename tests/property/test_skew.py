@@ -9,7 +9,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.core.state import DAY_MS
+from stream.core.user.state import DAY_MS
 from stream.outbox import utc
 from tests.support.fakes import T0_MS, FakeModels, FakeRecord, event
 from tests.unit.test_personalize import EVENTS, Bench

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.expression import Kind, parse
+from stream.core.expressions.expression import Kind, parse
 
 FIELDS: dict[str, Kind] = {"a": "number", "b": "number", "flag": "flag", "text": "text"}
 numbers = st.one_of(st.sampled_from(["a", "b", "0", "1", "2.5", "30", "quantile(a, 0.5)"]),

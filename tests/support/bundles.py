@@ -16,17 +16,18 @@ from kafka import KafkaProducer
 from schemas import topics
 from schemas.catalog import Item, ItemVector
 from schemas.release import Manifest, ModelRelease
-from stream.adapters import announcements, model_store, signing
-from stream.adapters.onnx import sha256
-from stream.core.audience import Audience, to_bytes
-from stream.core.churn import EDGES_DAYS
-from stream.core.featurize import CHURN_FEATURES
-from stream.core.links import NO_LINKS, REPEAT_UNKNOWN, Links, Weights, no_weights
-from stream.core.links import to_bytes as links_to_bytes
+from stream.adapters.models import announcements, model_store, signing
+from stream.adapters.models.onnx import sha256
+from stream.core.ranking.links import NO_LINKS, REPEAT_UNKNOWN, Links, Weights, no_weights
+from stream.core.ranking.links import to_bytes as links_to_bytes
+from stream.core.segments.audience import Audience, to_bytes
+from stream.core.survival.churn import EDGES_DAYS
+from stream.core.user.featurize import CHURN_FEATURES
 from stream.settings import Models, Settings
-from training import export, release
-from training.churn import HazardNet
-from training.user_encoder import Config, Recommender
+from training import export
+from training.churn.churn import HazardNet
+from training.recommend.user_encoder import Config, Recommender
+from training.release import release
 
 Headers = Sequence[tuple[str, bytes]]
 TEXT_DIM = 384  # MiniLM's, so that the real text encoder's vectors fit too
@@ -105,7 +106,7 @@ def announcement(registry: str, manifest: Manifest) -> ModelRelease:
 
 
 class Announced:
-    """Stands for the models topic: what `training.release` announces is current from then on."""
+    """Stands for the models topic: what `training.release.release` announces is current from then on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, registry: str) -> None:
         self.current: ModelRelease | None = None
@@ -120,7 +121,7 @@ class Announced:
 
 
 def announce(settings: Settings, value: ModelRelease | bytes, headers: Headers | None = None) -> None:
-    """Straight onto the models topic, past `training.release`; signed by the settings' key where no `headers` are."""
+    """Straight onto the models topic, past `training.release.release`; signed by the settings' key where no `headers` are."""
     raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
     signed = announcements.signed(raw, signing.signer(settings.models)) if headers is None else headers
     _send(settings, topics.MODELS, [(announcements.KEY, raw)], signed)

@@ -25,13 +25,13 @@ from schemas import topics
 from schemas.events import key as user_key
 from schemas.events import user_of
 from schemas.topics import Topic
-from stream.adapters.lag import Lag
-from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.adapters.health.lag import Lag
 from stream.core.decode import Drop, Reject, decode
-from stream.core.fold import ads_stated, fold
-from stream.core.state import Reminders, UserState
-from stream.core.state import decode as decode_state
-from stream.core.state import encode as encode_state
+from stream.core.ranking.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.core.user.fold import ads_stated, fold
+from stream.core.user.state import Reminders, UserState
+from stream.core.user.state import decode as decode_state
+from stream.core.user.state import encode as encode_state
 from stream.partition import META_KEY, Accounts, Meta, unpack
 from stream.settings import Settings
 

@@ -14,7 +14,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from pydantic import SecretStr
 
 from schemas import topics
-from stream.adapters import clickhouse as adapter
+from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse, Privacy, Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions

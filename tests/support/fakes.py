@@ -12,9 +12,9 @@ import numpy as np
 from schemas.erasure import Erased
 from schemas.release import Manifest
 from schemas.topics import Topic
-from stream.core.audience import NO_AUDIENCE, Audience
-from stream.core.churn import EDGES_DAYS
-from stream.core.links import NO_LINKS
+from stream.core.ranking.links import NO_LINKS
+from stream.core.segments.audience import NO_AUDIENCE, Audience
+from stream.core.survival.churn import EDGES_DAYS
 from stream.outbox import OutRecord
 
 DAY_MS = 86_400_000

@@ -9,9 +9,9 @@ import numpy as np
 from schemas.catalog import Item
 from tests.support.bundles import ITEMS
 from tests.support.fakes import DAY_MS, T0_MS, event
-from training import snapshot
-from training.snapshot import History
-from training.texts import Texts
+from training.history import snapshot
+from training.history.snapshot import History
+from training.text.texts import Texts
 
 
 def ring_walk(users: int, steps: int = 12, stray: float = 0.0) -> History:

@@ -15,9 +15,9 @@ from schemas import topics
 from schemas.events import Event
 from schemas.offers import PlacementTotals
 from schemas.outputs import Decision
-from stream.adapters.kafka_clients import partition_of
-from stream.adapters.offers import OffersReader
-from stream.core.offer_ledger import BITS, Ledger, revenue_micros
+from stream.adapters.kafka.kafka_clients import partition_of
+from stream.adapters.kafka.offers import OffersReader
+from stream.core.offers.offer_ledger import BITS, Ledger, revenue_micros
 from stream.settings import Settings
 from tests.support.cluster import read_all, running, until
 

@@ -16,9 +16,9 @@ from schemas.events import Event
 from schemas.offers import OfferTotals, PlacementTotals
 from schemas.outputs import Decision
 from stream.api.app import Api, create_app
-from stream.core.counts import ItemCount
-from stream.core.fold import fold
-from stream.core.state import UserState
+from stream.core.ranking.counts import ItemCount
+from stream.core.user.fold import fold
+from stream.core.user.state import UserState
 from stream.serving import Serving
 from stream.settings import Api as ApiSettings
 from stream.settings import Privacy, Settings

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from stream.core.state import SEEN_IDS_MAX as REMEMBERED_MAX  # ids of one user
+from stream.core.user.state import SEEN_IDS_MAX as REMEMBERED_MAX  # ids of one user
 from stream.settings import Personalize
 
 

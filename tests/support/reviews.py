@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from training.reviews import Reviews
+from training.opinions.reviews import Reviews
 
 GOOD = {"en": ["love", "great", "perfect", "soft", "flattering"], "zh": ["喜欢", "很好", "满意", "推荐", "舒服"]}
 BAD = {"en": ["awful", "returned", "cheap", "itchy", "disappointed"], "zh": ["失望", "太差", "退货", "垃圾", "难看"]}

@@ -27,7 +27,7 @@ from schemas.outputs import (
 )
 from schemas.topics import Topic
 from stream.alerts import reasons
-from stream.core.state import UserState
+from stream.core.user.state import UserState
 from stream.settings import Settings
 from tests.support.cluster import produce_events
 from tests.support.fakes import event

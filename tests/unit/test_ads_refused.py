@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from schemas.outputs import DeliveryRecord
-from stream.adapters.refusals import AdsRefusals
+from stream.adapters.kafka.refusals import AdsRefusals
 from stream.api.offers import AskOffer, AskOfferFor, Person
-from stream.core import identity
-from stream.core.segment_fields import values_of
-from stream.core.segment_rules import Rule, RulesFile, compiled
-from stream.core.state import ADS_REFUSED, Stated, UserState
+from stream.core.segments.segment_fields import values_of
+from stream.core.segments.segment_rules import Rule, RulesFile, compiled
+from stream.core.user import identity
+from stream.core.user.state import ADS_REFUSED, Stated, UserState
 from stream.delivery.rules import Delivery
 from stream.partition import NOBODY, unpack
 from stream.settings import Settings

@@ -19,18 +19,18 @@ from pydantic import SecretStr
 from clickwake import topics as admin
 from schemas.release import Manifest
 from schemas.topics import DAY_MS, FOREVER_MS, MODELS
-from stream.adapters import announcements, model_store, signing
-from stream.adapters.announcements import Announcements, NotBelieved
-from stream.adapters.metrics import ReleaseMetrics
-from stream.adapters.model_store import BundleRefused
-from stream.adapters.releases import Releases
-from stream.adapters.signing import Signer
+from stream.adapters.health.metrics import ReleaseMetrics
+from stream.adapters.models import announcements, model_store, signing
+from stream.adapters.models.announcements import Announcements, NotBelieved
+from stream.adapters.models.model_store import BundleRefused
+from stream.adapters.models.releases import Releases
+from stream.adapters.models.signing import Signer
 from stream.serving import ServingState
 from stream.settings import Models, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.kafka_python import on_topics
-from training import release as releases
+from training.release import release as releases
 
 
 class Record(NamedTuple):

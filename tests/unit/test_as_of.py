@@ -20,10 +20,11 @@ from schemas import topics
 from schemas.catalog import ItemVector
 from schemas.events import key as user_key
 from schemas.events import user_of
-from stream.adapters import kafka_clients, model_store
-from stream.adapters.onnx import Bundle
-from stream.core.counts import PartitionCounts
-from stream.core.featurize import batch, churn_features, sequence
+from stream.adapters.kafka import kafka_clients
+from stream.adapters.models import model_store
+from stream.adapters.models.onnx import Bundle
+from stream.core.ranking.counts import PartitionCounts
+from stream.core.user.featurize import batch, churn_features, sequence
 from stream.partition import PartitionState
 from stream.personalize import Input, Personalizer
 from stream.segments import SegmentDesk
@@ -43,9 +44,10 @@ from tests.support.fakes import (
     event,
 )
 from tests.support.histories import drawn_texts
-from training import offline, snapshot
-from training.snapshot import Replay
-from training.texts import Texts
+from training.history import snapshot
+from training.history.snapshot import Replay
+from training.recommend import offline
+from training.text.texts import Texts
 
 PAIRS = 1_000
 PARTITIONS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stream.core.aspects import mentions, sentences
+from stream.core.opinions.aspects import mentions, sentences
 from tests.support.needs import needs_file
 
 Q, S, C, L, P = "quality", "size", "comfort", "looks", "price"
@@ -25,7 +25,7 @@ LABELS: dict[tuple[int, int], set[str]] = {
 
 def test_most_of_what_is_found_is_there_and_most_of_what_is_there_is_found(data_sets: Path) -> None:
     path = needs_file(data_sets / "womens-clothing" / "reviews.csv.gz")
-    from training.reviews import read
+    from training.opinions.reviews import read
 
     texts, hits, said, there = read("womens-clothing", path).texts, 0, 0, 0
     for (review, sentence), labels in LABELS.items():

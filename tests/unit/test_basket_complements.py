@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.outputs import output_id
-from stream.core.counts import ItemCount
+from stream.core.ranking.counts import ItemCount
 from tests.support.fakes import T0_MS, FakeModels, FakeOutputs, event
 from tests.unit.test_personalize import Bench
 

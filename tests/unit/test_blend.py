@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.catalog import Item
-from stream.core import links
-from stream.core.blend import ITEM_FEATURES, PARTS, USER_FEATURES, Blend
-from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
-from stream.core.featurize import Float32, batch, sequence
-from stream.core.index import ItemIndex
-from stream.core.links import Links, Weights
-from stream.core.recommend import Rules, Scores, explain, rank, score
-from stream.core.state import DAY_MS, ItemStat, Kind, Touch, UserState
+from stream.core.ranking import links
+from stream.core.ranking.blend import ITEM_FEATURES, PARTS, USER_FEATURES, Blend
+from stream.core.ranking.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.links import Links, Weights
+from stream.core.ranking.recommend import Rules, Scores, explain, rank, score
+from stream.core.user.featurize import Float32, batch, sequence
+from stream.core.user.state import DAY_MS, ItemStat, Kind, Touch, UserState
 
 NOW_MS = 1_750_000_000_000
 N = 8

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import pytest
 from aiokafka import TopicPartition
 
-from stream.adapters import changelog, kafka_clients
-from stream.adapters.global_reader import GlobalReader
-from stream.adapters.state_store import Identity, PartitionStore
+from stream.adapters.kafka import kafka_clients
+from stream.adapters.kafka.global_reader import GlobalReader
+from stream.adapters.state import changelog
+from stream.adapters.state.state_store import Identity, PartitionStore
 from stream.api.app import Api
 from stream.endings import Stray
 from stream.settings import Settings

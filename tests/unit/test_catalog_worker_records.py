@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.catalog import UNENCODED, Item, ItemVector
-from stream.adapters.onnx import TextEncoder
+from stream.adapters.models.onnx import TextEncoder
 from stream.core.decode import Reject
-from stream.core.items import decode
+from stream.core.ranking.items import decode
 from stream.outbox import Outbox
 from stream.serving import ServingState
 from stream.settings import Settings

@@ -15,14 +15,23 @@ from hypothesis import strategies as st
 
 from schemas.events import Event
 from stream import placing
-from stream.core import audience, segments
-from stream.core.audience import CALM_MS, STEPS, Audience, Cluster, before_last_visit_ms, from_bytes, history_mark, to_bytes
-from stream.core.counts import CountsPolicy, PartitionCounts
-from stream.core.fold import fold
-from stream.core.segment_fields import values_of
-from stream.core.segment_rules import Rule, RulesError, RulesFile, compiled
-from stream.core.segments import members, move
-from stream.core.state import Placed, UserState
+from stream.core.ranking.counts import CountsPolicy, PartitionCounts
+from stream.core.segments import audience, segments
+from stream.core.segments.audience import (
+    CALM_MS,
+    STEPS,
+    Audience,
+    Cluster,
+    before_last_visit_ms,
+    from_bytes,
+    history_mark,
+    to_bytes,
+)
+from stream.core.segments.segment_fields import values_of
+from stream.core.segments.segment_rules import Rule, RulesError, RulesFile, compiled
+from stream.core.segments.segments import members, move
+from stream.core.user.fold import fold
+from stream.core.user.state import Placed, UserState
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event, run_inline
 from tests.unit.test_personalize import Bench
 

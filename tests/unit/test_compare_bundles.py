@@ -9,13 +9,15 @@ import pytest
 from typer.testing import CliRunner
 
 from clickwake.cli import app
-from stream.adapters.model_store import BundleRefused
-from stream.core.blend import PARTS
+from stream.adapters.models.model_store import BundleRefused
+from stream.core.ranking.blend import PARTS
 from stream.settings import Models, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.histories import drawn_texts, ring_walk
-from training import compare_bundles, snapshot, texts
+from training.history import snapshot
+from training.release import compare_bundles
+from training.text import texts
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.opinions import Opinion
-from stream.core.changes import Policy
-from stream.core.complaints import CALM_DAYS, DAYS_MAX, Tickets, Turn, add, turned
-from stream.core.satisfaction import Place, Subject, fold_ticket
+from stream.core.opinions.complaints import CALM_DAYS, DAYS_MAX, Tickets, Turn, add, turned
+from stream.core.opinions.satisfaction import Place, Subject, fold_ticket
+from stream.core.statistics.changes import Policy
 from tests.unit.test_insights import AT, Shelf, say
 
 DAY_0 = 20_000

@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.catalog import Item
-from stream.core import links, scenarios
-from stream.core.counts import CountsPolicy, ItemCount
-from stream.core.index import ItemIndex
-from stream.core.links import Links, Weights, no_weights
-from stream.core.recommend import Rules
-from stream.core.state import DAY_MS, Kind, UserState
+from stream.core.ranking import links, scenarios
+from stream.core.ranking.counts import CountsPolicy, ItemCount
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.links import Links, Weights, no_weights
+from stream.core.ranking.recommend import Rules
+from stream.core.user.state import DAY_MS, Kind, UserState
 from tests.unit.test_training_repurchase import START_MS, order
-from training import cross_sell
-from training import links as learning
+from training.history.snapshot import Replay, from_events, interactions
 from training.panel.method import Past
-from training.snapshot import Replay, from_events, interactions
+from training.recommend import links as learning
+from training.repurchase import cross_sell
 
 N = 6
 cells = st.lists(st.just(0.0) | st.floats(0.015625, 5, width=32), min_size=N * N, max_size=N * N)

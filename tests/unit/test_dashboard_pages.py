@@ -11,12 +11,12 @@ from clickhouse_connect.driver.exceptions import OperationalError
 from nicegui import Client, ui
 from starlette.requests import Request
 
-from clickwake import process
 from clickwake.dashboard import accounts, pages, queries
 from clickwake.dashboard.accounts import Accounts
 from clickwake.dashboard.frame import Page
 from clickwake.dashboard.gate import ANYBODY
 from clickwake.dashboard.sessions import Sessions
+from clickwake.local import process
 from stream.settings import Settings
 from tests.support.cluster import answers, running, until
 from tests.support.read_api import KEY, Shop

@@ -10,8 +10,8 @@ import pytest
 
 from clickwake.dashboard import pages
 from clickwake.dashboard.pages import _meanings
-from stream.adapters.model_store import BundleRefused
-from stream.core.audience import Audience, Cluster
+from stream.adapters.models.model_store import BundleRefused
+from stream.core.segments.audience import Audience, Cluster
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.bundles import Exported

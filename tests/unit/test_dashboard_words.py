@@ -19,11 +19,11 @@ from clickwake.dashboard.words import CHINESE, Words
 from schemas import dead_letter
 from stream.alerts import reasons
 from stream.api.choosing import unknown_item
-from stream.core import why
-from stream.core.recommend import SOURCES
-from stream.core.scenarios import Scenario
-from stream.core.segment_rules import RulesFile, compiled
-from stream.core.state import UserState
+from stream.core.ranking import why
+from stream.core.ranking.recommend import SOURCES
+from stream.core.ranking.scenarios import Scenario
+from stream.core.segments.segment_rules import RulesFile, compiled
+from stream.core.user.state import UserState
 
 LATIN = re.compile("[A-Za-z]{2}")
 chinese = Words("zh")

@@ -18,7 +18,7 @@ from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted, DatasetError, Dropped, Invalid, Rejected, Row, fields, parsed
 from schemas.events import Event, encode
 from tests.support.needs import needs_file
-from training import snapshot
+from training.history import snapshot
 
 RETAIL = ",".join(online_retail.HEADER)
 TAOBAO = ",".join(taobao.HEADER)

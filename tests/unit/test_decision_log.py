@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from schemas.outputs import Decision
-from stream.adapters import decisions, kafka_clients, producing
-from stream.adapters.decisions import AT_ONCE_MAX, ATTEMPTS_MAX, DecisionLog
-from stream.adapters.producing import Message, SendFailed
+from stream.adapters.kafka import decisions, kafka_clients, producing
+from stream.adapters.kafka.decisions import AT_ONCE_MAX, ATTEMPTS_MAX, DecisionLog
+from stream.adapters.kafka.producing import Message, SendFailed
 from stream.outbox import utc
 from stream.settings import Settings
 from tests.support.fakes import T0_MS

@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from schemas import topics
 from schemas.outputs import ChurnAlert, DeliveryRecord
-from stream.adapters import kafka_clients, producing
+from stream.adapters.kafka import kafka_clients, producing
 from stream.delivery.channels import Message
 from stream.endings import pause
 from stream.settings import Deliveries, Settings

@@ -23,8 +23,8 @@ from prometheus_client import CollectorRegistry
 import clickwake
 from producers.collector.serve import refusal as collector_refusal
 from reference import streams
-from stream.adapters.metrics import ReleaseMetrics
-from stream.adapters.strategies import PREDICTIONS
+from stream.adapters.database.strategies import PREDICTIONS
+from stream.adapters.health.metrics import ReleaseMetrics
 from stream.erasure.rows import ABOUT
 from stream.http import keys, scraping
 from stream.settings import Settings

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.catalog import Item
-from stream.core.counts import CountsPolicy
-from stream.core.diversity import NEW_MIN, nearest, varied
-from stream.core.index import ItemIndex
-from stream.core.recommend import Rules, rank
-from stream.core.state import UserState
-from training import diversity
-from training.asking import Question
-from training.texts import Texts
+from stream.core.ranking.counts import CountsPolicy
+from stream.core.ranking.diversity import NEW_MIN, nearest, varied
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.recommend import Rules, rank
+from stream.core.user.state import UserState
+from training.recommend import diversity
+from training.recommend.asking import Question
+from training.text.texts import Texts
 
 
 def unit(rng: np.random.Generator, n: int, dim: int) -> Any:

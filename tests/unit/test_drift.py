@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from stream.core.drift import PSI_MAX, Inputs, drift
-from training.live import Hits
-from training.watch import difference, fell, rate
+from stream.core.statistics.drift import PSI_MAX, Inputs, drift
+from training.history.live import Hits
+from training.release.watch import difference, fell, rate
 
 
 def drawn(seed: int, names: tuple[str, ...], gap_h: float, n: int = 4_000) -> Inputs:

@@ -6,8 +6,8 @@ import numpy as np
 
 from clickwake.dashboard import charts
 from clickwake.dashboard.models_page import EVENTS_MIN, _by_day
-from stream.core.drift import PSI_MAX, Inputs, drift
-from stream.core.state import DAY_MS
+from stream.core.statistics.drift import PSI_MAX, Inputs, drift
+from stream.core.user.state import DAY_MS
 from tests.support.fakes import T0_MS
 
 DAYS, LEARNED_DAY, CHANGED_DAY = 20, 8, 14

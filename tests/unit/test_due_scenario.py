@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stream.core.repurchase import FEATURES, Repurchase
+from stream.core.survival.repurchase import FEATURES, Repurchase
 from stream.outbox import utc
 from tests.support.fakes import DAY_MS, T0_MS, event
 from tests.support.read_api import Shop, folded

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.confidence import ALPHA, SOME_MIN, USERS_MIN, Sample, difference
-from stream.core.effects import MEASURES, SIZES_ALPHA, Verdict, judged, role_of, sizes
-from stream.core.experiments import Arm, Experiment
+from stream.core.experiments.effects import MEASURES, SIZES_ALPHA, Verdict, judged, role_of, sizes
+from stream.core.experiments.experiments import Arm, Experiment
+from stream.core.statistics.confidence import ALPHA, SOME_MIN, USERS_MIN, Sample, difference
 
 USERS, LOOKS = 12_000, np.arange(400, 12_001, 400)
 THREE = Experiment(name="three", arms=(Arm(name="a", weight=8), Arm(name="b"), Arm(name="c")), primary="revenue")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from producers.datasets import taobao
-from training import evaluate_recommend, evaluations, report
-from training.texts import Texts
+from training.evaluation import evaluations, report
+from training.recommend import evaluate_recommend
+from training.text.texts import Texts
 
 FROM_S = taobao.WINDOW_S[0]
 DAYS = 9

@@ -12,11 +12,11 @@ import pytest
 
 from schemas.catalog import Item
 from stream.api.experiments import Experiments, ExperimentsError, load
-from stream.core.counts import CountsPolicy, ItemCount
-from stream.core.experiments import Arm, Experiment, Explored, assigned, explored
-from stream.core.index import ItemIndex
-from stream.core.recommend import Evidence, Rules, Scores, rank
-from stream.core.state import UserState
+from stream.core.experiments.experiments import Arm, Experiment, Explored, assigned, explored
+from stream.core.ranking.counts import CountsPolicy, ItemCount
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.recommend import Evidence, Rules, Scores, rank
+from stream.core.user.state import UserState
 
 CAPS = Experiment(name="caps", arms=(Arm(name="three"), Arm(name="five", weight=3.0, category_cap=5)), share=0.5)
 RHO2, ALPHA = 0.085**2, 0.05

@@ -12,15 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import Event
-from stream.adapters.onnx import Bundle
-from stream.core.blend import Blend
-from stream.core.state import UserState
+from stream.adapters.models.onnx import Bundle
+from stream.core.ranking.blend import Blend
+from stream.core.user.state import UserState
 from tests.support.bundles import ITEMS, TEXT_DIM, Exported
 from tests.support.fakes import DAY_MS, T0_MS, event
 from tests.support.histories import drawn_texts, ring_walk
-from training import evaluate_explanations, evaluations, export, links, snapshot
-from training.removing import lives, removed, without
-from training.snapshot import History, Replay, interactions
+from training import export
+from training.evaluation import evaluations
+from training.history import snapshot
+from training.history.removing import lives, removed, without
+from training.history.snapshot import History, Replay, interactions
+from training.recommend import evaluate_explanations, links
 
 
 def order(user: str, ident: str, ts_ms: int, *items: str) -> dict[str, object]:

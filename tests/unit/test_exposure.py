@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.catalog import Item
-from training import exposure
-from training.comparison import Comparison, means, under, verdict
-from training.exposure import GAP_TASK, GROUPS_MAX, OTHERS, SHOWN_TASK, Groups
-from training.metrics import Interval
-from training.report import comparison_page
+from training.evaluation.comparison import Comparison, means, under, verdict
+from training.evaluation.metrics import Interval
+from training.evaluation.report import comparison_page
+from training.recommend import exposure
+from training.recommend.exposure import GAP_TASK, GROUPS_MAX, OTHERS, SHOWN_TASK, Groups
 
 BRANDS = ["Clay", "Ox & Co.", "Lumen", ""]
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.expression import CHARS_MAX, ExpressionError, Kind, parse
+from stream.core.expressions.expression import CHARS_MAX, ExpressionError, Kind, parse
 
 FIELDS: dict[str, Kind] = {"price": "number", "category": "text", "title": "text", "in_stock": "flag"}
 ITEMS = {

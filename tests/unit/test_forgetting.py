@@ -12,9 +12,9 @@ import pytest
 from schemas import topics
 from schemas.dead_letter import DeadLetter, Failure, Source
 from schemas.erasure import Erased, Erasure, subject
-from stream.adapters.state_store import Identity, PartitionStore
-from stream.core import identity
-from stream.core.state import UserState
+from stream.adapters.state.state_store import Identity, PartitionStore
+from stream.core.user import identity
+from stream.core.user.state import UserState
 from stream.outbox import utc
 from stream.partition import DUE_PREFIX, NOBODY, unpack
 from stream.personalize import Input

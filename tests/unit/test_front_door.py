@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from clickwake.cli import app
-from clickwake.process import free_port
-from clickwake.up import MALLOC
+from clickwake.local.process import free_port
+from clickwake.local.up import MALLOC
 
 
 def test_version() -> None:

@@ -15,17 +15,21 @@ from typer.testing import CliRunner
 
 from clickwake.cli import app
 from schemas.release import Verdict
-from stream.adapters import model_store
+from stream.adapters.models import model_store
 from stream.settings import Models, Settings, Training
 from tests.support import bundles
 from tests.support.bundles import Announced, Exported
 from tests.support.fakes import DAY_MS
 from tests.support.histories import drawn_texts, ring_walk
-from training import export, gate, schedule, snapshot, texts, train, trials, verdicts, watch
-from training import release as releases
-from training.comparison import Comparison
-from training.gate import Days, Values
-from training.metrics import Interval
+from training import export, schedule, train
+from training.evaluation.comparison import Comparison
+from training.evaluation.metrics import Interval
+from training.history import snapshot
+from training.promotions import trials
+from training.release import gate, verdicts, watch
+from training.release import release as releases
+from training.release.gate import Days, Values
+from training.text import texts
 
 RNG_SEED = 3
 

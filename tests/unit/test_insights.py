@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from producers.simulate.world import World
 from schemas.erasure import Erased, Erasure, subject
 from schemas.opinions import Opinion, SatisfactionAlert
-from stream.adapters.opinion_reader import Languages, Read
-from stream.core import opinions
-from stream.core.changes import Policy, mean_of, tilted
-from stream.core.satisfaction import SEEN_MAX, Level, Place, Subject, fold
+from stream.adapters.models.opinion_reader import Languages, Read
+from stream.core.opinions import opinions
+from stream.core.opinions.satisfaction import SEEN_MAX, Level, Place, Subject, fold
+from stream.core.statistics.changes import Policy, mean_of, tilted
 from stream.insights import Folded, Heard, Listener, Tracker, opinion
 from tests.support.fakes import FakeRecord
 

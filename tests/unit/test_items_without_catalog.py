@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from schemas.catalog import Item
-from stream.adapters import model_store
-from stream.adapters.onnx import Bundle
-from stream.core.counts import CountsPolicy, PartitionCounts
+from stream.adapters.models import model_store
+from stream.adapters.models.onnx import Bundle
+from stream.core.ranking.counts import CountsPolicy, PartitionCounts
 from stream.serving import Serving
 from tests.support import bundles
 from tests.support.fakes import T0_MS, FakeModels, event
 from tests.support.histories import drawn_texts
-from training import offline, snapshot
+from training.history import snapshot
+from training.recommend import offline
 
 
 @pytest.fixture(scope="module")

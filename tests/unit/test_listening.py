@@ -12,7 +12,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import RequestTimedOutError
 
-from stream.adapters import listening
+from stream.adapters.health import listening
 from stream.settings import Settings
 
 

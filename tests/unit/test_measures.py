@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from schemas.catalog import Item
 from schemas.events import Event
-from stream.core import identity
-from stream.core.fold import Outcome, fold
-from stream.core.measures import measured, read
-from stream.core.segment_fields import values_of
-from stream.core.segment_rules import Rule, RulesError, RulesFile, compiled
-from stream.core.state import DAY_MS, RING_TOUCHES_MAX, Kind, Touch, UserState
+from stream.core.expressions.measures import measured, read
+from stream.core.segments.segment_fields import values_of
+from stream.core.segments.segment_rules import Rule, RulesError, RulesFile, compiled
+from stream.core.user import identity
+from stream.core.user.fold import Outcome, fold
+from stream.core.user.state import DAY_MS, RING_TOUCHES_MAX, Kind, Touch, UserState
 from tests.support.fakes import T0_MS, event
 
 CATALOG = {one.item_id: one for one in (

@@ -7,7 +7,7 @@ import sys
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from stream.adapters.memory import allocated, expose
+from stream.adapters.health.memory import allocated, expose
 
 BYTES = 64 << 20
 

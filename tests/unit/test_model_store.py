@@ -15,12 +15,12 @@ import onnx.parser
 import pytest
 
 from schemas.release import FORMAT_VERSION, FileEntry, Manifest, ModelRelease
-from stream.adapters import model_store
-from stream.adapters.model_store import BundleRefused, RegistryAway
-from stream.adapters.onnx import sha256
-from stream.core import links
-from stream.core.churn import EDGES_DAYS
-from stream.core.featurize import CHURN_FEATURES, FEATURE_VERSION
+from stream.adapters.models import model_store
+from stream.adapters.models.model_store import BundleRefused, RegistryAway
+from stream.adapters.models.onnx import sha256
+from stream.core.ranking import links
+from stream.core.survival.churn import EDGES_DAYS
+from stream.core.user.featurize import CHURN_FEATURES, FEATURE_VERSION
 
 DIM, TEXT_DIM, EVENTS = 4, 6, 3
 HEAD = '<ir_version: 8, opset_import: ["" : 13]>'

@@ -16,12 +16,12 @@ from schemas.offers import OfferTotals, PlacementTotals
 from schemas.outputs import Decision
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.texts import TextFeatures
-from stream.core.confidence import rate
-from stream.core.nearness import CUTS, nearness, steps, taste
-from stream.core.offer_ledger import Learned
-from stream.core.offer_policy import expand, policy, text_about, text_id
-from stream.core.offers import held_out
-from stream.core.state import Kind, Touch, UserState
+from stream.core.offers.nearness import CUTS, nearness, steps, taste
+from stream.core.offers.offer_ledger import Learned
+from stream.core.offers.offer_policy import expand, policy, text_about, text_id
+from stream.core.offers.offers import held_out
+from stream.core.statistics.confidence import rate
+from stream.core.user.state import Kind, Touch, UserState
 from stream.http.answers import Refused
 from stream.serving import ServingState
 from stream.settings import Settings

@@ -16,10 +16,20 @@ from hypothesis import strategies as st
 from schemas.events import Product, Properties
 from schemas.offers import MICROS, OfferTotals, PlacementTotals
 from schemas.outputs import OfferCap, OfferCost, Offered
-from stream.core.bandit import EXPLORE, BayesianLinear, choose
-from stream.core.offer_ledger import BITS, CLICKED, EARLY_MS, ORDERED, REVENUE_MAX, SEEN, Learned, Ledger, revenue_micros
-from stream.core.offer_policy import expand, policy
-from stream.core.state import DAY_MS
+from stream.core.offers.offer_ledger import (
+    BITS,
+    CLICKED,
+    EARLY_MS,
+    ORDERED,
+    REVENUE_MAX,
+    SEEN,
+    Learned,
+    Ledger,
+    revenue_micros,
+)
+from stream.core.offers.offer_policy import expand, policy
+from stream.core.statistics.bandit import EXPLORE, BayesianLinear, choose
+from stream.core.user.state import DAY_MS
 
 T0 = 20_000 * DAY_MS
 WINDOW = 3_600_000

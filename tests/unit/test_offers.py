@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from schemas.offers import MICROS, OfferTotals
 from schemas.outputs import OfferBudget, OfferCap, OfferCost
 from stream.api.offers import load
-from stream.core.confidence import rate
-from stream.core.offers import (
+from stream.core.offers.offers import (
     HOUR_MS,
     PACE_AHEAD,
     Guardrail,
@@ -31,8 +30,9 @@ from stream.core.offers import (
     held_out,
     refusal,
 )
-from stream.core.segment_fields import values_of
-from stream.core.state import DAY_MS, UserState
+from stream.core.segments.segment_fields import values_of
+from stream.core.statistics.confidence import rate
+from stream.core.user.state import DAY_MS, UserState
 
 NOW_MS = 20_000 * DAY_MS + 6 * HOUR_MS  # a quarter of the day has passed
 NOBODY = UserState()

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from stream.settings import Settings
-from training.comparison import Comparison
-from training.evaluate_offers import EFFECTIVE_MIN, HELD_OUT, LEARNED, SERVED, fold, run
-from training.evaluations import Request
-from training.off_policy import ESTIMATORS
-from training.offer_log import SHOP, Shown
+from training.evaluation.comparison import Comparison
+from training.evaluation.evaluations import Request
+from training.promotions.evaluate_offers import EFFECTIVE_MIN, HELD_OUT, LEARNED, SERVED, fold, run
+from training.promotions.off_policy import ESTIMATORS
+from training.promotions.offer_log import SHOP, Shown
 
 OFFERS = ("red", "blue", "grey")
 LIKES = {(): {"red": 0.4, "blue": 0.1, "grey": 0.05}, ("buyer",): {"red": 0.1, "blue": 0.3, "grey": 0.05}}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from stream.adapters import onnx as runtime
-from stream.adapters.onnx_format import DEPTH_MAX, NotAllowed, check
+from stream.adapters.models import onnx as runtime
+from stream.adapters.models.onnx_format import DEPTH_MAX, NotAllowed, check
 
 FLOAT = TensorProto.FLOAT
 

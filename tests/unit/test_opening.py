@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from schemas import topics
-from stream.adapters import kafka_clients
-from stream.adapters.producing import SendFailed
-from stream.adapters.state_store import Identity, PartitionStore, directory
+from stream.adapters.kafka import kafka_clients
+from stream.adapters.kafka.producing import SendFailed
+from stream.adapters.state.state_store import Identity, PartitionStore, directory
 from stream.settings import Settings
 from stream.topology import Personalize
 from tests.support.fakes import FakeClock

@@ -10,21 +10,21 @@ import numpy as np
 import pytest
 
 from clickwake import doctor
-from stream.adapters.opinion_reader import OpinionReader
-from stream.core.blend import Blend
-from stream.core.choice import choose
-from stream.core.counts import CountsPolicy, ItemCount
-from stream.core.featurize import sequence
-from stream.core.index import ItemIndex
-from stream.core.opinions import Said
-from stream.core.recommend import Rules, explain, rank, score, shares_by_source
-from stream.core.satisfaction import Subject
-from stream.core.state import UserState
-from stream.core.why import why
+from stream.adapters.models.opinion_reader import OpinionReader
+from stream.core.opinions.opinions import Said
+from stream.core.opinions.satisfaction import Subject
+from stream.core.ranking.blend import Blend
+from stream.core.ranking.choice import choose
+from stream.core.ranking.counts import CountsPolicy, ItemCount
+from stream.core.ranking.index import ItemIndex
+from stream.core.ranking.recommend import Rules, explain, rank, score, shares_by_source
+from stream.core.ranking.why import why
+from stream.core.user.featurize import sequence
+from stream.core.user.state import UserState
 from stream.serving import ServingState
 from stream.settings import Models, Settings
 from tests.support.reviews import planted
-from training import satisfaction
+from training.opinions import satisfaction
 
 NOW_MS = 1_800_000_000_000
 GOOD, BAD = "质量很好，满意，推荐", "物流太差，失望，退货"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream.core.state import DAY_MS, Kind
+from stream.core.user.state import DAY_MS, Kind
 from training.panel.method import Asked, Method, Past
 from training.panel.roster import ROSTER, panel
 from training.panel.v_sknn import VSknn

@@ -13,10 +13,10 @@ from structlog.testing import capture_logs
 
 from schemas import topics
 from schemas.catalog import Item, ItemVector
-from stream.core.churn import EDGES_DAYS
-from stream.core.counts import CountsPolicy, ItemCount, PartitionCounts
-from stream.core.featurize import ALERT_FEATURES, alert_features
+from stream.core.ranking.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.core.survival.churn import EDGES_DAYS
 from stream.core.terms import CLAIM_KEY, term_of
+from stream.core.user.featurize import ALERT_FEATURES, alert_features
 from stream.partition import META_KEY, PartitionState, unpack
 from stream.personalize import Input, Personalizer, Superseded
 from stream.segments import SegmentDesk
@@ -241,7 +241,7 @@ async def test_a_crash_at_every_send_then_replay_equals_an_undisturbed_run(fail_
 async def test_ids_that_a_client_makes_up_are_counted_up_to_a_bound_and_the_catalogs_without(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stream.core.counts.UNLISTED_MAX", 3)
+    monkeypatch.setattr("stream.core.ranking.counts.UNLISTED_MAX", 3)
     bench = Bench(FakeModels())
     bench.items(4)
     listed = {f"t/i{n}" for n in range(4)}

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from schemas.outputs import ChurnAlert, DeliveryRecord, Expected
-from stream.adapters import model_store
-from stream.adapters.model_store import BundleRefused
-from stream.core.featurize import alert_features
-from stream.core.state import DAY_MS, UserState
+from stream.adapters.models import model_store
+from stream.adapters.models.model_store import BundleRefused
+from stream.core.user.featurize import alert_features
+from stream.core.user.state import DAY_MS, UserState
 from stream.delivery.channels import Message
 from stream.delivery.decide import decide, lot
 from stream.delivery.deliverer import Deliverer
@@ -26,10 +26,10 @@ from stream.delivery.rules import Csv, Delivery, DeliveryFile, Gain
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.fakes import FakeErasures, FakeRefusals
-from training import persuasion
-from training.metrics import bootstrap
-from training.persuasion import RESPONSE
-from training.trials import Trials
+from training.evaluation.metrics import bootstrap
+from training.promotions import persuasion
+from training.promotions.persuasion import RESPONSE
+from training.promotions.trials import Trials
 
 AT = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 USERS = 2_500

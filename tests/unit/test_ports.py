@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clickwake import process
+from clickwake.local import process
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from producers.datasets.table import DatasetError
-from stream.core.bandit import EXPLORE, BayesianLinear, choose
+from stream.core.statistics.bandit import EXPLORE, BayesianLinear, choose
 from tests.support.needs import needs_file
-from training import campaigns, uplift
-from training.off_policy import ESTIMATORS, Log, ahead, decision, judge
+from training.promotions import campaigns, uplift
+from training.promotions.off_policy import ESTIMATORS, Log, ahead, decision, judge
 
 RATES = np.array([0.1, 0.3, 0.2])
 

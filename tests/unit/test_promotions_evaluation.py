@@ -15,9 +15,10 @@ from clickwake.cli import app
 from tests.support import public_sets
 from tests.support.needs import needs_file
 from tests.support.public_sets import GAIN, TARGET
-from training import comparison, evaluate_promotions
-from training.metrics import Interval
-from training.off_policy import ESTIMATORS, decision
+from training.evaluation import comparison
+from training.evaluation.metrics import Interval
+from training.promotions import evaluate_promotions
+from training.promotions.off_policy import ESTIMATORS, decision
 
 TRUTH, SERVED = evaluate_promotions.TRUTH, evaluate_promotions.SERVED
 ROUNDS = 300  # of the bootstrap over customers: the command draws 1,000, which takes three times as long

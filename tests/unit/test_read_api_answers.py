@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 
 from schemas.outputs import Applied, Decision
-from stream.adapters import decisions
+from stream.adapters.kafka import decisions
 from stream.api.service import REASONED_MAX
 from stream.settings import Api as ApiSettings
 from stream.settings import Collector

@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.catalog import Item
-from stream.core.reminders import WEEK_MS, Policy
-from stream.core.state import DAY_MS, Kind
+from stream.core.survival.reminders import WEEK_MS, Policy
+from stream.core.user.state import DAY_MS, Kind
 from tests.unit.test_training_repurchase import DAYS, SPLIT_MS, learned, order
-from training import reminder_rivals, repurchase, snapshot
-from training.categories import CATALOG, DERIVED, NONE, TITLES_MIN, categories, with_categories
-from training.metrics import Interval
+from training.evaluation.metrics import Interval
+from training.history import snapshot
+from training.history.categories import CATALOG, DERIVED, NONE, TITLES_MIN, categories, with_categories
+from training.history.snapshot import History
 from training.panel.method import Past
-from training.reminder_rivals import ALIKE, CATEGORY, ITEM, OWN, at_equal_volume
-from training.reminders import Purchases, Said, judged
-from training.snapshot import History
+from training.repurchase import reminder_rivals, repurchase
+from training.repurchase.reminder_rivals import ALIKE, CATEGORY, ITEM, OWN, at_equal_volume
+from training.repurchase.reminders import Purchases, Said, judged
 
 NAMES = ["a", "b", "c"]
 USERS = {f"u{n}": n for n in range(4)}

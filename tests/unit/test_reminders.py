@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.core import identity
-from stream.core.counts import CountsPolicy, PartitionCounts
-from stream.core.reminders import Policy, Rhythms, expected, next_due_ms, say
-from stream.core.repurchase import FEATURES, Repurchase
-from stream.core.state import ItemStat, Reminded, Reminders, UserState, count_item
-from stream.core.state import Touch as Touched
+from stream.core.ranking.counts import CountsPolicy, PartitionCounts
+from stream.core.survival.reminders import Policy, Rhythms, expected, next_due_ms, say
+from stream.core.survival.repurchase import FEATURES, Repurchase
+from stream.core.user import identity
+from stream.core.user.state import ItemStat, Reminded, Reminders, UserState, count_item
+from stream.core.user.state import Touch as Touched
 from stream.partition import PartitionState, pack, unpack
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, FakeStore, event
 from tests.unit.test_personalize import IDENTITY, Bench

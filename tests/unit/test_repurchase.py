@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.repurchase import FEATURES, Repurchase, features
-from stream.core.state import DAY_MS, ItemStat, UserState
+from stream.core.survival.repurchase import FEATURES, Repurchase, features
+from stream.core.user.state import DAY_MS, ItemStat, UserState
 
 NOW_MS = 400 * DAY_MS
 F = len(FEATURES)

@@ -11,17 +11,17 @@ import pytest
 from onnx import numpy_helper
 from pydantic import SecretStr
 
-from stream.adapters import satisfaction as serving
-from stream.adapters import signing
-from stream.adapters.model_store import BundleRefused
-from stream.adapters.satisfaction import ENCODER, NGRAMS, Satisfaction
+from stream.adapters.models import satisfaction as serving
+from stream.adapters.models import signing
+from stream.adapters.models.model_store import BundleRefused
+from stream.adapters.models.satisfaction import ENCODER, NGRAMS, Satisfaction
 from stream.settings import Models, Settings, Training
 from tests.support.reviews import planted, tiny_bert
-from training import ngrams, satisfaction, satisfaction_net
+from training.opinions import ngrams, satisfaction, satisfaction_net
+from training.opinions.reviews import Reviews
+from training.opinions.satisfaction import Learned
+from training.opinions.satisfaction_net import Recipe, SatisfactionNet
 from training.parity import ParityFailed
-from training.reviews import Reviews
-from training.satisfaction import Learned
-from training.satisfaction_net import Recipe, SatisfactionNet
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from clickwake.cli import app
-from stream.adapters import satisfaction as serving
+from stream.adapters.models import satisfaction as serving
 from tests.support.reviews import planted, tiny_bert
-from training import satisfaction
-from training.satisfaction_net import Recipe
+from training.opinions import satisfaction
+from training.opinions.satisfaction_net import Recipe
 
 
 def test_womens_clothing_by_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from producers.datasets.table import DatasetError
-from stream.adapters import satisfaction as serving
+from stream.adapters.models import satisfaction as serving
 from stream.settings import Settings
 from tests.support.reviews import planted
-from training import satisfaction, satisfaction_renewal, schedule
-from training.reviews import VALIDATION_SHARE, Reviews, by_place
+from training import satisfaction_renewal, schedule
+from training.opinions import satisfaction
+from training.opinions.reviews import VALIDATION_SHARE, Reviews, by_place
 from training.satisfaction_renewal import Schedule, by_time, renew
 
 TEXTS = ["很好 满意 推荐", "失望 太差 退货"]

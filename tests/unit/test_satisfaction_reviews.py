@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from producers.datasets.table import DatasetError
-from stream.core.ngrams import CHARACTERS_MAX, NgramPolicy, batch, counted, normalised
-from training import ngrams, reviews
+from stream.core.opinions.ngrams import CHARACTERS_MAX, NgramPolicy, batch, counted, normalised
+from training.opinions import ngrams, reviews
 
 HEADER = ",Clothing ID,Age,Title,Review Text,Rating,Recommended IND,Positive Feedback Count,Division Name\n"
 SMALL = NgramPolicy(low=1, high=3, buckets=1 << 10)

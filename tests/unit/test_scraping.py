@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from producers.collector.app import create_app
-from stream.adapters import metrics_port
+from stream.adapters.health import metrics_port
 from stream.http import scraping
 from stream.http.keys import hashed
 from stream.settings import Metrics, Settings

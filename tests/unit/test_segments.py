@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 from clickwake.cli import app
 from clickwake.segments_backfill import chosen
-from stream.core.counts import CountsPolicy, PartitionCounts
-from stream.core.fold import fold
-from stream.core.segment_fields import NEVER_DAYS, values_of
-from stream.core.segment_rules import Rule, RulesError, RulesFile, compiled
-from stream.core.segments import members, move
-from stream.core.state import UserState
+from stream.core.ranking.counts import CountsPolicy, PartitionCounts
+from stream.core.segments.segment_fields import NEVER_DAYS, values_of
+from stream.core.segments.segment_rules import Rule, RulesError, RulesFile, compiled
+from stream.core.segments.segments import members, move
+from stream.core.user.fold import fold
+from stream.core.user.state import UserState
 from stream.segments import load
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
 from tests.unit.test_personalize import Bench

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from clickwake.cli import app
 from schemas.release import FileEntry, Manifest, ModelRelease
-from stream.adapters import model_store, signing
-from stream.adapters.model_store import BundleRefused, TextModel
-from stream.adapters.onnx import sha256
-from stream.adapters.signing import SIGNATURE, Keys, Signer
+from stream.adapters.models import model_store, signing
+from stream.adapters.models.model_store import BundleRefused, TextModel
+from stream.adapters.models.onnx import sha256
+from stream.adapters.models.signing import SIGNATURE, Keys, Signer
 from stream.settings import Models, Settings
 from tests.support import bundles
 from tests.support.bundles import SPACE, TEXT_DIM, Exported
-from training import release as releases
+from training.release import release as releases
 
 
 def new_signer() -> Signer:

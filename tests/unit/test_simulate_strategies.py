@@ -19,10 +19,10 @@ from producers.simulate.truth import Truth
 from producers.simulate.world import World
 from schemas.events import ORDER_COMPLETED, PRODUCT_REVIEWED
 from schemas.outputs import Decision
-from stream.core.strategies import NONE
+from stream.core.opinions.strategies import NONE
 from stream.settings import Settings
-from training import evaluations
-from training.evaluate_strategies import judge, simulated
+from training.evaluation import evaluations
+from training.opinions.evaluate_strategies import judge, simulated
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

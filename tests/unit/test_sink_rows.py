@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.dead_letter import Message
-from stream.adapters import clickhouse
+from stream.adapters.database import clickhouse
 from stream.pseudonyms import pseudonym
 from stream.settings import Privacy, Settings
 from stream.sink import batch, rows

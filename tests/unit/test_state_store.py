@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from stream.adapters.state_store import (
+from stream.adapters.state.state_store import (
     LOGS_BYTES,
     NO_OFFSET,
     SHARED,

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from clickwake import strategies as command
-from stream.adapters.strategies import version_of
+from stream.adapters.database.strategies import version_of
 from stream.api.offers import load
-from stream.core import pooling
-from stream.core.offers import NO_OFFERS
-from stream.core.pooling import Estimate, Pooled, t_quantile
-from stream.core.state import DAY_MS
-from stream.core.strategies import NONE, Levels, Rated, as_of, carried, known_ms, learn, weights
-from stream.core.strategy_comparison import Arm, Seed, compare, opinions_needed, seed, within
+from stream.core.offers.offers import NO_OFFERS
+from stream.core.opinions.strategies import NONE, Levels, Rated, as_of, carried, known_ms, learn, weights
+from stream.core.opinions.strategy_comparison import Arm, Seed, compare, opinions_needed, seed, within
+from stream.core.statistics import pooling
+from stream.core.statistics.pooling import Estimate, Pooled, t_quantile
+from stream.core.user.state import DAY_MS
 
 BLOCKS = ["", "a", "a", "b", "b", "b"]
 A, B = "offer/home/a", "offer/home/b"

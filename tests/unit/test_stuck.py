@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from stream.adapters import stuck
+from stream.adapters.health import stuck
 
 
 async def test_each_task_says_where_it_waits_innermost_first() -> None:

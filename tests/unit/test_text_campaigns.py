@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from schemas.offers import PlacementTotals
-from stream.core.bandit import choose
-from stream.core.nearness import nearness, steps, taste
-from stream.core.offer_ledger import Learned
-from stream.core.offer_policy import expand, policy, text_about
-from stream.core.state import Kind, Touch
+from stream.core.offers.nearness import nearness, steps, taste
+from stream.core.offers.offer_ledger import Learned
+from stream.core.offers.offer_policy import expand, policy, text_about
+from stream.core.statistics.bandit import choose
+from stream.core.user.state import Kind, Touch
 
 TOPICS, DIM, USERS, CAMPAIGNS, WORLDS = 3, 64, 60, 12, 4
 PAYS, ELSE = 0.3, 0.1  # of those who see a text that suits them, or does not, so many click

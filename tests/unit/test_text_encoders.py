@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stream.adapters.onnx import TextEncoder
+from stream.adapters.models.onnx import TextEncoder
 from stream.settings import Models, Settings, Training
 from tests.support.reviews import BAD, GOOD, PLAIN, tiny_bert
-from training import text_adaptation, text_encoder
-from training.evaluate_text import ADAPTED, INT8, verdicts
-from training.metrics import Interval
+from training.evaluation.metrics import Interval
+from training.history.snapshot import DAY_MS
 from training.panel.method import Past
-from training.snapshot import DAY_MS
-from training.text_adaptation import Recipe
+from training.text import text_adaptation, text_encoder
+from training.text.evaluate_text import ADAPTED, INT8, verdicts
+from training.text.text_adaptation import Recipe
 
 QUICK = Recipe(masked_epochs=4.0, masked_batch=16, masked_rate=1e-3, pair_batch=16, pair_rate=2e-3)
 

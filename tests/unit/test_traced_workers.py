@@ -12,8 +12,8 @@ from aiokafka import TopicPartition
 
 from schemas import traceparent
 from schemas.erasure import Erased
-from stream.adapters import producing
-from stream.adapters.opinion_reader import Read
+from stream.adapters.kafka import producing
+from stream.adapters.models.opinion_reader import Read
 from stream.insights import Listener
 from stream.settings import Settings
 from tests.support.fakes import T0_MS, event

@@ -19,29 +19,23 @@ from typer.testing import CliRunner
 from clickwake.cli import app
 from producers.simulate.world import World
 from schemas.catalog import Item
-from stream.adapters import model_store
-from stream.adapters.model_store import BundleRefused
-from stream.adapters.onnx import Bundle
-from stream.core.audience import Cluster
-from stream.core.churn import EDGES_DAYS, ChurnPolicy
-from stream.core.featurize import CHURN_FEATURES, Float32
-from stream.core.state import Touch, UserState
+from stream.adapters.models import model_store
+from stream.adapters.models.model_store import BundleRefused
+from stream.adapters.models.onnx import Bundle
+from stream.core.segments.audience import Cluster
+from stream.core.survival.churn import EDGES_DAYS, ChurnPolicy
+from stream.core.user.featurize import CHURN_FEATURES, Float32
+from stream.core.user.state import Touch, UserState
 from tests.support import bundles
 from tests.support.bundles import TEXT_DIM, Exported
 from tests.support.fakes import DAY_MS, T0_MS, event
-from training import (
-    audience,
-    between_trainings,
-    comparison,
-    evaluate_clusters,
-    evaluations,
-    export,
-    offline,
-    snapshot,
-    train,
-)
-from training.snapshot import History, Snapshot
-from training.texts import Texts
+from training import export, train
+from training.clusters import audience, between_trainings, evaluate_clusters
+from training.evaluation import comparison, evaluations
+from training.history import snapshot
+from training.history.snapshot import History, Snapshot
+from training.recommend import offline
+from training.text.texts import Texts
 
 KINDS = ("kitchen", "garden", "books")
 NOUNS = {"kitchen": ("teapot", "saucepan"), "garden": ("spade", "planter"), "books": ("novel", "atlas")}

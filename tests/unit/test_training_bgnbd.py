@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from producers.datasets import cdnow
-from stream.core.churn import ChurnPolicy, p_after
-from stream.core.featurize import CHURN_FEATURES
+from stream.core.survival.churn import ChurnPolicy, p_after
+from stream.core.user.featurize import CHURN_FEATURES
 from tests.support.needs import needs_file
-from training import bgnbd, churn, snapshot
-from training.bgnbd import BgNbd, Purchases
-from training.evaluate_churn import purchases
-from training.snapshot import Visit
+from training.churn import bgnbd, churn
+from training.churn.bgnbd import BgNbd, Purchases
+from training.churn.evaluate_churn import purchases
+from training.history import snapshot
+from training.history.snapshot import Visit
 
 
 def test_the_published_fit_of_cdnow(data_sets: Path) -> None:

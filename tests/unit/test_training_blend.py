@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from schemas.catalog import Item
-from stream.core.blend import ITEM_FEATURES, PARTS, USER_FEATURES
-from stream.core.state import DAY_MS
-from training import blend, links, snapshot
-from training.asking import Columns, Question, next_of, walk
-from training.blend import Examples
-from training.judging import Judge
-from training.metrics import top
+from stream.core.ranking.blend import ITEM_FEATURES, PARTS, USER_FEATURES
+from stream.core.user.state import DAY_MS
+from training.evaluation.metrics import top
+from training.history import snapshot
+from training.history.snapshot import History, Replay
 from training.panel.method import Past
-from training.snapshot import History, Replay
-from training.texts import Texts
+from training.recommend import blend, links
+from training.recommend.asking import Columns, Question, next_of, walk
+from training.recommend.blend import Examples
+from training.recommend.judging import Judge
+from training.text.texts import Texts
 
 START_MS = 1_700_000_000_000
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stream.core.churn import EDGES_DAYS, ChurnPolicy, p_after
-from stream.core.featurize import CHURN_FEATURES
-from stream.core.state import DAY_MS
-from training import churn, churn_policy
-from training.snapshot import Visit
+from stream.core.survival.churn import EDGES_DAYS, ChurnPolicy, p_after
+from stream.core.user.featurize import CHURN_FEATURES
+from stream.core.user.state import DAY_MS
+from training.churn import churn, churn_policy
+from training.history.snapshot import Visit
 
 VISITS = 6_000
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream.core.churn import EDGES_DAYS, ChurnPolicy, p_after, p_no_return
-from stream.core.featurize import CHURN_FEATURES
-from stream.core.state import DAY_MS
-from training import alerting, churn, evaluate_churn, snapshot
-from training.snapshot import EmptyHistory, History, Visit
+from stream.core.survival.churn import EDGES_DAYS, ChurnPolicy, p_after, p_no_return
+from stream.core.user.featurize import CHURN_FEATURES
+from stream.core.user.state import DAY_MS
+from training.churn import alerting, churn, evaluate_churn
+from training.history import snapshot
+from training.history.snapshot import EmptyHistory, History, Visit
 
 START_MS = 1_600_000_000_000
 DAYS = 200

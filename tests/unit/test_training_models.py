@@ -9,13 +9,15 @@ import pytest
 import torch
 
 from schemas.release import Manifest
-from stream.adapters import model_store
-from stream.core.churn import EDGES_DAYS, p_after
-from stream.core.featurize import CHURN_FEATURES
-from training import churn, export, metrics
-from training.churn import HazardNet, exposure
-from training.snapshot import Visit
-from training.user_encoder import Config, Recommender
+from stream.adapters.models import model_store
+from stream.core.survival.churn import EDGES_DAYS, p_after
+from stream.core.user.featurize import CHURN_FEATURES
+from training import export
+from training.churn import churn
+from training.churn.churn import HazardNet, exposure
+from training.evaluation import metrics
+from training.history.snapshot import Visit
+from training.recommend.user_encoder import Config, Recommender
 
 DAY_MS = 86_400_000
 SMALL = Config(dim=16, layers=1, heads=2, text_dim=12)

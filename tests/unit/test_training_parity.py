@@ -8,11 +8,11 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from stream.core.featurize import CHURN_FEATURES
+from stream.core.user.featurize import CHURN_FEATURES
 from training import export, parity
-from training.churn import HazardNet
+from training.churn.churn import HazardNet
 from training.parity import ParityFailed
-from training.user_encoder import Config, Recommender
+from training.recommend.user_encoder import Config, Recommender
 
 SMALL = Config(dim=16, layers=1, heads=2, text_dim=12)
 

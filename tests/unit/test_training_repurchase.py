@@ -9,13 +9,16 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from schemas.events import ms
-from stream.core.reminders import Policy
-from stream.core.repurchase import FEATURES, Repurchase, own_gap_days
-from stream.core.state import DAY_MS
-from training import clustered, cross_sell, due, evaluate_repurchase, links, metrics, reminders, repurchase, snapshot
-from training.repurchase import HORIZONS_DAYS, Pairs
-from training.snapshot import EmptyHistory, History, Replay, interactions
-from training.without_encoder import WithoutEncoder
+from stream.core.survival.reminders import Policy
+from stream.core.survival.repurchase import FEATURES, Repurchase, own_gap_days
+from stream.core.user.state import DAY_MS
+from training.evaluation import clustered, metrics
+from training.history import snapshot
+from training.history.snapshot import EmptyHistory, History, Replay, interactions
+from training.recommend import links
+from training.recommend.without_encoder import WithoutEncoder
+from training.repurchase import cross_sell, due, evaluate_repurchase, reminders, repurchase
+from training.repurchase.repurchase import HORIZONS_DAYS, Pairs
 
 START_MS = 1_600_000_000_000
 DAYS = 300

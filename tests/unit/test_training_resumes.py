@@ -13,11 +13,13 @@ import torch
 
 from tests.support.histories import drawn_texts, ring_walk
 from tests.support.reviews import planted, tiny_bert
-from training import checkpoint, fit, satisfaction_net
+from training import checkpoint
 from training.checkpoint import Checkpoint
-from training.satisfaction_net import Recipe
-from training.snapshot import replay
-from training.user_encoder import Config
+from training.history.snapshot import replay
+from training.opinions import satisfaction_net
+from training.opinions.satisfaction_net import Recipe
+from training.recommend import fit
+from training.recommend.user_encoder import Config
 
 
 class PowerCut(Exception):

@@ -12,15 +12,16 @@ import pytest
 
 from producers.datasets.table import DatasetError
 from schemas.catalog import Item
-from stream.adapters import model_store
-from stream.core.blend import Blend
-from stream.core.featurize import ALERT_FEATURES
+from stream.adapters.models import model_store
+from stream.core.ranking.blend import Blend
+from stream.core.user.featurize import ALERT_FEATURES
 from stream.settings import Models, Settings, Training
 from tests.support import bundles
-from training import schedule, snapshot, train
-from training.comparison import groups
-from training.texts import Texts
-from training.trials import Trials
+from training import schedule, train
+from training.evaluation.comparison import groups
+from training.history import snapshot
+from training.promotions.trials import Trials
+from training.text.texts import Texts
 
 Run = tuple[Settings, snapshot.History, Any, train.Trained]
 START_MS = 1_767_225_600_000

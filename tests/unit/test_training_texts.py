@@ -13,11 +13,11 @@ from kafka.errors import KafkaTimeoutError
 from structlog.testing import capture_logs
 
 from schemas.catalog import Item, ItemVector
-from stream.core.featurize import Float32
-from stream.core.items import content_hash
+from stream.core.ranking.items import content_hash
+from stream.core.user.featurize import Float32
 from stream.settings import Kafka, Settings
-from training import texts
-from training.texts import Texts
+from training.text import texts
+from training.text.texts import Texts
 
 DIM = 4
 SETTINGS = Settings(kafka=Kafka(bootstrap_servers="there:9092"))

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from stream.core.featurize import Sequence
-from stream.core.state import Kind
-from training import fit
-from training.snapshot import Moment
-from training.user_encoder import RESIDUAL_START, Config
+from stream.core.user.featurize import Sequence
+from stream.core.user.state import Kind
+from training.history.snapshot import Moment
+from training.recommend import fit
+from training.recommend.user_encoder import RESIDUAL_START, Config
 
 HOUR_MS = 3_600_000
 ITEMS = [f"i{n}" for n in range(12)]

@@ -23,18 +23,19 @@ from schemas.opinions import Opinion
 from schemas.outputs import Decision
 from schemas.release import ModelRelease
 from schemas.topics import Topic
-from stream.adapters import model_store, satisfaction
-from stream.adapters.erasures import Erasures
-from stream.adapters.kafka_clients import stopped
-from stream.adapters.metrics import ReleaseMetrics
-from stream.adapters.model_store import BundleRefused
-from stream.adapters.offers import OffersReader
-from stream.adapters.onnx import sha256
-from stream.adapters.serving_readers import ServingReaders
-from stream.core import identity, terms
-from stream.core.changes import Policy
-from stream.core.counts import ItemCount
-from stream.core.satisfaction import Subject
+from stream.adapters.health.metrics import ReleaseMetrics
+from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.kafka_clients import stopped
+from stream.adapters.kafka.offers import OffersReader
+from stream.adapters.kafka.serving_readers import ServingReaders
+from stream.adapters.models import model_store, satisfaction
+from stream.adapters.models.model_store import BundleRefused
+from stream.adapters.models.onnx import sha256
+from stream.core import terms
+from stream.core.opinions.satisfaction import Subject
+from stream.core.ranking.counts import ItemCount
+from stream.core.statistics.changes import Policy
+from stream.core.user import identity
 from stream.insights import Tracker
 from stream.outbox import utc
 from stream.settings import Personalize, Settings

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stream.adapters import onnx
-from stream.adapters.onnx import Bundle
+from stream.adapters.models import onnx
+from stream.adapters.models.onnx import Bundle
 from tests.support import bundles
 from tests.support.bundles import SPACE, Exported
 from training import export

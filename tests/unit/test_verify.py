@@ -20,7 +20,7 @@ from schemas import topics
 from schemas.dead_letter import Source
 from schemas.erasure import Erased, Erasure, Receipt, subject
 from schemas.events import key
-from stream.adapters import signing
+from stream.adapters.models import signing
 from stream.erasure import search
 from stream.erasure.eraser import Eraser
 from stream.pseudonyms import pseudonym

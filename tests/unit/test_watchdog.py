@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from stream.adapters.faust_batches import TP
-from stream.adapters.watchdog import Observation, Watchdog
+from stream.adapters.faust.faust_batches import TP
+from stream.adapters.health.watchdog import Observation, Watchdog
 
 A, B = TP("events", 0), TP("events", 1)
 STUCK = Observation(0, {A: 10, B: 5}, {A: 4, B: 5})

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from schemas.outputs import Applied
 from stream.api.requests import Ask
-from stream.core.counts import ItemCount
-from stream.core.scenarios import Scenario
+from stream.core.ranking.counts import ItemCount
+from stream.core.ranking.scenarios import Scenario
 from tests.support.fakes import T0_MS, event
 from tests.support.read_api import ITEMS, Shop, folded
 

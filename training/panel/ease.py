@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import linalg
 
-from stream.core.featurize import Float32
+from stream.core.user.featurize import Float32
 from training.panel.method import Asked, Frozen, Past, histories, matrix
 from training.panel.popularity import completed, recent
 from training.panel.validation import HeldOut, choose

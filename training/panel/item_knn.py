@@ -9,8 +9,8 @@ import numpy as np
 from implicit.nearest_neighbours import ItemItemRecommender, bm25_weight, normalize
 from scipy import sparse
 
-from stream.core.featurize import Float32
-from stream.core.state import DAY_MS
+from stream.core.user.featurize import Float32
+from stream.core.user.state import DAY_MS
 from training.panel.method import Asked, Doubles, Frozen, Past, histories, matrix
 from training.panel.popularity import completed, recent
 from training.panel.validation import HeldOut, choose

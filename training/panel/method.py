@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from stream.core.featurize import Float32
+from stream.core.user.featurize import Float32
 
 Ints = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
@@ -22,7 +22,7 @@ class Past(NamedTuple):
     users: Ints  # (E,) user numbers
     items: Ints  # (E,) item columns < n_items
     ts_ms: Ints  # (E,)
-    kinds: Ints  # (E,) stream.core.state.Kind
+    kinds: Ints  # (E,) stream.core.user.state.Kind
     n_items: int
 
     def take(self, part: slice) -> Past:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stream.core.featurize import Float32
-from stream.core.state import DAY_MS
+from stream.core.user.featurize import Float32
+from stream.core.user.state import DAY_MS
 from training.panel.method import Asked, Doubles, Ints, Past
 
 TIE_DAYS = 30  # the popularity that ranks what a method has no opinion on

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from stream.core.featurize import Float32
-from stream.core.state import DAY_MS
+from stream.core.user.featurize import Float32
+from stream.core.user.state import DAY_MS
 from training.panel.method import Asked, Doubles, Past, histories, matrix
 from training.panel.popularity import TIE_DAYS, Popularity, completed
 from training.panel.validation import HeldOut, choose

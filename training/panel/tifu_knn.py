@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from stream.core.featurize import Float32
+from stream.core.user.featurize import Float32
 from training.panel.method import Asked, Doubles, Frozen, Past, histories, matrix
 from training.panel.popularity import completed, recent
 from training.panel.validation import HeldOut, choose

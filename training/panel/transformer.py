@@ -14,7 +14,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stream.core.featurize import Float32
+from stream.core.user.featurize import Float32
 from training.panel.method import Asked, Frozen, Ints, Past, histories
 from training.panel.popularity import completed, recent
 from training.panel.validation import HeldOut, held_out

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from stream.core.featurize import Float32
+from stream.core.user.featurize import Float32
+from training.history.snapshot import VISIT_GAP_MS
 from training.panel.method import Asked, Doubles, Frozen, Ints, Past
 from training.panel.popularity import completed, recent
 from training.panel.validation import HeldOut, choose
-from training.snapshot import VISIT_GAP_MS
 
 
 class Setting(NamedTuple):

@@ -8,8 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from stream.core.featurize import Float32
-from training.metrics import measures, top
+from stream.core.user.featurize import Float32
+from training.evaluation.metrics import measures, top
 from training.panel.method import Asked, Ints, Past, histories
 
 SHARE = 0.1  # of the interactions, the latest

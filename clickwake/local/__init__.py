@@ -1,0 +1,1 @@
+"""Clickwake on one machine: broker, ClickHouse and every process under one supervisor."""

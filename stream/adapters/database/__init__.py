@@ -1,0 +1,1 @@
+"""ClickHouse: one way to reach it, and what is read back from there."""

@@ -1,0 +1,1 @@
+"""Faust, as Clickwake uses it: batches of raw records, acknowledged by us."""

@@ -1,0 +1,1 @@
+"""Kafka: its clients, what is read whole, what is sent."""

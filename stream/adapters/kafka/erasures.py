@@ -1,0 +1,47 @@
+"""The erasures topic, read whole by everybody who takes events: whom nothing may be kept of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from schemas import topics
+from schemas.erasure import Erased, Erasure, decode
+from schemas.unreadable import UNREADABLE
+from stream.adapters.kafka.global_reader import GlobalReader
+from stream.settings import Settings
+
+log = structlog.get_logger()
+
+
+class Erasures(GlobalReader):
+    """The port `stream.ports.Erasures`; `on_erasure(record, erasure)` is told of every record, also of those read again."""
+
+    def __init__(self, settings: Settings, on_erasure: Callable[[Any, Erasure], None] = lambda *_: None) -> None:
+        super().__init__(settings, topics.ERASURES.name(settings.kafka.topic_prefix), self._note)
+        self.erased = Erased()
+        self._on_erasure = on_erasure
+
+    def covers(self, user_key: bytes, ts_ms: int) -> bool:
+        """Whether what the user did at this time is not to be taken."""
+        return self.erased.covers(user_key, ts_ms)
+
+    def suppresses(self, user_key: bytes) -> bool:
+        """Whether nothing of the user is taken, whenever they did it."""
+        return self.erased.suppresses(user_key)
+
+    def _note(self, records: list[Any]) -> None:
+        for record in records:
+            key = record.key or b""
+            try:
+                erasure = None if record.value is None else decode(record.value)
+            except UNREADABLE as error:
+                # ending here would keep every worker from starting; what is not understood can erase nobody
+                log.error("erasure left out", topic=self.topic, partition=record.partition, offset=record.offset,
+                          why=str(error), next="send the request again: clickwake erase")  # fmt: skip
+                continue
+            self.erased.note(key, erasure)
+            if erasure is not None:
+                self._on_erasure(record, erasure)

@@ -1,0 +1,1 @@
+"""States on disk, and the changelog they come back from."""

@@ -1,0 +1,1 @@
+"""Who sees which arm, and what an experiment has shown."""

@@ -1,0 +1,1 @@
+"""Which offer is shown to whom: what may be, what is chosen by lot, and what is learned of it."""

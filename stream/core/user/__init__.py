@@ -1,0 +1,1 @@
+"""What is kept of one user, and how an event changes it."""

@@ -1,0 +1,1 @@
+"""What every evaluation shares: measures, intervals, comparisons, the page that shows them."""

@@ -1,0 +1,1 @@
+"""Satisfaction read from texts, and predicted by user, item and strategy."""

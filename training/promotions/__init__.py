@@ -1,0 +1,1 @@
+"""What offers and messages are worth, from logs that were drawn by lot."""

@@ -1,0 +1,1 @@
+"""Which bundle runs: announced, judged against the current one, watched, rolled back."""

@@ -1,0 +1,162 @@
+"""Which bundle the workers should run: announced on the models topic, signed where keys are in use, acknowledged by every
+in-sync replica."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import structlog
+
+from producers.kafka import KafkaUnavailable, Producer, from_the_beginning, to_its_end, unreachable
+from schemas.release import Manifest, ModelRelease, Verdict
+from schemas.topics import MODELS
+from schemas.unreadable import UNREADABLE
+from stream.adapters.models import announcements, model_store, signing
+from stream.adapters.models.announcements import Announcements, NotBelieved
+from stream.adapters.models.model_store import BundleRefused
+from stream.adapters.models.onnx import sha256
+from stream.adapters.models.signing import PublicKey, UnusableKey
+from stream.settings import Settings
+from training.release import verdicts
+
+log = structlog.get_logger()
+
+LATER = timedelta(milliseconds=1)
+
+
+class NothingReleased(LookupError):
+    """There is no release, or none before the current one; the message says what to do."""
+
+
+def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
+    """Verify a bundle as a worker would, its signature included, then announce it. Returns once the broker has acknowledged.
+
+    Announcing the same bundle again is harmless. Raises `BundleRefused` for a bundle workers would refuse, or where they
+    would refuse the announcement because there is nothing here to sign it with; ConnectionError, KafkaUnavailable or
+    NotAcknowledged when the announcement is not stored.
+    """
+    keys, signer = signing.trusted(settings.models), signing.signer(settings.models)
+    raw = manifest_bytes(settings.registry, version)
+    announced = ModelRelease(
+        model_version=version, uri=f"bundles/{version}", manifest_sha256=sha256(raw), released_at=datetime.now(UTC),
+        reason=reason,
+    )  # fmt: skip
+    model_store.load(settings.registry, announced, keys=keys)
+    if keys and signer is None:
+        raise BundleRefused("workers with CLICKWAKE_MODELS__VERIFY_KEYS refuse an announcement that is not signed: set "
+                            "CLICKWAKE_MODELS__SIGNING_KEY here, too, or announce it where models are trained")
+    topic = MODELS.name(settings.kafka.topic_prefix)
+    with Producer(settings.kafka, [topic], wait_s=0) as producer:
+        if signer is not None:
+            announced = _after(current(settings), announced)
+        value = msgspec.json.encode(announced)
+        producer.send(topic, announcements.KEY, value, announcements.signed(value, signer))
+    if verdicts.kept(settings.registry, version) is not None:  # somebody knows better; from now on it may be rolled back to
+        verdicts.write(settings.registry, _overruled(settings.registry, version, reason))
+    return announced
+
+
+def _after(before: ModelRelease | None, announced: ModelRelease) -> ModelRelease:
+    """The same, later than the one before, whatever the clocks of those who announce: of signed ones the newest counts."""
+    if before is None or before.released_at < announced.released_at:
+        return announced
+    return msgspec.structs.replace(announced, released_at=before.released_at + LATER)
+
+
+def _overruled(registry: str, version: str, reason: str) -> Verdict:
+    verdict = verdicts.read(registry, version)
+    assert verdict is not None
+    return msgspec.structs.replace(
+        verdict, released=True, reason=f"released by hand{f' ({reason})' if reason else ''} although {verdict.reason}"
+    )
+
+
+def sign_new(settings: Settings, version: str, manifest_sha256: str) -> PublicKey | None:
+    """Sign a bundle this process has just published, if it holds a key: the manifest in the registry must still be the one
+    that was written. Returns the key that was used. Raises `BundleRefused`."""
+    signer = signing.signer(settings.models)
+    if signer is None:
+        return None
+    raw = manifest_bytes(settings.registry, version)
+    if sha256(raw) != manifest_sha256:
+        raise BundleRefused(f"the manifest of {version} was changed after it was published; it is not signed")
+    model_store.sign(model_store.bundle_uri(settings.registry, version), raw, signer)
+    return signer.public
+
+
+def sign_again(settings: Settings, version: str, *, trust: bool = False) -> PublicKey:
+    """Sign a bundle and its text encoder with the present key, as when keys are changed. What no trusted key has signed is
+    signed only with `trust`: somebody vouches for what lies in the registry. Raises `BundleRefused` and `UnusableKey`."""
+    signer = signing.signer(settings.models)
+    if signer is None:
+        raise UnusableKey("CLICKWAKE_MODELS__SIGNING_KEY is not set: there is nothing to sign with")
+    raw = manifest_bytes(settings.registry, version)
+    keys = () if trust else signing.trusted(settings.models)
+    bundle = model_store.admit(settings.registry, model_store.bundle_uri(settings.registry, version), raw, keys=keys)
+    if bundle.manifest.tokenizer_sha256:
+        model_store.sign_text_encoder(settings.registry, bundle.manifest.text_space, signer)
+    model_store.sign(model_store.bundle_uri(settings.registry, version), raw, signer)
+    return signer.public
+
+
+def current(settings: Settings) -> ModelRelease | None:
+    """The announced release, read to the topic's end; None when nothing was released yet. Those that do not count are left
+    out. Raises ConnectionError, and `NothingReleased` where there is no topic."""
+    from kafka.errors import KafkaError
+
+    found = Announcements(signing.trusted(settings.models))
+    try:
+        with from_the_beginning(settings.kafka, MODELS.name(settings.kafka.topic_prefix)) as consumer:
+            for record in to_its_end(consumer):
+                try:
+                    found.note(record)
+                except NotBelieved as error:
+                    log.warning("announcement left out", model_version=error.version, why=str(error))
+    except KafkaUnavailable as error:
+        raise NothingReleased(str(error)) from error
+    except KafkaError as error:
+        raise ConnectionError(unreachable(settings.kafka, error)) from error
+    return found.newest
+
+
+def rollback(settings: Settings, reason: str = "") -> ModelRelease:
+    """Announce the bundle that ran before the current one: its parent, or that one's if the parent was never released.
+
+    Raises `NothingReleased` when there is none to go back to.
+    """
+    now = current(settings)
+    if now is None:
+        raise NothingReleased("nothing was released yet, so there is nothing to roll back; see clickwake models")
+    return release(settings, before(settings, now.model_version), reason or f"rolled back from {now.model_version}")
+
+
+def before(settings: Settings, version: str) -> str:
+    """The nearest ancestor of a bundle that was not kept back as a candidate. Raises `NothingReleased`."""
+    at = version
+    while True:
+        parent = manifest_of(settings.registry, at).parent
+        if parent is None:
+            raise NothingReleased(f"{version} has no parent that was released; name a bundle with clickwake release")
+        if verdicts.kept(settings.registry, parent) is None:
+            return parent
+        at = parent
+
+
+def manifest_bytes(registry: str, version: str) -> bytes:
+    """The manifest of a bundle as it lies in the registry. Raises `BundleRefused` when there is none."""
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(f"{model_store.bundle_uri(registry, version)}/manifest.json")
+    try:
+        return bytes(fs.cat_file(path))
+    except FileNotFoundError as error:
+        raise BundleRefused(f"there is no bundle {version} in {registry}; clickwake models lists them") from error
+
+
+def manifest_of(registry: str, version: str) -> Manifest:
+    """The same, decoded; nothing of the bundle is checked. Raises `BundleRefused`."""
+    try:
+        return msgspec.json.decode(manifest_bytes(registry, version), type=Manifest)
+    except UNREADABLE as error:
+        raise BundleRefused(f"the manifest of {version} in {registry} is unreadable: {error}") from error
