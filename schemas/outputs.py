@@ -144,9 +144,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChurnAlert(msgspec.Struct, frozen=True, kw_only=True):
     """`probability` is P(no return within `horizon_days`) at `as_of_ts`; `interval` a 90% interval of it. When raised:
-    `features` are what was known of the user (`stream.core.user.featurize.ALERT_FEATURES`), kept so that whom a message persuades
-    is learned from the very values it is decided by; `effects`: delivery → P(back within 7 days) if it is sent, and if not,
-    for those deliveries of which the model knows."""
+    `features` are what was known of the user (`stream.core.user.featurize.ALERT_FEATURES`), kept so that whom a message
+    persuades is learned from the very values it is decided by; `effects`: delivery → P(back within 7 days) if it is sent,
+    and if not, for those deliveries of which the model knows."""
 
     alert_id: str
     tenant: str

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
 
-import msgspec
 from rich.console import Console
 
-from producers.datasets.table import DatasetError
-from producers.kafka import KafkaUnavailable, NotAcknowledged
 from stream import settings as settings_module
 from stream.adapters.models import model_store
-from stream.adapters.models.model_store import BundleRefused
 from stream.settings import Settings
-from training.history.snapshot import EmptyHistory, History
-from training.parity import ParityFailed
+from training.history.snapshot import History
+from training.printing import EXPECTED, console, fail, print_json
 from training.release.release import NothingReleased
-
-EXPECTED = (EmptyHistory, DatasetError, BundleRefused, NothingReleased, ParityFailed, KafkaUnavailable, NotAcknowledged,
-            ConnectionError, FileNotFoundError, ValueError)  # fmt: skip
-_console = Console(stderr=True)
-
-
-def fail(error: Exception) -> NoReturn:
-    """Say what went wrong, without a traceback, and end with status 1."""
-    _console.print(f"[red]{error}[/red]", markup=True, highlight=False)
-    raise SystemExit(1) from error
-
-
-def print_json(value: Any) -> None:
-    """Indented, on standard output."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def history_of(settings: Settings, source: str, dataset: tuple[str, Path] | None, events: Path | None, items: Path | None,
@@ -65,9 +44,9 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
     try:
         history = history_of(settings, source, dataset, events, items, tenant)
         running = dataset is None and events is None  # else of another shop
-        known = texts.encode(settings, history.items, _console.print, running=running)
+        known = texts.encode(settings, history.items, console.print, running=running)
         told = trials.read(settings, tenant) if running else {}
-        trained = training.train(settings, history, known, trials=told, say=_console.print)
+        trained = training.train(settings, history, known, trials=told, say=console.print)
         release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
         announced = release.release(settings, trained.manifest.model_version, "clickwake train") if announce else None
     except EXPECTED as error:

@@ -1,6 +1,7 @@
 """Model versions: what each was learned from, what it served, and how far today's events are from those it learned from.
 
-The drift is `stream.core.statistics.drift`'s, as `clickwake models watch` judges by: on each day what would have been said then.
+The drift is `stream.core.statistics.drift`'s, as `clickwake models watch` judges by: on each day what would have been said
+then.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ CHINESE = {
                          ("best", "最高档"))
 }  # fmt: skip
 
-# what is said in sentences: of an alert (stream/alerts.py), of an item (stream/core/ranking/why.py), by the read API. A pattern of
-# the English, and the Chinese with its groups
+# what is said in sentences: of an alert (stream/alerts.py), of an item (stream/core/ranking/why.py), by the read API.
+# A pattern of the English, and the Chinese with its groups
 SENTENCES = {
     r"silent for ([\d.]+) days, usually back after ([\d.]+)": r"已沉默 \1 天，通常 \2 天后回访",
     r"silent for ([\d.]+) days, never came back before": r"已沉默 \1 天，此前从未回访",

@@ -42,9 +42,9 @@ def spawn(command: Sequence[str], log: Path, env: Mapping[str, str] | None = Non
     log.parent.mkdir(parents=True, exist_ok=True)
     if log.exists() and log.stat().st_size > LOG_BYTES_MAX:
         log.replace(log.with_name(log.name + ".1"))
-    guarded = [sys.executable, "-m", "clickwake.local.process", str(os.getpid()), *command] if sys.platform == "linux" else command
+    guard = [sys.executable, "-m", "clickwake.local.process", str(os.getpid())] if sys.platform == "linux" else []
     with log.open("ab") as out:
-        return subprocess.Popen(guarded, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+        return subprocess.Popen([*guard, *command], stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
                                 start_new_session=True, env=dict(env) if env is not None else None, cwd=cwd)
 
 

@@ -121,7 +121,8 @@ class Announced:
 
 
 def announce(settings: Settings, value: ModelRelease | bytes, headers: Headers | None = None) -> None:
-    """Straight onto the models topic, past `training.release.release`; signed by the settings' key where no `headers` are."""
+    """Straight onto the models topic, past `training.release.release`; signed by the settings' key where no `headers`
+    are."""
     raw = value if isinstance(value, bytes) else msgspec.json.encode(value)
     signed = announcements.signed(raw, signing.signer(settings.models)) if headers is None else headers
     _send(settings, topics.MODELS, [(announcements.KEY, raw)], signed)

@@ -68,7 +68,8 @@ def raised(silences: Silences, after_days: Floats) -> Raised:
 
 
 def by_model(silences: Silences, curves: npt.NDArray[np.floating], raise_at: float) -> Raised:
-    """Alerts of the served curves (V, E), log survival, at a threshold; the timers are `stream.core.survival.churn.due_ms`."""
+    """Alerts of the served curves (V, E), log survival, at a threshold; the timers are
+    `stream.core.survival.churn.due_ms`."""
     policy = msgspec.structs.replace(ChurnPolicy(horizon_days=HORIZON_DAYS), raise_at=raise_at)
     due = due_ms(curves, silences.began_ms, policy)
     return raised(silences, np.where(due > 0, (due - silences.began_ms) / DAY_MS, np.inf))

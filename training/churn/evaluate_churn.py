@@ -25,8 +25,8 @@ from training import export, parity
 from training.churn import alerting, baselines, bgnbd, churn
 from training.churn.bgnbd import Purchases
 from training.evaluation import report
-from training.evaluation.comparison import Comparison, Measures, merged, statistics, under
-from training.evaluation.evaluations import Evaluated, Request, iso
+from training.evaluation.comparison import Comparison, Measures, iso, merged, statistics, under
+from training.evaluation.evaluations import Evaluated, Request
 from training.evaluation.metrics import FloatArray, auc, brier, calibration_bins, ece, ece_by_chance
 from training.history.snapshot import NO_RETURN, EmptyHistory, History, Snapshot, Visit, from_dataset, replay
 

@@ -1,7 +1,8 @@
 """What a release says of everybody, for `stream.core.segments.audience`: clusters of users by their vectors, and quantiles.
 
-Users are encoded by the exported bundle as a worker does, as of their last event, and divided by training.clusters.division. A name
-is of the words of the items that its users touch, weighted by class-based TF-IDF (Grootendorst, "BERTopic", 2022, eq. 2).
+Users are encoded by the exported bundle as a worker does, as of their last event, and divided by training.clusters.division.
+A name is of the words of the items that its users touch, weighted by class-based TF-IDF (Grootendorst, "BERTopic", 2022, eq.
+2).
 
 Each training learns another space of vectors, so centroids of two releases cannot be compared; their members can. The
 present users are placed by the previous bundle too: the new division goes on from there, and the assignment with the largest

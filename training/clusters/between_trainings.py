@@ -1,9 +1,10 @@
 """Where another training puts the same users, as of the same time: alone, and as the successor that production makes of it.
 
 Two changes: another seed on the same history, and a month more of it. `clickwake` is told the clusters before and goes on
-from them (training.clusters.division); `clickwake, alone` is the same training that is told nothing, its clusters named afterwards by
-the overlap. Agreement is the adjusted Rand index with the places before, and the share of users whose cluster has the name
-it had. The price is in the silhouette of the places in the new space, and in the agreement with what was planted.
+from them (training.clusters.division); `clickwake, alone` is the same training that is told nothing, its clusters named
+afterwards by the overlap. Agreement is the adjusted Rand index with the places before, and the share of users whose cluster
+has the name it had. The price is in the silhouette of the places in the new space, and in the agreement with what was
+planted.
 """
 
 from __future__ import annotations

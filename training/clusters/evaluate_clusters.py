@@ -29,8 +29,8 @@ from training import train
 from training.clusters import audience, between_trainings, division
 from training.clusters.division import Ints
 from training.evaluation import report
-from training.evaluation.comparison import Comparison, Measures, merged, statistics, under
-from training.evaluation.evaluations import Evaluated, Request, iso
+from training.evaluation.comparison import Comparison, Measures, iso, merged, statistics, under
+from training.evaluation.evaluations import Evaluated, Request
 from training.evaluation.metrics import bootstrap, interval
 from training.history.snapshot import EmptyHistory, History, from_dataset, from_events
 from training.recommend.offline import index_of

@@ -8,6 +8,7 @@ whose interval excludes 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -34,6 +35,15 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     served: str  # the model that workers run, measured through its ONNX files
     ahead: dict[str, Measures] = {}  # model → the served one minus this one, paired
     settings: dict[str, float | str] = {}  # what the figures depend on besides: seeds, horizon, weights
+
+
+def iso(ts_ms: float) -> str:
+    """A split as it is printed.
+
+    >>> iso(1_312_156_800_000)
+    '2011-08-01T00:00:00Z'
+    """
+    return f"{datetime.fromtimestamp(ts_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def means(values: Mapping[str, Mapping[str, FloatArray]], served: str) -> tuple[dict[str, Measures], dict[str, Measures]]:

@@ -1,38 +1,37 @@
-"""What `clickwake evaluate …` runs and shows: each task answers with a `Comparison` and the pictures that explain it.
-
-recommend → training.recommend.evaluate_recommend, churn → training.churn.evaluate_churn, repurchase → training.repurchase.evaluate_repurchase,
-satisfaction → training.opinions.evaluate_satisfaction, text → training.text.evaluate_text, promotions → training.promotions.evaluate_promotions,
-clusters → training.clusters.evaluate_clusters, explanations → training.recommend.evaluate_explanations, strategies →
-training.opinions.evaluate_strategies.
-Each has `run(request) -> Evaluated`.
-"""
+"""What `clickwake evaluate …` runs and shows: each task answers with a `Comparison` and the pictures that explain it."""
 
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from rich.console import Console
 
 from stream import settings as settings_module
 from stream.settings import Settings
 from training import checkpoint
-from training.commands import EXPECTED, fail
 from training.evaluation import comparison as comparisons
 from training.evaluation import report
 from training.evaluation.comparison import Comparison
 from training.evaluation.report import Draw
 from training.history.snapshot import History, from_dataset
+from training.printing import EXPECTED, console, fail, print_json, to_json
 
-TASKS = ("recommend", "churn", "repurchase", "satisfaction", "text", "promotions", "clusters", "explanations",
-         "strategies")  # fmt: skip
-_console = Console(stderr=True)
+TASKS = {  # task → module with `run(request) -> Evaluated`
+    "recommend": "training.recommend.evaluate_recommend",
+    "churn": "training.churn.evaluate_churn",
+    "repurchase": "training.repurchase.evaluate_repurchase",
+    "satisfaction": "training.opinions.evaluate_satisfaction",
+    "text": "training.text.evaluate_text",
+    "promotions": "training.promotions.evaluate_promotions",
+    "clusters": "training.clusters.evaluate_clusters",
+    "explanations": "training.recommend.evaluate_explanations",
+    "strategies": "training.opinions.evaluate_strategies",
+}
 
 
 @dataclass(frozen=True)
@@ -66,42 +65,28 @@ class Evaluated:
     figures: dict[str, Draw] = field(default_factory=dict)
 
 
-def iso(ts_ms: float) -> str:
-    """A split as it is printed.
-
-    >>> iso(1_312_156_800_000)
-    '2011-08-01T00:00:00Z'
-    """
-    return f"{datetime.fromtimestamp(ts_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
 def main(
     task: str, dataset: str, path: Path, split: datetime | None, as_json: bool, report_dir: Path | None,
     options: dict[str, float] | None = None, output: Path | None = None,
     source: Callable[[Settings], Any] | None = None,
 ) -> None:  # fmt: skip
     """Run one task, print it, and write its page when a folder is named."""
-    assert task in TASKS
-    run: Callable[[Request], Evaluated] = importlib.import_module(f"training.evaluate_{task}").run
+    run: Callable[[Request], Evaluated] = importlib.import_module(TASKS[task]).run
     settings = settings_module.load()
     at = None if split is None else split.replace(tzinfo=UTC)
     try:
-        found = run(Request(settings, dataset, path, at, _console.print, options or {}, output, source))
+        found = run(Request(settings, dataset, path, at, console.print, options or {}, output, source))
     except EXPECTED as error:
         fail(error)
     checkpoint.clear(settings.training_dir)
     if report_dir is not None:
         report_dir.mkdir(parents=True, exist_ok=True)
         (report_dir / "index.html").write_text(report.comparison_page(found.comparison, found.figures))
-        (report_dir / "comparison.json").write_text(_json(found.comparison))
-        _console.print(f"report: {report_dir / 'index.html'}")
+        (report_dir / "comparison.json").write_text(to_json(comparisons.rounded(found.comparison)))
+        console.print(f"report: {report_dir / 'index.html'}")
     if as_json:
-        sys.stdout.write(_json(found.comparison))
+        print_json(comparisons.rounded(found.comparison))
         return
     for table in comparisons.tables(found.comparison):
         Console().print(table)
     Console().print("▲ the served model is better than this one (95% interval of the paired difference), ▼ worse, = level")
-
-
-def _json(found: Comparison) -> str:
-    return msgspec.json.format(msgspec.json.encode(comparisons.rounded(found)), indent=2).decode() + "\n"

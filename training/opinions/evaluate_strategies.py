@@ -32,8 +32,8 @@ from stream.core.segments.segment_rules import Rule, RulesFile, compiled
 from stream.core.statistics.bandit import Float64
 from stream.core.user.fold import Outcome, fold
 from stream.core.user.state import UserState
-from training.evaluation.comparison import Comparison, Measures, Statistic, merged, statistics, under
-from training.evaluation.evaluations import Evaluated, Request, iso
+from training.evaluation.comparison import Comparison, Measures, Statistic, iso, merged, statistics, under
+from training.evaluation.evaluations import Evaluated, Request
 from training.evaluation.metrics import FloatArray
 from training.history.snapshot import EmptyHistory, History, Snapshot, from_events, join
 
@@ -83,8 +83,8 @@ def _stored(request: Request) -> Evaluated:
 
 
 class Crowd:
-    """Users' states as of a time that does not go back: folded as `training.history.snapshot` does, without the examples and counts
-    that take most of its time."""
+    """Users' states as of a time that does not go back: folded as `training.history.snapshot` does, without the examples and
+    counts that take most of its time."""
 
     def __init__(self, history: History) -> None:
         self._events, self._at, self._snapshot = history.events, 0, Snapshot()

@@ -25,8 +25,8 @@ from stream.recommending import Scored, rules_of, score_users
 from stream.serving import Serving
 from training import train
 from training.evaluation.clustered import by_user
-from training.evaluation.comparison import Comparison, Measures, merged
-from training.evaluation.evaluations import Evaluated, Request, iso
+from training.evaluation.comparison import Comparison, Measures, iso, merged
+from training.evaluation.evaluations import Evaluated, Request
 from training.history.removing import Named, lives, removed
 from training.history.snapshot import EmptyHistory, History, Replay
 from training.progress import progress

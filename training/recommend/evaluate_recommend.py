@@ -25,8 +25,8 @@ from stream.core.ranking.counts import PartitionCounts
 from stream.core.user.state import DAY_MS
 from stream.settings import Settings
 from training import train
-from training.evaluation.comparison import Measures, merged
-from training.evaluation.evaluations import Evaluated, Request, iso
+from training.evaluation.comparison import Measures, iso, merged
+from training.evaluation.evaluations import Evaluated, Request
 from training.evaluation.metrics import Interval, bootstrap
 from training.history.snapshot import EmptyHistory, History, Replay, from_dataset, interactions
 from training.panel import roster

@@ -7,8 +7,7 @@ import numpy as np
 from stream.adapters.models.onnx import Bundle
 from stream.core.ranking.blend import Blend
 from stream.core.ranking.counts import CountsPolicy
-from training.evaluation.comparison import Comparison, Measures, means, merged, under
-from training.evaluation.evaluations import iso
+from training.evaluation.comparison import Comparison, Measures, iso, means, merged, under
 from training.history.snapshot import History, Replay, interactions
 from training.panel import roster
 from training.recommend import exposure, links

@@ -13,10 +13,11 @@ from stream import settings as settings_module
 from stream.adapters.models import model_store, signing
 from stream.adapters.models.model_store import BundleRefused
 from stream.settings import Settings
-from training.commands import EXPECTED, fail, history_of, print_json
+from training.commands import history_of
 from training.evaluation.comparison import cell
 from training.evaluation.metrics import Interval
 from training.history.live import Horizon
+from training.printing import EXPECTED, fail, print_json
 from training.release import release, verdicts
 from training.release.release import NothingReleased
 from training.release.watch import Watched

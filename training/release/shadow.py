@@ -19,8 +19,7 @@ from stream.core.user.state import Kind
 from stream.recommending import rules_of
 from stream.serving import Serving
 from stream.settings import Settings
-from training.evaluation.comparison import Comparison, means
-from training.evaluation.evaluations import iso
+from training.evaluation.comparison import Comparison, iso, means
 from training.evaluation.metrics import FloatArray
 from training.history.live import HORIZON_MS, Horizon, Live, Served
 from training.history.snapshot import EmptyHistory, History, Replay

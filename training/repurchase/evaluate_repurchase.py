@@ -19,8 +19,8 @@ from stream.core.user.state import DAY_MS
 from training.churn import baselines
 from training.evaluation import report
 from training.evaluation.clustered import by_user, clustered
-from training.evaluation.comparison import Comparison, Measures, merged
-from training.evaluation.evaluations import Evaluated, Request, iso
+from training.evaluation.comparison import Comparison, Measures, iso, merged
+from training.evaluation.evaluations import Evaluated, Request
 from training.evaluation.metrics import FloatArray
 from training.history.snapshot import EmptyHistory, History, Replay, from_dataset, from_events, interactions
 from training.panel.method import Past

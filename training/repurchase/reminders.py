@@ -2,7 +2,8 @@
 
 Ours come out of the worker's own desk (`stream.due`, `stream.reminders`) over a partition's state, which is folded event by
 event: history as an import, what comes after the split live. The rules know every purchase too, and say each reminder in a
-window of the same length around their own interval. Which rules, and how many each may say: `training.repurchase.reminder_rivals`.
+window of the same length around their own interval. Which rules, and how many each may say:
+`training.repurchase.reminder_rivals`.
 """
 
 from __future__ import annotations

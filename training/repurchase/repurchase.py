@@ -1,7 +1,8 @@
 """Fitting when items are bought again: questions at an earlier time, whose answers are known by now, and a regression.
 
-One pair of user and item is asked at one time about several horizons; the log-logistic model of `stream.core.survival.repurchase` is
-then a logistic regression with log days as one more feature (the proportional odds of Bennett, 1983).
+One pair of user and item is asked at one time about several horizons; the log-logistic model of
+`stream.core.survival.repurchase` is then a logistic regression with log days as one more feature (the proportional odds of
+Bennett, 1983).
 """
 
 from __future__ import annotations

@@ -14,7 +14,13 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from clickwake.local.clickhouse.codec import Decoder
-from clickwake.local.clickhouse.errors import AUTHENTICATION_FAILED, BAD_ARGUMENTS, NOT_IMPLEMENTED, SYNTAX_ERROR, QueryError
+from clickwake.local.clickhouse.errors import (
+    AUTHENTICATION_FAILED,
+    BAD_ARGUMENTS,
+    NOT_IMPLEMENTED,
+    SYNTAX_ERROR,
+    QueryError,
+)
 from clickwake.local.clickhouse.sql import Statement, describe
 
 INSERT_HEAD_BYTES_MAX = 256 * 1024  # the engine's own max_query_size: the INSERT must be told from its data within this

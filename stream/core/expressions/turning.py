@@ -1,7 +1,7 @@
 """When a condition turns while time alone moves its values.
 
-Between two moments of which its bounds (`stream.core.expressions.spans`) say that nothing can turn, nothing is looked for; else the
-stretch is halved until the turn is found, to the millisecond.
+Between two moments of which its bounds (`stream.core.expressions.spans`) say that nothing can turn, nothing is looked for;
+else the stretch is halved until the turn is found, to the millisecond.
 """
 
 from __future__ import annotations

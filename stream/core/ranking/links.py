@@ -1,8 +1,8 @@
 """Learned item-to-item weights: what follows an item, what goes together with it and what completes a basket with it, as
 sparse rows of a bundle.
 
-Learned offline (training/recommend/links.py), asked live: the weights of a user's items are added up, so every score splits exactly
-by the event that caused it. Item numbers here are the bundle's; `ItemIndex` translates them into its rows.
+Learned offline (training/recommend/links.py), asked live: the weights of a user's items are added up, so every score
+splits exactly by the event that caused it. Item numbers here are the bundle's; `ItemIndex` translates them into its rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What a release knows of everybody: clusters of users and quantiles of what users do, learned by training/clusters/audience.py.
+"""What a release knows of everybody: clusters of users and quantiles of what users do, learned by
+training/clusters/audience.py.
 
 Both are constants of a release, so that two workers, a replay and a batch say the same; they move when a release does.
 

@@ -1,10 +1,10 @@
 """The past of segments: when users would have come and gone, had a rule been there from the beginning.
 
-A replay (`stream.core.user.replay`) shows every state as it was, and the stream's own rules judge it. Between two events only
-time moves a user: counts within windows step at known moments, the ages (`AGES`) grow, and the chance of churn follows a
-curve, so that a condition's bounds (`stream.core.expressions.spans`) say of a whole stretch of silence that nothing turns in it; where
-they do not, it is halved until the turn is found, to the millisecond. The live sweep looks every few minutes instead, and
-finds it that much later.
+A replay (`stream.core.user.replay`) shows every state as it was, and the stream's own rules judge it. Between two events
+only time moves a user: counts within windows step at known moments, the ages (`AGES`) grow, and the chance of churn follows
+a curve, so that a condition's bounds (`stream.core.expressions.spans`) say of a whole stretch of silence that nothing turns
+in it; where they do not, it is halved until the turn is found, to the millisecond. The live sweep looks every few minutes
+instead, and finds it that much later.
 
 Of what models say: an alert stood if it was said then; the chance of churn and the cluster are what the release that is
 asked says of the state as it was, as of its last event, like the stream.

@@ -1,9 +1,9 @@
 """The language of segments: rules as they are written, those that are built in, and what becomes of them when they are read.
 
-A rule is a condition over FIELDS (`stream.core.expressions.expression`). What it says relative to everybody (`quantile(revenue, 0.8)`)
-and the clusters it names are constants of the release, see `stream.core.segments.audience`; each discovered cluster is a rule too.
-Lifecycle stages and groups by recency, frequency and money are rules like any other; Hughes, "Strategic Database Marketing"
-(1994), for the latter.
+A rule is a condition over FIELDS (`stream.core.expressions.expression`). What it says relative to everybody
+(`quantile(revenue, 0.8)`) and the clusters it names are constants of the release, see `stream.core.segments.audience`; each
+discovered cluster is a rule too. Lifecycle stages and groups by recency, frequency and money are rules like any other;
+Hughes, "Strategic Database Marketing" (1994), for the latter.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A purchase is expected again after an interval: the user's own between orders of the item, drawn towards the item's average;
 or that of a category of which several items were bought, each once. It is due in a window around that time. At the window's
-start the chance of a purchase within it is asked of `stream.core.survival.repurchase`, of all that begin within a day at once: the
-likeliest are said, up to a bound a week. All is a function of the state and of due times, not of when it is asked.
+start the chance of a purchase within it is asked of `stream.core.survival.repurchase`, of all that begin within a day at
+once: the likeliest are said, up to a bound a week. All is a function of the state and of due times, not of when it is asked.
 """
 
 from __future__ import annotations
