@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from rich.console import Console
 from clickwake.demo.stage import Stage
-from clickwake.up import Local
+from clickwake.local.up import Local
 
 with Local(Path(sys.argv[1])) as local:
     Stage(local, Console(width=400)).stay(True)
