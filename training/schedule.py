@@ -23,8 +23,9 @@ from schemas.release import Manifest, ModelRelease, Verdict
 from stream import settings as settings_module
 from stream.adapters.models import model_store, signing
 from stream.settings import Settings
-from training import satisfaction_renewal, train
+from training import train
 from training.history import snapshot
+from training.opinions import satisfaction_renewal
 from training.parity import ParityFailed
 from training.promotions import trials
 from training.release import gate, release, verdicts, watch

@@ -12,10 +12,10 @@ from producers.datasets.table import DatasetError
 from stream.adapters.models import satisfaction as serving
 from stream.settings import Settings
 from tests.support.reviews import planted
-from training import satisfaction_renewal, schedule
-from training.opinions import satisfaction
+from training import schedule
+from training.opinions import satisfaction, satisfaction_renewal
 from training.opinions.reviews import VALIDATION_SHARE, Reviews, by_place
-from training.satisfaction_renewal import Schedule, by_time, renew
+from training.opinions.satisfaction_renewal import Schedule, by_time, renew
 
 TEXTS = ["很好 满意 推荐", "失望 太差 退货"]
 
