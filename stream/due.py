@@ -47,14 +47,19 @@ class DueDesk:
 
     def advance(self, part: PartitionState, ts_ms: int) -> None:
         """A live event moves the clock; the first one begins live: users who lapsed before it are not news, as nobody knows
-        whether they were silent in the gap."""
+        whether they were silent in the gap. Who is ahead did something after it: it is read again."""
         if part.meta.live_since_ms == 0:
             part.meta.live_since_ms = part.meta.clock_ms = ts_ms
+            ahead: list[bytes] = []
             while keys := part.pop_due(ts_ms, DUE_USERS_MAX):
+                ahead += [key for key in keys if key in part.meta.ahead]
                 for key in keys:
-                    for one in self.foresights:
-                        one.pass_over(part, key)
-                    self._set_timer(part, key, ts_ms)
+                    if key not in part.meta.ahead:
+                        for one in self.foresights:
+                            one.pass_over(part, key)
+                        self._set_timer(part, key, ts_ms)
+            for key in ahead:
+                part.set_timer(key)
         part.advance_clock(ts_ms)
 
     def came_due(self, part: PartitionState, key: bytes) -> bool:

@@ -14,8 +14,9 @@ A batch, then an interval of batches:
 7. acknowledge the input.
 
 A crash after 1–4 leaves nothing behind. After 5: the input is read again, the outputs are sent again with the same ids.
-Within 6: counts carry the offset they stand for and skip what they already counted; states already written know the
-event ids; the partition's record comes last, so it never claims more than was written. Between changelog and RocksDB:
+Within 6: counts carry the offset they stand for and skip what they already counted; the partition's record comes last, so
+it never claims more than was written; the record of a state that is there already says up to which offset it stands for its
+user's events, what became of these, and whether an answer is owed (`Brought`). Between changelog and RocksDB:
 recovery reads the changelog's tail. After 6, before 7: every record is at or below the recorded offset and is skipped.
 """
 
@@ -31,7 +32,7 @@ import msgspec
 
 from schemas.events import Lane
 from stream.core.ranking.counts import PartitionCounts
-from stream.core.terms import NO_TERM, headers
+from stream.core.terms import BROUGHT, CLOSING_KEY, NO_TERM, Begun, Headers, headers
 from stream.core.user import state as states
 from stream.core.user.owed import Owed
 from stream.core.user.state import UserState
@@ -44,7 +45,7 @@ class HasOffset(Protocol):
 
 
 R = TypeVar("R", bound=HasOffset)
-META_KEY = b"#meta"  # no user key starts with '#': the tenant is never empty
+META_KEY = CLOSING_KEY  # no user key starts with '#': the tenant is never empty
 DUE_PREFIX = b"#due/"
 SWEPT_KEY = b"#swept"  # of the store alone, not of the changelog
 _DUE_BYTES = 8
@@ -61,6 +62,15 @@ class Accounts(msgspec.Struct, array_like=True):
     ends: dict[str, int] = {}  # folded, duplicate, late, rejected, dropped:reason → records
 
 
+class Brought(msgspec.Struct, array_like=True):
+    """What an interval brought to one user: up to `offset` of the events topic the state stands for their events, these had
+    these `ends`, and the latest is still `owed` an answer."""
+
+    offset: int = -1
+    ends: dict[str, int] = {}
+    owed: bool = False
+
+
 class Meta(msgspec.Struct, array_like=True):
     """The partition's own record: what its state stands for."""
 
@@ -71,9 +81,11 @@ class Meta(msgspec.Struct, array_like=True):
     marks: dict[str, int] = {}  # input topic → append time of the last folded record, ms: is it still that record?
     reminding_since_ms: int = 0  # what was due before it is no news; 0: written by a version without reminders
     accounts: Accounts = msgspec.field(default_factory=Accounts)
+    ahead: dict[bytes, Brought] = {}  # users whose states stand for more than `offsets`: whoever wrote them was gone then
 
 
 _meta_decoder = msgspec.msgpack.Decoder(Meta)
+_brought_decoder = msgspec.msgpack.Decoder(Brought)
 
 
 def pack(state: UserState) -> bytes:
@@ -101,6 +113,10 @@ class NoStore:
 
     changelog_offset = -1
     term = NO_TERM
+
+    @property
+    def begun(self) -> Begun:
+        return {}
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [None] * len(keys)
@@ -147,11 +163,29 @@ class PartitionState:
         self.unplaced: dict[bytes, None] = {}
         self._carry_from_ms = 0  # wall time since which silence moves the clock
         self.outcomes: Counter[str] = Counter()
+        self._brought: dict[bytes, Brought] = {}  # by this interval
         self._written_meta = self._frozen_meta = msgspec.msgpack.encode(self.meta)
         self.owed = Owed(recommend_interval_ms)
-        self.load(self.meta.owed)
-        for key in self.meta.owed:
+        self._owed_then = dict.fromkeys(self.meta.owed)  # as the partition's own record says
+        owed = self._go_on_with(store.begun, dict(self._owed_then))
+        self.load(owed)
+        for key in owed:
             self.owed.owe(key, self.read(key).recommended_ts_ms, self.meta.clock_ms)
+
+    def _go_on_with(self, begun: Begun, owed: dict[bytes, None]) -> list[bytes]:
+        """States of an interval that nothing closed stand for events that are read again. Returns who is owed an answer."""
+        for key, carried in begun.items():
+            brought = [_brought_decoder.decode(raw) for raw in carried]
+            owed.pop(key, None)
+            if brought[-1].owed:
+                owed[key] = None
+            known = [self.meta.ahead[key], *brought] if key in self.meta.ahead else brought
+            ends: Counter[str] = Counter()
+            for one in known:
+                ends.update(one.ends)
+            if ends:
+                self.meta.ahead[key] = Brought(max(one.offset for one in known), dict(ends))
+        return [*owed]
 
     def load_timers(self, entries: list[tuple[bytes, int]]) -> None:
         """Set the timers from (user key, due time) pairs, as the store's small due records hold them."""
@@ -192,6 +226,7 @@ class PartitionState:
         self.strayed.pop(key, None)
         self.unplaced.pop(key, None)
         self.owed.drop(key)
+        self.meta.ahead.pop(key, None)
         self.erased.add(key)
 
     def touched(self, key: bytes, state: UserState, lane: Lane) -> None:
@@ -294,6 +329,33 @@ class PartitionState:
         ends = self.meta.accounts.ends
         ends[end] = ends.get(end, 0) + 1
 
+    def ended_for(self, key: bytes, offset: int, end: str) -> None:
+        """What became of an event of this user's."""
+        self.ended(end)
+        brought = self._brought.get(key)
+        if brought is None:
+            self._brought[key] = Brought(offset, {end: 1})
+        else:
+            brought.offset = offset
+            brought.ends[end] = brought.ends.get(end, 0) + 1
+
+    def stands_for(self, key: bytes, offset: int) -> bool:
+        """Whether the user's state stands for this record, which is read again."""
+        known = self.meta.ahead.get(key)
+        return known is not None and offset <= known.offset
+
+    def ended_before(self, key: bytes, offset: int) -> None:
+        """An event for which the user's state stands already: it takes one of the ends that there were, whichever it was."""
+        known = self.meta.ahead[key]
+        end = next(iter(known.ends), "duplicate")
+        if known.ends.get(end, 0) > 1:
+            known.ends[end] -= 1
+        else:
+            known.ends.pop(end, None)
+        if offset == known.offset:
+            del self.meta.ahead[key]
+        self.ended(end)
+
     def unaccounted(self, events: str) -> int:
         """Offsets of the events topic, from the first that is accounted for, that no record with an end stands for: 0,
         unless retention took records before they were read, or a producer's transactions have markers of their own."""
@@ -323,6 +385,7 @@ class PartitionState:
         self.meta.offsets[topic] = (topic_id, last)
         if counted:
             self.meta.accounts = Accounts()  # from here on offsets are given away again
+            self.meta.ahead.clear()
             self.published = {key: min(offset, last) for key, offset in self.published.items()}
             for count in self.counts.counts.values():
                 count.offset = min(count.offset, last)
@@ -336,13 +399,13 @@ class PartitionState:
         self.meta.offsets[topic] = (topic_id, offset)
         self.meta.marks[topic] = append_ms
 
-    def frozen(self) -> tuple[list[tuple[bytes, bytes | None]], dict[bytes, bytes | None]]:
+    def frozen(self) -> tuple[list[tuple[bytes, bytes | None, Headers]], dict[bytes, bytes | None]]:
         """What closing the interval writes: changelog records in order (partition record last), and the store's puts."""
-        log: list[tuple[bytes, bytes | None]] = [(key, None) for key in sorted(self.erased)]
-        log += [(key, pack(state)) for key, state in self.dirty.items()]
+        log: list[tuple[bytes, bytes | None, Headers]] = [(key, None, self.headers) for key in sorted(self.erased)]
+        log += [(key, pack(state), self._headers_of(key)) for key, state in self.dirty.items()]
         self._frozen_meta = self.encoded_meta()
-        log.append((META_KEY, self._frozen_meta))
-        puts: dict[bytes, bytes | None] = dict(log)
+        log.append((META_KEY, self._frozen_meta, self.headers))
+        puts: dict[bytes, bytes | None] = {key: value for key, value, _ in log}
         puts[SWEPT_KEY] = self.swept.encode() if self.swept and not self.unscheduled else None
         puts |= {DUE_PREFIX + key: None for key in self.erased}
         for key, state in self.dirty.items():
@@ -350,6 +413,16 @@ class PartitionState:
             if self._stored_due.get(key, 0) != due_ms:
                 puts[DUE_PREFIX + key] = due_ms.to_bytes(_DUE_BYTES, "big") if due_ms else None
         return log, puts
+
+    def _headers_of(self, key: bytes) -> Headers:
+        """What the interval brought as well, where it brought anything that the partition's own record is to say."""
+        brought = self._brought.get(key)
+        if brought is None:
+            if key not in self._owed_then:
+                return self.headers
+            brought = Brought()
+        brought.owed = key in self.owed
+        return [*self.headers, (BROUGHT, msgspec.msgpack.encode(brought))]
 
     def write_again(self, keys: set[bytes]) -> None:
         """What this partition knows of some keys, and its own record, goes into the next interval as well."""
@@ -373,6 +446,8 @@ class PartitionState:
             self._cache[key] = state
             self._cache.move_to_end(key)
         self.dirty.clear()
+        self._brought.clear()
+        self._owed_then = dict.fromkeys(self.meta.owed)
         self._written_meta = self._frozen_meta
         while len(self._cache) > self._cached_max:
             self._cache.popitem(last=False)

@@ -106,13 +106,18 @@ class Personalizer:
             return
         stragglers: dict[bytes, Event] = {}
         for one in self._decode(part, source, records, outbox):
+            known = part.stands_for(one.key, one.offset)
             if one.event is None:
-                self._withdraw(part, one, outbox)
+                if not known:
+                    self._withdraw(part, one, outbox)
                 continue
             if one.event.lane == "live":
                 self.due.advance(part, one.ts_ms)
-                if self.due.came_due(part, one.key):
+                if not known and self.due.came_due(part, one.key):
                     await self.due.before_event(part, serving, one.key, outbox)
+            if known:
+                part.ended_before(one.key, one.offset)
+                continue
             if self._fold(part, serving, one, one.event, outbox) and part.read(one.key).claims:
                 stragglers[one.key] = one.event
         for key, event in stragglers.items():  # one whose profile was cleared after it has no claims
@@ -161,7 +166,7 @@ class Personalizer:
         await self._publish_counts(part)
         while part.dirty or part.erased or part.meta_changed():
             log, puts = part.frozen()
-            records = [OutRecord(key, value, part.headers) for key, value in log]
+            records = [OutRecord(*one) for one in log]
             before = part.store.changelog_offset
             last = (await self.outputs.send(topics.STATE, {part.partition: records}))[part.partition]
             if not self.fence.holds():
@@ -208,8 +213,8 @@ class Personalizer:
                     part.ended("dropped:misplaced")
                     outbox.add(topics.EVENTS, key, record.value)
                     continue
-                if self.erasures.covers(key, decoded.ts_ms):
-                    part.ended("dropped:erased")
+                if self.erasures.covers(key, decoded.ts_ms) and not part.stands_for(key, record.offset):
+                    part.ended_for(key, record.offset, "dropped:erased")
                     continue
                 events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms))
             elif isinstance(decoded, Reject):
@@ -322,7 +327,7 @@ class Personalizer:
         state = part.read(key)
         before = state.ads
         outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
-        part.ended(outcome.value)
+        part.ended_for(key, one.offset, outcome.value)
         if state.ads != before:
             part.change(key)
             self._heed(part, key, before, outbox)

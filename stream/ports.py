@@ -10,6 +10,7 @@ import numpy.typing as npt
 from schemas.release import Manifest
 from stream.core.ranking.links import Links
 from stream.core.segments.audience import Audience
+from stream.core.terms import Begun
 from stream.core.user.featurize import Float32
 
 T = TypeVar("T")
@@ -105,6 +106,11 @@ class Store(Protocol):
     @property
     def term(self) -> int:
         """The term that held there, see `stream.core.terms`."""
+        ...
+
+    @property
+    def begun(self) -> Begun:
+        """What was not closed there."""
         ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]: ...

@@ -214,7 +214,8 @@ class Personalize:
         if store.unsettled is not None:
             gone: dict[bytes, bytes | None] = {DUE_PREFIX + key: None for key, _ in due}
             settled = gone | rebuild_due(store.iterate()) | {SWEPT_KEY: None}
-            store.write(settled, store.changelog_offset, clock.now_ms(), unsettled=recovered.stale or None)
+            store.write(settled, store.changelog_offset, clock.now_ms(), unsettled=recovered.stale or None,
+                        begun=store.begun)  # fmt: skip
             due = [(key[len(DUE_PREFIX) :], value) for key, value in store.iterate(DUE_PREFIX)]
         serving = self.ranking.serving
         counts = PartitionCounts(serving.current.counts_policy, serving.counts_of(partition), serving.lists)

@@ -6,6 +6,10 @@ term than the newest that stands before it comes from somebody who owned the par
 it does not count, for nobody. Its key has to be written anew all the same, because compaction knows nothing of terms and
 would keep the record that came last; `min.compaction.lag.ms` of the topic is the time there is for that.
 
+An owner writes an interval at a time, states first and the partition's own record, CLOSING_KEY, last. More than one request
+takes is not there at once: who is gone in between leaves states of an interval that nothing closes. They count. What such an
+interval brought is on the states' own records, in a header, for whoever reads the input again.
+
 Records without a term are of a version before 0.4.0, or of a tool: they count.
 """
 
@@ -15,11 +19,14 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 CLAIM_KEY = b"#term"  # no user key starts with '#'
+CLOSING_KEY = b"#meta"  # likewise
 HEADER = "term"
+BROUGHT = "brought"  # the header that says what an interval brought to a key
 NO_TERM = -1  # before the first claim
 _BYTES = 8
 
 Headers = list[tuple[str, bytes]]
+Begun = dict[bytes, tuple[bytes, ...]]  # of an interval that nothing closed: key → what its records say it brought, in order
 
 
 class Written(Protocol):
@@ -36,12 +43,13 @@ class Written(Protocol):
 
 
 class Counted(NamedTuple):
-    """Of a stretch of the log: the last value that counts of each key, keys whose last record does not count, and the term
-    that holds at its end."""
+    """Of a stretch of the log: the last value that counts of each key, keys whose last record does not count, and what holds
+    at its end: the term, and the interval that is not closed."""
 
     puts: dict[bytes, bytes | None]
     stale: set[bytes]
     term: int
+    begun: Begun
 
 
 def headers(term: int) -> Headers:
@@ -55,14 +63,16 @@ def term_of(carried: Iterable[tuple[str, bytes | None]]) -> int | None:
     >>> term_of(headers(7)), term_of([("ce_id", b"x")])
     (7, None)
     """
-    for name, value in carried:
-        if name == HEADER and value is not None:
-            return int.from_bytes(value, "big")
-    return None
+    value = _header(carried, HEADER)
+    return None if value is None else int.from_bytes(value, "big")
 
 
-def count(records: Iterable[Written], term: int = NO_TERM) -> Counted:
-    """Read a stretch of the log from one partition, in order, behind which `term` held.
+def _header(carried: Iterable[tuple[str, bytes | None]], name: str) -> bytes | None:
+    return next((value for known, value in carried if known == name and value is not None), None)
+
+
+def count(records: Iterable[Written], term: int = NO_TERM, begun: Begun | None = None) -> Counted:
+    """Read a stretch of the log from one partition, in order, behind which `term` held and `begun` was not closed.
 
     >>> class R(NamedTuple):
     ...     offset: int
@@ -72,9 +82,10 @@ def count(records: Iterable[Written], term: int = NO_TERM) -> Counted:
     >>> log = [R(0, CLAIM_KEY, b"a", []), R(1, b"k", b"of a", headers(0)), R(2, CLAIM_KEY, b"b", []),
     ...        R(3, b"k", b"of b", headers(2)), R(4, b"k", b"a again", headers(0))]
     >>> count(log)
-    Counted(puts={b'k': b'of b'}, stale={b'k'}, term=2)
+    Counted(puts={b'k': b'of b'}, stale={b'k'}, term=2, begun={})
     """
     puts: dict[bytes, bytes | None] = {}
+    begun = dict(begun or {})
     stale: set[bytes] = set()
     for record in records:
         if record.key is None:
@@ -89,4 +100,10 @@ def count(records: Iterable[Written], term: int = NO_TERM) -> Counted:
         term = term if of is None else of
         puts[record.key] = record.value
         stale.discard(record.key)
-    return Counted(puts, stale, term)
+        if record.key == CLOSING_KEY:
+            begun.clear()
+        elif record.value is None:
+            begun.pop(record.key, None)
+        elif (brought := _header(record.headers, BROUGHT)) is not None:
+            begun[record.key] = (*begun.get(record.key, ()), brought)
+    return Counted(puts, stale, term, begun)

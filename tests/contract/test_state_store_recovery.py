@@ -118,6 +118,33 @@ async def test_what_a_recovery_found_is_known_until_something_is_written(here: S
     assert (again.records, again.stale, store.unsettled) == (0, {b"u1"}, (b"u1",))
     store.write({b"u1": b"of c"}, store.changelog_offset, int(time.time() * 1000))
     assert store.unsettled is None
+
+
+async def test_what_an_interval_brought_is_known_until_the_interval_is_closed(here: Settings, topic: str, tmp_path: Path,
+                                                                              producer: AIOKafkaProducer) -> None:
+    """Whoever is gone in the middle of writing an interval leaves states of it, and no record of the partition's."""
+    async def write(key: bytes, value: bytes | None, *brought: bytes) -> None:
+        carried = [(terms.BROUGHT, one) for one in brought]
+        await producing.send_batches(producer, topic, {0: [(key, value, carried)]})
+
+    store = open_store(tmp_path / "s")
+    await write(b"u1", b"1", b"closed")
+    await write(terms.CLOSING_KEY, b"")
+    await write(b"u1", b"2", b"first")
+    await write(b"u2", b"2", b"gone")
+    await changelog.recover(store, topic, 0, here)
+    await write(b"u1", b"3", b"second")
+    await write(b"u2", None)
+    await write(terms.CLAIM_KEY, b"a")
+    await changelog.recover(store, topic, 0, here)
+    store.close()
+    store = open_store(tmp_path / "s")
+    await changelog.recover(store, topic, 0, here)
+    assert store.begun == {b"u1": (b"first", b"second")}
+    await write(terms.CLOSING_KEY, b"")
+    await changelog.recover(store, topic, 0, here)
+    assert store.begun == {}
+    store.close()
     store.close()
 
 

@@ -42,7 +42,7 @@ from stream.core.segments.audience import Audience, Cluster
 from stream.core.statistics.changes import Run
 from stream.core.user import identity
 from stream.core.user.state import Activity, Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
-from stream.partition import Accounts, Meta, pack, unpack
+from stream.partition import Accounts, Brought, Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
 AT = datetime(2026, 11, 25, 10, 30, tzinfo=UTC)
@@ -183,7 +183,7 @@ FORMS: dict[str, Form] = {
     "partition.msgpack": _msgpack(Meta(
         offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"],
         marks={"clickwake.events.v1": 1_795_602_600_125}, reminding_since_ms=5,
-        accounts=Accounts(40, {"folded": 1, "dropped:erased": 1}))),
+        accounts=Accounts(40, {"folded": 1, "dropped:erased": 1}), ahead={b"shop/u2": Brought(43, {"folded": 2})})),
     "erasure.json": _json(Erasure(
         erasure_id="e1", tenant="shop", requested_at=AT, suppress=True, user_id="u1", devices=("a1",), receipt="{}",
         signature="c2ln")),

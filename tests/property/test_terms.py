@@ -82,5 +82,5 @@ def test_compaction_takes_nothing_that_counts_once_stale_keys_are_written_anew(l
 def test_records_without_a_term_count_as_they_did() -> None:
     old = [Record(0, b"u1", b"1", []), Record(1, CLAIM_KEY, b"", []), Record(2, b"u1", b"2", headers(1)),
            Record(3, b"u1", b"3", [])]  # fmt: skip
-    assert count(old) == ({b"u1": b"3"}, set(), 1)
+    assert count(old) == ({b"u1": b"3"}, set(), 1, {})
     assert count([]).term == NO_TERM

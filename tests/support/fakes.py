@@ -15,6 +15,7 @@ from schemas.topics import Topic
 from stream.core.ranking.links import NO_LINKS
 from stream.core.segments.audience import NO_AUDIENCE, Audience
 from stream.core.survival.churn import EDGES_DAYS
+from stream.core.terms import Begun
 from stream.outbox import OutRecord
 
 DAY_MS = 86_400_000
@@ -26,6 +27,7 @@ class FakeRecord(NamedTuple):
     value: bytes | None
     offset: int
     timestamp: int
+    headers: Sequence[tuple[str, bytes]] = ()
 
 
 class FakeStore:
@@ -34,7 +36,7 @@ class FakeStore:
     def __init__(self, term: int = -1) -> None:
         self.values: dict[bytes, bytes] = {}
         self.purged: list[bytes] = []
-        self.changelog_offset, self.term = -1, term
+        self.changelog_offset, self.term, self.begun = -1, term, Begun()
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         return [self.values.get(key) for key in keys]

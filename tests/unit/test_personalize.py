@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from schemas import topics
 from schemas.catalog import Item, ItemVector
+from stream.core import terms
 from stream.core.ranking.counts import CountsPolicy, ItemCount, PartitionCounts
 from stream.core.survival.churn import EDGES_DAYS
 from stream.core.terms import CLAIM_KEY, term_of
@@ -498,6 +499,28 @@ async def test_the_partition_record_is_the_last_of_the_changelog() -> None:
     await bench.close()
     log = [record.key for entity, _, record in bench.outputs.sent if entity == "personalize-state"]
     assert log[-1] == META_KEY and set(log[:-1]) == {b"t/u1", b"t/u2"}
+
+
+async def test_what_an_interval_wrote_before_its_process_was_gone_is_folded_once_and_answered() -> None:
+    """One of its two states is in the changelog, the partition's own record is not: both events are read again."""
+    bench = Bench(FakeModels(), recommend_interval_ms=5_000)
+    bench.items()
+    await bench.feed(event(user="a", id="m1"))
+    await bench.close()
+    interval = [event(user="a", id="m2", ts_ms=T0_MS + 1_000), event(user="b", id="m3", ts_ms=T0_MS + 2_000)]
+    await bench.feed(*interval)
+    (key, state, carried), *_ = bench.part.frozen()[0]
+    assert key == b"t/a"
+    again = Bench(FakeModels(), store=bench.store, recommend_interval_ms=5_000)
+    again.items()
+    again.store.write({key: state}, 2, 0)
+    again.store.begun = terms.count([FakeRecord(key, state, 2, 0, carried)]).begun
+    again.part, again.offset = again.opened(PartitionCounts(CountsPolicy())), 0
+    await again.feed(*interval)
+    await again.feed(event(user="c", id="m4", ts_ms=T0_MS + 9_000))
+    assert again.part.meta.accounts.ends == {"folded": 4} and not again.part.meta.ahead
+    assert {said["as_of_event_id"] for said in again.outputs.values("recommendations")} == {"m2", "m3", "m4"}
+    assert again.part.read(b"t/a").events == 2
 
 
 async def test_an_anonymous_id_whose_owner_is_known_raises_nothing_and_takes_back_what_it_raised() -> None:

@@ -21,7 +21,7 @@ from aiokafka.errors import KafkaError
 from stream.adapters.kafka import kafka_clients
 from stream.adapters.state.state_store import NO_OFFSET, PartitionStore
 from stream.core import terms
-from stream.core.terms import CLAIM_KEY, Counted
+from stream.core.terms import CLAIM_KEY, Begun, Counted
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
     start = max(store.changelog_offset + 1, beginning)
     consumer.seek(tp, start)
     position, records, deleted, heard_at = start, 0, 0, time.monotonic()
-    term, stale, unsettled = store.term, set(store.unsettled or ()), store.unsettled is not None
+    term, begun, stale, unsettled = store.term, store.begun, set(store.unsettled or ()), store.unsettled is not None
     writing: asyncio.Task[None] | None = None  # one chunk is written in a thread while the next is decoded
     try:
         while position < end:
@@ -93,15 +93,15 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
                 continue
             position, heard_at = reached, time.monotonic()
             records += sum(record.key != CLAIM_KEY for record in chunk)
-            counted = _count(tp, chunk, term)
-            term, stale = counted.term, (stale - counted.puts.keys()) | counted.stale
+            counted = _count(tp, chunk, term, begun)
+            term, begun, stale = counted.term, counted.begun, (stale - counted.puts.keys()) | counted.stale
             unsettled |= records > 0
             deleted += sum(1 for record in chunk if record.value is None)
             if writing is not None:
                 await asyncio.shield(writing)
             now_ms = int(time.time() * 1000)
             writing = asyncio.create_task(asyncio.to_thread(
-                store.write, counted.puts, position - 1, now_ms, term, set(stale) if unsettled else None))
+                store.write, counted.puts, position - 1, now_ms, term, set(stale) if unsettled else None, begun))
             if progress is not None:
                 progress(min(position, end) - start, end - start)
         if writing is not None:
@@ -117,11 +117,11 @@ async def _read(consumer: AIOKafkaConsumer, store: PartitionStore, tp: TopicPart
     return done
 
 
-def _count(tp: TopicPartition, chunk: list[Any], term: int) -> Counted:
+def _count(tp: TopicPartition, chunk: list[Any], term: int, begun: Begun) -> Counted:
     if any(record.key is None for record in chunk):
         log.warning("changelog %s[%d]: records without a key near offset %d are left out; who writes there?", tp.topic,
                     tp.partition, chunk[0].offset)
-    counted = terms.count(chunk, term)
+    counted = terms.count(chunk, term, begun)
     if counted.stale:
         log.warning("changelog %s[%d]: what a former owner wrote late does not count (%d keys near offset %d)", tp.topic,
                     tp.partition, len(counted.stale), chunk[0].offset)

@@ -36,7 +36,7 @@ from rocksdict import (
     WriteBufferManager,
 )
 
-from stream.core.terms import NO_TERM
+from stream.core.terms import NO_TERM, Begun
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class Meta(msgspec.Struct, frozen=True, kw_only=True):
     written_at_ms: int
     term: int = NO_TERM  # that held at this offset, see `stream.core.terms`
     unsettled: tuple[bytes, ...] | None = None
+    begun: tuple[tuple[bytes, tuple[bytes, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class PartitionStore:
         log.warning(WIPED, self.path, reason)
         self.drop()
         self._db, self.wiped = _open(self.path), reason
-        self._meta = msgspec.structs.replace(self._meta, changelog_offset=NO_OFFSET, term=NO_TERM, unsettled=None)
+        self._meta = msgspec.structs.replace(self._meta, changelog_offset=NO_OFFSET, term=NO_TERM, unsettled=None, begun=())
 
     @property
     def changelog_offset(self) -> int:
@@ -134,6 +135,11 @@ class PartitionStore:
         changelog do not count. Kept here, because a crash before that must not hide it from the next opening."""
         return self._meta.unsettled
 
+    @property
+    def begun(self) -> Begun:
+        """What was not closed at `changelog_offset`, see `stream.core.terms`; kept here as `unsettled` is."""
+        return dict(self._meta.begun)
+
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values in the order of the keys, None for a key that is not there. Raises `StoreCorrupt`."""
         if not keys:
@@ -146,10 +152,11 @@ class PartitionStore:
 
     def write(
         self, puts: Mapping[bytes, bytes | None], changelog_offset: int, now_ms: int, term: int | None = None,
-        unsettled: Iterable[bytes] | None = None,
+        unsettled: Iterable[bytes] | None = None, begun: Begun | None = None,
     ) -> None:  # fmt: skip
         """Apply all of it or nothing: None deletes. `changelog_offset` is of the last record these values stand for, `term`
-        what holds there, None for the one that held before. With this everything is settled but what is `unsettled`."""
+        what holds there, None for the one that held before. With this everything is settled but what is `unsettled`, and
+        closed but what is `begun`."""
         if changelog_offset < self.changelog_offset:
             raise ValueError(f"store {self.path} stands for changelog offset {self.changelog_offset}; writing "
                              f"{changelog_offset} would make it claim less than it holds")
@@ -162,7 +169,8 @@ class PartitionStore:
                 batch.put(key, value)
         meta = msgspec.structs.replace(self._meta, changelog_offset=changelog_offset, written_at_ms=now_ms,
                                        term=self.term if term is None else term,
-                                       unsettled=None if unsettled is None else tuple(sorted(unsettled)))
+                                       unsettled=None if unsettled is None else tuple(sorted(unsettled)),
+                                       begun=tuple((begun or {}).items()))
         self._write(db, batch, meta)
 
     def purge(self, keys: Sequence[bytes]) -> None:
