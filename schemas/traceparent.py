@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from schemas.headers import header
+
 HEADER = "traceparent"
 _FORM = re.compile(rb"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _SAMPLED = 1
@@ -50,11 +52,9 @@ def of(headers: Iterable[tuple[str, bytes | None]]) -> Trace | None:
     >>> of([("ce_id", b"r1")]) is None
     True
     """
-    for name, value in headers:
-        if name == HEADER and value is not None:
-            found = parse(value)
-            return found if found is not None and found.sampled else None
-    return None
+    value = header(headers, HEADER)
+    found = None if value is None else parse(value)
+    return found if found is not None and found.sampled else None
 
 
 def trace_id(headers: Iterable[tuple[str, bytes | None]]) -> str:

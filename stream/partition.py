@@ -252,6 +252,7 @@ class PartitionState:
     def encoded_meta(self) -> bytes:
         """The partition's record as it would be written now."""
         self.meta.owed = self.owed.keys()
+        self.meta.accounts.ends = dict(sorted(self.meta.accounts.ends.items()))  # which came first tells nothing
         return msgspec.msgpack.encode(self.meta)
 
     def meta_changed(self) -> bool:

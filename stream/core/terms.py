@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
+from schemas.headers import header
+
 CLAIM_KEY = b"#term"  # no user key starts with '#'
 CLOSING_KEY = b"#meta"  # likewise
 HEADER = "term"
@@ -63,12 +65,8 @@ def term_of(carried: Iterable[tuple[str, bytes | None]]) -> int | None:
     >>> term_of(headers(7)), term_of([("ce_id", b"x")])
     (7, None)
     """
-    value = _header(carried, HEADER)
+    value = header(carried, HEADER)
     return None if value is None else int.from_bytes(value, "big")
-
-
-def _header(carried: Iterable[tuple[str, bytes | None]], name: str) -> bytes | None:
-    return next((value for known, value in carried if known == name and value is not None), None)
 
 
 def count(records: Iterable[Written], term: int = NO_TERM, begun: Begun | None = None) -> Counted:
@@ -104,6 +102,6 @@ def count(records: Iterable[Written], term: int = NO_TERM, begun: Begun | None =
             begun.clear()
         elif record.value is None:
             begun.pop(record.key, None)
-        elif (brought := _header(record.headers, BROUGHT)) is not None:
+        elif (brought := header(record.headers, BROUGHT)) is not None:
             begun[record.key] = (*begun.get(record.key, ()), brought)
     return Counted(puts, stale, term, begun)

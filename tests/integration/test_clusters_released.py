@@ -76,14 +76,20 @@ def batch(settings: Settings, bundle: Bundle) -> dict[bytes, list[str]]:
     return found
 
 
-def test_a_release_brings_clusters_the_next_one_moves_people_and_a_batch_says_the_same(
-    settings: Settings, exported: Exported, tmp_path: Path
-) -> None:
+def installed(settings: Settings, tmp_path: Path, rules: str) -> Settings:
+    """Topics, items and a file of rules; nothing is released yet."""
     settings = bundles.with_registry(settings, tmp_path / "models")
     topic_admin.create(settings)
     bundles.put_vectors(settings)
     settings.home.mkdir(parents=True, exist_ok=True)
-    settings.segments_file.write_text(RULES)
+    settings.segments_file.write_text(rules)
+    return settings
+
+
+def test_a_release_brings_clusters_the_next_one_moves_people_and_a_batch_says_the_same(
+    settings: Settings, exported: Exported, tmp_path: Path
+) -> None:
+    settings = installed(settings, tmp_path, RULES)
     first = audience_of(settings, exported, 0, {"rings": "i0", "cups": "i5"}, 2.0)
     second = audience_of(settings, exported, 1, {"rings": "i0", "plates": "i5", "lamps": "i9"}, 4.0)
     one = bundles.publish(settings.registry, exported, seed=0, audience=first).model_version
@@ -120,11 +126,7 @@ def test_a_release_brings_clusters_the_next_one_moves_people_and_a_batch_says_th
 def test_who_strays_into_another_cluster_is_said_to_within_a_second_though_no_recommendation_is_due(
     settings: Settings, exported: Exported, tmp_path: Path
 ) -> None:
-    settings = bundles.with_registry(settings, tmp_path / "models")
-    topic_admin.create(settings)
-    bundles.put_vectors(settings)
-    settings.home.mkdir(parents=True, exist_ok=True)
-    settings.segments_file.write_text("lifecycle: false")
+    settings = installed(settings, tmp_path, "lifecycle: false")
     audience = audience_of(settings, exported, 0, {"rings": "i0", "cups": "i5"}, 2.0)
     releases.release(settings, bundles.publish(settings.registry, exported, audience=audience).model_version)
     took_s = []

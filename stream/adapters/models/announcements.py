@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.headers import header
 from schemas.release import ModelRelease
 from schemas.unreadable import UNREADABLE
 from stream.adapters.models import signing
@@ -56,7 +57,7 @@ class Announcements:
 
     def _check(self, record: Any, said: ModelRelease) -> None:
         where = f"the announcement at offset {record.offset}"
-        signature = next((value for name, value in record.headers if name == HEADER and value is not None), None)
+        signature = header(record.headers, HEADER)
         if signature is None:
             raise NotBelieved(f"{where} is not signed: who holds CLICKWAKE_MODELS__SIGNING_KEY announces what is to run: "
                               f"clickwake release {said.model_version}", said.model_version)  # fmt: skip
