@@ -45,7 +45,7 @@ FORMAT_VERSION = 1
 NO_OFFSET = -1  # nothing of the changelog has been read
 BLOCK_CACHE_BYTES = 64 << 20  # shared by all stores of the process
 WRITE_BUFFER_BYTES = 16 << 20  # of one store; two of them at most, and
-WRITE_BUFFERS_BYTES = 128 << 20  # in all of the process, however many partitions it owns: then they are flushed earlier
+WRITE_BUFFERS_BYTES = 128 << 20  # in all of the process: then they are flushed earlier, as fast as the disk is
 # A log is kept until both families are flushed, and `meta`, a few bytes a batch, fills its buffer after hours: by RocksDB's
 # own limit the logs of one store grew to 780 MB, which a start after a kill reads again.
 LOGS_BYTES = 4 * WRITE_BUFFER_BYTES
