@@ -77,7 +77,9 @@ class UserOffers(msgspec.Struct, array_like=True):
 
 
 class Positions(msgspec.Struct, array_like=True):
-    """Topic → partition → the next offset to read; `clocks_ms`: partition of the events → the time it is read up to."""
+    """Topic → partition → the next offset to read; `clocks_ms`: partition of the events → the time it is read up to;
+    `topic_ids`: topic → the id of the one that the offsets are of."""
 
     offsets: dict[str, dict[int, int]] = {}
     clocks_ms: dict[int, int] = {}
+    topic_ids: dict[str, str] = {}

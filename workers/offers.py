@@ -8,7 +8,8 @@ second one takes over from the first, which ends.
 
 A crash before the end of 4 leaves nothing of the turn: it is read again from the offsets of the one before, and folded to
 the same. There is no other state than that topic; who reads it sees whole turns only (`read_committed`). Starting fences off
-a worker that was thought dead.
+a worker that was thought dead. Of a topic that was made again everything is read; where that is the offers topic, all is
+learned anew from what the others still have.
 
 Metrics are on a loopback port, written with the process id, and whether it is ready, to `<home>/run/offers.json`.
 SIGTERM: the turn is finished; one that waits for a broker that is away is cut short, and leaves nothing either.
@@ -39,6 +40,7 @@ from schemas.outputs import Decision
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
 from stream.adapters.health import metrics_port
+from stream.adapters.health.listening import TOPICS_EVERY_S, Incarnations, told
 from stream.adapters.kafka import kafka_clients, producing
 from stream.adapters.kafka.erasures import Erasures
 from stream.adapters.kafka.global_reader import read_whole, readable
@@ -76,11 +78,10 @@ class Worker:
     def __init__(self, settings: Settings, on_ready: Callable[[], object] = lambda: None) -> None:
         self.settings, self._on_ready = settings, on_ready
         self.stop, self.ready = asyncio.Event(), asyncio.Event()
-        self.ledger = Ledger(partial(kafka_clients.partition_of, partitions=settings.kafka.partitions))
-        self.positions = Positions()
+        self.ledger, self.positions = self._nothing_learned(), Positions()
         self.erasures = Erasures(settings, self._on_erasure)
         self._named: set[bytes] = set()  # users who are to be forgotten
-        self._written_at = 0.0
+        self._written_at, self._looked_at = 0.0, -TOPICS_EVERY_S
         self.tracing = tracing.start(settings, "offers")
 
     async def run(self) -> None:
@@ -96,12 +97,14 @@ class Worker:
             wait_ms = settings.offers.interval_ms
             async with (kafka_clients.reader(settings, fetch_max_wait_ms=wait_ms) as events,
                         kafka_clients.reader(settings, fetch_max_wait_ms=wait_ms) as decisions):  # fmt: skip
-                await asyncio.gather(self._assign(events, topics.EVENTS), self._assign(decisions, topics.DECISIONS))
+                read = {topics.EVENTS: events, topics.DECISIONS: decisions}
+                await asyncio.gather(*(self._assign(consumer, topic) for topic, consumer in read.items()))
                 log.info("offers worker ready", placements=len(self.ledger.placements), users=len(self.ledger.users))
                 self.ready.set()
                 self._on_ready()
                 while not self.stop.is_set():
                     self.erasures.check()
+                    await self._look(read)
                     await self._turn(events, decisions, producer)
         finally:
             await asyncio.gather(self.erasures.stop(), kafka_clients.stopped(producer))
@@ -127,6 +130,28 @@ class Worker:
             offset = self.positions.offsets.get(topic.entity, {}).get(tp.partition)
             if offset is not None:
                 consumer.seek(tp, offset)
+
+    async def _look(self, read: Mapping[Topic, AIOKafkaConsumer]) -> None:
+        """At times, whether the topics are those that the positions are of. Without an answer, the next time."""
+        if time.monotonic() - self._looked_at < TOPICS_EVERY_S:
+            return
+        self._looked_at = time.monotonic()
+        names = {topic.name(self.settings.kafka.topic_prefix): topic for topic in (*read, topics.OFFERS)}
+        ids = await told(partial(kafka_clients.topic_ids, self.settings, names)) or {}
+        again = Incarnations(self.positions.topic_ids).made_again({names[name].entity: one for name, one in ids.items()})
+        if topics.OFFERS.entity in again:
+            log.error("the offers topic was made again, its id is another; what it said is learned anew from the log")
+            self.ledger, self.positions = self._nothing_learned(), Positions(topic_ids=self.positions.topic_ids)
+            again.update(topic.entity for topic in read)
+        for topic, consumer in read.items():
+            if topic.entity in again:
+                log.error("read from the beginning, since a topic was made again", topic=topic.entity)
+                self.positions.offsets.pop(topic.entity, None)
+                for tp in consumer.assignment():
+                    consumer.seek(tp, 0)
+
+    def _nothing_learned(self) -> Ledger:
+        return Ledger(partial(kafka_clients.partition_of, partitions=self.settings.kafka.partitions))
 
     async def _turn(self, events: AIOKafkaConsumer, decisions: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
         """Steps 1 to 4 once."""

@@ -13,6 +13,7 @@ import jsonschema
 import msgspec
 import pytest
 import typer.main
+import yaml
 
 import stream.api.experiments
 import stream.api.offers
@@ -43,13 +44,17 @@ TRIED = {
 
 
 def spoken_of() -> list[tuple[str, list[str]]]:
-    """(where, words) of every call of clickwake, in blocks and between backticks."""
+    """(where, words) of every call of clickwake, in blocks and between backticks, and of what is deployed."""
     found = []
     for path in guides():
         calls = [(block.where, one) for block in blocks(path, *SHELL) for one in commands(block)]
         prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         calls += [(str(path.relative_to(ROOT)), one) for one in re.findall(r"`(clickwake [a-z][^`\\]*)`", prose)]
         found += [(where, words(call) or call.split()) for where, call in calls]
+    for where in ("docker-compose.yml", "deploy/kubernetes/clickwake.yaml"):
+        called = re.findall(r"command: (\[\"?clickwake\b.*\])", (ROOT / where).read_text(encoding="utf-8"))
+        assert called
+        found += [(where, yaml.safe_load(one)) for one in called]
     return [(where, call[1:]) for where, call in found if call[0].endswith("clickwake")]
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import signal
 import time
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clickhouse_connect.driver.client import Client
@@ -20,6 +22,7 @@ from clickwake.local import process
 from clickwake.local.broker import Broker
 from producers.kafka import partition_of
 from schemas import topics
+from schemas.topics import Topic
 from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.cluster import (
@@ -38,6 +41,13 @@ from tests.support.cluster import (
     until,
 )
 from tests.support.fakes import event
+from tests.support.offering import api, published, recomputed
+
+OFFER = """
+holdout: 0.0
+placements: [{name: home}]
+offers: [{id: summer, placements: [home]}]
+"""
 
 
 def some(first: int, count: int) -> list[dict[str, object]]:
@@ -116,6 +126,60 @@ def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event
             second.stop()
 
 
+def test_a_broker_that_is_an_older_copy_as_a_whole_under_running_workers(
+    clickhouse: ClickHouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """Events, changelog and the groups' places go back together; what workers hold in memory and on disk does not. Nothing
+    new is passed over: either a worker works on all of it, or it ends and does after `clickwake rewind`."""
+    def folded() -> Counter[bytes]:
+        return Counter({key: state.events for key, state in stored_states(settings).items()})
+
+    def stored() -> tuple[int, ...]:
+        with closing(adapter.open_client(settings.clickhouse)) as client:
+            return tuple(client.query("SELECT uniqExact(message_id), count() FROM events FINAL").first_row)
+
+    with Broker(tmp_path, port=process.free_port()) as broker:
+        data, copy = broker.folder / "data", tmp_path / "copy"
+        settings = Settings(home=tmp_path / "home", kafka=Kafka(bootstrap_servers=broker.bootstrap_servers),
+                            clickhouse=clickhouse.model_copy(update={"database": "whole_copy"}))  # fmt: skip
+        topic_admin.create(settings)
+        with running(settings, "workers.personalize") as personalize, running(settings, "workers.sink") as sink:
+            for first in (0, 100):
+                produce_events(settings, some(first, 100))
+                until(lambda: folded().total() == first + 100, 60, "everything folded")  # noqa: B023  # at once
+                until(lambda: stored() == (first + 100,) * 2 and sink_lag(settings) == 0, 60, "everything stored")  # noqa: B023
+                broker.stop()
+                if first == 0:
+                    shutil.copytree(data, copy)
+                else:
+                    shutil.rmtree(data)
+                    shutil.copytree(copy, data)
+                broker.start()
+            assert len(read_all(settings, topics.EVENTS)) == 100
+            produce_events(settings, some(150, 150))  # 50 of them were folded before, and the offsets are used again
+            kept, there = users(range(100), range(150, 300)), users(range(300))
+            until(lambda: personalize.process.poll() is not None or folded() >= kept, 120, "all is folded, or refused")
+            until(lambda: sink.process.poll() is not None or stored() == (300, 300), 120, "all is stored, or refused")
+            for worker in (personalize, sink):
+                if worker.process.poll() is None:
+                    worker.stop()
+                else:
+                    assert "the broker lost records" in worker.log(), worker.log()[-3_000:]
+                    worker.stopped = True
+        until(lambda: members(settings, "personalize") == 0, 60, "the group is empty")
+        monkeypatch.setenv("CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS", broker.bootstrap_servers)
+        done = CliRunner().invoke(app, ["rewind"])
+        assert done.exit_code == 0, done.output
+        with running(settings, "workers.personalize"), running(settings, "workers.sink"):
+            until(lambda: kept <= folded() <= there, 60, "each event of the log folded once")
+            until(lambda: stored() == (300, 300), 60, "each stored once")
+
+
+def users(*numbers: range) -> Counter[bytes]:
+    """How many of `some` events each user has."""
+    return Counter(b"t/u%d" % (n % 40) for one in numbers for n in one)
+
+
 def test_a_topic_made_again_under_a_running_worker_loses_no_event(settings: Settings) -> None:
     """The broker gives the offsets away a second time: what comes under those that were folded is no second reading. A
     worker that is told of the new topic opens its partitions anew; one that reads it before ends, and is started again."""
@@ -126,7 +190,7 @@ def test_a_topic_made_again_under_a_running_worker_loses_no_event(settings: Sett
     with running(settings, "workers.personalize") as first:
         produce_events(settings, some(0, 400))
         until(lambda: folded() == 400, 60, "the first events folded")
-        make_events_again(settings)
+        make_again(settings, topics.EVENTS)
         produce_events(settings, some(400, 200))
         until(lambda: first.process.poll() is not None or folded() == 600, 150, "it is noticed")
         assert "the topic was made again" in first.log(), first.log()[-3_000:]
@@ -150,7 +214,7 @@ def test_a_sink_stores_every_event_of_a_topic_that_was_made_again_and_outgrew_it
     with running(settings, "workers.sink") as sink:
         until(lambda: sink_lag(settings) == 0, 60, "the first events stored")
         sink.process.send_signal(signal.SIGSTOP)
-        make_events_again(settings)
+        make_again(settings, topics.EVENTS)
         produce_events(settings, some(400, 1_200))
         sink.process.send_signal(signal.SIGCONT)
         with closing(adapter.open_client(settings.clickhouse)) as client:
@@ -159,9 +223,32 @@ def test_a_sink_stores_every_event_of_a_topic_that_was_made_again_and_outgrew_it
         until(lambda: sink_lag(settings) == 0, 30, "its place is that of the new topic")
 
 
-def make_events_again(settings: Settings) -> None:
+def test_an_offers_worker_reads_all_of_topics_that_were_made_again(settings: Settings) -> None:
+    """As the sink: behind its place in a topic of events that was made again there is what it has not read. Where its own
+    topic was made again, it learns from the log what it knew."""
+    def moment(ident: str) -> dict[str, Any]:
+        return event(user="u1", id=f"seen {ident}", name="Promotion Viewed", properties={"recommendation_id": ident})
+
+    topic_admin.create(settings)
+    with running(settings, "workers.offers") as worker, api(settings, OFFER) as client:
+        first, second = (str(client.post("/v1/offers", json={"user_id": "u1", "placement": "home", "id": one})
+                             .raise_for_status().json()["recommendation_id"]) for one in ("1", "2"))  # fmt: skip
+        produce_events(settings, [*some(0, 400), moment(first)])
+        until(lambda: published(settings).outcomes == 1, 30, "the first is counted")
+        worker.process.send_signal(signal.SIGSTOP)
+        make_again(settings, topics.EVENTS)
+        produce_events(settings, [moment(second), *some(400, 1_200)])
+        worker.process.send_signal(signal.SIGCONT)
+        until(lambda: published(settings).outcomes == 2, 60, "the second, which came before the place that was read up to")
+        make_again(settings, topics.OFFERS)
+        until(lambda: published(settings).outcomes == 1, 60, "what the log still has is learned anew")
+        assert published(settings) == recomputed(settings)
+        worker.stop()
+
+
+def make_again(settings: Settings, topic: Topic) -> None:
     admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
-    name = topics.EVENTS.name(settings.kafka.topic_prefix)
+    name = topic.name(settings.kafka.topic_prefix)
     admin.delete_topics([name])
     until(lambda: name not in admin.list_topics(), 60, "the topic is gone")
     admin.close()

@@ -174,7 +174,8 @@ FORMS: dict[str, Form] = {
         open={"offer-r3": Open("home", "summer", 5, 86_400_000, "click", ("*", "offer=summer"), ("buyer",),
                                (10_000, 200_000, 0), (3, 86_400_000), False, 3)},
         early=[("offer-r4", 1, 6, 0)], seen={"summer": [6]}, seen_until_ms={"summer": 86_400_006})),
-    "positions.msgpack": _msgpack(Positions(offsets={"events": {0: 7}, "decisions": {0: 2}}, clocks_ms={0: 6})),
+    "positions.msgpack": _msgpack(Positions(offsets={"events": {0: 7}, "decisions": {0: 2}}, clocks_ms={0: 6},
+                                             topic_ids={"events": "a"})),
     "audience.json": _json(Audience(
         users=90, clusters=(Cluster(id="c3", name="garden spade", terms=("garden", "spade"), users=30, items=("sku-1",),
                                     centroid=(0.6, 0.8)),),

@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 CONFIG = ElementTree.parse(ROOT / "deploy" / "clickhouse" / "users.xml").getroot()  # noqa: S314  # our own file
 COMPOSE = ROOT / "docker-compose.yml"
 METRIC = r"clickwake_[a-z_]+"
+RUNNING = ("Deployment", "StatefulSet", "Job")
 
 
 def test_compose_config_is_valid() -> None:
@@ -183,6 +184,12 @@ def kubernetes() -> list[dict[str, Any]]:
     return [one for one in yaml.safe_load_all(text) if one]
 
 
+def workloads() -> dict[str, dict[str, Any]]:
+    """What runs → its specification, which has a template of its pods."""
+    specs = {one["metadata"]["name"]: one["spec"] for one in kubernetes() if one["kind"] in (*RUNNING, "CronJob")}
+    return {name: spec.get("jobTemplate", {}).get("spec", spec) for name, spec in specs.items()}
+
+
 def test_dashboards_and_alert_rules_ask_for_metrics_that_exist() -> None:
     known = metric_names()
     used = {name for expression in expressions() for name in re.findall(METRIC, expression)}
@@ -214,7 +221,7 @@ def test_every_worker_with_metrics_says_them_where_prometheus_looks() -> None:
                 for name in group["names"]}  # fmt: skip
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     said = {name: service.get("environment") or {} for name, service in services.items()}
-    pods = {one["metadata"]["name"]: one["spec"]["template"] for one in kubernetes() if "template" in one.get("spec", {})}
+    pods = {name: spec["template"] for name, spec in workloads().items()}
     applied = {name: {one["name"]: one.get("value") for one in pod["spec"]["containers"][0].get("env", ())}
                for name, pod in pods.items()}  # fmt: skip
     for place in (said, applied):
@@ -252,7 +259,7 @@ def test_kustomize_builds_what_is_applied() -> None:
     asked = [needs("kubectl"), "kustomize", ROOT / "deploy" / "kubernetes"]
     built = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True).stdout
     documents = list(yaml.safe_load_all(built))
-    images = {container["image"] for one in documents if one["kind"] in ("Deployment", "StatefulSet", "Job")
+    images = {container["image"] for one in documents if one["kind"] in RUNNING
               for container in one["spec"]["template"]["spec"]["containers"]}  # fmt: skip
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert images == {f"clickwake/workers:{version}", f"clickwake/training:{version}"}
@@ -260,27 +267,26 @@ def test_kustomize_builds_what_is_applied() -> None:
 
 def test_kubernetes_runs_what_there_is_unprivileged_with_settings_that_exist() -> None:
     """No cluster was at hand: what can be held against the code is."""
-    folder = ROOT / "deploy" / "kubernetes"
-    documents = kubernetes()
-    kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    text = (ROOT / "deploy" / "kubernetes" / "kustomization.yaml").read_text()
+    kustomization = yaml.safe_load(text)
     sections = {name: field.annotation for name, field in Settings.model_fields.items()}
     names = [one.split("=")[0] for one in kustomization["configMapGenerator"][0]["literals"]]
     seen = set()
-    for document in documents:
-        if document["kind"] not in ("Deployment", "StatefulSet", "Job"):
-            continue
-        pod = document["spec"]["template"]["spec"]
+    for name, spec in workloads().items():
+        pod = spec["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] and len(pod["containers"]) == 1
         (container,) = pod["containers"]
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         command = container["command"]
         if command[0] == "python":
             assert importlib.util.find_spec(command[2]) is not None, command
-            seen.add(document["metadata"]["name"])
+            seen.add(name)
         mounted = {one["name"] for one in pod["volumes"]} | {
-            one["metadata"]["name"] for one in document["spec"].get("volumeClaimTemplates", ())}  # fmt: skip
+            one["metadata"]["name"] for one in spec.get("volumeClaimTemplates", ())}  # fmt: skip
         assert {one["name"] for one in container["volumeMounts"]} == mounted
         names += [one["name"] for one in container.get("env", ())]
+        secrets = [one["valueFrom"]["secretKeyRef"]["key"] for one in container.get("env", ()) if "valueFrom" in one]
+        assert all(re.search(rf"\b{one}\b", text) for one in secrets), secrets
     assert seen == {"collector", "api", "dashboard", "personalize", "insights", "catalog", "sink", "erasure", "offers",
                     "delivery", "training"}  # fmt: skip
     for name in names:
@@ -305,8 +311,8 @@ def test_what_is_deployed_may_listen_with_what_is_to_be_filled_in(where: str, mo
 def test_no_process_that_is_deployed_is_ended_by_its_settings(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Passwords go in the clear, and metrics to whoever asks, where that is said by name."""
     services = yaml.safe_load(COMPOSE.read_text())["services"]
-    pods = {one["metadata"]["name"] for one in kubernetes() if "template" in one.get("spec", {})}
-    names = pods if where == "kubernetes" else {name for name, one in services.items() if "clickwake" in one["image"]}
+    composed = {name for name, one in services.items() if "clickwake" in one["image"]}
+    names = set(workloads()) if where == "kubernetes" else composed
     passwords = set()
     for name in names:
         held = json.dumps({"shop": keys.hashed("of the shop")})
@@ -333,9 +339,8 @@ def _said_in_compose(name: str, held: str) -> dict[str, str]:
 def _said_in_kubernetes(name: str, held: str) -> dict[str, str]:
     kustomization = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "kustomization.yaml").read_text())
     literals = kustomization["configMapGenerator"][0]["literals"]
-    (pod,) = (one["spec"]["template"]["spec"] for one in kubernetes()
-              if one["metadata"]["name"] == name and "template" in one["spec"])  # fmt: skip
-    own = {one["name"]: one.get("value", held) for one in pod["containers"][0].get("env", ())}
+    (container,) = workloads()[name]["template"]["spec"]["containers"]
+    own = {one["name"]: one.get("value", held) for one in container.get("env", ())}
     return dict(one.split("=", 1) for one in literals) | own
 
 

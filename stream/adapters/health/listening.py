@@ -62,15 +62,16 @@ class Deafness:
 
 
 class Incarnations:
-    """Topics by the ids that the broker gave them (KIP-516): one that was deleted and made again has another; pure.
+    """Topics by the ids that the broker gave them (KIP-516): one that was deleted and made again has another; pure. `ids`:
+    what they were when they were last looked at; kept up to date.
 
     >>> seen = Incarnations()
     >>> [sorted(seen.made_again(ids)) for ids in ({"events": "a", "items": "b"}, {"items": "b"}, {"events": "c"})]
     [[], [], ['events']]
     """
 
-    def __init__(self) -> None:
-        self._ids: dict[str, str] = {}
+    def __init__(self, ids: dict[str, str] | None = None) -> None:
+        self._ids = {} if ids is None else ids
 
     def made_again(self, ids: Mapping[str, str]) -> set[str]:
         """Those that are others than when they were last there."""
@@ -79,7 +80,7 @@ class Incarnations:
         return found
 
 
-async def _told(ask: Callable[[], T]) -> T | None:
+async def told(ask: Callable[[], T]) -> T | None:
     """What a client made anew is told, None without an answer in time. It asks in a thread that nobody waits for: no process
     that is told to end may stay for a broker that is away."""
     loop, told = asyncio.get_running_loop(), asyncio.Event()
@@ -104,7 +105,7 @@ async def others_are_answered(settings: Settings, group: str, partitions: Collec
         with Lag(settings) as client:
             return client.answers(group, partitions)
 
-    return await _told(ask) is True
+    return await told(ask) is True
 
 
 async def topics_made_again(
@@ -114,7 +115,7 @@ async def topics_made_again(
     """Watch for topics that are made again, counted from the first look, and hand over their names."""
     seen = Incarnations()
     while True:
-        if again := seen.made_again(await _told(partial(topic_ids, settings, names)) or {}):
+        if again := seen.made_again(await told(partial(topic_ids, settings, names)) or {}):
             await found(again)
         await asyncio.sleep(interval_s)  # the pace of the watch itself
 
