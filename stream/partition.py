@@ -82,6 +82,7 @@ class Meta(msgspec.Struct, array_like=True):
     reminding_since_ms: int = 0  # what was due before it is no news; 0: written by a version without reminders
     accounts: Accounts = msgspec.field(default_factory=Accounts)
     ahead: dict[bytes, Brought] = {}  # users whose states stand for more than `offsets`: whoever wrote them was gone then
+    changelog: str = ""  # id of the topic it was written to; "" of versions before 0.9.0
 
 
 _meta_decoder = msgspec.msgpack.Decoder(Meta)
@@ -318,11 +319,15 @@ class PartitionState:
             return records
         return records[_until(records, known[1]) :]
 
+    def folded(self, topic: str) -> int:
+        """The last offset of a topic that the state stands for, -1 before the first."""
+        return self.meta.offsets.get(topic, ("", -1))[1]
+
     def given_again(self, topic: str, records: Sequence[R]) -> bool:
         """Whether some of the records that `not_folded` leaves out came later than the last one that was folded: then the
         broker may have given their offsets away a second time. Or its clock went back: `reconcile` knows."""
-        folded, mark_ms = self.meta.offsets.get(topic, ("", -1))[1], self.meta.marks.get(topic)
-        return mark_ms is not None and any(one.timestamp > mark_ms for one in records[: _until(records, folded)])
+        mark_ms = self.meta.marks.get(topic)
+        return mark_ms is not None and any(one.timestamp > mark_ms for one in records[: _until(records, self.folded(topic))])
 
     def ended(self, end: str) -> None:
         """What became of a record of the events topic."""
@@ -364,6 +369,17 @@ class PartitionState:
         if accounts.first < 0:
             return 0
         return self.meta.offsets[events][1] + 1 - accounts.first - sum(accounts.ends.values())
+
+    def kept_in(self, changelog: str) -> None:
+        """The id of the changelog that this is written to. One that was made again under a running worker has states of some
+        users, which the worker wrote before it ended, and the partition's own record, which stands for all of them: nothing
+        counts as folded."""
+        if self.meta.changelog not in ("", changelog):
+            self.meta.offsets.clear()
+            self.meta.marks.clear()
+            self.meta.ahead.clear()
+            self.meta.accounts = Accounts()
+        self.meta.changelog = changelog
 
     def reconcile(self, topic: str, topic_id: str, end: int, mark_ms: int | None, *, counted: bool) -> str | None:
         """What the state stands for against what the topic is now, when the partition is opened. A topic that was made

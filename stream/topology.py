@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -100,6 +101,7 @@ class Personalize:
         )
         self.following = asyncio.Event()
         self.announcing: asyncio.Task[None] | None = None
+        self.goes_on: asyncio.Task[dict[TopicPartition, int]]  # of the assignment
         self.sources: dict[str, Input] = {}
         faust_compat.batch_agent(self.app, self.events, self.identity, name="personalize")(self.agent)
         self.app.task(self.fleet_timer)
@@ -131,6 +133,7 @@ class Personalize:
 
     async def on_assigned(self, partitions: set[faust_compat.TP]) -> None:
         self.sources.clear()  # a topic may have been made again since they were asked for
+        self.goes_on = asyncio.create_task(self._goes_on())
         await self.fleet.assigned({tp.partition for tp in partitions if tp.topic == self.events})
         self.announcing = asyncio.create_task(self._announce())
 
@@ -157,8 +160,7 @@ class Personalize:
         highwater = self.app.consumer.highwater(faust_compat.TP(self.events, partition))
         if owned is None or highwater is None:
             return None
-        _, folded = owned.opening.result().state.meta.offsets.get(self.events, ("", -1))
-        return max(0, int(highwater) - folded - 1)
+        return max(0, int(highwater) - owned.opening.result().state.folded(self.events) - 1)
 
     def holds(self) -> bool:
         """Of the port `Fence`."""
@@ -198,12 +200,12 @@ class Personalize:
         identity = Identity(await kafka_clients.topic_id(self.settings, topic), DAY_MS, now_ms)
         store = PartitionStore.open(directory(self.settings, "personalize", partition), identity)
         try:
-            return await self._recover(partition, store, topic)
+            return await self._recover(partition, store, topic, identity.topic_id)
         except BaseException:  # taken away meanwhile, or failed: RocksDB's lock would outlive it
             store.close()
             raise
 
-    async def _recover(self, partition: int, store: PartitionStore, topic: str) -> Opened:
+    async def _recover(self, partition: int, store: PartitionStore, topic: str, topic_id: str) -> Opened:
         clock = self.fleet.personalizer.clock
         claim = [OutRecord(CLAIM_KEY, socket.gethostname().encode(), [])]
         term = (await self.fleet.personalizer.outputs.send(topics.STATE, {partition: claim}))[partition]
@@ -221,6 +223,7 @@ class Personalize:
         counts = PartitionCounts(serving.current.counts_policy, serving.counts_of(partition), serving.lists)
         own = self.settings.personalize
         state = PartitionState(partition, store, counts, own.cached_states_max, own.recommend_interval_ms)
+        state.kept_in(topic_id)
         await self._reconcile(state)
         state.load_timers([(key, int.from_bytes(value, "big")) for key, value in due])
         if recovered.stale:
@@ -233,41 +236,56 @@ class Personalize:
         """Of an open partition: raises `InputChanged` where an input is another than the state was folded from. What is open
         cannot be mended, acknowledgements of the former records among it: the process ends, and opens it anew."""
         self.sources.clear()
-        for tp, _, why in await self._changed(state):
-            raise changelog.InputChanged(f"{tp.topic}[{tp.partition}]: {why}. This worker ends and begins anew")
+        for tp, _, why in await self._compared(state):
+            if why is not None:
+                raise changelog.InputChanged(f"{tp.topic}[{tp.partition}]: {why}. This worker ends and begins anew")
 
     async def _made_again(self, names: set[str]) -> None:
         """A partition that was opened since, as where Faust was told of the new topic itself, knows already."""
         await self.fleet.check_inputs()
 
-    async def _changed(self, state: PartitionState) -> list[tuple[TopicPartition, changelog.Place, str]]:
-        """Inputs that are not what the state was folded from, and why; from here on the state knows."""
-        folded = {TopicPartition(name, state.partition): offset for name, (_, offset) in state.meta.offsets.items()}
+    async def _compared(self, state: PartitionState) -> list[tuple[TopicPartition, changelog.Place, str | None]]:
+        """The inputs, and why one is not what the state was folded from; from here on the state knows."""
+        folded = {TopicPartition(name, state.partition): state.folded(name) for name in (self.events, self.identity)}
         found = []
-        for tp, place in (await changelog.look(folded, self.settings) if folded else {}).items():
+        for tp, place in (await changelog.look(folded, self.settings)).items():
             source = await self.source_of(tp.topic)
             why = state.reconcile(tp.topic, source.topic_id, place.end, place.append_ms, counted=tp.topic == self.events)
-            if why is not None:
-                found.append((tp, place, why))
+            found.append((tp, place, why))
         return found
 
     async def _reconcile(self, state: PartitionState) -> None:
-        """Are the inputs what the state was folded from? Where one is not, and the group goes on behind what is new there,
-        events would be lost without a word: then somebody has to decide, see `InputChanged`."""
-        for tp, place, why in await self._changed(state):
-            log.error("the input is not what the state was folded from", topic=tp.topic, partition=tp.partition, why=why,
-                      next="events are told apart by their ids")  # fmt: skip
-            committed = await asyncio.to_thread(self._committed, tp.topic, tp.partition)
-            if place.begin < committed <= place.end:
+        """Are the inputs what the state was folded from, and does it stand for what the group has passed? Where the group
+        goes on behind what is new, or what it does not stand for, events would be lost without a word: then somebody has to
+        decide, see `InputChanged`. No place is committed before the changelog has what stands for it."""
+        goes_on = await self.goes_on
+        for tp, place, why in await self._compared(state):
+            stands_for = place.begin
+            if why is not None:
+                log.error("the input is not what the state was folded from", topic=tp.topic, partition=tp.partition, why=why,
+                          next="events are told apart by their ids")  # fmt: skip
+            else:
+                stands_for = max(state.folded(tp.topic) + 1, place.begin)
+                why = f"the state stands for what is before {stands_for}: the changelog was made again, or lost records"
+            if stands_for < (committed := goes_on.get(tp, 0)) <= place.end:
                 raise changelog.InputChanged(
                     f"{tp.topic}[{tp.partition}]: {why}. The group goes on at {committed} and would pass over what was "
                     "written before it: end all workers, then clickwake rewind, then start them (docs/faults.md, 'Broker "
                     "restored')"
                 )
 
-    def _committed(self, topic: str, partition: int) -> int:
-        with Lag(self.settings) as lag:
-            return lag.committed(f"{self.settings.kafka.topic_prefix}-personalize", topic, partition)
+    async def _goes_on(self) -> dict[TopicPartition, int]:
+        """Where the group goes on in each partition. Raises `RecoveryFailed`."""
+        def ask() -> dict[TopicPartition, int]:
+            with Lag(self.settings) as lag:
+                return {TopicPartition(*tp): offset for tp, offset in lag.committed(group).items()}
+
+        group, began = f"{self.settings.kafka.topic_prefix}-personalize", time.monotonic()
+        while (answer := await listening.told(ask)) is None:
+            if time.monotonic() - began > changelog.SILENCE_S_MAX:
+                raise changelog.RecoveryFailed(f"the broker does not say where group {group} goes on; is it up?")
+            await asyncio.sleep(0.5)  # a backoff: there is nothing to wait for but the broker itself
+        return answer
 
     def _passing_on(self, partition: int) -> Opened:
         """A partition that was added after the states were laid out: its events belong to users whose states live in the

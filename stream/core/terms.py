@@ -3,8 +3,9 @@
 Whoever opens a partition writes a claim to its changelog first. The claim's offset is its term: terms go up with the log,
 no two are the same, and nobody has to hand them out. Every record carries the term it was written in. A record of an older
 term than the newest that stands before it comes from somebody who owned the partition once, slept inside a write, and woke:
-it does not count, for nobody. Its key has to be written anew all the same, because compaction knows nothing of terms and
-would keep the record that came last; `min.compaction.lag.ms` of the topic is the time there is for that.
+it does not count, for nobody; nor does one of a term that begins behind it, which is of another topic that had the same
+name. Its key has to be written anew all the same, because compaction knows nothing of terms and would keep the record that
+came last; `min.compaction.lag.ms` of the topic is the time there is for that.
 
 An owner writes an interval at a time, states first and the partition's own record, CLOSING_KEY, last. More than one request
 takes is not there at once: who is gone in between leaves states of an interval that nothing closes. They count. What such an
@@ -92,7 +93,7 @@ def count(records: Iterable[Written], term: int = NO_TERM, begun: Begun | None =
             term = record.offset
             continue
         of = term_of(record.headers)
-        if of is not None and of < term:
+        if of is not None and not term <= of < record.offset:
             stale.add(record.key)
             continue
         term = term if of is None else of

@@ -41,6 +41,7 @@ from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import (
     Worker,
+    assert_counts_are_true,
     assert_states_are_true,
     lag,
     produce_events,
@@ -302,5 +303,6 @@ def test_kafka_and_then_clickhouse_gone_while_events_flow(town: Town) -> None:
     assert all(psutil.pid_exists(pid) for pid in pids.values() if pid)
     town.local.stop()  # states are written by now; broker and ClickHouse are still there
     assert_states_are_true(settings)
+    assert_counts_are_true(settings)
     assert_the_recount_agrees(settings)
     assert_aggregates_are_true(settings)

@@ -202,6 +202,38 @@ def test_a_topic_made_again_under_a_running_worker_loses_no_event(settings: Sett
     assert folded() == 600
 
 
+@pytest.mark.parametrize("meanwhile", ["a worker runs", "no worker runs"])
+def test_a_changelog_made_again_is_never_taken_for_the_states_of_nobody(
+    settings: Settings, meanwhile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The group has passed events that nothing stands for any more. The worker refuses to go on behind them; after a rewind
+    all that the events topic has is folded."""
+    topic_admin.create(settings)
+    with running(settings, "workers.personalize") as first:
+        produce_events(settings, some(0, 400))
+        until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
+        if meanwhile == "no worker runs":
+            first.stop()
+        make_again(settings, topics.STATE)
+        produce_events(settings, some(400, 40))
+        if meanwhile == "a worker runs":
+            until(lambda: first.process.poll() is not None, 60, "what it writes comes before what its store stands for")
+            first.stopped = True
+    blind = start_worker(settings, "workers.personalize", tmp_path / "blind")
+    assert blind.wait(60) != 0
+    said = "".join(path.read_text() for path in (tmp_path / "blind").glob("*.log"))
+    assert "the changelog was made again" in said and "clickwake rewind" in said, said[-3_000:]
+    until(lambda: members(settings, "personalize") == 0, 60, "the group is empty")
+    monkeypatch.setenv("CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS", settings.kafka.bootstrap_servers)
+    monkeypatch.setenv("CLICKWAKE_KAFKA__TOPIC_PREFIX", settings.kafka.topic_prefix)
+    done = CliRunner().invoke(app, ["rewind"])
+    assert done.exit_code == 0, done.output
+    with running(settings, "workers.personalize") as second:
+        until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "every event folded")
+        second.stop()
+    assert {key: comparable(state) for key, state in stored_states(settings).items()} == oracle_once(settings)
+
+
 def test_a_sink_stores_every_event_of_a_topic_that_was_made_again_and_outgrew_its_place_while_it_slept(
     settings: Settings,
 ) -> None:

@@ -184,7 +184,8 @@ FORMS: dict[str, Form] = {
     "partition.msgpack": _msgpack(Meta(
         offsets={"clickwake.events.v1": ("id", 41)}, clock_ms=7, live_since_ms=6, owed=[b"shop/u1"],
         marks={"clickwake.events.v1": 1_795_602_600_125}, reminding_since_ms=5,
-        accounts=Accounts(40, {"folded": 1, "dropped:erased": 1}), ahead={b"shop/u2": Brought(43, {"folded": 2})})),
+        accounts=Accounts(40, {"folded": 1, "dropped:erased": 1}), ahead={b"shop/u2": Brought(43, {"folded": 2})},
+        changelog="id")),
     "erasure.json": _json(Erasure(
         erasure_id="e1", tenant="shop", requested_at=AT, suppress=True, user_id="u1", devices=("a1",), receipt="{}",
         signature="c2ln")),

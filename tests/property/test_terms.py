@@ -84,3 +84,10 @@ def test_records_without_a_term_count_as_they_did() -> None:
            Record(3, b"u1", b"3", [])]  # fmt: skip
     assert count(old) == ({b"u1": b"3"}, set(), 1, {})
     assert count([]).term == NO_TERM
+
+
+def test_a_record_of_a_term_that_begins_behind_it_is_of_another_log() -> None:
+    """Its topic was made again under whoever wrote it: no claim of this log is theirs."""
+    log = [Record(0, b"u1", b"another log's", headers(0)), Record(1, CLAIM_KEY, b"", []), Record(2, b"u2", b"1", headers(1)),
+           Record(3, b"u2", b"another log's", headers(500)), Record(4, b"u3", b"1", headers(1))]  # fmt: skip
+    assert count(log) == ({b"u2": b"1", b"u3": b"1"}, {b"u1", b"u2"}, 1, {})

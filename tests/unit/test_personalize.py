@@ -310,6 +310,23 @@ async def test_an_offset_already_folded_is_skipped_and_a_recreated_topic_is_not(
     assert bench.part.outcomes["folded"] == 2
 
 
+async def test_what_stands_in_a_changelog_that_was_made_again_counts_nothing_as_folded() -> None:
+    bench = Bench(FakeModels())
+    for changelog in ("of a version that did not say", "a changelog", "a changelog"):
+        bench.part.kept_in("" if " of" in changelog else changelog)
+    await bench.feed(event(item="i1"))
+    await bench.close()
+    bench.part = bench.opened(bench.part.counts)
+    bench.part.kept_in("a changelog")
+    assert bench.part.folded(EVENTS.topic) == 0
+    bench.part.kept_in("another")
+    assert bench.part.folded(EVENTS.topic) == -1 and bench.part.meta.accounts.first == -1
+    bench.offset = -1
+    await bench.feed(event(item="i1"), event(item="i2"))
+    assert bench.part.outcomes["duplicate"] == 1 and bench.part.outcomes["folded"] == 1
+    assert bench.part.unaccounted(EVENTS.topic) == 0
+
+
 async def test_records_left_out_that_came_later_than_what_was_folded_are_told_from_a_second_reading() -> None:
     bench = Bench(FakeModels())
     await bench.feed(event(item="i1"), event(item="i2", ts_ms=T0_MS + 1))
