@@ -154,7 +154,7 @@ def for_user(serving: Serving, index: ItemIndex, scored: Scored, wanted: Wanted,
     state, total = scored.state, scored.scores.total
     conditions = _filtered(wanted, index, len(total))
     if wanted.ask.scenario == "again":
-        conditions["the user never bought it"] = scenarios.bought(state, index)[: len(total)]
+        conditions["the user never bought it"] = scenarios.again(state, index)[: len(total)]
     scored = boosted(scored, wanted.ask.boost, index)
     choice = choose(scored.scores.total, state, index, wanted.rules, conditions)
     found = explored(choice.ranked, scored.scores, index, choice.allowed, wanted.rules.category_cap, wanted.explore, who,
