@@ -48,9 +48,10 @@ def check(path: Path | None, *, as_json: bool) -> int:
     names = {one.name for one in known.clusters}
     nobody = [rule.name for at, rule in enumerate(rules.rules)
               if at in rules.unknown or (rule.cluster and rule.cluster not in names)]  # fmt: skip
+    never = rules.never()
     if as_json:
         print(msgspec.json.encode({"ok": True, "version": rules.version, "segments": rules.rules, "release": version or None,
-                                   "nobody": nobody}).decode())  # fmt: skip
+                                   "nobody": nobody, "never": never}).decode())  # fmt: skip
         return 0
     table = Table(box=None, header_style="dim")
     for name in ("segment", "when", "description"):
@@ -62,6 +63,9 @@ def check(path: Path | None, *, as_json: bool) -> int:
     if nobody:
         Console().print(f"Nobody is in {', '.join(nobody)}: {version or 'no bundle of the registry'} does not know it; "
                         "see clickwake segments clusters", style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
+    if never:
+        Console().print(f"Nobody can ever be in {', '.join(never)}: it asks for more than is kept of a user; see "
+                        "docs/segments.md, The limit", style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
     return 0
 
 

@@ -7,7 +7,8 @@ import numpy as np
 from schemas.outputs import ChurnAlert, output_id
 from stream.core.survival import churn
 from stream.core.user.featurize import Float32, alert_features, churn_features
-from stream.core.user.state import DAY_MS, Alert, UserState
+from stream.core.user.state import DAY_MS, DAYS_MAX, Alert, UserState
+from stream.core.user.totals import totals
 from stream.outbox import Outbox, utc
 from stream.partition import Cause, PartitionState
 from stream.ports import Runner
@@ -137,11 +138,13 @@ def reasons(state: UserState, silence_days: float) -> tuple[str, ...]:
     >>> reasons(UserState(days=[1, 3, 5], orders=2), 9.0)
     ('silent for 9.0 days, usually back after 2.0', '2 orders in 3 active days')
     """
-    gaps = np.diff(state.days) if len(state.days) > 1 else None
+    whole = totals(state)
+    gaps = np.diff(whole.days) if len(whole.days) > 1 else None
+    days = f"{DAYS_MAX} or more active days" if len(whole.days) >= DAYS_MAX else _plural(len(whole.days), "active day")
     rhythm = f"usually back after {float(np.median(gaps)):.1f}" if gaps is not None else "never came back before"
     return (
         f"silent for {silence_days:.1f} days, {rhythm}",
-        f"{_plural(state.orders, 'order')} in {_plural(len(state.days), 'active day')}",
+        f"{_plural(whole.orders, 'order')} in {days}",
     )
 
 

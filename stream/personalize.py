@@ -252,6 +252,7 @@ class Personalizer:
                 before = part.read(key).ads
                 if not self.erasures.covers(key, message.known_ms) and identity.link(part.read(key), message):
                     part.change(key)
+                    part.unsorted.setdefault(key, False)  # what was done as a guest counts in rules
                     self._heed(part, key, before, outbox)
             elif isinstance(message, identity.Erase):
                 await self.erasures.caught_up()  # from here on nothing of the user is folded again
@@ -315,6 +316,7 @@ class Personalizer:
         self._heed(part, key, before, outbox)
         if state.claims or state.known:
             part.change(key)
+            part.unsorted.setdefault(key, False)
             for answer in identity.answers(state, message.tenant, message.holder):
                 outbox.answer(answer)
         else:

@@ -89,6 +89,8 @@ CHINESE = {
     "never bought": "从未购买", "bought on two days or more": "在两天或以上购买过",
     "bought lately and often": "近期购买且次数多", "bought often within three months": "三个月内多次购买",
     "bought lately, not often": "近期购买但次数少", "bought often, not for three months": "曾多次购买，三个月未购买",
+    "bought once or twice, not for a month": "购买过一两次，一个月未购买",
+    "bought once or twice, not for three months": "购买过一两次，三个月未购买",
     "no order for half a year": "半年没有订单",
 } | {
     f"of the buyers' fifths by {field} the {fifth}": f"购买者按{by}分五档：{place}"
@@ -103,6 +105,7 @@ SENTENCES = {
     r"silent for ([\d.]+) days, usually back after ([\d.]+)": r"已沉默 \1 天，通常 \2 天后回访",
     r"silent for ([\d.]+) days, never came back before": r"已沉默 \1 天，此前从未回访",
     r"(\d+) orders? in (\d+) active days?": r"\2 个活跃日中有 \1 个订单",
+    r"(\d+) orders? in (\d+) or more active days": r"\2 个或更多活跃日中有 \1 个订单",
     r"the catalog does not have it": "商品目录中没有它", r"blocked in the catalog": "在商品目录中被屏蔽",
     r"out of stock": "缺货", r"removed from the catalog": "已从商品目录移除", r"the user bought it": "该用户已购买",
     r"the user dealt with it": "该用户已接触过",

@@ -121,8 +121,9 @@ class Advertising(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a user. `churn` is null without a model, `ads` where nothing was ever said of advertising, both times
-    where no event is known: of who refuses a profile, `ads` alone is."""
+    """What is known of a user, what they did as a guest included. Of `active_days` 64 stands for 64 or more. `churn` is null
+    without a model, `ads` where nothing was ever said of advertising, both times where no event is known: of who refuses a
+    profile, `ads` alone is."""
 
     user_id: str
     first_seen: Instant | None

@@ -94,22 +94,38 @@ class Due(NamedTuple):
     total: Float32  # (N,)
 
     def told(self, rows: list[int], index: ItemIndex, most: int) -> tuple[RecommendedItem, ...]:
-        """The score is the chance; the reason is the item's last order, while it is remembered."""
-        orders = {touch.item_id: touch.event_id for touch in self.state.history() if touch.kind == Kind.ORDER}
+        """The score is the chance; the reasons are the item's orders that are remembered, the newest first. The chance is of
+        all its orders together, so each has the same share."""
         return tuple(
             RecommendedItem(
                 item_id=(item := index.ids[row]), score=round(float(self.total[row]), 6),
                 source="pinned" if index.pinned[row] else "due",
-                reasons=(Reason(event_id=orders[item], item_id=item, share=1.0),) if item in orders else (),
+                reasons=tuple(Reason(event_id=event_id, item_id=item, share=round(1 / self._orders(item), 4))
+                              for event_id in self._remembered(item)[:most]),
             )
             for row in rows
         )  # fmt: skip
 
     def rest(self, row: int, index: ItemIndex, reasons: Sequence[Reason]) -> dict[str, float]:
-        return {"forgotten": 1.0} if self.total[row] > 0 and not reasons else {}
+        if not self.total[row] > 0:
+            return {}
+        item = index.ids[row]
+        orders, known = self._orders(item), len(self._remembered(item))
+        found = {"others": (known - len(reasons)) / orders, "forgotten": (orders - known) / orders}
+        return {name: round(share, 4) for name, share in found.items() if share > 0}
 
     def shares(self, row: int) -> dict[str, float]:
         return {"due": 1.0} if self.total[row] > 0 else {}
+
+    def _remembered(self, item: str) -> list[str]:
+        """An event of each order of the item that is remembered, the newest first: lines of one order are of one instant."""
+        orders = {touch.ts_ms: touch.event_id for touch in self.state.own_touches()
+                  if touch.item_id == item and touch.kind == Kind.ORDER}  # fmt: skip
+        return [orders[ts_ms] for ts_ms in sorted(orders, reverse=True)]
+
+    def _orders(self, item: str) -> int:
+        stat = self.state.items.get(item)
+        return max(stat.orders if stat else 0, len(self._remembered(item)), 1)
 
 
 class DueCategory(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +170,7 @@ def for_user(serving: Serving, index: ItemIndex, scored: Scored, wanted: Wanted,
     state, total = scored.state, scored.scores.total
     conditions = _filtered(wanted, index, len(total))
     if wanted.ask.scenario == "again":
-        conditions["the user never bought it"] = scenarios.bought(state, index)[: len(total)]
+        conditions["the user never bought it"] = scenarios.again(state, index)[: len(total)]
     scored = boosted(scored, wanted.ask.boost, index)
     choice = choose(scored.scores.total, state, index, wanted.rules, conditions)
     found = explored(choice.ranked, scored.scores, index, choice.allowed, wanted.rules.category_cap, wanted.explore, who,

@@ -58,6 +58,7 @@ from stream.core.survival import churn
 from stream.core.survival.reminders import Policy
 from stream.core.user.featurize import churn_features
 from stream.core.user.state import DAY_MS, NOTHING_STATED, Kind, Stated, UserState
+from stream.core.user.totals import totals
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.partition import NOBODY
@@ -238,16 +239,16 @@ class Service:
         state = self.replica.read(key(tenant, who.held))
         if state is None:
             raise Refused(404, "unknown_user", f"Nothing is known of user {user!r}: no event of theirs was folded.")
-        serving = self._current()
+        serving, whole = self._current(), totals(state)
         history = tuple(
             Done(at=utc(touch.ts_ms), event_id=touch.event_id, item_id=touch.item_id, did=Kind(touch.kind).name.lower(),
                  value=touch.value) for touch in reversed(state.history())
         )  # fmt: skip
         activity = tuple(Happened(at=utc(one.ts_ms), event=one.event, text=one.text) for one in reversed(state.activity()))
         return User(
-            user_id=user, first_seen=utc(state.first_ts_ms) if state.events else None,
-            last_seen=utc(state.last_ts_ms) if state.events else None, events=state.events,
-            orders=state.orders, revenue=round(state.revenue, 2), active_days=len(state.days),
+            user_id=user, first_seen=utc(whole.first_ts_ms) if whole.events else None,
+            last_seen=utc(whole.last_ts_ms) if whole.events else None, events=whole.events,
+            orders=whole.orders, revenue=round(whole.revenue, 2), active_days=len(whole.days),
             cart=tuple(scenarios.basket(state)), segments=tuple(segments.members(state)),
             anonymous_ids=tuple(sorted(state.linked)), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
             history=history, activity=activity,

@@ -87,6 +87,7 @@ STATE = UserState(
     placed=Placed("v1", 77, "garden spade"), put_event_id="m0", ads=Stated(True, 1_795_602_600_000, True),
     activities=[Activity(1_795_602_600_000, 7, "Products Searched", "red mug")],
     linked_activities={"a1": [Activity(1_795_602_500_000, 5, "page", "/")]},
+    ordered=[Touch(1_795_602_400_000, "m-2", "sku-3", Kind.ORDER, 4.5)], ordered_ts_ms=1_795_602_600_125,
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip

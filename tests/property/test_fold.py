@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from schemas.events import Event
 from stream.core.decode import Drop, Ok, Reject, decode
 from stream.core.user.fold import Outcome, fold, id_hash
-from stream.core.user.state import ACTIVITIES_MAX, RING_TOUCHES_MAX, SEEN_IDS_MAX, UserState, encode
+from stream.core.user.state import (
+    ACTIVITIES_MAX,
+    ORDERED_TOUCHES_MAX,
+    RING_TOUCHES_MAX,
+    SEEN_IDS_MAX,
+    UserState,
+    encode,
+)
 from stream.core.user.state import decode as decode_state
 from tests.support.fakes import DAY_MS, T0_MS, event
 
@@ -40,6 +47,7 @@ def test_order_does_not_matter_within_the_remembered_ids(events: list[Event], ra
     random.shuffle(shuffled)  # type: ignore[attr-defined]
     first, second = folded(events), folded(shuffled)
     assert first.ring == second.ring and first.seen == second.seen and first.activities == second.activities
+    assert (first.ordered, first.ordered_ts_ms) == (second.ordered, second.ordered_ts_ms)
     assert {item: stat.touches for item, stat in first.items.items()} == {i: s.touches for i, s in second.items.items()}
     if len(events) <= RING_TOUCHES_MAX:  # whether a line is of a known order of one instant is asked of the ring
         assert first.items == second.items
@@ -50,6 +58,43 @@ def test_order_does_not_matter_within_the_remembered_ids(events: list[Event], ra
 def test_the_last_events_of_other_names_are_kept(events: list[Event]) -> None:
     others = sorted((one.ts_ms, id_hash(one.message_id)) for one in events if one.event == "Something Else")
     assert [one.order() for one in folded(events).activities] == others[-ACTIVITIES_MAX:]
+
+
+@given(histories())
+def test_ordered_lines_outlast_other_touches(events: list[Event]) -> None:
+    ordered = {one.message_id for one in events if one.event == "Order Completed"}
+    times = sorted((one.ts_ms, one.message_id) for one in events)
+    older, ring = times[:-RING_TOUCHES_MAX], times[-RING_TOUCHES_MAX:]
+    kept = [one for one in older if one[1] in ordered] + ring
+    assert [(touch.ts_ms, touch.event_id) for touch in folded(events).remembered()] == kept
+
+
+def test_of_ordered_lines_too_only_the_last_are_kept() -> None:
+    rows = [event(ts_ms=T0_MS + n, id=f"m{n}", lane="import", name="Order Completed") for n in range(300)]
+    state = folded([msgspec.convert(row, Event) for row in rows])
+    kept = RING_TOUCHES_MAX + ORDERED_TOUCHES_MAX
+    assert [touch.event_id for touch in state.remembered()] == [f"m{n}" for n in range(300 - kept, 300)]
+
+
+def paid(ms: int, ident: str, name: str, **properties: object) -> Event:
+    return msgspec.convert(event(ts_ms=T0_MS + ms, id=ident, name=name, lane="import", properties=properties), Event)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1_000), st.booleans(), st.integers(1, 50)), max_size=30),
+       st.randoms(use_true_random=False))  # fmt: skip
+def test_what_is_given_back_is_no_revenue_whenever_it_comes(rows: list[tuple[int, bool, int]], random: object) -> None:
+    events = [paid(ms, f"m{n}", "Order Refunded" if back else "Order Completed", revenue=float(money))
+              for n, (ms, back, money) in enumerate(rows)]  # fmt: skip
+    random.shuffle(events)  # type: ignore[attr-defined]
+    assert folded([*events, *events]).revenue == sum(-money if back else money for _, back, money in rows)
+
+
+def test_what_is_given_back_is_said_by_revenue_total_or_lines() -> None:
+    order = paid(0, "o", "Order Completed", order_id="o", revenue=100.0)
+    lines = [{"product_id": "a", "price": 10.0, "quantity": 2}]
+    for said, left in (({"revenue": 30}, 70), ({"total": "30"}, 70), ({"products": lines, "total": 25}, 75),
+                       ({"products": lines}, 80), ({}, 100)):  # fmt: skip
+        assert folded([order, paid(5, "r", "Order Refunded", order_id="o", **said)]).revenue == left, said
 
 
 @given(histories())

@@ -145,6 +145,15 @@ def test_a_rule_that_came_later_has_the_same_past_and_present(events: list[Event
         assert len(past) % 2 == 0 or not until.outside
 
 
+def test_an_order_that_views_pushed_out_leaves_its_window_at_its_moment() -> None:
+    rules = compiled(RulesFile(lifecycle=False, segments=(Rule(name="buyers", when="orders_7d >= 1"),)))
+    rows = [event(id="o", name="Order Completed"), *(event(id=f"m{n:02}", ts_ms=T0_MS + n) for n in range(1, 90))]
+    history = SegmentHistory("t", rules)
+    history.replay.follow(msgspec.convert(row, Event) for row in rows)
+    (turns,) = history.finish(T0_MS + 30 * DAY_MS).values()
+    assert [(turn.at_ms - T0_MS, turn.entered) for turn in turns] == [(0, True), (7 * DAY_MS + 1, False)]
+
+
 def test_only_what_is_certain_is_filled_in() -> None:
     rules = compiled(RulesFile(lifecycle=False, segments=(
         Rule(name="a", when="churn > 0.5"), Rule(name="b", when="revenue > quantile(revenue, 0.9)"),

@@ -43,7 +43,7 @@ async def test_what_is_due_stays_due_until_it_is_bought(shop: Shop, monkeypatch:
         assert [one["item_id"] for one in said["items"]] == due, days
         assert said["degraded"] is None and all(one["source"] == "due" for one in said["items"])
     _, second = (await asked(shop, 12.0, monkeypatch))["items"]
-    assert second["reasons"] == [{"event_id": "i5-3", "item_id": "i5", "share": 1.0}]
+    assert second["reasons"] == [{"event_id": f"i5-{n}", "item_id": "i5", "share": 0.25} for n in (3, 2, 1)]
     # the odds are exp(-2) a day, by this model whenever it is asked; a window has 14 days
     assert second["score"] == pytest.approx(14 / (14 + 2.718281828**2), abs=1e-4)
     again = event(user="v", item="i1", id="i1-4", ts_ms=LAST_MS + 12 * DAY_MS, name="Order Completed")
@@ -58,6 +58,20 @@ async def test_the_rules_of_a_request_apply_and_why_says_so(shop: Shop, monkeypa
     assert (await asked(shop, 12.0, monkeypatch, exclude="bought"))["items"] == []
     why = (await shop.get("/v1/why/v/i10", params={"scenario": "due"})).json()
     assert why["removed_by"] == ["out of stock"] and why["score"] > 0, "it is due all the same"
+
+
+async def test_each_order_of_an_item_has_the_same_share_of_its_chance(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def why(item: str, reasons: int) -> tuple[int, dict[str, float]]:
+        await asked(shop, 12.0, monkeypatch)
+        found = (await shop.get(f"/v1/why/v/{item}", params={"scenario": "due", "reasons": reasons})).json()
+        assert {one["share"] for one in found["reasons"]} <= {0.25}
+        return len(found["reasons"]), found["rest"]
+
+    assert await why("i1", 3) == (3, {"others": 0.25}) and await why("i1", 100) == (4, {})
+    assert await why("i3", 3) == (0, {}), "what was never bought is not due"
+    states: Any = shop.api.replica
+    states.states["t/v"].ring = [touch for touch in states.states["t/v"].ring if touch.event_id == "i1-3"]
+    assert await why("i1", 3) == (1, {"forgotten": 0.75}) and await why("i5", 3) == (0, {"forgotten": 1.0})
 
 
 async def test_without_a_model_of_it_or_orders_it_says_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, Protocol
 
 import pytest
 from hypothesis import given, settings
@@ -87,18 +88,44 @@ def split_of(history: History) -> int:
     return history.events[len(history.events) * 3 // 4].ts_ms
 
 
-def test_the_first_reason_is_worth_more_than_another_event(
-    bundle: Bundle, history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Evaluate(Protocol):
     """The command but for the training, which other tests do: its question, its answer as JSON, and its page."""
+
+    def __call__(self, users: int, shares: dict[str, float]) -> dict[str, Any]:
+        """`shares`: logits of the blend's parts that differ from the default."""
+        ...
+
+
+@pytest.fixture
+def evaluate(
+    bundle: Bundle, history: History, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Evaluate:
     monkeypatch.setenv("CLICKWAKE_PERSONALIZE__EXCLUDE", "none")
     monkeypatch.setenv("CLICKWAKE_PERSONALIZE__RECOMMEND_TOP_N", "5")
     monkeypatch.setattr(evaluate_explanations, "encode", lambda settings, items, say: drawn_texts(ITEMS, "tiny", TEXT_DIM))
-    learned = SimpleNamespace(bundle=bundle), Blend.from_manifest({})
-    monkeypatch.setattr(evaluate_explanations.train, "evaluated", lambda *given: learned)
     split = datetime.fromtimestamp(split_of(history) / 1000, UTC).replace(tzinfo=None)
-    evaluations.main("explanations", "walks", Path(), split, True, tmp_path, {"users": 40.0}, source=lambda _: history)
-    found = json.loads(capsys.readouterr().out)
+
+    def evaluate(users: int, shares: dict[str, float]) -> dict[str, Any]:
+        learned = SimpleNamespace(bundle=bundle), Blend.from_manifest(shares)
+        monkeypatch.setattr(evaluate_explanations.train, "evaluated", lambda *given: learned)
+        options = {"users": float(users)}
+        evaluations.main("explanations", "walks", Path(), split, True, tmp_path, options, source=lambda _: history)
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return evaluate
+
+
+@pytest.mark.parametrize(("source", "shares"), [("links", {"follows": 2.0, "together": 2.0}),
+                                                ("popularity", {"popular_14": 2.5})])  # fmt: skip
+def test_where_links_or_what_everybody_does_lead_the_first_reason_is_worth_more_too(
+    evaluate: Evaluate, source: str, shares: dict[str, float]
+) -> None:
+    assert evaluate(15, shares)["models"]["clickwake"][f"{source}.hurts_more"]["value"] >= 0.8
+
+
+def test_the_first_reason_is_worth_more_than_another_event(evaluate: Evaluate, history: History, tmp_path: Path) -> None:
+    found = evaluate(40, {})
     assert (found["task"], found["served"], found["dataset"]) == ("explanations", "clickwake", history.name)
     assert found["n"] > 100 and found["settings"]["users"] > 20
     shares = found["models"]

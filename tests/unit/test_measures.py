@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from clickwake.cli import app
 from schemas.catalog import Item
 from schemas.events import Event
 from stream.core.expressions.measures import measured, read
@@ -83,6 +86,53 @@ def test_what_is_counted_of_other_events(text: str, wanted: float) -> None:
             assert fold(state, msgspec.convert(made, Event), NOW_MS, 10 * DAY_MS)[0] is Outcome.FOLDED
         measure = read(ast.parse(text, mode="eval").body)  # type: ignore[arg-type]  # each text is a call
         assert measured(state, NOW_MS, [measure], CATALOG)[measure.name] == wanted
+
+
+@pytest.mark.parametrize("guest", [False, True])
+def test_views_do_not_push_orders_out(guest: bool) -> None:
+    """Of the user's own, and of what a device answers with."""
+    who: dict[str, Any] = {"userId": None, "anonymousId": "a"} if guest else {}
+    rows = [event(ts_ms=NOW_MS - DAY_MS, id="o", item="spade", name="Order Completed", **who)]
+    rows[0]["properties"] |= {"price": 40.0}
+    rows += [event(ts_ms=NOW_MS - DAY_MS // 2 + n, id=f"m{n}", item="mug", **who) for n in range(2 * RING_TOUCHES_MAX)]
+    rows.append(event(ts_ms=NOW_MS - 1, id="login", type="identify", event=None, item=None, anonymousId="a"))
+    states: dict[str, UserState] = {}
+    for one in (msgspec.convert(row, Event) for row in rows):
+        fold(states.setdefault(one.user, UserState()), one, NOW_MS, 10 * DAY_MS)
+        identity.join(states, one)
+    rules = compiled(RulesFile(lifecycle=False, segments=(
+        Rule(name="window shoppers", when="orders_30d == 0"),
+        Rule(name="no gardeners", when="spent(category == 'garden') == 0 or count('Order Completed', days=2) == 0"))))
+    values = values_of(states["u"], NOW_MS, 0.0, rules.measures, CATALOG)
+    assert rules.inside("t", values) == [] and values["orders_30d"] == 1.0 and values["views_30d"] >= RING_TOUCHES_MAX - 1
+    assert values["spent(category == 'garden')"] == 40.0
+    assert len(states["u"].history()) == RING_TOUCHES_MAX, "models read what they read before"
+
+
+NEVER = ("views_30d >= 100", "carts_1d > 64", "orders_7d > 128", "touches_30d >= 129", "count('Product Viewed') >= 65",
+         "distinct('page', days=9) > 32", "count('Order Completed') > 128", "active_days >= 65", "order_days > 64",
+         "items >= 161", "cart_items > 64", "churn > 1", "days_since_order > 40000", "orders > 3 and items * 2 > 400",
+         "views_1d + carts_1d >= 200", "orders < 0", "1 > 2")  # fmt: skip
+PERHAPS = ("views_30d >= 64", "orders_7d >= 128", "count('Product Viewed') >= 64", "count('Order Completed') > 64",
+           "active_days >= 64", "items == 160", "churn > 0.99", "events > 100000", "revenue < 0", "spent() > 1000000",
+           "cluster == 'x' and alerted", "days_since_order == 36500", "revenue / orders > 5", "views_7d > 2 or items > 200",
+           "revenue > quantile(revenue, 0.9)")  # fmt: skip
+
+
+def test_rules_that_nobody_can_meet_are_named() -> None:
+    rules = compiled(RulesFile(rfm=True, fifths=True, segments=tuple(
+        Rule(name=f"{kind} {at}", when=when) for kind, some in (("never", NEVER), ("perhaps", PERHAPS))
+        for at, when in enumerate(some))))  # fmt: skip
+    assert rules.never() == [f"never {at}" for at in range(len(NEVER))]
+
+
+def test_the_check_of_a_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "segments.yml"
+    path.write_text("segments: [{name: regulars, when: active_days > 64}, {name: buyers, when: orders > 0}]")
+    done = CliRunner().invoke(app, ["segments", "check", str(path)])
+    assert done.exit_code == 0 and "Nobody can ever be in regulars: it asks for more than is kept" in done.stdout
+    told = msgspec.json.decode(CliRunner().invoke(app, ["segments", "check", str(path), "--json"]).stdout)
+    assert told["never"] == ["regulars"]
 
 
 def test_what_was_searched_is_not_kept_of_whoever_refused_analytics() -> None:

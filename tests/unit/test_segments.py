@@ -13,14 +13,17 @@ from typer.testing import CliRunner
 
 from clickwake.cli import app
 from clickwake.segments_backfill import chosen
+from schemas.events import Event
 from stream.core.ranking.counts import CountsPolicy, PartitionCounts
 from stream.core.segments.segment_fields import NEVER_DAYS, values_of
 from stream.core.segments.segment_rules import Rule, RulesError, RulesFile, compiled
 from stream.core.segments.segments import members, move
+from stream.core.user import identity
 from stream.core.user.fold import fold
 from stream.core.user.state import UserState
 from stream.segments import load
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
+from tests.unit.test_forgetting import IDENTITY, told
 from tests.unit.test_personalize import Bench
 
 RULES = """
@@ -185,6 +188,45 @@ def test_built_in_stages_cover_everybody_once() -> None:
     assert values_of(UserState(), T0_MS, 0.0)["days_since_order"] == NEVER_DAYS
 
 
+RFM = {  # days since the last order, orders
+    "champions": [(0, 4), (30, 4), (30, 50)], "loyal": [(0, 3), (30, 3), (31, 4), (90, 3), (90, 9)],
+    "promising": [(0, 1), (30, 2)], "about to sleep": [(31, 1), (90, 2)], "at risk": [(91, 3), (180, 20)],
+    "hibernating": [(91, 2), (180, 1)], "lost": [(181, 1), (181, 3), (4_000, 50)],
+}  # fmt: skip
+
+
+def rfm_of(days: float, orders: int) -> list[str]:
+    """Groups of who has ordered once a day, so many days ago for the last time."""
+    rules = compiled(RulesFile(lifecycle=False, rfm=True))
+    now_ms = T0_MS + 10_000 * DAY_MS
+    last_ms = now_ms - round(days * DAY_MS)
+    state = UserState(events=orders, orders=orders, ordered_ts_ms=last_ms if orders else 0,
+                      order_days=[last_ms // DAY_MS - ago for ago in range(orders)][::-1])  # fmt: skip
+    return rules.inside("t", values_of(state, now_ms, 0.0))
+
+
+@pytest.mark.parametrize("group", RFM)
+def test_who_is_in_which_group_by_recency_and_frequency(group: str) -> None:
+    for days, orders in RFM[group]:
+        assert rfm_of(days, orders) == [f"rfm/{group}"], (days, orders)
+
+
+@given(st.floats(0, 9_000), st.integers(0, 64))
+def test_every_buyer_is_in_exactly_one_group(days: float, orders: int) -> None:
+    assert len(rfm_of(days, orders)) == (orders > 0)
+
+
+def test_when_the_last_order_was_is_known_of_every_buyer() -> None:
+    """Also of an order without lines; of what an earlier version wrote to the day."""
+    ordered_ms, now_ms = T0_MS + 7, T0_MS + 2 * DAY_MS
+    state = UserState()
+    raw = event(ts_ms=ordered_ms, name="Order Completed", item=None, properties={"revenue": 5.0})
+    fold(state, msgspec.convert(raw, Event), 0, 1 << 60)
+    assert values_of(state, now_ms, 0.0)["days_since_order"] == (now_ms - ordered_ms) / DAY_MS
+    state.ordered_ts_ms = 0
+    assert values_of(state, now_ms, 0.0)["days_since_order"] == (now_ms - ordered_ms // DAY_MS * DAY_MS) / DAY_MS
+
+
 names = st.sampled_from(["a", "b", "c"])
 
 
@@ -206,14 +248,34 @@ def test_a_batch_over_the_log_says_what_the_stream_says() -> None:
                                           name="Order Completed" if n % 5 == 0 else "Product Viewed") for n in range(30)]
 
     def inside(order: list[dict[str, Any]]) -> list[str]:
-        from schemas.events import Event
-
         state = UserState()
         for one in order:
             fold(state, msgspec.convert(one, Event), 0, 1 << 60)
         return rules.inside("t", values_of(state, T0_MS + 3 * DAY_MS, 0.0))
 
     assert inside(events) == inside([*events[15:], *events[:15]])
+
+
+async def test_what_a_guest_bought_counts_once_they_say_who_they_are(rules: Path) -> None:
+    rewrite(rules, "segments: [{name: buyers, when: orders >= 1}]")
+    bench = Bench(FakeModels(), rules=rules)
+    bench.items()
+    guest: dict[str, Any] = {"userId": None, "anonymousId": "a"}
+    await bench.feed(event(item="i1", name="Order Completed", **guest), event(item="i2", ts_ms=T0_MS + 1, **guest))
+    await bench.feed(event(type="identify", event=None, item=None, ts_ms=T0_MS + 1_000, anonymousId="a"))
+    await bench.close()
+    assert "lifecycle/prospect" in members(bench.part.read(b"t/u")), "the device has not answered yet"
+    await told(bench)
+    await bench.close()
+    assert members(bench.part.read(b"t/u")) == ["buyers", "lifecycle/new"]
+    assert members(bench.part.read(b"t/a")) == []
+    await bench.feed(event(item="i3", ts_ms=T0_MS + 10_000))
+    said = bench.outputs.values("recommendations")[-1]
+    assert said["user_id"] == "u" and "i1" not in {one["item_id"] for one in said["items"]} != set()
+    await bench.close()
+    await bench.feed(identity.encode(identity.Forget("t", holder="u", other="a")), source=IDENTITY)
+    await bench.close()
+    assert "lifecycle/prospect" in members(bench.part.read(b"t/u")), "what the device told is forgotten"
 
 
 async def test_who_is_alerted_is_in_a_segment_about_alerts_at_once_and_not_in_the_next_sweep(rules: Path) -> None:

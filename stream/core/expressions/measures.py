@@ -1,8 +1,8 @@
 """Counts that a rule words for itself: `count("Product Viewed", category == "garden", days=7) >= 3`.
 
-Events about items are counted over the touches that a state keeps, RING_TOUCHES_MAX of them, any other event over the
-ACTIVITIES_MAX that it keeps: a user who did more within the window is counted up to there. What an item is (its category,
-brand, …) is what the catalog says now.
+Events about items are counted over the touches that a state keeps, RING_TOUCHES_MAX of them and ORDERED_TOUCHES_MAX older
+ordered lines, any other event over the ACTIVITIES_MAX that it keeps: a user who did more within the window is counted up to
+there. What an item is (its category, brand, …) is what the catalog says now.
 
     count(event, condition, days=…)      touches of that kind; or how often the event came
     distinct(event, condition, days=…)   different items among them; or different texts
@@ -24,8 +24,17 @@ import numpy as np
 from schemas import events as names
 from schemas.catalog import Item
 from stream.core.expressions.expression import Expression, ExpressionError, Kind, parse
+from stream.core.expressions.spans import ANY_NUMBER, Span
 from stream.core.user.fold import COUNTED_TYPES, KIND_OF_NAME
-from stream.core.user.state import DAY_MS, Activity, Touch, UserState
+from stream.core.user.state import (
+    ACTIVITIES_MAX,
+    DAY_MS,
+    ORDERED_TOUCHES_MAX,
+    RING_TOUCHES_MAX,
+    Activity,
+    Touch,
+    UserState,
+)
 from stream.core.user.state import Kind as Did
 
 What = Literal["count", "distinct", "spent"]
@@ -59,6 +68,17 @@ class Measure(NamedTuple):
     def from_ms(self, now_ms: int) -> int:
         """What was done since then counts."""
         return now_ms - self.window_ms if self.window_ms else 0
+
+    def span(self) -> Span:
+        """The least and the greatest that it can be of what a state keeps."""
+        if self.what == "spent":
+            return ANY_NUMBER
+        return (0.0, float(ACTIVITIES_MAX if self.kind is None else touches_max(self.kind)))
+
+
+def touches_max(kind: Did) -> int:
+    """How many touches of a kind are remembered at most (`UserState.remembered`)."""
+    return RING_TOUCHES_MAX + (ORDERED_TOUCHES_MAX if kind == Did.ORDER else 0)
 
 
 def no_catalog(item_id: str) -> None:
@@ -111,10 +131,10 @@ def measured(state: UserState, now_ms: int, measures: Sequence[Measure], catalog
     >>> measured(state, 10, [read(call)], no_catalog)
     {'spent(value > 20, days=1)': 30.0}
     """
-    history = state.history()
+    touches = state.remembered()
     activity = state.activity() if any(one.kind is None for one in measures) else []  # merged, where devices are linked
     return {
-        one.name: _of_events(activity, now_ms, one) if one.kind is None else _of_touches(history, now_ms, one, catalog)
+        one.name: _of_events(activity, now_ms, one) if one.kind is None else _of_touches(touches, now_ms, one, catalog)
         for one in measures
     }
 
@@ -127,9 +147,9 @@ def _of_events(activity: list[Activity], now_ms: int, measure: Measure) -> float
     return float(len(texts) if measure.what == "count" else len(set(texts)))
 
 
-def _of_touches(history: list[Touch], now_ms: int, measure: Measure, catalog: Catalog) -> float:
+def _of_touches(touches: list[Touch], now_ms: int, measure: Measure, catalog: Catalog) -> float:
     from_ms = measure.from_ms(now_ms)
-    about = [touch for touch in history if touch.kind == measure.kind and from_ms <= touch.ts_ms <= now_ms]
+    about = [touch for touch in touches if touch.kind == measure.kind and from_ms <= touch.ts_ms <= now_ms]
     if about and measure.condition is not None:
         values = {name: _column(about, name, catalog) for name in measure.condition.names}
         holds = np.broadcast_to(measure.condition.evaluate(values), len(about)).tolist()

@@ -23,6 +23,7 @@ from stream.core.ranking.diversity import POOL, varied
 from stream.core.ranking.index import ItemIndex
 from stream.core.user.featurize import Float32, Sequence
 from stream.core.user.state import DAY_MS, UserState
+from stream.core.user.totals import bought, dealt_with
 
 REASONS_MAX = 3
 SHARE_MIN = 0.001  # of a score: an event that adds less is no reason
@@ -220,10 +221,8 @@ def excluded(state: UserState, index: ItemIndex, rules: Rules) -> list[int]:
     """Rows that the rules keep from this user because of their past."""
     if rules.exclude == "none":
         return []
-    return [
-        row for item_id, stat in state.items.items()
-        if (rules.exclude == "seen" or stat.orders > 0) and (row := index.row_of.get(item_id)) is not None
-    ]  # fmt: skip
+    items = dealt_with(state) if rules.exclude == "seen" else bought(state)
+    return [row for item_id in items if (row := index.row_of.get(item_id)) is not None]
 
 
 def rank(

@@ -15,6 +15,7 @@ from stream.core.ranking.index import ItemIndex
 from stream.core.ranking.recommend import REASONS_MAX, Rules, rank
 from stream.core.user.featurize import Float32
 from stream.core.user.state import Kind, UserState
+from stream.core.user.totals import bought
 
 Scenario = Literal["for_you", "again", "similar", "complements", "popular", "trending", "due", "due_categories"]
 LEARNED = 0.75  # of what goes with an item; NDCG@10 on Online Retail's orders of May 2011: .319, half .309, .9 .320
@@ -42,13 +43,10 @@ def basket(state: UserState) -> list[str]:
     return list(inside)
 
 
-def bought(state: UserState, index: ItemIndex) -> Bool:
+def again(state: UserState, index: ItemIndex) -> Bool:
     """(N,): items the user ordered before."""
     found = np.zeros(len(index), dtype=bool)
-    for item_id, stat in state.items.items():
-        row = index.row_of.get(item_id)
-        if row is not None and stat.orders:
-            found[row] = True
+    found[[row for item_id in bought(state) if (row := index.row_of.get(item_id)) is not None]] = True
     return found
 
 

@@ -1,19 +1,23 @@
 """What is known of one user at a time, by name: the fields that rules of segments, and of offers, read.
 
-All of it is a function of the state and the time. Counts within windows come from the ring of recent touches, of which there
-are RING_TOUCHES_MAX: a user who does more within a window is counted up to there.
+All of it is a function of the state and the time, what was done as a guest included. Counts within windows come from the
+touches that a state remembers, RING_TOUCHES_MAX of all kinds and before them ORDERED_TOUCHES_MAX ordered lines: a user who
+does more within a window is counted up to there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import inf
 from types import MappingProxyType
 
 from stream.core.expressions.expression import Kind
-from stream.core.expressions.measures import Catalog, Measure, measured, no_catalog
+from stream.core.expressions.measures import Catalog, Measure, measured, no_catalog, touches_max
+from stream.core.expressions.spans import ANY, Span
 from stream.core.ranking.scenarios import basket
-from stream.core.user.state import DAY_MS, UserState
+from stream.core.user.state import DAY_MS, DAYS_MAX, ITEM_STATS_MAX, RING_TOUCHES_MAX, UserState
 from stream.core.user.state import Kind as Did
+from stream.core.user.totals import Totals, totals
 
 NEVER_DAYS = 36_500.0  # since something that has never happened
 WINDOWS_DAYS = (1, 7, 30)
@@ -31,6 +35,14 @@ FIELDS: Mapping[str, Kind] = MappingProxyType({
     "ads_refused": "flag", "cluster": "text",
     **dict.fromkeys(COUNTED_DAYS, "number"),
 })  # fmt: skip
+SPANS: Mapping[str, Span] = MappingProxyType({
+    **{name: ANY[kind] for name, kind in FIELDS.items()},
+    "events": (0.0, inf), "orders": (0.0, inf), "items": (0.0, float(ITEM_STATS_MAX)), "churn": (0.0, 1.0),
+    **dict.fromkeys(("active_days", "order_days"), (0.0, float(DAYS_MAX))), "cart_items": (0.0, float(RING_TOUCHES_MAX)),
+    **dict.fromkeys(AGES, (0.0, NEVER_DAYS)),
+    **{f"{name}_{days}d": (0.0, float(max(map(touches_max, kinds)))) for name, kinds in _COUNTED.items()
+       for days in WINDOWS_DAYS},
+})  # fmt: skip  # the least and the greatest that each can be of what a state keeps
 
 
 def values_of(
@@ -38,39 +50,35 @@ def values_of(
 ) -> dict[str, float | bool | str]:
     """FIELDS of one user at a time, and what rules count for themselves (`Rules.measures`). `churn`: P(no return within the
     model's horizon), 0 without a model. The cluster is where the state was placed last."""
+    whole = totals(state)
     return {
-        "events": float(state.events), "orders": float(state.orders), "revenue": state.revenue,
-        "average_order": state.revenue / state.orders if state.orders else 0.0, "items": float(len(state.items)),
-        "active_days": float(len(state.days)), "order_days": float(len(state.order_days)),
-        "cart_items": float(len(basket(state))), **ages(state, ordered_ms(state), now_ms), "churn": churn,
+        "events": float(whole.events), "orders": float(whole.orders), "revenue": whole.revenue,
+        "average_order": whole.revenue / whole.orders if whole.orders else 0.0, "items": float(whole.items),
+        "active_days": float(len(whole.days)), "order_days": float(len(whole.order_days)),
+        "cart_items": float(len(basket(state))), **ages(whole, now_ms), "churn": churn,
         "alerted": state.alert.raised and not state.alert.silenced, "known": state.known, "cluster": state.placed.cluster,
         "ads_refused": state.ads.refused, **_counted(state, now_ms),
         **(measured(state, now_ms, counted, catalog) if counted else {}),
     }  # fmt: skip
 
 
-def ordered_ms(state: UserState) -> int:
-    """When the last order was; 0 for none."""
-    return max((stat.last_order_ts_ms for stat in state.items.values()), default=0)
-
-
-def ages(state: UserState, last_order_ms: int, now_ms: int) -> dict[str, float]:
+def ages(whole: Totals, now_ms: int) -> dict[str, float]:
     """AGES at a time.
 
-    >>> ages(UserState(first_ts_ms=1, last_ts_ms=DAY_MS), 0, 3 * DAY_MS)["days_since_seen"]
+    >>> ages(totals(UserState(first_ts_ms=1, last_ts_ms=DAY_MS)), 3 * DAY_MS)["days_since_seen"]
     2.0
     """
-    return {"days_since_first": _days(state.first_ts_ms, now_ms), "days_since_seen": _days(state.last_ts_ms, now_ms),
-            "days_since_order": _days(last_order_ms, now_ms)}  # fmt: skip
+    return {"days_since_first": _days(whole.first_ts_ms, now_ms), "days_since_seen": _days(whole.last_ts_ms, now_ms),
+            "days_since_order": _days(whole.ordered_ts_ms, now_ms)}  # fmt: skip
 
 
 def _counted(state: UserState, now_ms: int) -> dict[str, float]:
-    """Touches of each kind within each window: one walk back through the ring, which took four fifths of the time when every
+    """Touches of each kind within each window: one walk back through them, which took four fifths of the time when every
     touch was held against every window and kind."""
     by_window = [[0] * len(Did) for _ in WINDOWS_DAYS]
     day, week, month = by_window
     day_ms, week_ms, month_ms = (now_ms - days * DAY_MS for days in WINDOWS_DAYS)
-    for touch in reversed(state.history()):
+    for touch in reversed(state.remembered()):
         at_ms, kind = touch.ts_ms, touch.kind
         if at_ms < month_ms:
             break

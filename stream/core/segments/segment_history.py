@@ -22,12 +22,13 @@ import numpy as np
 from stream.core.expressions.expression import Expression
 from stream.core.expressions.measures import Catalog, no_catalog
 from stream.core.expressions.turning import Values, extremes, turning_points
-from stream.core.segments.segment_fields import AGES, COUNTED_DAYS, ages, ordered_ms, values_of
+from stream.core.segments.segment_fields import AGES, COUNTED_DAYS, ages, values_of
 from stream.core.segments.segment_rules import Rules
 from stream.core.survival.churn import ChurnPolicy, bends_days, p_after
 from stream.core.user.featurize import Float32
 from stream.core.user.replay import Replay
 from stream.core.user.state import DAY_MS, Placed, UserState
+from stream.core.user.totals import totals
 
 MODELLED = frozenset({"churn", "cluster"})  # fields that a model is asked for
 FOR_EVER_MS = 1 << 62
@@ -118,7 +119,7 @@ class _Seen:
         self.at_ms = 0
         self.inside: frozenset[str] = frozenset()
         self.values: Values = {}
-        self.ordered_ms = 0
+        self.whole = totals(UserState())
         self.said = Said()
 
 
@@ -163,7 +164,7 @@ class SegmentHistory:
         seen.at_ms = at_ms
         if at_ms >= until_ms:
             return
-        seen.ordered_ms = ordered_ms(state)
+        seen.whole = totals(state)
         seen.said = Said() if state.claims else self.asked(state)
         seen.values = self._values(state, seen.said, at_ms)
         inside = frozenset() if state.claims else frozenset(self.rules.inside(self.tenant, seen.values))
@@ -207,7 +208,7 @@ class SegmentHistory:
         """When something leaves a window that a rule counts."""
         if not self._windows_ms:
             return []
-        done_ms = [touch.ts_ms for touch in state.history()]
+        done_ms = [touch.ts_ms for touch in state.remembered()]
         if self._counts_events:
             done_ms += [one.ts_ms for one in state.activity()]
         left = {at_ms + window_ms + 1 for at_ms in done_ms for window_ms in self._windows_ms}
@@ -223,7 +224,7 @@ class SegmentHistory:
     def _older(self, user: str, seen: _Seen, times_ms: Sequence[int], *, churn: bool) -> Sequence[Values]:
         """The user's values at times up to which nothing but time moves them; `churn`: whether its chance is read."""
         state = self.replay.states[user]
-        grown = [{**seen.values, **ages(state, seen.ordered_ms, at_ms)} for at_ms in times_ms]
+        grown = [{**seen.values, **ages(seen.whole, at_ms)} for at_ms in times_ms]
         if churn:
             for values, chance in zip(grown, self._chances(state, seen.said, times_ms), strict=True):
                 values["churn"] = chance

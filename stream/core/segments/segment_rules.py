@@ -22,7 +22,7 @@ from stream.core.expressions.expression import Expression, ExpressionError, pars
 from stream.core.expressions.measures import Measure
 from stream.core.expressions.spans import joined
 from stream.core.segments.audience import POPULATIONS, Audience, Cluster
-from stream.core.segments.segment_fields import FIELDS
+from stream.core.segments.segment_fields import FIELDS, SPANS
 
 SEGMENTS_MAX = 200
 CLUSTER_GROUP = "cluster/"  # before a discovered cluster's name: its segment
@@ -64,14 +64,17 @@ LIFECYCLE = _rules(
     ("prospect", "orders == 0", "never bought"),
     ("repeat buyer", "order_days >= 2", "bought on two days or more"),
 )
-RFM = _rules(
+RFM = _rules(  # every buyer is in exactly one
     "rfm",
-    ("champions", "days_since_order <= 30 and orders >= 4", "bought lately and often"),
-    ("loyal", "days_since_order <= 90 and orders >= 3", "bought often within three months"),
-    ("promising", "days_since_order <= 30 and orders in [1, 2]", "bought lately, not often"),
-    ("at risk", "days_since_order > 90 and days_since_order < 36500 and orders >= 3", "bought often, not for three months"),
-    ("lost", "days_since_order > 180 and days_since_order < 36500", "no order for half a year"),
-)
+    ("champions", "orders >= 4 and days_since_order <= 30", "bought lately and often"),
+    ("loyal", "orders >= 3 and days_since_order <= 90 and not (orders >= 4 and days_since_order <= 30)",
+     "bought often within three months"),
+    ("promising", "orders in [1, 2] and days_since_order <= 30", "bought lately, not often"),
+    ("about to sleep", "orders in [1, 2] and 30 < days_since_order <= 90", "bought once or twice, not for a month"),
+    ("at risk", "orders >= 3 and 90 < days_since_order <= 180", "bought often, not for three months"),
+    ("hibernating", "orders in [1, 2] and 90 < days_since_order <= 180", "bought once or twice, not for three months"),
+    ("lost", "orders >= 1 and days_since_order > 180", "no order for half a year"),
+)  # fmt: skip
 _FIFTHS = (0.2, 0.4, 0.6, 0.8)
 
 
@@ -127,6 +130,13 @@ class Rules(NamedTuple):
         read = _read_by(conditions)
         return self._replace(rules=rules, conditions=conditions, unknown=unknown, reads=read,
                              measures=tuple(one for one in self.measures if one.name in read))  # fmt: skip
+
+    def never(self) -> list[str]:
+        """Segments that nobody can be in: their conditions ask for more than a state keeps."""
+        spans = {**SPANS, **{one.name: one.span() for one in self.measures}}
+        lows, highs = ({name: span[end] for name, span in spans.items()} for end in (0, 1))
+        return [rule.name for rule, condition in zip(self.rules, self.conditions, strict=True)
+                if not condition.bounds(lows, highs)[1]]  # fmt: skip
 
     def read_by(self, name: str) -> list[str]:
         """The fields that are numbers and that a segment's rule reads: what an entry is explained by."""

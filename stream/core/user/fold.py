@@ -14,6 +14,7 @@ from stream.core.user.state import (
     DAY_MS,
     DAYS_MAX,
     NOTHING_STATED,
+    ORDERED_TOUCHES_MAX,
     RING_TOUCHES_MAX,
     SEEN_IDS_MAX,
     Activity,
@@ -114,7 +115,7 @@ def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) ->
         again = touch.kind == Kind.ORDER and _ordered_then(state, touch)
         _insert(state.ring, touch)
         count_item(state.items, touch, again)
-    del state.ring[:-RING_TOUCHES_MAX]
+    _bound_ring(state)
     if (did := activity(event, ts_ms, hashed)) is not None:
         _insert(state.activities, did)
         del state.activities[:-ACTIVITIES_MAX]
@@ -127,6 +128,13 @@ def _insert(ring: list[Kept], one: Kept) -> None:
         ring.append(one)
     else:
         insort(ring, one, key=lambda known: known.order())
+
+
+def _bound_ring(state: UserState) -> None:
+    for touch in state.ring[:-RING_TOUCHES_MAX]:
+        if touch.kind == Kind.ORDER:
+            _insert(state.ordered, touch)
+    del state.ring[:-RING_TOUCHES_MAX], state.ordered[:-ORDERED_TOUCHES_MAX]
 
 
 def order_began(known: dict[int, int], event: Event, ts_ms: int) -> int:
@@ -185,8 +193,18 @@ def _advance(state: UserState, event: Event, ts_ms: int, added: list[Touch]) -> 
     _add_day(state.days, day)
     if event.event == names.ORDER_COMPLETED:
         state.orders += 1
-        state.revenue += event.properties.revenue or sum(touch.value for touch in added)
+        state.revenue += _amount(event, added)
+        state.ordered_ts_ms = max(state.ordered_ts_ms, ts_ms)
         _add_day(state.order_days, day)
+    elif event.event == names.ORDER_REFUNDED:
+        state.revenue -= _amount(event, added)
+
+
+def _amount(event: Event, added: list[Touch]) -> float:
+    """Money of an order, or given back for one."""
+    said = event.properties
+    total = names.number(said.total) if event.event == names.ORDER_REFUNDED else None
+    return said.revenue or total or sum(touch.value for touch in added)
 
 
 def _add_day(days: list[int], day: int) -> None:

@@ -31,7 +31,7 @@ class Claim(msgspec.Struct, frozen=True, tag="claim", array_like=True):
 
 class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
     """The anonymous history that belongs to `user`, oldest first, and what was said there of advertising. Keyed by the
-    user."""
+    user. `ring`: older ordered lines too."""
 
     tenant: str
     anonymous: str
@@ -114,9 +114,9 @@ def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
     [('u', [1, 5]), ('v', [9])]
     """
     result = []
-    after = -1
+    after, touches = -1, state.own_touches()
     for ts_ms, user in state.claims:
-        ring = tuple(touch for touch in state.ring if after < touch.ts_ms <= ts_ms)
+        ring = tuple(touch for touch in touches if after < touch.ts_ms <= ts_ms)
         did = tuple(one for one in state.activities if after < one.ts_ms <= ts_ms)
         ads = state.ads if after < state.ads.ts_ms <= ts_ms else NOTHING_STATED
         result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring, ads=ads, activities=did))
@@ -147,12 +147,13 @@ def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
     for ts_ms, user in state.claims:
         if user == other:
             state.ring = [touch for touch in state.ring if not after < touch.ts_ms <= ts_ms]
+            state.ordered = [touch for touch in state.ordered if not after < touch.ts_ms <= ts_ms]
             state.activities = [one for one in state.activities if not after < one.ts_ms <= ts_ms]
             if after < state.ads.ts_ms <= ts_ms and not ads_stay:
                 state.ads = NOTHING_STATED
             state.claims = [claim for claim in state.claims if claim[1] != other]
             state.items = {}
-            for touch in state.ring:
+            for touch in state.own_touches():
                 count_item(state.items, touch)
             return True
         after = ts_ms

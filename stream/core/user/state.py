@@ -13,6 +13,7 @@ import msgspec
 
 STATE_VERSION = 1
 RING_TOUCHES_MAX = 64  # the user encoder reads 50; the rest is room for merging a linked history
+ORDERED_TOUCHES_MAX = 64  # ordered lines older than the ring: rules count them; no model reads them
 ACTIVITIES_MAX = 32  # searches, pages and other events that rules of segments count; no model reads them
 ACTIVITY_CHARS_MAX = 128  # of their text
 ITEM_STATS_MAX = 160  # personal repeat frequency; beyond this the item touched longest ago is forgotten
@@ -189,7 +190,7 @@ class UserState(msgspec.Struct, array_like=True):
     alert: Alert = msgspec.field(default_factory=Alert)
     recommended_ts_ms: int = 0
     due_ts_ms: int = 0  # when silence alone crosses the churn threshold; 0: never
-    linked: dict[str, list[Touch]] = {}  # anonymous id → its ring, as last answered; replaced whole, so repeatable
+    linked: dict[str, list[Touch]] = {}  # anonymous id → its touches, as last answered; replaced whole, so repeatable
     claims: list[tuple[int, str]] = []  # on an anonymous state: (claimed up to ts, user), ascending
     claimed: dict[str, int] = {}  # on a known state: anonymous id → event time of the last claim sent for it
     known: bool = False  # an event named this id as userId: it is a person, never an anonymous history to be claimed
@@ -200,6 +201,8 @@ class UserState(msgspec.Struct, array_like=True):
     ads: Stated = NOTHING_STATED  # whether advertising may be shown or sent
     activities: list[Activity] = []
     linked_activities: dict[str, list[Activity]] = {}  # as `linked`, of those that have any
+    ordered: list[Touch] = []  # ordered lines that the ring let go of, so that views do not push orders out
+    ordered_ts_ms: int = 0  # the last order, also one without lines; 0: none, or before this field: see `totals`
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.
@@ -213,6 +216,18 @@ class UserState(msgspec.Struct, array_like=True):
     def history(self) -> list[Touch]:
         """Own ring and linked rings in total order, at most RING_TOUCHES_MAX, oldest first."""
         return _merged(self.ring, self.linked)[-RING_TOUCHES_MAX:] if self.linked else self.ring
+
+    def own_touches(self) -> list[Touch]:
+        """The ring, and before it the ordered lines that it let go of, oldest first."""
+        return sorted([*self.ordered, *self.ring], key=Touch.order) if self.ordered else self.ring
+
+    def remembered(self) -> list[Touch]:
+        """What rules count: `history`, and before it ORDERED_TOUCHES_MAX ordered lines, own and linked, oldest first."""
+        if not self.linked:
+            return self.own_touches()
+        merged = _merged(self.own_touches(), self.linked)
+        ordered = [touch for touch in merged[:-RING_TOUCHES_MAX] if touch.kind == Kind.ORDER]
+        return ordered[-ORDERED_TOUCHES_MAX:] + merged[-RING_TOUCHES_MAX:]
 
     def activity(self) -> list[Activity]:
         """Own activities and linked ones in total order, at most ACTIVITIES_MAX, oldest first."""
