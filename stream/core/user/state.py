@@ -200,6 +200,7 @@ class UserState(msgspec.Struct, array_like=True):
     ads: Stated = NOTHING_STATED  # whether advertising may be shown or sent
     activities: list[Activity] = []
     linked_activities: dict[str, list[Activity]] = {}  # as `linked`, of those that have any
+    since_ms: int = 0  # when the broker took the event that began the profile: tells it from one that was cleared before it
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.
