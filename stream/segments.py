@@ -114,8 +114,8 @@ class SegmentDesk:
                     part.set_turn(key, self._turn(serving, tenant, state, curve, moved, later, clock_ms, until_ms))
             for change in segments.move(state, inside, clock_ms):
                 part.change(key)
-                read = {name: round(float(values[name]), 6) for name in self.rules.read_by(change.segment)}
-                self._emit(change, tenant, user, state, read, clock_ms, serving, outbox)
+                moved_by = {name: round(float(values[name]), 6) for name in self.rules.read_by(change.segment)}
+                self._emit(change, tenant, user, state, moved_by, clock_ms, serving, outbox)
                 part.outcomes["segment_entered" if change.entered else "segment_left"] += 1
 
     def forget(self, part: PartitionState, serving: Serving, key: bytes, at_ms: int, outbox: Outbox) -> None:

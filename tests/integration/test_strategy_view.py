@@ -190,8 +190,9 @@ def assert_who_refuses_a_profile_is_left_out(database: Database, item: str, caps
     before = read(database.settings, "demo")
     everybody = sorted({row.user for row in before.rows})
     refuses, returned = everybody[:2]
-    no = {"consent": {"personalization": False}}
-    days = ((refuses, 1, {}), (refuses, 2, no), (returned, 1, no), (returned, 2, {}))
+    no: dict[str, Any] = {"consent": {"personalization": False}}
+    days: tuple[tuple[str, int, dict[str, Any]], ...] = (
+        (refuses, 1, {}), (refuses, 2, no), (returned, 1, no), (returned, 2, {}))  # fmt: skip
     said = [event(f"{day}-{user}", "", user, "page", tenant="demo", timestamp=f"2026-06-0{day}T10:00:00Z", context=context)
             for user, day, context in days]  # fmt: skip
     database.store(on(topics.EVENTS, said, 100_000))
