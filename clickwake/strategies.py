@@ -57,6 +57,8 @@ def run_predict(tenant: str, user: str, item: str, *, as_json: bool) -> int:
     """Every strategy for one user and one item."""
     try:
         known = _known(tenant)
+        if user in known.refusing:
+            raise ValueError(f"user {user!r} refuses a profile: nothing is predicted of them, see docs/privacy.md")
         model = learn(known.rows)
         asked = model.asked({user: known.users.get(user, ())}, {item: known.items.get(item, "")})
         found = compare(model, asked)
@@ -119,13 +121,17 @@ def _asked(model: Model, known: Known, segment: str | None, items: Sequence[str]
 def _pairs(
     known: Known, segment: str | None, items: Sequence[str], category: str | None
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:  # fmt: skip
-    """Users with their groups and items with their categories. Raises ValueError, as above."""
+    """Users with their groups, but for those who refuse a profile, and items with their categories. Raises ValueError, as
+    above."""
     users = {row.user: known.users.get(row.user, ()) for row in known.rows}
     if segment is not None:
         users = {user: groups for user, groups in known.users.items() if segment in groups}
         if not users:
             names = sorted({group for groups in known.users.values() for group in groups})
             raise ValueError(f"nobody is in the segment {segment!r} now; there are {', '.join(names) or 'none'}")
+    users = {user: groups for user, groups in users.items() if user not in known.refusing}
+    if not users:
+        raise ValueError("all who were asked about refuse a profile, and nothing is predicted of them: ask about others")
     wanted = {row.item: row.category for row in known.rows}
     if items:
         wanted = {item: known.items.get(item, "") for item in items}

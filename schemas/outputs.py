@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 import msgspec
 
 from schemas.events import Instant
 from schemas.opinions import SatisfactionAlert
+
+NEVER = datetime.fromtimestamp(0, UTC)
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True):
@@ -186,7 +189,9 @@ class Reminder(msgspec.Struct, frozen=True, kw_only=True):
 
 class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
     """A user entered or left a segment, on `clickwake.segment-changes.v1`. `number` counts the changes of this user and
-    segment, and the id stands for it, so that a replay says the same; `values` are the fields that the rule reads."""
+    segment, and the id stands for it, so that a replay says the same; `values` are the fields that the rule reads.
+    `profile_since`: when the profile began that these changes are of, and that numbers are counted in (missing before
+    0.9.0). `forgotten`: they left because consent to a profile was withdrawn, or they were erased, by no rule."""
 
     change_id: str
     tenant: str
@@ -199,6 +204,13 @@ class SegmentChange(msgspec.Struct, frozen=True, kw_only=True):
     as_of_ts: Instant
     rules_version: str
     model_version: str
+    profile_since: Instant | None = None
+    forgotten: bool = False
+
+    @property
+    def turn(self) -> tuple[datetime, int]:
+        """Orders the changes of one user and segment."""
+        return self.profile_since or NEVER, self.number
 
 
 class AdsRefusal(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,8 @@ from stream.partition import Cause, PartitionState
 from stream.ports import Runner
 from stream.serving import NO_MODEL, Serving
 
+NO_PROFILE = "no profile any more"
+
 
 class AlertDesk:
     """Raises and clears; a `stream.due.Foresight`. `run` takes model calls off the event loop."""
@@ -95,9 +97,16 @@ class AlertDesk:
         if not state.alert.raised:
             return
         if not state.alert.silenced:
-            self._emit("cleared", key, state, curve, state.last_ts_ms, serving, outbox)
+            self._emit("cleared", key, state, curve, state.last_ts_ms, serving, outbox, why=_why_cleared(state))
             part.outcomes["alert_cleared"] += 1
         state.alert = Alert(cleared_ts_ms=state.last_ts_ms)
+
+    def forget(self, part: PartitionState, serving: Serving, key: bytes, at_ms: int, outbox: Outbox) -> None:
+        """A user's profile goes: an alert that stands is taken back, and no model is asked of them any more."""
+        state = part.read(key)
+        if state.alert.raised and not state.alert.silenced:
+            self._emit("cleared", key, state, None, max(at_ms, state.alert.raised_ts_ms), serving, outbox, why=NO_PROFILE)
+            part.outcomes["alert_cleared"] += 1
 
     async def _foresee(self, serving: Serving, states: list[UserState]) -> tuple[Float32, list[int]]:
         """Log survival (B, E), and when silence alone will cross the threshold, ms, 0 for never."""
@@ -108,12 +117,13 @@ class AlertDesk:
         return curves, churn.due_ms(curves, last_ts_ms, serving.churn).tolist()
 
     def _emit(
-        self, what: str, key: bytes, state: UserState, curve: Float32, ts_ms: int, serving: Serving, outbox: Outbox,
-        features: tuple[float, ...] = (), effects: dict[str, tuple[float, float]] | None = None,
+        self, what: str, key: bytes, state: UserState, curve: Float32 | None, ts_ms: int, serving: Serving, outbox: Outbox,
+        features: tuple[float, ...] = (), effects: dict[str, tuple[float, float]] | None = None, why: str = "",
     ) -> None:  # fmt: skip
+        """Without a curve nothing is foreseen: the chance is 0, and all of [0, 1] its interval."""
         tenant, user = key.decode().split("/", 1)
         silence_days = max(0.0, (ts_ms - state.last_ts_ms) / DAY_MS)
-        p = float(churn.p_no_return(curve, silence_days, serving.churn))
+        p = 0.0 if curve is None else float(churn.p_no_return(curve, silence_days, serving.churn))
         alert = ChurnAlert(
             alert_id=output_id("churn-alert", tenant, user, state.alert.alert_event_id or state.last_event_id, what),
             tenant=tenant,
@@ -121,11 +131,11 @@ class AlertDesk:
             state="raised" if what == "raised" else "cleared",
             probability=round(p, 6),
             horizon_days=round(serving.churn.horizon_days),
-            interval=churn.interval(p, serving.churn),
-            reasons=reasons(state, silence_days) if what == "raised" else (_why_cleared(state),),
+            interval=(0.0, 1.0) if curve is None else churn.interval(p, serving.churn),
+            reasons=reasons(state, silence_days) if what == "raised" else (why,),
             last_event_ts=utc(state.last_ts_ms),
             as_of_ts=utc(ts_ms),
-            model_version=serving.version or NO_MODEL,
+            model_version=NO_MODEL if curve is None else serving.version or NO_MODEL,
             features=features,
             effects=effects or {},
         )

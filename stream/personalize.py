@@ -66,6 +66,7 @@ class _Decoded(NamedTuple):
     key: bytes
     event: Event | None  # None: the user withdraws consent to a profile
     ts_ms: int
+    append_ms: int
     ads: Stated = NOTHING_STATED  # what that event said of advertising
 
 
@@ -88,7 +89,8 @@ class Personalizer:
         self.run = run
         self.clock = clock
         self.partition_of = partition_of
-        self.due = DueDesk(AlertDesk(run), ReminderDesk(Policy(
+        self.alerts = AlertDesk(run)
+        self.due = DueDesk(self.alerts, ReminderDesk(Policy(
             week_max=settings.reminders_week_max, probability_min=settings.reminders_probability_min,
             window_days=settings.reminders_window_days,
         )))  # fmt: skip
@@ -216,7 +218,7 @@ class Personalizer:
                 if self.erasures.covers(key, decoded.ts_ms) and not part.stands_for(key, record.offset):
                     part.ended_for(key, record.offset, "dropped:erased")
                     continue
-                events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms))
+                events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms, record.timestamp))
             elif isinstance(decoded, Reject):
                 part.ended("rejected")
                 self._reject(part, source, record, decoded, outbox)
@@ -228,7 +230,8 @@ class Personalizer:
                     if self.partition_of(key) == part.partition:
                         erased = self.erasures.covers(key, decoded.event.ts_ms)
                         ads = NOTHING_STATED if erased else fold.ads_stated(decoded.event)
-                        events.append(_Decoded(record.offset, key, None, 0, ads))
+                        at_ms = decoded.event.ts_ms if decoded.event.lane == "live" else 0  # else it is not the present
+                        events.append(_Decoded(record.offset, key, None, at_ms, record.timestamp, ads))
         part.load([one.key for one in events])
         return events
 
@@ -277,10 +280,15 @@ class Personalizer:
         for answer in identity.answers(part.read(key), claim.tenant, claim.anonymous):
             outbox.answer(answer)
 
-    def _erase(self, part: PartitionState, key: bytes, outbox: Outbox, *, ads_stay: bool = False) -> None:
-        """Forget a user, but for what they said of advertising if that stays; the states that may name them are told."""
+    def _erase(self, part: PartitionState, key: bytes, outbox: Outbox, withdrawn_ms: int | None = None) -> None:
+        """Forget a user; the states that may name them are told, and who follows segments and alerts. `withdrawn_ms`: when
+        they withdrew consent, then what they said of advertising stays; None for an erasure: what is said of it is as of
+        what it ends, so that it goes with that."""
+        ads_stay, at_ms = withdrawn_ms is not None, withdrawn_ms or 0
         tenant, user = key.decode().split("/", 1)
         ads = part.read(key).ads
+        self.alerts.forget(part, self.serving.current, key, at_ms, outbox)
+        self.segments.forget(part, self.serving.current, key, at_ms, outbox)
         for other in identity.others(part.read(key)):
             outbox.forget(identity.Forget(tenant, holder=other, other=user, ads_stay=ads_stay))
         part.erase(key)
@@ -293,7 +301,7 @@ class Personalizer:
         state = part.read(one.key)
         before, state.ads = state.ads, max(state.ads, one.ads)
         if state != UserState(ads=state.ads):
-            self._erase(part, one.key, outbox, ads_stay=True)
+            self._erase(part, one.key, outbox, withdrawn_ms=max(part.meta.clock_ms, one.ts_ms))
         elif state.ads != before:
             part.change(one.key)
         self._heed(part, one.key, before, outbox)
@@ -320,14 +328,14 @@ class Personalizer:
             for answer in identity.answers(state, message.tenant, message.holder):
                 outbox.answer(answer)
         else:
-            self._erase(part, key, outbox, ads_stay=message.ads_stay)
+            self._erase(part, key, outbox, withdrawn_ms=part.meta.clock_ms if message.ads_stay else None)
         part.purging.add(key)
 
     def _fold(self, part: PartitionState, serving: Serving, one: _Decoded, event: Event, outbox: Outbox) -> bool:
         """Step 3 for one event; whether it changed anything."""
         key = one.key
         state = part.read(key)
-        before = state.ads
+        before, begins = state.ads, state.events == 0
         outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
         part.ended_for(key, one.offset, outcome.value)
         if state.ads != before:
@@ -336,6 +344,8 @@ class Personalizer:
         if outcome is not Outcome.FOLDED:
             return state.ads != before
         part.touched(key, state, event.lane)
+        if begins:
+            state.since_ms = one.append_ms
         for touch in added:
             serving.index(event.tenant).notice(touch.item_id)
             part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published)

@@ -114,8 +114,19 @@ class SegmentDesk:
                     part.set_turn(key, self._turn(serving, tenant, state, curve, moved, later, clock_ms, until_ms))
             for change in segments.move(state, inside, clock_ms):
                 part.change(key)
-                self._emit(change, tenant, user, state, values, clock_ms, serving, outbox)
+                moved_by = {name: round(float(values[name]), 6) for name in self.rules.read_by(change.segment)}
+                self._emit(change, tenant, user, state, moved_by, clock_ms, serving, outbox)
                 part.outcomes["segment_entered" if change.entered else "segment_left"] += 1
+
+    def forget(self, part: PartitionState, serving: Serving, key: bytes, at_ms: int, outbox: Outbox) -> None:
+        """A user's profile goes: they leave all segments, and no rule is asked about them any more."""
+        tenant, user = key.decode().split("/", 1)
+        state = part.read(key)
+        for name in segments.members(state):
+            number, entered_ms = state.segments[name]
+            self._emit(Change(name, number + 1), tenant, user, state, {}, max(at_ms, entered_ms), serving, outbox,
+                       forgotten=True)  # fmt: skip
+            part.outcomes["segment_left"] += 1
 
     def _waits(self, state: UserState, serving: Serving) -> bool:
         """Whether nobody can say yet where the release that is served puts this user: they stay where they were."""
@@ -147,15 +158,16 @@ class SegmentDesk:
         return found
 
     def _emit(
-        self, change: Change, tenant: str, user: str, state: UserState, values: Values, clock_ms: int,
-        serving: Serving, outbox: Outbox,
+        self, change: Change, tenant: str, user: str, state: UserState, values: dict[str, float], clock_ms: int,
+        serving: Serving, outbox: Outbox, *, forgotten: bool = False,
     ) -> None:  # fmt: skip
+        """The id tells changes of this profile from those of one that was cleared before it: both count from 1."""
+        since = [str(state.since_ms)] if state.since_ms else []  # none: it began before 0.9.0
         outbox.segment_change(SegmentChange(
-            change_id=output_id("segment-change", tenant, user, change.segment, str(change.number)), tenant=tenant,
+            change_id=output_id("segment-change", tenant, user, change.segment, str(change.number), *since), tenant=tenant,
             user_id=user, segment=change.segment, change="entered" if change.entered else "left", number=change.number,
-            values={name: round(float(values[name]), 6) for name in self.rules.read_by(change.segment)},
-            as_of_event_id=state.last_event_id, as_of_ts=utc(clock_ms), rules_version=self.rules.version,
-            model_version=serving.version,
+            values=values, as_of_event_id=state.last_event_id, as_of_ts=utc(clock_ms), rules_version=self.rules.version,
+            model_version=serving.version, profile_since=utc(state.since_ms) if since else None, forgotten=forgotten,
         ), clock_ms)  # fmt: skip
 
 

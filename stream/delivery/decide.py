@@ -38,7 +38,8 @@ def concerns(delivery: Delivery, said: Said) -> bool:
         return (delivery.about == "satisfaction" and said.state == "raised" and delivery.of in (None, said.about)
                 and delivery.reason in (None, said.reason)
                 and (said.reason == "tickets" or said.before - said.after >= delivery.fall_min))  # fmt: skip
-    return delivery.about == "segment" and said.segment == delivery.segment and said.change == delivery.change
+    return (delivery.about == "segment" and said.segment == delivery.segment and said.change == delivery.change
+            and not said.forgotten)  # nobody is written to because they want no profile
 
 
 def decide(

@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[type[Said], Kind] = MappingProxyType({
     ChurnAlert: Kind("churn-alert", "alert_id", "alert", "last_event_ts"),
-    SegmentChange: Kind("segment-change", "change_id", "segment_change", "number", "segment", "change"),
+    SegmentChange: Kind("segment-change", "change_id", "segment_change", "turn", "segment", "change"),
     Reminder: Kind("reminder", "reminder_id", "reminder", "last_bought_ts", "reminder_id"),
     SatisfactionAlert: Kind("satisfaction-alert", "alert_id", "satisfaction_alert", "number", "reason"),
 })

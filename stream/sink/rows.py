@@ -294,6 +294,7 @@ def segment_change_row(value: SegmentChange, place: tuple[int, int, int, str]) -
     return (
         value.tenant, value.change_id, value.user_id, value.segment, value.change, value.number, value.values,
         value.as_of_event_id, as_of_ms, value.rules_version, value.model_version, clamp_s(as_of_ms), *place,
+        0 if value.profile_since is None else ms(value.profile_since),
     )  # fmt: skip
 
 

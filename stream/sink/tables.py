@@ -74,7 +74,7 @@ SEGMENT_CHANGES = Table("segment_changes", {
     "tenant": "String", "change_id": "String", "user_id": "String", "segment": "String", "change": "String",
     "number": "UInt32", "values": "Map(String, Float64)", "as_of_event_id": "String", "as_of_ts": _MS,
     "rules_version": "String", "model_version": "String", "partition_time": _S,
-    **_KAFKA, **_TRACE,
+    **_KAFKA, **_TRACE, "profile_since": _MS,
 })
 CHURN_ALERTS = Table("churn_alerts", {
     "tenant": "String", "alert_id": "String", "user_id": "String", "state": "String", "probability": "Float64",

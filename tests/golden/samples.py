@@ -88,6 +88,7 @@ STATE = UserState(
     activities=[Activity(1_795_602_600_000, 7, "Products Searched", "red mug")],
     linked_activities={"a1": [Activity(1_795_602_500_000, 5, "page", "/")]},
     ordered=[Touch(1_795_602_400_000, "m-2", "sku-3", Kind.ORDER, 4.5)], ordered_ts_ms=1_795_602_600_125,
+    since_ms=1_795_602_500_000,
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -122,7 +123,8 @@ FORMS: dict[str, Form] = {
             cap=OfferCap(count=3, hours=24.0), text="20% off"))),
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
-        values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1")),
+        values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1",
+        profile_since=AT, forgotten=True)),
     "reminder.json": _json(Reminder(
         reminder_id="n1", tenant="shop", user_id="u1", state="due", item_id="sku-1", category="Kitchen", last_bought_ts=AT,
         interval_days=30.5, window_from=AT, window_to=AT, probability=0.4, reasons=("bought 23.0 days before",), as_of_ts=AT,

@@ -218,6 +218,19 @@ def test_who_was_in_a_segment_when(database: Database) -> None:
     assert database.rows("SELECT segment, members, entered_1d, left_1d FROM segment_sizes") == [("lookers", 2, 1, 0)]
 
 
+def test_who_comes_back_after_a_withdrawal_is_in_a_segment_anew(database: Database) -> None:
+    """Each profile counts from 1; the second one's changes lie behind the first one's, whichever come first."""
+    first, second = "2026-01-01T00:00:00Z", "2026-01-06T12:00:00Z"
+    before = [change("u1", number, time) | {"profile_since": first} for number, time in ((1, "05T10:00"), (2, "06T10:00"))]
+    after = [change("u1", number, time) | {"profile_since": second, "change_id": f"again-{number}"}
+             for number, time in ((1, "07T10:00"), (2, "08T10:00"), (3, "09T10:00"))]  # fmt: skip
+    database.store(on(topics.SEGMENT_CHANGES, [*after, *before]))
+    database.store(on(topics.SEGMENT_CHANGES, [change("u2", 1, "05T12:00")], 9))  # said before profiles were told apart
+    assert database.rows("SELECT user_id, entered_at, left_at FROM segment_intervals ORDER BY user_id, entered_at") == [
+        ("u1", at(5, 10), at(6, 10)), ("u1", at(7, 10), at(8, 10)), ("u1", at(9, 10), None), ("u2", at(5, 12), None)]
+    assert database.rows("SELECT members FROM segment_sizes") == [(2,)]
+
+
 def test_does_telling_help(database: Database) -> None:
     database.store([*on(topics.DELIVERIES, DELIVERIES), *on(topics.EVENTS, EVENTS)])
     asked = "SELECT status, users, returned_7d, ordered_7d, return_rate FROM delivery_outcomes ORDER BY status"

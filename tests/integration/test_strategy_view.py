@@ -143,6 +143,7 @@ def test_a_simulated_shop_is_joined_as_in_the_evaluation_and_the_commands_answer
     assert all(0 <= arm["satisfaction"]["low"] <= arm["satisfaction"]["value"] <= arm["satisfaction"]["high"] <= 1
                for arm in one["arms"])  # fmt: skip
     assert_stored_as_predicted(database, user, item, one["arms"], capsys)
+    assert_who_refuses_a_profile_is_left_out(database, item, capsys)
     request = Request(Settings(clickhouse=database.settings), "clickhouse", Path("demo"), None, lambda text: None)
     judged = run(request).comparison
     assert 20 < judged.n < len(known.rows) and judged.models["clickwake"]["rmse"].value < 0.5
@@ -182,3 +183,27 @@ def assert_stored_as_predicted(
         assert found[arm["strategy"]][:3] == pytest.approx((mean["value"], mean["low"], mean["high"]))
         assert found[arm["strategy"]][3:] == (arm["opinions"], arm["by_lot"])
     assert len(found) == len(arms)
+
+
+def assert_who_refuses_a_profile_is_left_out(database: Database, item: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By their newest event: of two who have refused, one came back without a word. What they said counts as before."""
+    before = read(database.settings, "demo")
+    everybody = sorted({row.user for row in before.rows})
+    refuses, returned = everybody[:2]
+    no: dict[str, Any] = {"consent": {"personalization": False}}
+    days: tuple[tuple[str, int, dict[str, Any]], ...] = (
+        (refuses, 1, {}), (refuses, 2, no), (returned, 1, no), (returned, 2, {}))  # fmt: skip
+    said = [event(f"{day}-{user}", "", user, "page", tenant="demo", timestamp=f"2026-06-0{day}T10:00:00Z", context=context)
+            for user, day, context in days]  # fmt: skip
+    database.store(on(topics.EVENTS, said, 100_000))
+    known = read(database.settings, "demo")
+    assert known == before._replace(refusing=frozenset({refuses}))
+    stored = ("SELECT DISTINCT user_id FROM satisfaction_predictions WHERE predicted_at > {since:DateTime64(3)} "
+              "ORDER BY user_id")  # fmt: skip
+    ((since,),) = database.rows("SELECT max(predicted_at) FROM satisfaction_predictions")
+    assert command.run_store("demo", None, [item], None, as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["users"] == len(everybody) - 1
+    found = database.client.query(stored, parameters={"since": since}).result_rows
+    assert [user for (user,) in found] == [one for one in everybody if one != refuses]
+    assert command.run_predict("demo", refuses, item, as_json=True) == 1
+    assert "refuses a profile" in json.loads(capsys.readouterr().out)["error"]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,14 +20,17 @@ from schemas import topics
 from schemas.topics import Topic
 from stream.core import terms
 from stream.core.ranking.counts import CountsPolicy, PartitionCounts
+from stream.core.segments.segments import members
 from stream.fleet import rebuild_due
 from stream.outbox import OutRecord
-from stream.partition import DUE_PREFIX
+from stream.partition import DUE_PREFIX, unpack
 from tests.support.fakes import T0_MS, FakeModels, FakeOutputs, FakeRecord, FakeStore, event
 from tests.unit.test_personalize import Bench
 
 USERS, ITEMS = 4, 6
-SAID = {"recommendations": "recommendation_id", "churn-alerts": "alert_id", "complements": "recommendation_id"}
+SAID = {"recommendations": "recommendation_id", "churn-alerts": "alert_id", "complements": "recommendation_id",
+        "segment-changes": "change_id"}  # fmt: skip
+NO = {"consent": {"personalization": False}}
 
 
 class Abort(NamedTuple):
@@ -60,9 +65,10 @@ class Dying(FakeOutputs):
 class Installation:
     """What outlives a process: the log and where its group is, the outputs, the changelog, the store's folder."""
 
-    def __init__(self, batches: list[list[dict[str, Any]]], closing: set[int], interval_ms: int) -> None:
+    def __init__(self, batches: list[list[dict[str, Any]]], closing: set[int], interval_ms: int, rules: Path) -> None:
         self.batches, self.closing = batches, closing  # an interval closes after these batches
         self.interval_ms = interval_ms  # between recommendations to a user
+        self.rules = rules
         self.committed = 0  # batches
         self.sent: list[tuple[str, OutRecord]] = []
         self.store = FakeStore()
@@ -70,7 +76,7 @@ class Installation:
     async def live(self, abort: Abort | None) -> Bench | None:
         """One process from its start to its abort, or to the end of the log; then what it holds."""
         self._recover()
-        bench = Bench(FakeModels(hazard_per_day=0.01), store=self.store, recommend_interval_ms=self.interval_ms)
+        bench = Bench(FakeModels(hazard_per_day=0.01), self.store, self.rules, recommend_interval_ms=self.interval_ms)
         bench.personalizer.outputs = bench.outputs = outputs = Dying(abort)
         for entity, record in self.sent:
             if entity == topics.ITEM_COUNTS.entity:
@@ -108,19 +114,50 @@ class Installation:
                 for entity, ident in SAID.items()}  # fmt: skip
 
 
+    def open(self) -> set[tuple[str, str]]:
+        """Who was alerted about, or has entered a segment, and nothing on the topics takes it back."""
+        found = dict[tuple[str, str], bool]()
+        for entity, record in self.sent:
+            if entity in ("segment-changes", "churn-alerts"):
+                said = msgspec.json.decode(record.value or b"")
+                what, state = said.get("segment", "alert"), said.get("change", said.get("state"))
+                found[said["user_id"], what] = state in ("entered", "raised")
+        return {one for one, stands in found.items() if stands}
+
+    def held(self) -> set[tuple[str, str]]:
+        """The same by the states."""
+        states = {key.decode().removeprefix("t/"): unpack(value) for key, value in self.store.values.items()
+                  if not key.startswith(b"#")}  # fmt: skip
+        return ({(user, name) for user, state in states.items() for name in members(state)} |
+                {(user, "alert") for user, state in states.items() if state.alert.raised and not state.alert.silenced})
+
+
 def stream(draw: random.Random, count: int) -> Iterator[dict[str, Any]]:
-    """Live events in a little disorder, some of them twice, with pauses that are long enough for an alert."""
+    """Live events in a little disorder, some of them twice, with pauses that are long enough for an alert. One user now and
+    then withdraws their consent to a profile; of theirs none comes twice, as of an event from before that is said again."""
     at_ms, made = T0_MS, []
     for number in range(count):
         at_ms += draw.choice([1_000, 60_000, 3_600_000, 40 * 86_400_000])
         if made and draw.random() < 0.15:
             yield draw.choice(made)
             continue
+        if draw.random() < 0.15:
+            yield event(user="shy", item="i0", id=f"m{number}", ts_ms=at_ms, name="Order Completed", lane="live",
+                        context=NO if draw.random() < 0.4 else None)  # fmt: skip
+            continue
         late_ms = draw.choice([0, 0, 0, 30_000])
         made.append(event(user=f"u{draw.randrange(USERS)}", item=f"i{draw.randrange(ITEMS)}", id=f"m{number}",
                           ts_ms=at_ms - late_ms, name=draw.choice(["Product Viewed", "Product Added", "Order Completed"]),
                           lane="live"))  # fmt: skip
         yield made[-1]
+
+
+@pytest.fixture(scope="module")
+def rules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of what events alone change: what an alert or time changes may be looked at at another moment after a crash."""
+    path = tmp_path_factory.mktemp("rules") / "segments.yml"
+    path.write_text("lifecycle: false\nsegments: [{name: buyers, when: orders > 0}]\n")
+    return path
 
 
 @settings(max_examples=120, deadline=None)
@@ -130,14 +167,14 @@ def stream(draw: random.Random, count: int) -> Iterator[dict[str, Any]]:
     interval_ms=st.sampled_from([0, 90_000]),
 )  # fmt: skip
 async def test_crashes_show_in_nothing(
-    seed: int, sizes: list[int], aborts: list[Abort], data: st.DataObject, interval_ms: int
+    rules: Path, seed: int, sizes: list[int], aborts: list[Abort], data: st.DataObject, interval_ms: int
 ) -> None:  # fmt: skip
     events = stream(random.Random(seed), sum(sizes))
     batches = [[next(events) for _ in range(size)] for size in sizes]
     end_ms = T0_MS + sum(sizes) * 40 * 86_400_000
     batches += [[event(user="later", id=f"later{n}", ts_ms=end_ms + n, lane="live")] for n in range(3)]  # all is due by then
     closing = data.draw(st.sets(st.integers(0, len(sizes) - 1))) | set(range(len(sizes) - 1, len(batches)))
-    undisturbed, crashing = (Installation(batches, closing, interval_ms) for _ in range(2))
+    undisturbed, crashing = (Installation(batches, closing, interval_ms, rules) for _ in range(2))
     whole = await undisturbed.live(None)
     for abort in aborts:
         await crashing.live(abort)
@@ -148,6 +185,7 @@ async def test_crashes_show_in_nothing(
     assert crashed.pop("complements") >= said.pop("complements")
     assert crashed == said
     assert crashing.store.values == undisturbed.store.values
+    assert crashing.open() == undisturbed.open() == crashing.held()
     assert again.part.meta.accounts == whole.part.meta.accounts and again.part.meta.accounts.first == 0
     assert sum(again.part.meta.accounts.ends.values()) == sum(map(len, batches)) and not again.part.meta.ahead
     assert again.part.counts.counts == whole.part.counts.counts

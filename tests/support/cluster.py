@@ -28,7 +28,7 @@ from schemas.topics import Topic
 from stream.adapters.health.lag import Lag
 from stream.core.decode import Drop, Reject, decode
 from stream.core.ranking.counts import CountsPolicy, ItemCount, PartitionCounts
-from stream.core.user.fold import ads_stated, fold
+from stream.core.user.fold import Outcome, ads_stated, fold
 from stream.core.user.state import Reminders, UserState
 from stream.core.user.state import decode as decode_state
 from stream.core.user.state import encode as encode_state
@@ -294,7 +294,10 @@ def oracle(settings: Settings) -> Recomputed:
         if event.lane == "live":
             clocks_ms[at] = max(clocks_ms[at], event.ts_ms)
         state = states.setdefault(user_key(event.tenant, event.user), UserState())
+        begins = state.events == 0
         outcome, added = fold(state, event, clocks_ms[at], own.lateness_max_ms)
+        if begins and outcome is Outcome.FOLDED:
+            state.since_ms = record.timestamp
         ends[at][outcome.value] += 1
         counts = counted.setdefault(at, PartitionCounts(CountsPolicy()))
         for touch in added:

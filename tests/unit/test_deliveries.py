@@ -32,9 +32,11 @@ def alert(user: str = "u1", ident: str = "a1", **changed: Any) -> ChurnAlert:
     return msgspec.structs.replace(made, **changed)
 
 
-def change(user: str = "u1", segment: str = "full cart", what: str = "entered", number: int = 1) -> SegmentChange:
+def change(user: str = "u1", segment: str = "full cart", what: str = "entered", number: int = 1,
+           **more: Any) -> SegmentChange:  # fmt: skip
     return SegmentChange(change_id=f"{user}-{segment}-{number}", tenant="shop", user_id=user, segment=segment, change=what,  # type: ignore[arg-type]
-                         number=number, values={}, as_of_event_id="m", as_of_ts=AT, rules_version="r", model_version="v")
+                         number=number, values={}, as_of_event_id="m", as_of_ts=AT, rules_version="r", model_version="v",
+                         **more)  # fmt: skip
 
 
 def due(user: str = "u1", ident: str = "n1", **changed: Any) -> Reminder:
@@ -109,6 +111,12 @@ async def test_what_a_delivery_is_about_goes_out_once() -> None:
     again = Bench(SAVE, CART, before=bench.logged)
     await again.made.take(said)
     assert again.sent == [], "a worker that starts anew knows from the log what went out"
+
+
+async def test_nobody_is_written_to_because_they_want_no_profile() -> None:
+    bench = Bench(msgspec.structs.replace(CART, change="left"))
+    await bench.made.take([change(what="left", number=2, forgotten=True), change("u2", what="left", number=2)])
+    assert [one.user_id for one in bench.sent] == ["u2"] and bench.statuses() == ["sent"]
 
 
 async def test_caps_suppression_and_holdout() -> None:

@@ -24,6 +24,7 @@ ENDS = [
     (SAVE, alert(), alert(ident="a2", state="cleared", as_of_ts=AT - timedelta(hours=1)), "cleared"),
     (TEA, due(), due(state="bought"), "bought"), (TEA, due(), due(state="lapsed"), "lapsed"),
     (CART, change(), change(what="left", number=2), "left"),
+    (CART, change(), change(what="left", number=2, forgotten=True), "left"),
     (msgspec.structs.replace(CART, change="left"), change(what="left"), change(number=2), "entered"),
     (FALLS, fell(), fell(ident="s2", number=2, state="cleared"), "cleared"),
 ]
@@ -79,6 +80,16 @@ async def test_an_end_that_is_read_again_does_not_end_what_began_after_it() -> N
     assert bench.statuses() == ["deferred"] * 2
     assert [over for _, over in outlived([*ends, change(number=3), *ends])] == [
         "its cause is over: entered", "", "", "", ""]  # fmt: skip
+
+
+async def test_the_end_of_a_profile_that_is_read_again_does_not_end_what_the_next_one_began() -> None:
+    bench = Bench(msgspec.structs.replace(CART, quiet=NOON))
+    old = change(what="left", number=6, forgotten=True, profile_since=AT - timedelta(days=9))
+    await bench.made.take([change(profile_since=AT)])
+    await bench.made.take([old])
+    assert bench.statuses() == ["deferred"]
+    await bench.made.take([change(what="left", number=2, profile_since=AT)])
+    assert bench.statuses() == ["deferred", "expired"]
 
 
 async def test_nothing_is_logged_of_who_was_erased_while_they_waited() -> None:

@@ -12,6 +12,7 @@ import pytest
 from schemas import topics
 from schemas.dead_letter import DeadLetter, Failure, Source
 from schemas.erasure import Erased, Erasure, subject
+from schemas.outputs import output_id
 from stream.adapters.state.state_store import Identity, PartitionStore
 from stream.core.user import identity
 from stream.core.user.state import UserState
@@ -186,6 +187,119 @@ async def test_consent_withdrawn_clears_the_profile_in_the_order_of_events() -> 
     await bench.close()
     found = shopper(bench, b"t/u")
     assert found is not None and found.events == 1
+
+
+NO = {"consent": {"personalization": False}}
+RULES = """
+lifecycle: false
+segments: [{name: buyers, when: orders > 0}, {name: call them, when: alerted}, {name: lookers, when: "views_30d >= 2"}]
+"""
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    path = tmp_path / "segments.yml"
+    path.write_text(RULES)
+    return path
+
+
+async def gone_silent(rules: Path) -> Bench:
+    """Somebody who ordered, was alerted about, and is in two segments."""
+    bench = Bench(FakeModels(hazard_per_day=0.01), rules=rules)
+    bench.items()
+    await bench.feed(event(name="Order Completed", id="1"))
+    await bench.close()
+    await bench.personalizer.tick(bench.part, caught_up=True)
+    await bench.close()
+    assert changed(bench) == [("buyers", "entered", 1), ("call them", "entered", 1)] and alerted(bench) == ["raised"]
+    return bench
+
+
+def changed(bench: Bench) -> list[tuple[str, str, int]]:
+    return [(one["segment"], one["change"], one["number"]) for one in bench.outputs.values("segment-changes")]
+
+
+def alerted(bench: Bench) -> list[str]:
+    return [one["state"] for one in bench.outputs.values("churn-alerts")]
+
+
+async def test_who_withdraws_consent_leaves_their_segments_and_is_alerted_about_no_more(rules: Path) -> None:
+    """What is said is said before the state goes: a crash in between says the same again, under the same ids."""
+    bench = await gone_silent(rules)
+    at_ms = T0_MS + 3 * DAY_MS
+    for _ in range(2):
+        await bench.feed(event(id="2", ts_ms=at_ms, context=NO), event(id="3", ts_ms=at_ms + 1, context=NO))
+        assert bench.store.values[b"t/u"], "the state is there as long as nothing is written"
+        bench.part, bench.offset = bench.opened(bench.part.counts), bench.offset - 2
+    bench.offset += 2
+    left, again = (bench.outputs.values("segment-changes")[at : at + 2] for at in (2, 4))
+    assert [(one["segment"], one["change"], one["number"]) for one in left] == [
+        ("buyers", "left", 2), ("call them", "left", 2)]  # fmt: skip
+    assert {one["as_of_ts"] for one in left} == {utc(at_ms).isoformat().replace("+00:00", "Z")} and left == again
+    assert all(one["forgotten"] and one["values"] == {} and one["as_of_event_id"] == "1" for one in left)
+    raised, cleared, cleared_again = bench.outputs.values("churn-alerts")
+    assert (raised["state"], cleared["state"], cleared["reasons"]) == ("raised", "cleared", ["no profile any more"])
+    assert cleared == cleared_again and cleared["as_of_ts"] == left[0]["as_of_ts"] and cleared["model_version"] == "none"
+    assert (cleared["probability"], cleared["interval"]) == (0.0, [0.0, 1.0]), "nothing is foreseen"
+    await bench.feed(event(id="2", ts_ms=at_ms, context=NO))
+    await bench.close()
+    said = len(changed(bench)), len(alerted(bench))
+    await bench.feed(event(id="4", ts_ms=at_ms + 2, context=NO))
+    await bench.close()
+    assert b"t/u" not in bench.store.values and (len(changed(bench)), len(alerted(bench))) == said, "nothing is left to end"
+
+
+async def test_who_comes_back_after_a_withdrawal_enters_under_other_ids(rules: Path) -> None:
+    bench = await gone_silent(rules)
+    for ident, context in (("2", NO), ("3", None), ("4", NO)):
+        bench.appended_ms += 1_000
+        await bench.feed(event(name="Order Completed", id=ident, ts_ms=T0_MS + int(ident) * 1_000, context=context))
+        await bench.close()
+    mine = [one for one in bench.outputs.values("segment-changes") if one["segment"] == "buyers"]
+    assert [(one["change"], one["number"]) for one in mine] == [("entered", 1), ("left", 2), ("entered", 1), ("left", 2)]
+    assert len({one["change_id"] for one in mine}) == 4
+    assert mine[0]["profile_since"] == mine[1]["profile_since"] < mine[2]["profile_since"] == mine[3]["profile_since"]
+
+
+async def test_changes_of_a_profile_from_before_have_the_ids_that_they_had(rules: Path) -> None:
+    bench = await gone_silent(rules)
+    bench.part.change(b"t/u").since_ms = 0  # as an earlier version wrote it
+    await bench.feed(event(id="2", context=NO))
+    left = bench.outputs.values("segment-changes")[2]
+    assert left["change_id"] == output_id("segment-change", "t", "u", "buyers", "2") and "profile_since" in left
+    assert left["profile_since"] is None
+
+
+async def test_the_erased_leave_as_of_what_is_erased(rules: Path) -> None:
+    """So that the sink and the list of erasures treat both alike: where one row goes, the other does."""
+    bench = await gone_silent(rules)
+    await bench.feed(event(user="other", ts_ms=T0_MS + 5 * DAY_MS))
+    await erase(bench, "u", T0_MS + DAY_MS)
+    entered = {one["segment"]: one["as_of_ts"] for one in bench.outputs.values("segment-changes") if one["number"] == 1}
+    left = {one["segment"]: one["as_of_ts"] for one in bench.outputs.values("segment-changes") if one["number"] == 2}
+    assert left == entered and len(left) == 2
+    raised, cleared = bench.outputs.values("churn-alerts")
+    assert cleared["state"] == "cleared" and cleared["as_of_ts"] == raised["as_of_ts"]
+    await erase(bench, "u", T0_MS + DAY_MS)
+    assert len(bench.outputs.values("segment-changes")) == 4, "there is nothing to leave a second time"
+
+
+async def test_the_device_of_who_withdraws_leaves_its_segments_too(rules: Path) -> None:
+    bench = Bench(FakeModels(), rules=rules)
+    bench.items()
+    await bench.feed(event(user="", userId=None, anonymousId="d", name="Order Completed", id="1"))
+    await bench.close()
+    await bench.feed(event(anonymousId="d", item=None, ts_ms=T0_MS + 1, id="2"))
+    await told(bench)
+    await bench.feed(event(ts_ms=T0_MS + 2, id="3", context=NO))
+    (forget,) = [record.value for topic, _, record in bench.outputs.sent
+                  if topic == "identity" and record.value is not None][2:]  # fmt: skip
+    assert forget == identity.encode(identity.Forget("t", holder="d", other="u", ads_stay=True))
+    await bench.feed(forget, source=IDENTITY)
+    await bench.close()
+    assert [(one["user_id"], one["change"]) for one in bench.outputs.values("segment-changes")] == [
+        ("d", "entered"), ("d", "left")]  # fmt: skip
+    assert {b"t/u", b"t/d"}.isdisjoint(bench.store.values)
 
 
 async def test_a_new_model_gives_an_erased_user_no_timer() -> None:

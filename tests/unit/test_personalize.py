@@ -63,6 +63,7 @@ class Bench:
         self.part = self.opened(PartitionCounts(CountsPolicy()))
         self.offset = -1
         self.waiting = 0  # records in the log behind each batch
+        self.appended_ms = T0_MS + 400 * DAY_MS
 
     def opened(self, counts: PartitionCounts) -> PartitionState:
         return PartitionState(0, self.store, counts, 100, self.personalizer.settings.recommend_interval_ms)
@@ -82,7 +83,7 @@ class Bench:
         for one in events:
             self.offset += 1
             value = one if isinstance(one, bytes) else msgspec.json.encode(one)
-            records.append(FakeRecord(b"t/u", value, self.offset, T0_MS + 400 * DAY_MS))
+            records.append(FakeRecord(b"t/u", value, self.offset, self.appended_ms))
         await self.personalizer.process(self.part, source, records, self.waiting)
 
     async def close(self) -> None:

@@ -21,6 +21,10 @@ OPINIONS = """SELECT user_id, item_id, category, groups, strategy, context, prop
 FROM strategy_opinions WHERE tenant = {tenant:String} ORDER BY said_at DESC, opinion_id LIMIT {limit:UInt32}"""
 USERS = """SELECT user_id, arraySort(groupArray(DISTINCT segment)) FROM segment_intervals
 WHERE tenant = {tenant:String} AND left_at IS NULL GROUP BY user_id"""
+REFUSING = """SELECT user FROM events FINAL WHERE tenant = {tenant:String} AND user IN (
+    SELECT user FROM events WHERE tenant = {tenant:String} AND user != ''
+        AND JSONExtractRaw(context, 'consent', 'personalization') = 'false')
+GROUP BY user HAVING argMax(JSONExtractRaw(context, 'consent', 'personalization'), (timestamp, message_id)) = 'false'"""
 ITEMS = """SELECT item_id, trimBoth(splitByChar('>', category)[1]) FROM items FINAL WHERE tenant = {tenant:String}"""
 
 PREDICTIONS = "satisfaction_predictions"
@@ -32,11 +36,14 @@ ROWS_A_INSERT = 50_000
 
 
 class Known(NamedTuple):
-    """What a comparison is made from. `users`: groups they are in now; `items`: first level of their categories."""
+    """What a comparison is made from. `users`: groups they are in now; `items`: first level of their categories;
+    `refusing`: who refuses a profile in their newest event, so that nothing is predicted of them. What they said counts
+    with everybody's: consent to analytics decides about that."""
 
     rows: list[Rated]
     users: dict[str, tuple[str, ...]]
     items: dict[str, str]
+    refusing: frozenset[str] = frozenset()
 
 
 def read(server: ClickHouse, tenant: str) -> Known:
@@ -49,7 +56,7 @@ def read(server: ClickHouse, tenant: str) -> Known:
                 for user, item, category, groups, strategy, context, propensity, decided_ms, said_ms, satisfaction
                 in rows(OPINIONS, limit=OPINIONS_MAX)]  # fmt: skip
         users = {user: tuple(groups) for user, groups in rows(USERS)}
-        return Known(said[::-1], users, dict(rows(ITEMS)))
+        return Known(said[::-1], users, dict(rows(ITEMS)), frozenset(user for (user,) in rows(REFUSING)))
 
 
 def version_of(rows: list[Rated]) -> str:

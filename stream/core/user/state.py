@@ -203,6 +203,7 @@ class UserState(msgspec.Struct, array_like=True):
     linked_activities: dict[str, list[Activity]] = {}  # as `linked`, of those that have any
     ordered: list[Touch] = []  # ordered lines that the ring let go of, so that views do not push orders out
     ordered_ts_ms: int = 0  # the last order, also one without lines; 0: none, or before this field: see `totals`
+    since_ms: int = 0  # when the broker took the event that began the profile: tells it from one that was cleared before it
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.
