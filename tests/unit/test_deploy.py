@@ -125,6 +125,21 @@ def test_nothing_is_unpickled() -> None:
                 assert wanted.items() <= safe.items(), f"{path}:{node.lineno}"
 
 
+def test_secrets_are_compared_in_constant_time() -> None:
+    """`==` answers the same, and how long it takes tells how much of a key was right."""
+    comparing = set()
+    for path in (file for folder in ("stream", "producers", "clickwake") for file in (ROOT / folder).rglob("*.py")):
+        for function in (one for one in ast.walk(ast.parse(path.read_text())) if isinstance(one, ast.FunctionDef)):
+            digests = [one for one in ast.walk(function) if isinstance(one, ast.Call)
+                       and ast.unparse(one.func) == "hmac.compare_digest"]  # fmt: skip
+            names = {name.id for one in digests for name in ast.walk(one) if isinstance(name, ast.Name)}
+            for one in (one for one in ast.walk(function) if isinstance(one, ast.Compare)):
+                quick = any(not isinstance(op, ast.Is | ast.IsNot) for op in one.ops)
+                assert not (quick and {ast.unparse(side) for side in (one.left, *one.comparators)} & names), path
+            comparing |= {f"{path.stem}.{function.name}"} if digests else set()
+    assert comparing == {"keys.tenant_of", "accounts.matches", "request.authenticate"}
+
+
 def test_lock_files_are_hashed_and_name_no_index() -> None:
     for lock in ROOT.glob("requirements*.lock"):
         text = lock.read_text()
