@@ -63,7 +63,7 @@ REBALANCE_TIMEOUT_S = 60.0  # time to close an interval when partitions move
 POLL_INTERVAL_MAX_S = 3_600.0  # recovery of a large state polls nothing; heartbeats go on meanwhile
 METADATA_AGE_MAX_MS = 30_000  # a topic that was made again, or has more partitions, is noticed after so long
 QUEUED_BATCHES_MAX = 4  # of an agent, beyond the one it works on; more would only be memory
-ORDERLY_END_S = 15.0  # after SIGTERM; what waits for a broker that is away then is cut short, before somebody kills it
+ORDERLY_END_S = 12.0  # after SIGTERM; what waits for a broker that is away then is cut short, before somebody kills it
 CRASH_DEADLINE_S = 30.0  # an orderly end after a failure; then the process ends itself all the same
 EXIT_CRASH_DEADLINE = 70  # EX_SOFTWARE
 
