@@ -84,6 +84,11 @@ class Owned:
         self.closed_at = 0.0  # monotonic s
         self.sweeps: dict[str, Sweep] = {}
 
+    @property
+    def opened(self) -> bool:
+        """Neither under way nor taken away meanwhile; what failed is raised by the opening's result."""
+        return self.opening.done() and not self.opening.cancelled()
+
 
 class Fleet:
     """All partitions of this worker. `opener` recovers a partition's state; `source_of` names a batch's input; `waiting`
@@ -239,7 +244,7 @@ class Fleet:
         worker share one processor, so those that have caught up make room for the others."""
         most = 0
         for partition, owned in self.owned.items():
-            if owned.opening.done() and not owned.opening.cancelled():
+            if owned.opened:
                 taken = len(batch.records) if batch is not None and batch.partition == partition else 0
                 most = max(most, (self.waiting(partition) or 0) - taken)
         return most
@@ -255,7 +260,7 @@ class Fleet:
                 continue
             self._take_counts()
             self.personalizer.segments.look(self.personalizer.serving.current)
-            owned = [one for one in self.owned.values() if one.opening.done() and not one.opening.cancelled()]
+            owned = [one for one in self.owned.values() if one.opened]
             closed = await asyncio.gather(*(self._close_when_due(one) for one in owned))
             for one, done in zip(owned, closed, strict=True):  # acknowledged first, then answered: nothing waits for a model
                 if done:

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from functools import partial
+from typing import NoReturn
 
 import structlog
 from aiokafka import TopicPartition
@@ -43,6 +44,7 @@ from stream.tracing import port as tracing
 from stream.tracing.port import Tracing
 
 log = structlog.get_logger()
+LAG_EVERY_S = 1.0
 HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worker may own the partition
 
 
@@ -126,6 +128,7 @@ class Personalize:
                 self.erasures.start()
                 group.create_task(self.erasures.wait_failed())
                 self.following.set()
+                group.create_task(self.say_lag())
                 group.create_task(watchdog.watch(self.app, paused=self.fleet.paused))
                 group.create_task(listening.topics_made_again(self.settings, (self.events, self.identity), self._made_again))
         except* Exception as errors:
@@ -144,7 +147,17 @@ class Personalize:
         self.metrics.announce()
 
     async def on_revoked(self, partitions: set[faust_compat.TP]) -> None:
-        await self.fleet.revoked({tp.partition for tp in partitions if tp.topic == self.events})
+        gone = {tp.partition for tp in partitions if tp.topic == self.events}
+        await self.fleet.revoked(gone)
+        self.metrics.let_go(gone)
+
+    async def say_lag(self) -> NoReturn:
+        """Whether or not there is a batch or an interval: lag grows most while there is none."""
+        while True:
+            for partition in self.fleet.owned:
+                if (waiting := self.waiting(partition)) is not None:
+                    self.metrics.lag.labels(str(partition)).set(waiting)
+            await asyncio.sleep(LAG_EVERY_S)  # the pace of the watch itself
 
     async def source_of(self, topic: str) -> Input:
         """The input's identity: a topic deleted and made again has another id, and its offsets mean something else."""
@@ -157,8 +170,10 @@ class Personalize:
     def waiting(self, partition: int) -> int | None:
         """Events of the partition that the broker has and that are not folded; None while nobody knows."""
         owned = self.fleet.owned.get(partition)
+        if owned is None or not owned.opened:
+            return None
         highwater = self.app.consumer.highwater(faust_compat.TP(self.events, partition))
-        if owned is None or highwater is None:
+        if highwater is None:
             return None
         return max(0, int(highwater) - owned.opening.result().state.folded(self.events) - 1)
 

@@ -6,8 +6,18 @@ said.
 (True, False)
 >>> passes(1, "ERROR:pip_audit._cli:torch: Dependency not found on PyPI and could not be audited: torch (2.9.0)")
 True
+>>> unreached = "HTTPSConnectionPool(host='pypi.org', port=443): Max retries exceeded with url: /pypi/torch/2.9.0/json"
+>>> passes(1, unreached), passes(2, "error: Failed to fetch: `https://pypi.org/simple/pip-audit/`")
+(True, True)
 >>> passes(2, "make: *** No rule to make target 'audit'")
 False
+
+What is merely called after a network does not stand for one that is out of reach:
+
+>>> [passes(1, f"ERROR: {name} is not pinned") for name in ("clickhouse-connect", "dnspython", "proxy-tools", "certifi")]
+[False, False, False, False]
+>>> passes(1, "Failed to download `clickhouse-connect`: Hash mismatch"), passes(1, "invalid certificate in tool.toml")
+(False, False)
 """
 
 from __future__ import annotations
@@ -18,8 +28,10 @@ import sys
 
 FOUND = re.compile(r"Found \d+ known vulnerabilit")
 NOBODY_TO_ASK = re.compile(
-    r"could not be audited|not found in the package registry|failed to (fetch|download)|error sending request|connect|"
-    r"name resolution|dns|timed out|timeout|certificate|proxy|50\d server error", re.IGNORECASE)  # fmt: skip
+    r"not found on PyPI and could not be audited|PyPI is not redirecting|could not connect to \S+ vulnerability feed|"
+    r"max retries exceeded with url|(operation|read) timed out|\b50\d server error|"
+    r"was not found in the package registry|failed to fetch: `http|error sending request for url|due to network timeout",
+    re.IGNORECASE)  # fmt: skip  # the last line: uv, which fetches the tool
 
 
 def passes(code: int, said: str) -> bool:

@@ -101,6 +101,7 @@ def not_searched(settings: Settings) -> list[NotSearched]:
     """What `everywhere` does not look at."""
     home, prefix, database = settings.home.absolute(), settings.kafka.topic_prefix, settings.clickhouse.database
     places = (
+        ("the user's anonymous ids: a receipt has their hashes alone", "ask for each that you know by itself"),
         (f"other machines, and other homes than {home}: states, logs and files of processes there",
          "ask `clickwake erase --verify` there, too"),
         ("what running processes hold in memory", "they go by the list of erasures; those that start read it anew"),
@@ -108,6 +109,8 @@ def not_searched(settings: Settings) -> list[NotSearched]:
          "what copies from here is for who set it up"),
         ("files of Kafka and ClickHouse, and Kafka's records that compaction has not reached and no reader is shown",
          "asked through the servers alone; deleted bytes go as they clean up, on topics by the days that the receipt names"),
+        (f"bytes that state stores have deleted and their files may still hold, in {settings.state_dir}",
+         "read as values: an erasure has the files rewritten, anything else goes as they are compacted"),
         (f"the registry of models, {settings.registry}, where it is not in the home", "released models hold no ids"),
         OUTSIDE,
     )  # fmt: skip

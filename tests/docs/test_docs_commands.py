@@ -24,7 +24,7 @@ from schemas.outputs import Complements, Reminder
 from stream.api.answers import Answer
 from stream.delivery.channels import Message
 from stream.settings import Settings
-from tests.support.guides import ROOT, SHELL, Block, blocks, commands, guides, rule_files, words
+from tests.support.guides import ROOT, SHELL, Block, blocks, commands, guides, rule_files, spoken, words
 
 # What a YAML block is, by its first word, and what reads it. A new kind of file needs a line here.
 FILES: dict[str, Callable[[Path], Any]] = {
@@ -48,8 +48,7 @@ def spoken_of() -> list[tuple[str, list[str]]]:
     found = []
     for path in guides():
         calls = [(block.where, one) for block in blocks(path, *SHELL) for one in commands(block)]
-        prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-        calls += [(str(path.relative_to(ROOT)), one) for one in re.findall(r"`(clickwake [a-z][^`\\]*)`", prose)]
+        calls += [(one.where, one.text) for one in spoken(path)]
         found += [(where, words(call) or call.split()) for where, call in calls]
     for where in ("docker-compose.yml", "deploy/kubernetes/clickwake.yaml"):
         called = re.findall(r"command: (\[\"?clickwake\b.*\])", (ROOT / where).read_text(encoding="utf-8"))

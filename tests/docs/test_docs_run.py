@@ -35,7 +35,7 @@ from stream.adapters.models import signing
 from stream.settings import ClickHouse, Models, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides, rule_files
+from tests.support.guides import ROOT, SHELL, TUTORIAL, Block, blocks, commands, guides, rule_files, spoken, words
 from training.release import release
 from training.text import text_encoder
 
@@ -57,11 +57,17 @@ NOT_RUN = {
     r"clickwake evaluate": "minutes, and files that are not in the repository; test_docs_training.py, on small ones",
     r"clickwake models watch .*--candidate": "asks what was recommended a day ago; tests/integration/test_watch.py",
     r"\bdocker |^pip ": "needs a container engine, or changes the installation",
+    r"clickwake (bench|demo|simulate)\b": "minutes; tests/unit has their parts, tests/integration/test_demo.py a demo",
+    r"clickwake rewind$": "no worker may run; tests/faults/test_topics_changed.py",
+    r"add-user NAME ": "asks for a password; tests/unit/test_sign_in.py has accounts with tenants",
+    r"clickwake (key|erase --verify|erase USER --tenant T|replay events FILE.jsonl.gz|sql \"…\")$|train --events …":
+        "short for what is shown whole elsewhere",
     r"^jupyter ": "a page for people; tests/docs/test_notebooks.py runs the notebooks",
 }
 
 # what the pages leave to the reader → what it is here; `there` adds what is known only once it is there
 STANDS_FOR = {
+    "key TENANT": "key outlet",
     "erase USER": "erase guest-4711", "predict USER ITEM_ID": "predict customer-1 CF1", "--item ID": "--item CF1",
     "--segment NAME": "--segment 'lifecycle/repeat buyer'", "--category NAME": "--category Coffee",
     "--picture PATH": "--picture strategies.png",
@@ -205,22 +211,29 @@ def shown(page: Path) -> list[Block]:
             for command in commands(block)]
 
 
+def named(page: Path) -> list[Block]:
+    """What the page has between backticks, beyond the beginnings of commands that a block shows."""
+    whole = [words(command) or [] for path in guides() for block in blocks(path, *SHELL) for command in commands(block)]
+    found = {one.text: one for one in spoken(page)}
+    return [one for text, one in found.items() if not any(shown[: len(text.split())] == text.split() for shown in whole)]
+
+
 def why_not_run(command: str) -> str | None:
     return next((pattern for pattern in NOT_RUN if re.search(pattern, command)), None)
 
 
-@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in guides() if shown(page)])
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.stem) for page in guides() if shown(page) or named(page)])
 def test_every_other_command_of_a_page_runs(page: Path, shell: Shell, there: dict[str, str]) -> None:
     for first, text, _ in rule_files(page):  # what the page says a file may be is the file while its commands run
         if first in HOME_FILES:
             (shell.shop / ".clickwake" / HOME_FILES[first]).write_text(text)
-    for block in shown(page):
+    for block in (*shown(page), *named(page)):
         if not why_not_run(block.text):
             shell.succeed(block._replace(text=filled(block.text, there)))
 
 
 def test_what_is_not_run_is_on_a_page() -> None:
-    left_out = {why_not_run(block.text) for page in guides() for block in shown(page)}
+    left_out = {why_not_run(block.text) for page in guides() for block in (*shown(page), *named(page))}
     assert left_out - {None} == set(NOT_RUN), "these reasons are no longer needed"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -68,14 +70,32 @@ def fill(folder: Path) -> Path:
                 return ballast
 
 
-@pytest.mark.timeout(240)
-def test_a_full_disk_under_the_state_store(settings: Settings, small_disk: Path, tmp_path: Path) -> None:
-    topic_admin.create(settings)
-    state = small_disk / "state"
-    home = tmp_path / "home"
-    home.mkdir(exist_ok=True)
+@pytest.fixture
+def home(small_disk: Path, tmp_path: Path) -> Path:
+    """Of a worker whose states are on the small disk."""
+    made, state = tmp_path / "home", small_disk / "state"
+    made.mkdir(exist_ok=True)
     state.mkdir()
-    (home / "state").symlink_to(state)
+    (made / "state").symlink_to(state)
+    return made
+
+
+def said(home: Path) -> str:
+    return "".join(path.read_text() for path in home.glob("*.log"))
+
+
+def goes_on_with_room(settings: Settings, home: Path, ballast: Path, first: int) -> None:
+    ballast.unlink()
+    with running(settings, "workers.personalize", home) as worker:
+        produce_events(settings, some(first, 50))
+        until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "everything folded")
+        worker.stop()
+    assert_states_are_true(settings)
+
+
+@pytest.mark.timeout(240)
+def test_a_full_disk_under_the_state_store(settings: Settings, small_disk: Path, home: Path) -> None:
+    topic_admin.create(settings)
     with running(settings, "workers.personalize", home) as first:
         produce_events(settings, some(0, 500))
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
@@ -84,14 +104,23 @@ def test_a_full_disk_under_the_state_store(settings: Settings, small_disk: Path,
     doomed = start_worker(settings, "workers.personalize", home)
     produce_events(settings, some(500, 100))
     until(lambda: doomed.poll() is not None, 90, "it ends")
-    log = "".join(path.read_text() for path in home.glob("*.log"))
+    log = said(home)
     assert "No space left on device" in log and ("make room" in log or "cannot be opened" in log), log[-3_000:]
-    ballast.unlink()
-    with running(settings, "workers.personalize", home) as third:
-        produce_events(settings, some(600, 50))
-        until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "everything folded")
-        third.stop()
-    assert_states_are_true(settings)
+    goes_on_with_room(settings, home, ballast, 600)
+
+
+@pytest.mark.timeout(240)
+def test_a_disk_that_fills_up_under_a_running_worker(settings: Settings, small_disk: Path, home: Path) -> None:
+    topic_admin.create(settings)
+    doomed, firsts = start_worker(settings, "workers.personalize", home), count(step=500)
+    produce_events(settings, some(next(firsts), 500))
+    until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
+    ballast = fill(small_disk)
+    until(lambda: produce_events(settings, some(next(firsts), 500)) and doomed.poll() is not None, 90, "it ends")
+    log = said(home)
+    assert doomed.returncode == 1 and str(home) in log, log[-3_000:]
+    assert re.search(r"cannot be written \(.*No space left on device.*\): make room on its disk", log), log[-3_000:]
+    goes_on_with_room(settings, home, ballast, next(firsts))
 
 
 class Acknowledged:

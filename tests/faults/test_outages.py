@@ -57,6 +57,7 @@ OUTAGE_S = float(os.environ.get("CLICKWAKE_TEST_OUTAGE_S", "20"))
 RECOVERY_S = 90.0  # for clients that back off, a group that forms again, and what has piled up
 KILLED_AFTER_S = 20.0  # by `clickwake up` and container runtimes
 PROCESSES = ("catalog", "personalize", "sink", "collector")
+DELIVERIES = "channels: {files: {type: csv, folder: out}}\ndeliveries: [{name: save them, channel: files, about: churn}]\n"
 AGAIN_EVERY = 10  # of so many events one comes twice
 
 
@@ -137,13 +138,18 @@ def test_processes_started_before_kafka_and_clickhouse_wait_for_them(registry: P
         assert_the_recount_agrees(settings)
         until(lambda: sink_lag(settings) == 0, 30, "everything committed")
         assert_aggregates_are_true(settings)
-        offers, insights = (stack.enter_context(running(settings, f"workers.{name}", tmp_path / name))
-                            for name in ("offers", "insights"))  # fmt: skip
-        for worker in (offers, insights):
+        (tmp_path / "delivery").mkdir()
+        (tmp_path / "delivery" / "deliveries.yml").write_text(DELIVERIES)
+        others = [stack.enter_context(running(settings, f"workers.{name}", tmp_path / name))
+                  for name in ("offers", "insights", "delivery")]  # fmt: skip
+        for worker in others:
             until(lambda worker=worker: f"{worker.module[8:]} worker ready" in worker.log(), 40, worker.module)
+        produce_events(settings, [event(user=f"u{n % 40}", ts_ms=now_ms + n, item="i1", id=f"end{n}") for n in range(3_000)])
+        assert broker.pid
+        os.kill(broker.pid, signal.SIGKILL)  # while personalize has something to say and to write
         broker.stop()
-        with ThreadPoolExecutor() as at_once:
-            list(at_once.map(ends_in_time, (sink, offers, insights)))
+        with ThreadPoolExecutor(6) as at_once:
+            list(at_once.map(ends_in_time, (sink, personalize, catalog, *others)))
         broker.start()
 
 

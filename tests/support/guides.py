@@ -41,6 +41,13 @@ def blocks(path: Path, *languages: str) -> list[Block]:
             for one in found if not languages or one[2] in languages]  # fmt: skip
 
 
+def spoken(path: Path) -> list[Block]:
+    """The calls of clickwake between backticks, outside of blocks."""
+    prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [Block("", " ".join(one.split()), None, str(path.relative_to(ROOT)))
+            for one in re.findall(r"`(clickwake [a-z][^`\\]*)`", prose)]  # fmt: skip
+
+
 def rule_files(path: Path) -> list[tuple[str, str, str]]:
     """(first key, whole text, where) of each file of rules that a page shows. A list by itself, a part of such a file, takes
     the place of the list of the one before."""

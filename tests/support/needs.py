@@ -17,7 +17,7 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "chromium": ("chromium", "chromium-browser", "google-chrome"), "docker": ("docker",), "kubectl": ("kubectl",),
     "prometheus": ("prometheus",), "promtool": ("promtool",),
 })  # fmt: skip
-IN_CI = frozenset({"chromium"})
+IN_CI = frozenset({"chromium", "prometheus", "promtool"})
 
 
 def program(name: str) -> str | None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from stream.adapters.faust import faust_compat
 from stream.endings import Stray, only_when_asked, until
 
 
@@ -100,3 +104,31 @@ async def test_what_cannot_be_cut_short_ends_with_the_process(monkeypatch: pytes
         await until(stop, stubborn, patience_s=0.01)
     over.set()
     assert codes == [1]
+
+
+@pytest.mark.parametrize(("failure", "code"), [(None, 0), (OSError("its disk is full"), faust_compat.EXIT_CRASH_DEADLINE)])
+async def test_a_worker_that_cannot_close_its_intervals_ends_all_the_same(
+    failure: OSError | None, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its broker is away. What failed meanwhile is not passed over."""
+    class Worker(faust_compat.App):
+        in_worker, _consumer = True, True
+        consumer: Any = SimpleNamespace(hand_over=waits)
+
+    loop, ended, codes = asyncio.get_running_loop(), asyncio.Event(), []
+
+    def end(code: int) -> None:
+        codes.append(code)
+        loop.call_soon_threadsafe(ended.set)
+
+    monkeypatch.setattr(faust_compat, "ORDERLY_END_S", 0.01)
+    monkeypatch.setattr(os, "_exit", end)
+    monkeypatch.setattr(faust_compat.logging, "shutdown", lambda: None)  # other tests log on
+    worker = object.__new__(Worker)
+    stopping = asyncio.create_task(worker.on_stop())
+    await asyncio.sleep(0)
+    worker.failure = failure
+    async with asyncio.timeout(10):
+        await ended.wait()
+    assert codes == [code]
+    stopping.cancel()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.needs import needs, needs_file, program
+from tests.support.needs import PROGRAMS, needs, needs_file, program
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def nothing_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No program on the path, and no CI."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    for name in ("CI", "CLICKWAKE_TEST_WITHOUT", "CLICKWAKE_TEST_CHROMIUM"):
+    for name in ("CI", "CLICKWAKE_TEST_WITHOUT", *(f"CLICKWAKE_TEST_{one.upper()}" for one in PROGRAMS)):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -28,8 +28,10 @@ def test_what_is_missing_skips_a_test_and_fails_it_in_ci_unless_it_is_named(monk
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="CLICKWAKE_TEST_WITHOUT=chromium"):
         needs("chromium")
-    with pytest.raises(pytest.skip.Exception, match="promtool"):  # cannot be had everywhere
+    with pytest.raises(pytest.fail.Exception, match="CLICKWAKE_TEST_WITHOUT=promtool"):
         needs("promtool")
+    with pytest.raises(pytest.skip.Exception, match="docker"):  # cannot be had everywhere
+        needs("docker")
     monkeypatch.setenv("CLICKWAKE_TEST_WITHOUT", "kubectl,chromium")
     with pytest.raises(pytest.skip.Exception, match="chromium"):
         needs("chromium")

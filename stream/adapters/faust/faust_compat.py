@@ -63,6 +63,7 @@ REBALANCE_TIMEOUT_S = 60.0  # time to close an interval when partitions move
 POLL_INTERVAL_MAX_S = 3_600.0  # recovery of a large state polls nothing; heartbeats go on meanwhile
 METADATA_AGE_MAX_MS = 30_000  # a topic that was made again, or has more partitions, is noticed after so long
 QUEUED_BATCHES_MAX = 4  # of an agent, beyond the one it works on; more would only be memory
+ORDERLY_END_S = 12.0  # after SIGTERM; what waits for a broker that is away then is cut short, before somebody kills it
 CRASH_DEADLINE_S = 30.0  # an orderly end after a failure; then the process ends itself all the same
 EXIT_CRASH_DEADLINE = 70  # EX_SOFTWARE
 
@@ -109,6 +110,8 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
 
     async def on_stop(self) -> None:
         """SIGTERM comes here. The interval is closed before Faust stops the flow and looks for what is open."""
+        if self.failure is None:
+            self._end_after(ORDERLY_END_S, self._cut_short)
         if self._consumer is not None:
             await self.consumer.hand_over()
         await super().on_stop()
@@ -123,11 +126,22 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
         log.critical("unexpected error, the process ends and reads again from the last commit: %r", error, exc_info=error)
         if self._consumer is not None:
             self.consumer.ledger.begin_epoch()
+        self._end_after(CRASH_DEADLINE_S, partial(os._exit, EXIT_CRASH_DEADLINE))
+        await self.crash(error)
+
+    def _end_after(self, seconds: float, end: Callable[[], None]) -> None:
+        """From a thread: what does not let go may hold the loop. Does nothing where the process is somebody else's."""
         if self.in_worker:
-            deadline = threading.Timer(CRASH_DEADLINE_S, os._exit, (EXIT_CRASH_DEADLINE,))
+            deadline = threading.Timer(seconds, end)
             deadline.daemon = True
             deadline.start()
-        await self.crash(error)
+
+    def _cut_short(self) -> None:
+        """A crash does no harm either."""
+        log.warning("cut short: it waited for something when it was asked to end: is Kafka up? What was under way is read "
+                    "again at the next start")  # fmt: skip
+        logging.shutdown()
+        os._exit(0 if self.failure is None else EXIT_CRASH_DEADLINE)
 
 
 def create_app(settings: Settings, name: str, on_assigned: PartitionsHook = _nothing, on_revoked: PartitionsHook = _nothing,

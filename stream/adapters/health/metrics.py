@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -44,6 +45,8 @@ class Metrics:
                               "partition began; kept with the state, so they outlive the process", ["end", "partition"])
         self.unaccounted = Gauge("clickwake_unaccounted", "offsets of the events topic without a record that has an end: 0, "
                                  "unless retention took them unread, or they mark a producer's transactions", ["partition"])
+        self.lag = Gauge("clickwake_personalize_lag", "events that are not folded, of the partitions that are open here",
+                         ["partition"])
         self.owed = Gauge("clickwake_recommendations_owed", "users who wait for their interval or turn", ["partition"])
         self.batch_seconds = Histogram("clickwake_batch_seconds", "steps 2 to 5 of a batch", buckets=_SECONDS)
         self.interval_seconds = Histogram("clickwake_interval_seconds", "step 6 of an interval", buckets=_SECONDS)
@@ -59,6 +62,12 @@ class Metrics:
     def batch_done(self, topic: str, records: int, seconds: float) -> None:
         self.records.labels(topic).inc(records)
         self.batch_seconds.observe(seconds)
+
+    def let_go(self, partitions: Iterable[int]) -> None:
+        """What is true of them now, their next owner says; counters stay what they are."""
+        for partition in partitions:
+            for gauge in (self.accounts, self.unaccounted, self.lag, self.owed):
+                gauge.remove_by_labels({"partition": str(partition)})
 
     def interval_closed(self, state: PartitionState, seconds: float) -> None:
         self.interval_seconds.observe(seconds)

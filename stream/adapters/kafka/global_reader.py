@@ -2,7 +2,9 @@
 
 A consumer group would split the partitions between workers, so each process reads all of them by `assign()`, from the
 beginning, and is ready once it has passed the ends seen at its start. It goes on following through broker outages.
-Reading from the beginning at every start is the replay: what a record does must be idempotent, last one a key wins.
+Reading from the beginning at every start is the replay: what a record does must be idempotent, last one a key wins. So is
+a topic that was deleted and made again while it is followed: told by its id, it is read from its beginning. What is known
+of keys that are not on the new one stays until the process starts again.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from schemas.unreadable import UNREADABLE
+from stream.adapters.health.listening import topics_made_again
 from stream.adapters.kafka import kafka_clients
 from stream.endings import only_when_asked
 from stream.settings import Settings
@@ -30,6 +34,10 @@ FETCH_BYTES_MAX = 4 << 20
 
 OnRecords = Callable[[list[Any]], None]
 T = TypeVar("T")
+
+
+class MadeAgain(RuntimeError):
+    """A topic is another than the one of which its reader keeps what it read."""
 
 
 def _now_ms() -> int:
@@ -52,11 +60,46 @@ def readable(records: Iterable[Any], read: Callable[[Any], T]) -> list[T]:
 async def read_whole(settings: Settings, topic: str, on_records: OnRecords, *, committed: bool = False) -> None:
     """Hand over everything that is on the topic now, once."""
     reader = GlobalReader(settings, topic, on_records, committed=committed)
-    reader.start()
+    reader.start(watched=False)
     try:
         await reader.ready()
     finally:
         await reader.stop()
+
+
+class _Watch:
+    """One look at the ids of all topics that a process follows on a broker: each costs a client of its own."""
+
+    _all: ClassVar[dict[tuple[asyncio.AbstractEventLoop, str], _Watch]] = {}
+
+    def __init__(self, settings: Settings) -> None:
+        self._followed: dict[str, list[GlobalReader]] = {}
+        looking = only_when_asked(topics_made_again)(settings, self._followed, self._tell)
+        self._task = asyncio.create_task(looking, name="looking for topics made again")
+
+    @classmethod
+    def join(cls, reader: GlobalReader, settings: Settings) -> _Watch:
+        key = asyncio.get_running_loop(), settings.kafka.bootstrap_servers
+        watch = cls._all.get(key) or cls._all.setdefault(key, cls(settings))
+        watch._followed.setdefault(reader.topic, []).append(reader)
+        return watch
+
+    def leave(self, reader: GlobalReader) -> None:
+        self._followed[reader.topic].remove(reader)
+        if not self._followed[reader.topic]:
+            del self._followed[reader.topic]
+        if not self._followed:
+            self._task.cancel()
+            self._all.pop(next(key for key, one in self._all.items() if one is self))
+
+    def check(self) -> None:
+        """Raises what ended it, if anything did."""
+        if self._task.done():
+            self._task.result()
+
+    async def _tell(self, names: set[str]) -> None:
+        for reader in (one for name in names for one in self._followed.get(name, ())):
+            reader.begin_anew()
 
 
 class GlobalReader:
@@ -68,7 +111,8 @@ class GlobalReader:
         self, settings: Settings, topic: str, on_records: OnRecords, positions: Mapping[int, int] | None = None,
         *, committed: bool = False,
     ) -> None:  # fmt: skip
-        """`positions`: partition → offset to begin at, for what was read before; the beginning for the others. `committed`:
+        """`positions`: partition → offset to begin at, for what was read before and is kept; the beginning for the others.
+        With them a topic that is made again ends the reader (`MadeAgain`): what is kept is of the one before. `committed`:
         only what belongs to a transaction that came to its end, for topics that are written so."""
         self.topic = topic
         self._isolation = "read_committed" if committed else "read_uncommitted"
@@ -77,14 +121,19 @@ class GlobalReader:
         self._on_records = on_records
         self._ready = asyncio.Event()
         self._positions: dict[int, int] = dict(positions or {})
+        self._keeps = positions is not None
+        self._made_again = False
+        self._incarnation = 0  # of the topic, counted from the one that was there first
+        self._watched = False
+        self._watch: _Watch | None = None
         self._current_at_ms = 0  # wall clock, as the client says it
-        self._ends_wanted: list[asyncio.Future[dict[TopicPartition, int]]] = []
+        self._ends_wanted: list[asyncio.Future[tuple[int, dict[TopicPartition, int]]]] = []
         self._advanced = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to read, in a task of the running loop."""
-        self._current_at_ms = _now_ms()
+    def start(self, *, watched: bool = True) -> None:
+        """Begin to read, in a task of the running loop. Not `watched`: for who does not stay until a topic is made again."""
+        self._watched, self._current_at_ms = watched, _now_ms()
         self._task = asyncio.create_task(self._follow(), name=f"global-reader {self.topic}")
 
     async def ready(self) -> None:
@@ -97,11 +146,18 @@ class GlobalReader:
         await self._unless_failed(self._caught_up())
 
     async def _caught_up(self) -> None:
-        wanted: asyncio.Future[dict[TopicPartition, int]] = asyncio.get_running_loop().create_future()
-        self._ends_wanted.append(wanted)
-        ends = await wanted
-        async with self._advanced:
-            await self._advanced.wait_for(lambda: self._passed(ends))
+        while True:
+            wanted: asyncio.Future[tuple[int, dict[TopicPartition, int]]] = asyncio.get_running_loop().create_future()
+            self._ends_wanted.append(wanted)
+            incarnation, ends = await wanted
+            async with self._advanced:
+                await self._advanced.wait_for(partial(self._at, incarnation, ends))
+            if incarnation == self._incarnation:
+                return
+
+    def _at(self, incarnation: int, ends: dict[TopicPartition, int]) -> bool:
+        """Whether these ends are passed, or those of a topic that is no more."""
+        return incarnation != self._incarnation or self._passed(ends)
 
     def _passed(self, ends: dict[TopicPartition, int]) -> bool:
         return all(self._positions.get(tp.partition, 0) >= end for tp, end in ends.items())
@@ -125,6 +181,10 @@ class GlobalReader:
         """How long ago it had read everything that the broker had, at the latest: some hundred ms while nothing comes, as
         the broker is asked that often; growing while the broker is away. Until it has, since it was started."""
         return max(0, _now_ms() - self._current_at_ms)
+
+    def begin_anew(self) -> None:
+        """The topic was deleted and made again: from the next poll on, read it from its beginning."""
+        self._made_again = True
 
     def check(self) -> None:
         """Raises what ended the reader, if anything did: for a loop that has no task to spare for `wait_failed`."""
@@ -151,6 +211,14 @@ class GlobalReader:
     @only_when_asked
     async def _follow(self) -> None:
         """Read with one client after another: aiokafka rides out short outages itself, a new client the rest."""
+        try:
+            await self._read_on()
+        finally:
+            if self._watch is not None:
+                self._watch.leave(self)
+                self._watch = None
+
+    async def _read_on(self) -> NoReturn:
         backoff_s = 0.25
         while True:
             await kafka_clients.wait_for_kafka(self._settings)
@@ -167,6 +235,9 @@ class GlobalReader:
         tps = await self._assign(consumer)
         ends_at_start = await consumer.end_offsets(tps)
         while True:
+            if self._made_again:
+                tps = await self._assign_anew(consumer)
+                ends_at_start = await consumer.end_offsets(tps)
             fetched = await consumer.getmany(timeout_ms=POLL_MS, max_records=RECORDS_MAX)
             for records in fetched.values():
                 self._on_records(records)
@@ -174,8 +245,25 @@ class GlobalReader:
             await self._note_positions(consumer, tps)
             if self._passed(ends_at_start):
                 self._ready.set()
+                self._watch_out()
             if len(consumer.partitions_for_topic(self.topic) or ()) > len(tps):
                 tps = await self._assign(consumer)  # partitions were added: read the new ones too
+
+    def _watch_out(self) -> None:
+        if self._watch is not None:
+            self._watch.check()
+        elif self._watched:
+            self._watch = _Watch.join(self, self._settings)
+
+    async def _assign_anew(self, consumer: AIOKafkaConsumer) -> list[TopicPartition]:
+        if self._keeps:
+            raise MadeAgain(f"{self.topic}: the topic was made again, and what is kept is of the one before. This process "
+                            "ends and begins anew")  # fmt: skip
+        log.error("%s: the topic was made again, its id is another; it is read from the beginning", self.topic)
+        self._made_again = False
+        self._incarnation += 1
+        self._positions.clear()
+        return await self._assign(consumer)
 
     async def _note_positions(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> None:
         """How far it has read, compacted gaps included; and where the topic ends, for those who ask."""
@@ -187,7 +275,7 @@ class GlobalReader:
             raise
         for one in wanted:
             if not one.done():
-                one.set_result(ends)
+                one.set_result((self._incarnation, ends))
         async with self._advanced:
             for tp in tps:
                 self._positions[tp.partition] = await consumer.position(tp)
