@@ -145,7 +145,7 @@ def mend(
         cut = letter.payload_bytes > len(letter.payload)
         return failed("json", "the payload was cut when it was kept" if cut else "the payload is no JSON object")
     if depth(payload) > SHOWN_DEPTH_MAX:
-        return failed("depth", f"the payload is nested deeper than {SHOWN_DEPTH_MAX} levels: too deeply to be shown and mended")
+        return failed("depth", f"the payload is nested deeper than {SHOWN_DEPTH_MAX} levels, too deeply to be shown")
     before = _text(payload)
     try:
         for change in changes:

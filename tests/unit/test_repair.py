@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from clickwake import dead_letters as commands
+from clickwake.cli import app
 from clickwake.dead_letters import tried
 from producers import dead_letters, repair
 from producers.collector.admission import Arrival, NotAdmitted, admit
@@ -46,12 +48,41 @@ def changed(**fields: Any) -> dict[str, Any]:
     return GOOD | fields
 
 
+def test_a_cause_is_called_the_same_whatever_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices = [letter(changed(messageId=f"p{n}", properties={"price": "9.5"}), n) for n in range(3)]
+    other = msgspec.structs.replace(letter(changed(messageId="p0", properties={"price": "7"}), 3), tenant="outlet")
+    ids = [letter(changed(messageId=f"i{n}", userId=17), 4 + n) for n in range(2)]
+    again = [letter(changed(messageId="p0", properties={"price": "9.5"}), 6)]  # the client sent that one twice
+    stored = list[tuple[str, str]]()
+    clickhouse = SimpleNamespace(query=lambda sql, parameters: SimpleNamespace(result_rows=stored), close=lambda: None)
+    monkeypatch.setattr(commands.query, "connected", lambda _: clickhouse)
+    monkeypatch.setattr(commands, "read", lambda _: [*prices, other, *ids, *again])
+
+    def say(*arguments: str) -> Any:
+        return json.loads(CliRunner().invoke(app, ["dead-letters", *arguments, "--json"]).stdout)
+
+    def listed(*more: str) -> dict[str, tuple[str, int]]:
+        return {one["path"]: (one["cause"], one["letters"]) for one in say("list", *more)["causes"]}
+
+    before = listed()
+    (price, _), (user, _) = before["properties.price"], before["userId"]
+    assert before == {"properties.price": (price, 5), "userId": (user, 2)}
+    stored += [("shop", f"p{n}") for n in range(3)]
+    assert listed() == {"properties.price": (price, 1), "userId": (user, 2)}, "the outlet has sent none"
+    assert list(listed("--tenant", "shop")) == ["userId"] and listed("--all") == before
+    chosen = [one["dead_letter_id"] for one in say("repair", "--cause", user)["details"]]
+    assert chosen == [one.dead_letter_id for one in ids]
+    assert say("repair", "--cause", price, "--tenant", "outlet")["details"][0]["dead_letter_id"] == other.dead_letter_id
+    refused = CliRunner().invoke(app, ["dead-letters", "repair", "--cause", "1"])
+    assert refused.exit_code == 1 and "no letter has the cause 1" in refused.stderr
+
+
 def test_an_event_without_consent_counts_as_sent_again_under_the_hash_of_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = (letter(changed(messageId=ident, properties=7)) for ident in ("m1", "m2", "m3"))
     stored = ["m1", MessageIds(SETTINGS)("shop", "m2")]
 
     def query(sql: str, parameters: dict[str, list[str]]) -> SimpleNamespace:
-        return SimpleNamespace(result_rows=[(one,) for one in parameters["ids"] if one in stored])
+        return SimpleNamespace(result_rows=[("shop", one) for one in parameters["ids"] if one in stored])
 
     monkeypatch.setattr(commands.query, "connected", lambda _: SimpleNamespace(query=query, close=lambda: None))
     assert commands.sent_again(SETTINGS, [first, second, third]) == {first.dead_letter_id, second.dead_letter_id}
