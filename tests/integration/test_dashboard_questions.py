@@ -67,8 +67,7 @@ def test_a_letter_is_listed_and_counted_until_its_event_is_stored_again(database
 
     for sent, letter in enumerate(found, 1):
         again = event(user="u", id=repair.event_id(letter))
-        for more in ({"tenant": "t2", "lane": "repair"}, {"lane": "live"}):
-            database.store(on(topics.EVENTS, [again | more], 100 * sent))
-        assert left() == (len(found) - sent + 1,) * 2, "another's, or one that was not sent again"
+        database.store(on(topics.EVENTS, [again | {"tenant": "t2", "lane": "repair"}], 100 * sent))
+        assert left() == (len(found) - sent + 1,) * 2, "that was another's"
         database.store(on(topics.EVENTS, [again | {"lane": "repair"}], 100 * sent + 1))
         assert left() == (len(found) - sent,) * 2
