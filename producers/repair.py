@@ -143,7 +143,8 @@ def mend(
     payload = _object(letter)
     if payload is None:
         cut = letter.payload_bytes > len(letter.payload)
-        return failed("json", "the payload was cut when it was kept" if cut else "the payload is no JSON object")
+        return failed("json", "the payload was cut when it was kept" if cut
+                      else "the payload is no JSON object" if letter.payload else "the payload was not kept")  # fmt: skip
     if depth(payload) > SHOWN_DEPTH_MAX:
         return failed("depth", f"the payload is nested deeper than {SHOWN_DEPTH_MAX} levels, too deeply to be shown")
     before = _text(payload)
