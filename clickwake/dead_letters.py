@@ -7,6 +7,7 @@ from ClickHouse, where it lies under its id on the lane `repair`; while that is 
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
@@ -57,34 +58,35 @@ def read(settings: Settings) -> list[DeadLetter]:
 
 def sent_again(settings: Settings, letters: Iterable[DeadLetter]) -> set[str] | None:
     """Ids of letters whose event is in ClickHouse on the lane `repair`; None while ClickHouse does not say."""
-    by_event, hashed = dict[str, str](), MessageIds(settings)
+    by_event, hashed = defaultdict[tuple[str, str], set[str]](set), MessageIds(settings)
     for letter in letters:  # an event without consent to analytics lies there under a hash of its id
         ident = repair.event_id(letter)
-        by_event |= dict.fromkeys((ident, hashed(letter.tenant, ident)), letter.dead_letter_id)
+        for one in (ident, hashed(letter.tenant, ident)):
+            by_event[letter.tenant, one].add(letter.dead_letter_id)
     try:
         client = query.connected(settings.clickhouse)
     except query.QueryFailed:
         return None
     try:
-        sql = "SELECT DISTINCT message_id FROM events WHERE lane = 'repair' AND message_id IN {ids:Array(String)}"
-        rows = client.query(sql, parameters={"ids": list(by_event)}).result_rows
+        sql = "SELECT DISTINCT tenant, message_id FROM events WHERE lane = 'repair' AND message_id IN {ids:Array(String)}"
+        rows = client.query(sql, parameters={"ids": [ident for _, ident in by_event]}).result_rows
     finally:
         client.close()
-    return {by_event[row[0]] for row in rows}
+    return {one for tenant, ident in rows for one in by_event.get((tenant, ident), ())}
 
 
 def list_causes(tenant: str | None, since: datetime | None, everything: bool, as_json: bool) -> None:
     """Letters by cause, with an example and the fix where one is known."""
     settings = load()
-    letters = [one for one in _read(settings) if tenant in (None, one.tenant)
-               and (since is None or one.failure.timestamp.replace(tzinfo=None) >= since)]  # fmt: skip
+    letters = [one for one in _read(settings, tenant)
+               if since is None or one.failure.timestamp.replace(tzinfo=None) >= since]  # fmt: skip
     again = sent_again(settings, letters)
     left = [one for one in letters if everything or one.dead_letter_id not in (again or ())]
     rows = []
-    for number, (cause, group) in enumerate(repair.groups(left), 1):
+    for cause, group in repair.groups(left):
         newest = group[0]
         rows.append({
-            "cause": number, **cause._asdict(), "letters": len(group), "newest": newest.failure.timestamp.isoformat(),
+            "cause": cause.handle, **cause._asdict(), "letters": len(group), "newest": newest.failure.timestamp.isoformat(),
             "first_seen": min(one.first_seen for one in group).isoformat(), "example": newest.dead_letter_id,
             "message": newest.failure.messages[0].message if newest.failure.messages else "",
             "fix": " ".join(map(str, repair.suggest(newest))),
@@ -118,11 +120,12 @@ def show(ident: str, as_json: bool) -> None:
 
 
 def mend(
-    idents: Sequence[str], cause: int | None, changes: Sequence[Change], as_is: bool, *, send: bool, as_json: bool
-) -> None:
+    idents: Sequence[str], cause: str | None, tenant: str | None, changes: Sequence[Change], as_is: bool, *, send: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
     """Letters with the given changes, else each with its own fix: shown, or sent as well."""
     settings = load()
-    mended = tried(settings, _chosen(_read(settings), idents, cause), changes, as_is=as_is)
+    mended = tried(settings, _chosen(_read(settings, tenant), idents, cause), changes, as_is=as_is)
     good = [one for one in mended if one.event is not None]
     if send:
         try:
@@ -180,23 +183,22 @@ def _print(mended: list[Mended], fit: int, sent: bool) -> None:
     console.print(f"{fit} of {len(mended)} {did}")
 
 
-def _chosen(letters: list[DeadLetter], idents: Sequence[str], cause: int | None) -> list[DeadLetter]:
+def _chosen(letters: list[DeadLetter], idents: Sequence[str], cause: str | None) -> list[DeadLetter]:
     if bool(idents) == (cause is not None):
-        _fail("name letters by their ids, or a cause by its number in clickwake dead-letters list --all")
+        _fail("name letters by their ids, or a cause as clickwake dead-letters list does")
     if cause is not None:
-        found = repair.groups(letters)
-        if not 1 <= cause <= len(found):
-            _fail(f"there is no cause {cause}; there are {len(found)}, see clickwake dead-letters list --all")
-        return found[cause - 1][1]
+        found = [one for one in letters if repair.cause(one).handle == cause]
+        return found or _fail(f"no letter has the cause {cause}; clickwake dead-letters list --all names them")
     by_id = {one.dead_letter_id: one for one in letters}
     if missing := [ident for ident in idents if ident not in by_id]:
         _fail(f"no letter has the id {', '.join(missing)}; clickwake dead-letters list --all names examples")
     return [by_id[ident] for ident in idents]
 
 
-def _read(settings: Settings) -> list[DeadLetter]:
+def _read(settings: Settings, tenant: str | None = None) -> list[DeadLetter]:
+    """Of a tenant, or of all."""
     try:
-        return read(settings)
+        return [one for one in read(settings) if tenant in (None, one.tenant)]
     except KafkaUnavailable as error:
         _fail(error)
 

@@ -22,7 +22,7 @@ from stream.erasure import search
 from stream.settings import Settings, load
 
 ASK_AGAIN = ("something is left: ask again with `clickwake erase`; where ids are pseudonyms, with `--as-is` for what is "
-             "under the id itself")  # fmt: skip
+             "under the id itself. What another's event says of the id stays (docs/privacy.md, Not there)")  # fmt: skip
 EXIT_LEFT = 1  # something is left, or the receipt did not come in time
 _errors = Console(stderr=True)
 

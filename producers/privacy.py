@@ -17,7 +17,9 @@ from urllib.parse import quote, quote_plus
 
 import msgspec
 
+from schemas.dead_letter import analytics_of
 from schemas.dialects import DERIVED
+from schemas.events import Event
 from stream.pseudonyms import Pseudonyms
 from stream.settings import ConsentDefault
 from stream.settings import Privacy as Settings
@@ -35,6 +37,7 @@ ADDRESS_NAMES = frozenset({
 })  # fmt: skip
 SESSION = "sessionid"  # some systems know a visitor by the session alone
 PATHS = (("traits", "id"), ("context", "traits", "id"), ("context", "device", "id"))  # where a plain `id` is a person's
+FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Event))  # an event's own, whoever is called so
 LOOKED_FOR_CHARS_MIN = 8  # in texts: shorter ones are part of everything
 ADDRESS_CHARS_MIN, ADDRESS_CHARS_MAX = len("1.2.3.4"), 64
 NAME_CHARS_MAX = 64  # longer ones have no meaning here, and are not remembered
@@ -120,6 +123,11 @@ class Privacy:
                 changed = True
         return changed
 
+    def refuses_analytics(self, tenant: str, raw: bytes) -> bool:
+        """Whether an event's bytes do: by their own word, else by the tenant's default."""
+        said, default = analytics_of(raw), self._consent.get(tenant, {})
+        return not (default.get("analytics", True) if said is None else said)
+
     def without_addresses(self, raw: bytes) -> bytes:
         """Bytes that nobody could read as JSON, without what looks like an address there; in time that grows as they do."""
         if self._ip == "keep":
@@ -197,7 +205,7 @@ def _objects(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _look_through(event: dict[str, Any], gone: Mapping[str, str]) -> None:
-    """Replace in every text, and in every name below the first level, what must not be there."""
+    """Replace in every text, and in every name but an event's own, what must not be there."""
     pairs = sorted(gone.items(), key=lambda pair: -len(pair[0]))  # one may be part of another
 
     def text_of(text: str) -> str:
@@ -215,9 +223,10 @@ def _look_through(event: dict[str, Any], gone: Mapping[str, str]) -> None:
             return {text_of(name): without(one) for name, one in value.items()}
         return value
 
-    for name, value in event.items():
-        if name != "type":
-            event[name] = without(value)
+    given = dict(event)
+    event.clear()
+    for name, value in given.items():
+        event[name if name in FIELDS else text_of(name)] = value if name == "type" else without(value)
 
 
 @lru_cache(maxsize=ADDRESSES_MAX)

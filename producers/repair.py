@@ -7,6 +7,7 @@ A letter's payload is what a client sent, or an event as it stood on the topic. 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -15,15 +16,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from producers.collector.admission import SKEW_MAX_MS, Admitted, Arrival, admit
+from producers.collector.admission import EARLIEST, SKEW_MAX_MS, Admitted, Arrival, admit, depth
 from producers.datasets import events
 from schemas.dead_letter import DeadLetter, Message, Repair
-from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX, Lane
+from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX, Instant, Lane
 from schemas.unreadable import UNREADABLE
 
 REPAIRABLE = ("undecodable", "unprocessable", "too_large", "late")
 RENAMES = {"userId": ("user_id", "userid", "uid"), "anonymousId": ("anonymous_id",), "messageId": ("message_id",),
            "event": ("event_name", "name"), "product_id": ("productId", "sku", "item_id", "id")}  # fmt: skip
+SHOWN_DEPTH_MAX = 256  # levels; what writes the difference recurses
 SECONDS_BELOW = 1e11  # as milliseconds that would be 1973
 _INDEX = re.compile(r"\[\d+\]|\[\.\.\.\]")
 
@@ -35,6 +37,11 @@ class Cause(NamedTuple):
     path: str
     keyword: str
     source: str
+
+    @property
+    def handle(self) -> str:
+        """What it is called in commands: the same whatever other letters there are, and which of them are listed."""
+        return hashlib.blake2b(json.dumps(self).encode(), digest_size=4).hexdigest()
 
 
 class Change(NamedTuple):
@@ -86,7 +93,7 @@ def suggest(letter: DeadLetter) -> tuple[Change, ...]:
     first = letter.failure.messages[0]
     try:
         return _fix(payload, first)
-    except (NoPath, ValueError, OverflowError):
+    except (NoPath, ValueError):
         return ()
 
 
@@ -115,7 +122,10 @@ def _time(value: Any) -> str:
     ('2026-11-25T10:30:00+00:00', '2026-11-25T10:30:00+00:00')
     """
     if isinstance(value, int | float):
-        return datetime.fromtimestamp(value if value < SECONDS_BELOW else value / 1000, UTC).isoformat()
+        try:
+            return datetime.fromtimestamp(value if value < SECONDS_BELOW else value / 1000, UTC).isoformat()
+        except (OverflowError, OSError) as error:
+            raise ValueError(f"{value} is no time") from error
     at = datetime.fromisoformat(str(value).strip())
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).isoformat()
 
@@ -133,7 +143,10 @@ def mend(
     payload = _object(letter)
     if payload is None:
         cut = letter.payload_bytes > len(letter.payload)
-        return failed("json", "the payload was cut when it was kept" if cut else "the payload is no JSON object")
+        return failed("json", "the payload was cut when it was kept" if cut
+                      else "the payload is no JSON object" if letter.payload else "the payload was not kept")  # fmt: skip
+    if depth(payload) > SHOWN_DEPTH_MAX:
+        return failed("depth", f"the payload is nested deeper than {SHOWN_DEPTH_MAX} levels, too deeply to be shown")
     before = _text(payload)
     try:
         for change in changes:
@@ -143,17 +156,26 @@ def mend(
     payload["messageId"] = _event_id(payload, letter)
     after = _text(payload)
     diff = "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "kept", "mended", lineterm="", n=1))
-    given = payload.get("receivedAt")
-    received = msgspec.convert(given, datetime) if isinstance(given, str) else letter.first_seen
     history: Lane | None = "repair" if letter.source.topic == events.NAME else None
-    arrival = Arrival(tenant=letter.tenant, received_at=received, event_bytes_max=event_bytes_max, skew_max_ms=skew_max_ms,
-                      history=history)  # fmt: skip
+    arrival = Arrival(tenant=letter.tenant, received_at=_received(payload, letter), event_bytes_max=event_bytes_max,
+                      skew_max_ms=skew_max_ms, history=history)  # fmt: skip
     result = admit(msgspec.json.encode({"type": "track"} | payload), arrival)
     if not isinstance(result, Admitted):
         return Mended(letter, tuple(changes), None, result.messages, diff)
     fared = Repair(attempts=letter.attempts, first_seen=letter.first_seen)  # a letter about it goes on from there
     value = msgspec.json.encode(msgspec.json.decode(result.value) | {"lane": "repair", "repair": fared})
     return Mended(letter, tuple(changes), msgspec.structs.replace(result, value=value), (), diff)
+
+
+def _received(payload: dict[str, Any], letter: DeadLetter) -> datetime:
+    """When the event came, by what it says of that itself, else the letter: both may be a client's words, which hold where
+    they are no later than its refusal."""
+    refused = letter.failure.timestamp
+    try:
+        said = msgspec.convert(payload.get("receivedAt"), Instant)
+    except msgspec.ValidationError:
+        said = letter.first_seen
+    return next((one for one in (said, letter.first_seen) if EARLIEST <= one <= refused), refused)
 
 
 def event_id(letter: DeadLetter) -> str:
@@ -224,6 +246,8 @@ def _make(payload: dict[str, Any], change: Change) -> None:
     fits = isinstance(holder, dict) if isinstance(last, str) else isinstance(holder, list) and last < len(holder)
     if not fits or (change.what != "set" and isinstance(holder, dict) and last not in holder):
         raise NoPath(f"there is nothing at {change.path}")
+    if change.what == "rename" and isinstance(holder, list):
+        raise NoPath(f"{change.path} is a place in an array: it has no name to change")
     if change.what == "set":
         holder[last] = change.value
     elif change.what == "rename":

@@ -26,7 +26,7 @@ from typing import Any
 
 import msgspec
 
-from producers.collector.admission import WITHHELD
+from producers.collector.admission import UNCONSENTED, WITHHELD
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted, DatasetError, Dropped, Rejected, Row, opened
 from producers.dead_letters import dead_letter
@@ -230,9 +230,10 @@ class Replay:
             return b""
         try:
             event = msgspec.json.decode(raw)
-            return events.encode(event) if isinstance(event, dict) and self._privacy.clean(event, self.tenant) else raw
+            kept = events.encode(event) if isinstance(event, dict) and self._privacy.clean(event, self.tenant) else raw
         except UNREADABLE:
-            return raw
+            kept = raw
+        return b"" if self._privacy.refuses_analytics(self.tenant, kept) else kept
 
     def _letter(self, row: Dropped | Rejected) -> bytes:
         """With pseudonyms without the row and what was said about it in its own words: an id could be in either."""
@@ -242,13 +243,15 @@ class Replay:
             kind, path, keyword, said = "dropped", "", row.reason, f"{where} is left out: {row.reason}"
         else:
             kind, path, keyword, said = row.kind, row.path, row.keyword, f"{where}: {row.message}"
-        told_by = None
+        kept, told_by = self._kept(row.raw), None
         if self._privacy.pseudonyms:
             said = f"{where}: {keyword}{WITHHELD}"
-            told_by = self._privacy.names.of(self.tenant, row.raw.hex()).encode()
+            told_by = self._privacy.names.of(self.tenant, row.raw.hex() or self.state.content_sha256).encode()
+        elif not kept:  # by the file then, and the row in it
+            said, told_by = said.removesuffix(UNCONSENTED) + UNCONSENTED, self.state.content_sha256.encode()
         return encode_dead_letter(dead_letter(
             tenant=self.tenant, kind=kind, messages=[Message(path=path, keyword=keyword, message=said)],
-            payload=self._kept(row.raw), source=Source(topic=self.state.dataset, partition=0, offset=row.row),
+            payload=kept, source=Source(topic=self.state.dataset, partition=0, offset=row.row),
             at=datetime.now(UTC), first_seen=self.state.started_at, told_by=told_by,
         ))
 

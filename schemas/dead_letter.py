@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -61,6 +61,36 @@ def repair_of(raw: bytes) -> Repair | None:
         return _tried.decode(raw).repair
     except UNREADABLE:
         return None
+
+
+class _Consent(msgspec.Struct, frozen=True):
+    analytics: Any = None
+
+
+class _Context(msgspec.Struct, frozen=True):
+    consent: _Consent | None = None
+
+
+class _Allowed(msgspec.Struct, frozen=True):
+    context: _Context | None = None
+
+
+_allowed = msgspec.json.Decoder(_Allowed)
+
+
+def analytics_of(raw: bytes) -> bool | None:
+    """Whether an event's bytes consent to analytics, which a word that is neither yes nor no does not; None where nothing
+    is said, or can be read.
+
+    >>> [analytics_of(b'{"context": {"consent": {"analytics": %s}}}' % one) for one in (b"true", b"false", b'"no"', b"null")]
+    [True, False, False, None]
+    """
+    try:
+        said = _allowed.decode(raw)
+    except UNREADABLE:
+        return None
+    consent = said.context.consent if said.context else None
+    return None if consent is None or consent.analytics is None else consent.analytics is True
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from schemas import topics
-from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, repair_of
+from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, analytics_of, repair_of
 from schemas.events import key as user_key
 from schemas.outputs import AdsRefusal, ChurnAlert, Complements, Recommendation, Reminder, SegmentChange, output_id
 from schemas.topics import Topic
@@ -105,16 +105,20 @@ class Outbox:
 
     def dead_letter(self, reject: Reject, raw: bytes, key: bytes | None, source: Source, append_ms: int) -> None:
         """The tenant is read off the record's key, since the payload may be unreadable; times are the broker's, so that
-        a second reading gives the same letter, and another record under the same offset another one."""
-        before = repair_of(raw)
+        a second reading gives the same letter, and another record under the same offset another one. Without consent to
+        analytics it says neither what was refused nor whose it was."""
+        before, kept = repair_of(raw), raw
         ident = output_id("dead-letter", source.topic, str(source.partition), str(source.offset), str(append_ms))
+        tenant = (key or b"").decode(errors="replace").split("/", 1)[0]
+        if analytics_of(raw) is False:
+            kept, key = b"", user_key(tenant, "")
         letter = DeadLetter(
             dead_letter_id=ident,
-            tenant=(key or b"").decode(errors="replace").split("/", 1)[0],
+            tenant=tenant,
             kind=reject.kind,
             failure=Failure(timestamp=utc(append_ms), messages=reject.messages),
-            payload=raw[:PAYLOAD_BYTES_MAX],
-            payload_bytes=len(raw),
+            payload=kept[:PAYLOAD_BYTES_MAX],
+            payload_bytes=len(kept),
             source=source,
             attempts=1 if before is None else before.attempts + 1,
             first_seen=utc(append_ms) if before is None else before.first_seen,

@@ -63,7 +63,8 @@ dead_letters = typer.Typer(help="What could not be processed: by cause, mended o
 app.add_typer(dead_letters, name="dead-letters", rich_help_panel=PANEL)
 
 LetterIds = Annotated[list[str] | None, typer.Argument(help="ids of letters, as `list --json` and `show` name them")]
-LetterCause = Annotated[int | None, typer.Option("--cause", min=1, help="all letters of a cause of `list --all`, by number")]
+LetterCause = Annotated[str | None, typer.Option("--cause", help="all letters of a cause, as `list` names it")]
+LetterTenant = Annotated[str | None, typer.Option("--tenant", help="of this tenant only")]
 SetPath = Annotated[list[str] | None, typer.Option("--set", help="PATH=VALUE, e.g. properties.price=9.5; may be repeated")]
 RenamePath = Annotated[list[str] | None, typer.Option("--rename", help="PATH=NAME, such as user_id=userId; may be repeated")]
 DropPath = Annotated[list[str] | None, typer.Option("--drop", help="PATH to leave out; may be repeated")]
@@ -72,7 +73,7 @@ AsIs = Annotated[bool, typer.Option("--as-is", help="without any change: when th
 
 @dead_letters.command("list")
 def dead_letters_list(
-    tenant: Annotated[str | None, typer.Option(help="of this tenant only")] = None,
+    tenant: LetterTenant = None,
     since: Annotated[datetime | None, typer.Option(help="UTC; failed since then")] = None,
     everything: Annotated[bool, typer.Option("--all", help="those that were sent again as well")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="print the causes as JSON")] = False,
@@ -96,24 +97,24 @@ def dead_letters_show(
 
 @dead_letters.command("repair")
 def dead_letters_repair(
-    letters: LetterIds = None, cause: LetterCause = None, sets: SetPath = None, renames: RenamePath = None,
-    drops: DropPath = None, as_is: AsIs = False, as_json: AsJson = False,
+    letters: LetterIds = None, cause: LetterCause = None, tenant: LetterTenant = None, sets: SetPath = None,
+    renames: RenamePath = None, drops: DropPath = None, as_is: AsIs = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """A dry run: what would change, and whether the collector would take it. Without changes: each with its own fix."""
-    _mend(letters, cause, sets, renames, drops, as_is, send=False, as_json=as_json)
+    _mend(letters, cause, tenant, sets, renames, drops, as_is, send=False, as_json=as_json)
 
 
 @dead_letters.command("replay")
 def dead_letters_replay(
-    letters: LetterIds = None, cause: LetterCause = None, sets: SetPath = None, renames: RenamePath = None,
-    drops: DropPath = None, as_is: AsIs = False, as_json: AsJson = False,
+    letters: LetterIds = None, cause: LetterCause = None, tenant: LetterTenant = None, sets: SetPath = None,
+    renames: RenamePath = None, drops: DropPath = None, as_is: AsIs = False, as_json: AsJson = False,
 ) -> None:  # fmt: skip
     """Mend and send to the events topic, on the lane `repair`. Sending twice does no harm: the ids stay the same."""
-    _mend(letters, cause, sets, renames, drops, as_is, send=True, as_json=as_json)
+    _mend(letters, cause, tenant, sets, renames, drops, as_is, send=True, as_json=as_json)
 
 
 def _mend(
-    letters: list[str] | None, cause: int | None, sets: list[str] | None, renames: list[str] | None,
+    letters: list[str] | None, cause: str | None, tenant: str | None, sets: list[str] | None, renames: list[str] | None,
     drops: list[str] | None, as_is: bool, *, send: bool, as_json: bool,
 ) -> None:  # fmt: skip
     from clickwake import dead_letters as commands
@@ -126,4 +127,4 @@ def _mend(
         raise typer.BadParameter(str(error)) from error
     if as_is and changes:
         raise typer.BadParameter("--as-is means without changes; leave --set, --rename and --drop out")
-    commands.mend(letters or [], cause, changes, as_is, send=send, as_json=as_json)
+    commands.mend(letters or [], cause, tenant, changes, as_is, send=send, as_json=as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -11,28 +12,28 @@ from nicegui import ui
 from clickwake import dead_letters as letters
 from clickwake.dashboard import queries
 from clickwake.dashboard.frame import Page, choose_one
+from clickwake.dashboard.queries import Rows
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from producers.repair import Mended
 from schemas.dead_letter import DeadLetter
 
+REFRESH_S = 3.0
 SHOWN_MAX = 5  # differences of one cause
 log = structlog.get_logger()
 
 
 async def dead_letters(page: Page) -> None:
-    rows = await page.database.rows(queries.LETTERS, tenant=page.tenant)
-    for number, row in enumerate(rows):
-        row |= {"number": number, "called": page.t(row["kind"])}
+    rows = await _causes(page)
     found = page.table(rows, {"called": "kind", "where": "where", "why": "why", "letters": "letters", "newest": "newest",
-                              "example": "example"}, "What could not be processed, by cause", key="number")  # fmt: skip
+                              "example": "example"}, "What could not be processed, by cause", key="cause")  # fmt: skip
     if found is None:
         return
     if not page.may_change:
         with ui.row().classes("items-center"):
             ui.label(page.t("Mend and send again with"))
-            page.code("clickwake dead-letters list\nclickwake dead-letters repair --cause 1", "bash")
+            page.code("clickwake dead-letters list\nclickwake dead-letters repair --cause CAUSE", "bash")
         return
-    below = ui.column().classes("w-full")
+    below, after = ui.column().classes("w-full"), ui.column().classes("w-full")
     with below:
         ui.label(page.t("Choose a cause to try its fix: nothing is sent by that."))
 
@@ -41,16 +42,37 @@ async def dead_letters(page: Page) -> None:
             return
         below.clear()
         with below:
-            await page.guarded(lambda: _try(page, row))
+            await page.guarded(lambda: _try(page, row, sent))
+
+    async def refresh() -> None:
+        if (now := await _causes(page)) != found.rows:
+            found.rows, found.selected = now, []
+
+    async def sent() -> None:
+        """What was sent leaves the table once the sink has stored it."""
+        below.clear()
+        after.clear()
+        with after:
+            away = ui.column().classes("w-full")
+            await page.kept_fresh(refresh, REFRESH_S, away)
 
     choose_one(page, found, "where", attempt)
 
 
-async def _try(page: Page, row: dict[str, Any]) -> None:
+async def _causes(page: Page) -> Rows:
+    rows = await page.database.rows(queries.LETTERS, tenant=page.tenant)
+    return [row | {"cause": f"{row['kind']} {row['where']}", "called": page.t(row["kind"])} for row in rows]
+
+
+async def _try(page: Page, row: dict[str, Any], then: Callable[[], Awaitable[None]]) -> None:
     t = page.t
     everything = await asyncio.to_thread(letters.read, page.settings)
     some = [one for one in everything if (one.tenant or "") == page.tenant and _cause(one) == (row["kind"], row["where"])]
-    mended = await asyncio.to_thread(letters.tried, page.settings, some)
+    again = await asyncio.to_thread(letters.sent_again, page.settings, some)
+    if len(some) < row["letters"]:
+        ui.label(t("What is older than Kafka keeps dead letters is known, but cannot be sent again.")).props("data-gone")
+    mended = await asyncio.to_thread(letters.tried, page.settings,
+                                     [one for one in some if one.dead_letter_id not in (again or ())])  # fmt: skip
     fit = sum(one.event is not None for one in mended)
     ui.label(f"{fit} / {len(mended)} {t('would be taken once mended')}").classes("text-lg").props('data-fit')
     for one in mended[:SHOWN_MAX]:
@@ -62,7 +84,7 @@ async def _try(page: Page, row: dict[str, Any]) -> None:
                 ui.label(f"{message.path} {message.message}").classes("text-negative").props("translate=no")
     if fit:
         button = ui.button(f"{t('Send again')} ({fit})")
-        button.on_click(lambda: _send(page, mended, button))
+        button.on_click(lambda: _send(page, mended, button, then))
 
 
 def _cause(letter: DeadLetter) -> tuple[str, str]:
@@ -70,7 +92,7 @@ def _cause(letter: DeadLetter) -> tuple[str, str]:
     return letter.kind, ", ".join(message.path for message in letter.failure.messages)
 
 
-async def _send(page: Page, mended: list[Mended], button: ui.button) -> None:
+async def _send(page: Page, mended: list[Mended], button: ui.button, then: Callable[[], Awaitable[None]]) -> None:
     if not (page.may_change and page.holds()):
         return
     button.disable()
@@ -82,3 +104,4 @@ async def _send(page: Page, mended: list[Mended], button: ui.button) -> None:
         return
     log.info("dead letters sent again", by=page.visitor.name, tenant=page.tenant, letters=sent)
     ui.notify(f"{page.t('Sent again')}: {sent}", type="positive")
+    await then()

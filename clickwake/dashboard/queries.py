@@ -9,6 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
+from schemas.events import ID_CHARS_MAX
 from stream.adapters.database import clickhouse
 from stream.settings import ClickHouse
 
@@ -16,13 +17,19 @@ Rows = list[dict[str, Any]]
 LIMITS = {"max_execution_time": 20, "max_result_rows": 10_000, "result_overflow_mode": "break"}
 
 TENANTS = "SELECT tenant, uniq(message_id) AS events FROM events GROUP BY tenant ORDER BY events DESC LIMIT 50"
+# dead letters without those whose event is stored on the lane `repair`, under the id of `producers.repair.event_id`
+UNSENT = """SELECT kind, paths, messages, failed_at, dead_letter_id, JSONExtractString(payload, 'messageId') AS own_id,
+    if(lengthUTF8(own_id) BETWEEN 1 AND """ + str(ID_CHARS_MAX) + """,
+       own_id, concat('dead-letter-', dead_letter_id)) AS event_id
+FROM dead_letters FINAL WHERE tenant = {tenant:String}
+    AND event_id NOT IN (SELECT message_id FROM events WHERE tenant = {tenant:String} AND lane = 'repair')"""  # noqa: S608
 TOTALS = """SELECT
     (SELECT count() FROM events FINAL WHERE tenant = {tenant:String}) AS events,
     (SELECT uniqExact(user) FROM events WHERE tenant = {tenant:String}) AS users,
     (SELECT count() FROM recommendations_served WHERE tenant = {tenant:String})
         + (SELECT count() FROM decisions_served WHERE tenant = {tenant:String}) AS recommendations,
     (SELECT countIf(state = 'raised') FROM churn_alerts_served WHERE tenant = {tenant:String}) AS alerts,
-    (SELECT count() FROM dead_letters FINAL WHERE tenant = {tenant:String}) AS letters"""
+    (SELECT count() FROM (""" + UNSENT + """)) AS letters"""  # noqa: S608  # constants of this module
 TRAFFIC = """SELECT toStartOfInterval(broker_time, INTERVAL 10 SECOND) AS at, count() AS events
 FROM events WHERE tenant = {tenant:String} AND broker_time > now64(3) - INTERVAL 15 MINUTE
 GROUP BY at ORDER BY at WITH FILL FROM toStartOfInterval(now64(3) - INTERVAL 15 MINUTE, INTERVAL 10 SECOND)
@@ -100,7 +107,7 @@ FROM satisfaction_by_brand
 WHERE tenant = {tenant:String} AND brand != '' ORDER BY satisfaction, brand LIMIT 500"""
 LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
     max(failed_at) AS newest, any(dead_letter_id) AS example, count() OVER () AS of_all
-FROM dead_letters FINAL WHERE tenant = {tenant:String} GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
+FROM (""" + UNSENT + """) GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
 TIMELINE = """SELECT timestamp, if(event = '', type, event) AS event, product_id, revenue, lane, count() OVER () AS of_all
 FROM events FINAL
 WHERE tenant = {tenant:String} AND user = {user:String} ORDER BY timestamp DESC LIMIT 200"""

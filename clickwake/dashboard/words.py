@@ -54,6 +54,8 @@ CHINESE = {
     "within its limit": "在限度内", "beyond its limit: train again": "超出限度：请重新训练",
     "Choose a cause to try its fix: nothing is sent by that.": "选择一个原因以试行修复：不会发送任何内容。",
     "would be taken once mended": "条修复后可被接受", "unchanged": "未改动", "Send again": "重新发送",
+    "What is older than Kafka keeps dead letters is known, but cannot be sent again.":
+        "超过 Kafka 死信保留期的内容仍会列出，但无法重发。",
     "Nothing was sent": "未发送任何内容", "Sent again": "已重新发送", "Kafka does not answer": "Kafka 无响应",
     "Promotions": "促销", "More orders a user than held out, with interval":
         "人均下单率较对照组的提升（含置信区间）",

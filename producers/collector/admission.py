@@ -65,6 +65,7 @@ class NotAdmitted(msgspec.Struct, frozen=True):
 
 NO_PRIVACY = Privacy(Settings(ip="keep"))
 WITHHELD = "; the payload is not kept, because ids in it could not be replaced by pseudonyms"
+UNCONSENTED = "; the payload is not kept, because there is no consent to analytics"
 
 
 class Arrival(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,12 +253,21 @@ def _said_ms(event: dict[str, Any], arrival: Arrival) -> int:
     return ms(arrival.received_at) if arrival.history is None else 0
 
 
-def _unread(kind: Kind, said: Message, raw: bytes, arrival: Arrival) -> NotAdmitted:
-    """Of what was not looked through, addresses are told by their looks. Ids are not: where they are pseudonyms nothing of
-    it is kept."""
-    if arrival.privacy.pseudonyms:
-        return NotAdmitted(kind, (msgspec.structs.replace(said, message=said.message + WITHHELD),), b"")
-    return NotAdmitted(kind, (said,), arrival.privacy.without_addresses(raw))
+def _kept(refused: NotAdmitted, arrival: Arrival, *, read: bool) -> NotAdmitted:
+    """What a letter may keep of it: nothing without consent to analytics, nor where ids are pseudonyms and it could not be
+    `read`, or nothing in it says whose it is, so that an id may stand in any field. Of what was not looked through,
+    addresses are told by their looks."""
+    why = None
+    if arrival.privacy.refuses_analytics(arrival.tenant, refused.payload):
+        why = UNCONSENTED
+    elif arrival.privacy.pseudonyms and not (read and refused.whose):
+        why = WITHHELD
+    if why is None:
+        payload = refused.payload if read else arrival.privacy.without_addresses(refused.payload)
+        return msgspec.structs.replace(refused, payload=payload)
+    first, *others = refused.messages
+    said = (msgspec.structs.replace(first, message=first.message + why), *others)
+    return msgspec.structs.replace(refused, messages=said, payload=b"", beside={})
 
 
 def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
@@ -266,7 +276,8 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
     withheld = arrival.privacy.pseudonyms
     if len(raw) > arrival.event_bytes_max:
         text = f"the event has {len(raw):,} bytes, at most {arrival.event_bytes_max:,} are taken"
-        return _unread("too_large", Message(path="", keyword="maxBytes", message=text), raw, arrival)
+        refused = NotAdmitted("too_large", (Message(path="", keyword="maxBytes", message=text),), raw)
+        return _kept(refused, arrival, read=False)
     event: Any = None
     message_id: str | None = None  # as given; one drawn here would tell the client nothing
     whose: Keys = ()
@@ -293,6 +304,8 @@ def admit(raw: bytes, arrival: Arrival) -> Admitted | NotAdmitted:
         ids, said = event if isinstance(event, dict) else {}, complaint(error)
         user = _known(ids, "userId") or _known(ids, "anonymousId") or ""
         if payload is None:  # nor can it be read once more, to be kept without an id beside
-            return msgspec.structs.replace(_unread("undecodable", said, raw, arrival), message_id=message_id, whose=whose,
-                                           user="" if withheld else user, ts_ms=_said_ms(ids, arrival))  # fmt: skip
-        return NotAdmitted("undecodable", (said,), payload, message_id, user, whose, beside, _said_ms(ids, arrival))
+            refused = NotAdmitted("undecodable", (said,), raw, message_id, "" if withheld else user, whose,
+                                  ts_ms=_said_ms(ids, arrival))  # fmt: skip
+            return _kept(refused, arrival, read=False)
+        return _kept(NotAdmitted("undecodable", (said,), payload, message_id, user, whose, beside, _said_ms(ids, arrival)),
+                     arrival, read=True)  # fmt: skip

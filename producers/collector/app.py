@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -312,11 +313,14 @@ class Collector:
         ))  # fmt: skip
 
     def _dead_letter(self, refused: NotAdmitted, arrival: Arrival, source: Source, headers: Headers) -> Record:
+        """Of what may not be kept nothing tells whose it was: no key, no trace, and no id that is made of it."""
+        kept = bool(refused.payload)
         letter = dead_letters.dead_letter(
             tenant=arrival.tenant, kind=refused.kind, messages=refused.messages, payload=refused.payload, source=source,
-            at=arrival.received_at,
+            at=arrival.received_at, told_by=None if kept else uuid.uuid4().bytes,
         )
-        return Record(self._dead_letters, key(arrival.tenant, refused.user), dead_letters.encode(letter), headers)
+        return Record(self._dead_letters, key(arrival.tenant, refused.user if kept else ""), dead_letters.encode(letter),
+                      headers if kept else [])  # fmt: skip
 
     async def live(self, request: Request) -> Response:
         return Json({"status": "ok"})

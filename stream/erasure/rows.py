@@ -21,7 +21,9 @@ HOLDS = """(arrayExists(one -> position(x, one) > 0, {quoted:Array(String)})
 _FIELDS = ("userId", "anonymousId", "previousId", "user_id", "anonymous_id", "previous_id")  # refused things may be misnamed
 _STANDS = " OR ".join(f"{read}(payload, '{field}') IN {{ids:Array(String)}}" for field in _FIELDS
                       for read in ("JSONExtractString", "JSONExtractRaw"))  # raw, numbers have no quotes, and texts do
-_LETTER = f"({_STANDS} OR (NOT isValidJSON(payload) AND arrayExists(x -> {HOLDS}, [payload])))"
+# of nobody, as far as these say: then any place where the id stands may be the one that tells; so it is with what is no JSON
+_NOBODYS = " AND ".join(f"JSONExtractRaw(payload, '{field}') IN ('', 'null', '\"\"')" for field in _FIELDS)
+_LETTER = f"({_STANDS} OR ({_NOBODYS} AND arrayExists(x -> {HOLDS}, [payload])))"
 _NUMBER = re.compile("-?[0-9]+([.][0-9]+)?")
 
 

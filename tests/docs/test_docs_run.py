@@ -43,7 +43,7 @@ HOME_FILES = {"segments": "segments.yml", "lifecycle": "segments.yml", "channels
               "experiments": "experiments.yml", "holdout": "offers.yml", "placements": "offers.yml"}  # fmt: skip
 AWAITED_S, BLOCK_S = 20.0, 120.0
 STRICT = 'set -eu\ncurl() { command curl --fail-with-body --silent --show-error "$@"; }'  # a 404 is a failure here
-PLACEHOLDER = r"\b(USER|ID|ITEM_ID|VERSION|OTHER|TENANT|PATH|NAME|DIR)\b"
+PLACEHOLDER = r"\b(USER|ID|ITEM_ID|VERSION|OTHER|TENANT|CAUSE|PATH|NAME|DIR)\b"
 
 # pattern → why no test of this file runs it
 NOT_RUN = {
@@ -169,7 +169,7 @@ def letters(shell: Shell) -> dict[str, str]:
     by_path = {one["path"]: one for one in listed["causes"]}
     price, nobody = by_path["properties.price"], by_path["userId"]
     assert price["letters"] == 2
-    return {"repair ID": f"repair {nobody['example']}", "--cause 1": f"--cause {price['cause']}"}
+    return {"repair ID": f"repair {nobody['example']}", "--cause CAUSE": f"--cause {price['cause']}"}
 
 
 def visitors(shell: Shell) -> dict[str, str]:

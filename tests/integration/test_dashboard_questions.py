@@ -7,10 +7,17 @@ import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
 from clickwake.dashboard import queries
+from producers import dead_letters, repair
+from schemas import topics
+from schemas.dead_letter import Message, Source
+from schemas.events import ID_CHARS_MAX
 from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse
-from tests.support.database import Database
+from tests.support.database import Database, on
+from tests.support.fakes import event
 
 QUESTIONS = {name: value for name, value in vars(queries).items() if name.isupper() and isinstance(value, str)}
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -40,3 +47,27 @@ def test_of_a_large_segment_the_first_are_shown_and_all_are_counted(database: Da
         queries.MEMBERS, tenant="t", segment=name, at=datetime.now(UTC) + timedelta(days=1))) for name in ("large", "small")}
     assert (len(found["large"]), {row["of_all"] for row in found["large"]}) == (500, {501})
     assert (len(found["small"]), {row["of_all"] for row in found["small"]}) == (3, {3})
+
+
+def test_a_letter_is_listed_and_counted_until_its_event_is_stored_again(database: Database) -> None:
+    """By the id that its event gets: the client's, or the letter's where that is none."""
+    payloads = (b'{"messageId": "own"}', b'{"messageId": 7}', b'{"messageId": ""}', b"{", "x" * (ID_CHARS_MAX + 1),
+                b'{"messageId": "\xc3\xa9"}')  # fmt: skip
+    said = [payload if isinstance(payload, bytes) else msgspec.json.encode({"messageId": payload}) for payload in payloads]
+    message = Message(path="userId", keyword="type", message="no text")
+    found = [dead_letters.dead_letter(tenant="t", kind="undecodable", messages=[message], payload=one, at=NOW,
+                                      source=Source(topic="collector:/v1/track", partition=0, offset=at))
+             for at, one in enumerate(said)]  # fmt: skip
+    database.store(on(topics.DEAD_LETTERS, [msgspec.to_builtins(one) for one in found]))
+    asked = queries.Database(database.settings)
+
+    def left() -> tuple[int, int]:
+        (totals,), causes = (asyncio.run(asked.rows(sql, tenant="t")) for sql in (queries.TOTALS, queries.LETTERS))
+        return totals["letters"], sum(row["letters"] for row in causes)
+
+    for sent, letter in enumerate(found, 1):
+        again = event(user="u", id=repair.event_id(letter))
+        database.store(on(topics.EVENTS, [again | {"tenant": "t2", "lane": "repair"}], 100 * sent))
+        assert left() == (len(found) - sent + 1,) * 2, "that was another's"
+        database.store(on(topics.EVENTS, [again | {"lane": "repair"}], 100 * sent + 1))
+        assert left() == (len(found) - sent,) * 2

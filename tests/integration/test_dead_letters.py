@@ -43,7 +43,7 @@ def test_listed_mended_and_sent_again(settings: Settings, monkeypatch: pytest.Mo
         assert (price["letters"], price["path"], price["fix"]) == (3, "properties.price", "--set properties.price=9.5")
         assert (broken["letters"], broken["keyword"], broken["fix"]) == (1, "json", "")
 
-        code, trial = say("repair", "--cause", "1")
+        code, trial = say("repair", "--cause", price["cause"])
         assert (code, trial["fit"], trial["sent"]) == (0, 3, 0)
         assert '+  "price": 9.5,' in trial["details"][0]["diff"]
         code, trial = say("repair", broken["example"])
@@ -53,7 +53,7 @@ def test_listed_mended_and_sent_again(settings: Settings, monkeypatch: pytest.Mo
         assert len(read_all(settings, topics.EVENTS)) == 5, "a dry run sends nothing"
 
         for _ in range(2):
-            code, sent = say("replay", "--cause", "1")
+            code, sent = say("replay", "--cause", price["cause"])
             assert (code, sent["sent"]) == (0, 3)
 
         def stored() -> list[Any]:
@@ -66,5 +66,6 @@ def test_listed_mended_and_sent_again(settings: Settings, monkeypatch: pytest.Mo
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 30, "both replays folded")
     assert stored_states(settings)[b"t/u1"].events == 4, "sent twice, folded once"
     assert stored() == [("good", "live", 1), ("m0", "repair", 1), ("m1", "repair", 1), ("m2", "repair", 1)]
-    assert [cause["keyword"] for cause in say("list")[1]["causes"]] == ["json"]
+    assert [cause["cause"] for cause in say("list")[1]["causes"]] == [broken["cause"]], "called as before"
+    assert say("repair", "--cause", broken["cause"])[1]["letters"] == 1
     assert sum(cause["letters"] for cause in say("list", "--all")[1]["causes"]) == 4

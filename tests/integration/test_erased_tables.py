@@ -123,7 +123,8 @@ def test_there_is_no_table_about_people_that_an_erasure_passes_over(erased: Eras
 
 
 LETTERS = [b'{"userId": 4711, "event": "x"}', b'{"previousId":4711}', b'{"userId": "4711"}', b'{"user_id": "4711"}',
-           b'{"anonymousId": 4711, "event": ']  # fmt: skip
+           b'{"anonymousId": 4711, "event": ', b'{"user": "4711"}', b'{"properties": {"userId": 4711}}', b'["4711"]',
+           b'{"userId": null, "anonymousId": "", "traits": {"id": "4711"}}']  # fmt: skip
 OTHERS = [b'{"userId": 47110}', b'{"price": 4711}', b'{"userId": 47110, "price": 4711, ', b'{"userId": null}']
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,18 @@ async def test_bad_records_become_dead_letters_and_neighbours_are_not_harmed() -
         "properties.product_id",
     ]
     assert bench.part.outcomes["rejected"] == 4 and bench.part.outcomes["folded"] == 1
+
+
+@pytest.mark.parametrize("more", [{"ts_ms": 1}, {"properties": {"product_id": 5}}, {"traits": "\ud800"}])
+async def test_of_who_refuses_analytics_a_dead_letter_says_the_reason_alone(more: dict[str, Any]) -> None:
+    bench = Bench()
+    said = {"anonymousId": "raw-device", "context": {"consent": {"analytics": False}}} | more
+    raw = json.dumps(event(user="raw-user", **said), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    await bench.feed(raw, event(ts_ms=1))
+    withheld, kept = bench.outputs.values("dead-letters")
+    assert (withheld["payload"], withheld["payload_bytes"], withheld["tenant"]) == ("", 0, "t") and kept["payload"]
+    assert b"raw" not in msgspec.json.encode(withheld) and withheld["failure"]["messages"]
+    assert [one.key for topic, _, one in bench.outputs.sent if topic == "dead-letters"] == [b"t/", b"t/u"]
 
 
 async def test_every_input_is_accounted_for() -> None:

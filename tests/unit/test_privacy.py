@@ -109,6 +109,16 @@ def test_addresses_are_looked_for_in_time_that_grows_as_the_bytes_do(unit: str) 
     assert took_s(400_000) < 50 * took_s(20_000) + 0.5, "a square would be 400 times as long"
 
 
+def test_names_of_fields_are_looked_through_but_for_an_events_own() -> None:
+    client, kafka = running(pseudonym_keys=(SECRET,))
+    body = EVENT | {"userId": "properties", "of properties": 1, "in": {"properties": 2}}
+    assert post(client, "/v1/track", body).status_code == 200
+    (event,) = kafka.sent("events")
+    named = event["userId"]
+    assert named.startswith("pn_") and event["properties"] == EVENT["properties"]
+    assert (event[f"of {named}"], event["in"]) == (1, {named: 2})
+
+
 @pytest.mark.parametrize(("how", "given", "kept"), [
     ("truncate", "203.0.113.77", "203.0.113.0"), ("truncate", "2001:db8:1:2::5", "2001:db8:1::"), ("truncate", "home", None),
     ("truncate", 7, None), ("drop", "203.0.113.77", None), ("keep", "203.0.113.77", "203.0.113.77"),
@@ -118,6 +128,46 @@ def test_addresses_lose_their_end(how: str, given: Any, kept: str | None) -> Non
     assert post(client, "/v1/track", EVENT | {"context": {"ip": given, "locale": "en"}}).status_code == 200
     (event,) = kafka.sent("events")
     assert event["context"].get("ip") == kept and event["context"]["locale"] == "en"
+
+
+NO = {"consent": {"analytics": False}}
+
+
+@pytest.mark.parametrize("more", [
+    {"properties": 7, "context": NO}, {"properties": 7, "context": {"consent": {"analytics": "no"}}},
+    {"x": "y" * 33_000, "context": NO}, {"timestamp": "never", "context": NO}, {"type": 7, "context": NO | {"sessionId": 5}},
+])  # fmt: skip
+def test_of_who_refuses_analytics_the_reason_for_a_refusal_is_kept_alone(more: dict[str, Any]) -> None:
+    client, kafka = running()
+    said = {"anonymousId": "raw-device", "traits": {"email": "raw@mail.example"}}
+    for user in ("raw-user", "raw-other"):
+        body = {"batch": [EVENT | said | {"type": "track", "userId": user, "messageId": user} | more]}
+        assert post(client, "/v1/batch", body).status_code == 400
+    letters = kafka.dead_letters()
+    assert len({one.dead_letter_id for one in letters}) == 2, "each is one, though they say the same"
+    for record, letter in zip(kafka.records, letters, strict=True):
+        assert (record.key, letter.payload, letter.payload_bytes) == (b"shop/", b"", 0)
+        assert b"raw" not in record.value and "no consent to analytics" in letter.failure.messages[0].message
+
+
+def test_what_nobody_can_read_is_kept_by_the_tenants_default() -> None:
+    wrong = ["raw-user", {"userId": "raw-user", "context": 7},
+             {"userId": "raw-user", "context": {"consent": {"analytics": True}}, "properties": 7}]  # fmt: skip
+    for analytics, kept in ((True, [True] * 3), (False, [False, False, True])):
+        client, kafka = running(consent={"shop": ConsentDefault(analytics=analytics)})
+        assert post(client, "/v1/batch", {"batch": wrong}).status_code == 400
+        assert [bool(one.payload) for one in kafka.dead_letters()] == kept
+
+
+def test_an_erased_id_beside_is_no_matter_where_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, kafka = running()
+    forgotten = {b"shop/raw-device"}
+    erasures = client.app.state.collector.erasures
+    monkeypatch.setattr(erasures, "covers", lambda one, ts_ms: one in forgotten)
+    body = {"userId": "u1", "anonymousId": "raw-device", "properties": 7, "context": NO}
+    assert post(client, "/v1/track", body).status_code == 400
+    (letter,) = kafka.dead_letters()
+    assert letter.payload == b""
 
 
 def test_consent_is_stated_where_the_event_says_nothing() -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
 from clickwake import dead_letters as commands
+from clickwake.cli import app
 from clickwake.dead_letters import tried
 from producers import dead_letters, repair
 from producers.collector.admission import Arrival, NotAdmitted, admit
@@ -19,6 +21,7 @@ from schemas.dead_letter import DeadLetter, Message, Source
 from schemas.events import Event
 from stream.settings import Personalize, Settings
 from stream.sink.message_ids import MessageIds
+from tests.support import hostile
 from tests.support.database import SETTINGS
 from tests.unit.test_personalize import Bench
 
@@ -27,10 +30,13 @@ GOOD: dict[str, Any] = {"messageId": "m1", "type": "track", "event": "Product Vi
                         "properties": {"product_id": "sku-1", "price": 9.5}}  # fmt: skip
 
 
+def raw_of(payload: dict[str, Any] | bytes) -> bytes:
+    return payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
+
+
 def letter(payload: dict[str, Any] | bytes, offset: int = 0) -> DeadLetter:
     """What the collector keeps of a refused event."""
-    raw = payload if isinstance(payload, bytes) else msgspec.json.encode(payload)
-    refused = admit(raw, Arrival(tenant="shop", received_at=AT, event_bytes_max=32_768))
+    refused = admit(raw_of(payload), Arrival(tenant="shop", received_at=AT, event_bytes_max=32_768))
     assert isinstance(refused, NotAdmitted), refused
     return dead_letters.dead_letter(
         tenant="shop", kind=refused.kind, messages=refused.messages, payload=refused.payload, at=AT,
@@ -42,12 +48,41 @@ def changed(**fields: Any) -> dict[str, Any]:
     return GOOD | fields
 
 
+def test_a_cause_is_called_the_same_whatever_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    prices = [letter(changed(messageId=f"p{n}", properties={"price": "9.5"}), n) for n in range(3)]
+    other = msgspec.structs.replace(letter(changed(messageId="p0", properties={"price": "7"}), 3), tenant="outlet")
+    ids = [letter(changed(messageId=f"i{n}", userId=17), 4 + n) for n in range(2)]
+    again = [letter(changed(messageId="p0", properties={"price": "9.5"}), 6)]  # the client sent that one twice
+    stored = list[tuple[str, str]]()
+    clickhouse = SimpleNamespace(query=lambda sql, parameters: SimpleNamespace(result_rows=stored), close=lambda: None)
+    monkeypatch.setattr(commands.query, "connected", lambda _: clickhouse)
+    monkeypatch.setattr(commands, "read", lambda _: [*prices, other, *ids, *again])
+
+    def say(*arguments: str) -> Any:
+        return json.loads(CliRunner().invoke(app, ["dead-letters", *arguments, "--json"]).stdout)
+
+    def listed(*more: str) -> dict[str, tuple[str, int]]:
+        return {one["path"]: (one["cause"], one["letters"]) for one in say("list", *more)["causes"]}
+
+    before = listed()
+    (price, _), (user, _) = before["properties.price"], before["userId"]
+    assert before == {"properties.price": (price, 5), "userId": (user, 2)}
+    stored += [("shop", f"p{n}") for n in range(3)]
+    assert listed() == {"properties.price": (price, 1), "userId": (user, 2)}, "the outlet has sent none"
+    assert list(listed("--tenant", "shop")) == ["userId"] and listed("--all") == before
+    chosen = [one["dead_letter_id"] for one in say("repair", "--cause", user)["details"]]
+    assert chosen == [one.dead_letter_id for one in ids]
+    assert say("repair", "--cause", price, "--tenant", "outlet")["details"][0]["dead_letter_id"] == other.dead_letter_id
+    refused = CliRunner().invoke(app, ["dead-letters", "repair", "--cause", "1"])
+    assert refused.exit_code == 1 and "no letter has the cause 1" in refused.stderr
+
+
 def test_an_event_without_consent_counts_as_sent_again_under_the_hash_of_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second, third = (letter(changed(messageId=ident, properties=7)) for ident in ("m1", "m2", "m3"))
     stored = ["m1", MessageIds(SETTINGS)("shop", "m2")]
 
     def query(sql: str, parameters: dict[str, list[str]]) -> SimpleNamespace:
-        return SimpleNamespace(result_rows=[(one,) for one in parameters["ids"] if one in stored])
+        return SimpleNamespace(result_rows=[("shop", one) for one in parameters["ids"] if one in stored])
 
     monkeypatch.setattr(commands.query, "connected", lambda _: SimpleNamespace(query=query, close=lambda: None))
     assert commands.sent_again(SETTINGS, [first, second, third]) == {first.dead_letter_id, second.dead_letter_id}
@@ -93,6 +128,40 @@ def test_what_was_meant_is_not_guessed(payload: dict[str, Any] | bytes) -> None:
     assert repair.mend(one, ()).event is None
 
 
+SPOILT: list[dict[str, Any] | bytes] = [
+    changed(timestamp=1e20), changed(originalTimestamp=-1e300), changed(userId=17, receivedAt="x"),
+    changed(userId=17, receivedAt="2026-11-25T10:00:00", timestamp="2026-11-25T09:00:00Z"),
+    changed(userId=17, receivedAt="9999-12-31T23:59:59.999Z", timestamp="2026-11-25T09:00:00Z"),
+    changed(userId=17, receivedAt="0001-01-01T00:00:00+14:00"),
+]  # fmt: skip
+OF_THE_TOPIC = Source(topic="clickwake.events.v1", partition=0, offset=3)
+
+
+def test_no_letter_keeps_the_others_from_being_mended() -> None:
+    """Whatever it is about, and whoever found it wrong: it has a fix or none, and is taken or not."""
+    arrival = Arrival(tenant="shop", received_at=AT, event_bytes_max=32_768)
+    wrong = [*map(raw_of, SPOILT), *hostile.payloads(seed=7, count=1_500)]
+    letters = []
+    for offset, raw in enumerate(wrong):
+        refused = admit(raw, arrival)
+        if isinstance(refused, NotAdmitted):
+            letters.append(letter(raw, offset))
+            letters.append(msgspec.structs.replace(letters[-1], source=OF_THE_TOPIC))
+            odd = datetime(9999, 12, 31, tzinfo=UTC)  # an event's own `repair` may say so
+            letters.append(msgspec.structs.replace(letters[-1], first_seen=odd))
+    assert len(letters) > 1_000 and len(repair.groups(letters)) > 20
+    assert len(tried(Settings(), letters)) == len(letters)
+
+
+def test_when_it_came_is_not_the_clients_to_say() -> None:
+    own = {"timestamp": "2026-11-25T09:00:00.000Z"}
+    for received in ("x", "2026-11-25T10:00:00", "2030-01-01T00:00:00Z"):
+        one = letter(changed(userId=17, receivedAt=received, **own))
+        mended = repair.mend(one, repair.suggest(one))
+        assert mended.event is not None, mended.messages
+        assert msgspec.json.decode(mended.event.value, type=Event).received_at == AT
+
+
 def test_letters_are_grouped_by_cause_whatever_the_index() -> None:
     wrong = [changed(properties={"products": [{"product_id": "a"}] * n + [{"product_id": 1}]}) for n in range(3)]
     letters = [letter(one, at) for at, one in enumerate(wrong)] + [letter(b"{", 9)]
@@ -123,17 +192,28 @@ async def test_one_that_fails_again_counts_on_from_the_first_time() -> None:
 
 
 def test_changes_by_hand_and_paths_that_are_not_there() -> None:
-    one = letter(changed(userId=17, extra={"a": 1}))
+    one = letter(changed(userId=17, extra={"a": 1}, products=[1]))
     by_hand = [repair.parse("set", "userId=u9"), repair.parse("drop", "extra.a"), repair.parse("rename", "extra=more")]
     mended = repair.mend(one, by_hand)
     assert mended.event is not None
     sent = json.loads(mended.event.value)
     assert (sent["userId"], sent["more"], "extra" in sent) == ("u9", {}, False)
-    for gone in (Change("drop", "nobody.there"), Change("rename", "no", "where"), Change("set", "userId.x", 1)):
+    for gone in (Change("drop", "nobody.there"), Change("rename", "no", "where"), Change("set", "userId.x", 1),
+                 Change("rename", "products[0]", "x")):
         assert [message.keyword for message in repair.mend(one, [gone]).messages] == ["path"]
     for wrong in ("", "=x"):
         with pytest.raises(ValueError, match="PATH=VALUE"):
             repair.parse("set", wrong)
+
+
+def nested(levels: int) -> bytes:
+    return msgspec.json.encode(GOOD)[:-1] + b', "more": ' + b'{"a":' * levels + b"1" + b"}" * (levels + 1)
+
+
+def test_what_is_nested_deeply_is_mended_as_far_as_it_can_be_shown() -> None:
+    without = [Change("drop", "more")]
+    assert repair.mend(letter(nested(40)), without).event is not None
+    assert [one.keyword for one in repair.mend(letter(nested(400)), without).messages] == ["depth"]
 
 
 def test_what_was_cut_or_holds_no_event_is_said_so() -> None:

@@ -127,6 +127,23 @@ def test_consent_is_stated_where_history_says_nothing(tmp_path: Path, sent: Sent
 
 
 @pytest.mark.parametrize("keys", [(), (SECRET,)], ids=["as they are", "pseudonyms"])
+def test_of_a_row_without_consent_to_analytics_the_reason_is_kept_alone(
+    tmp_path: Path, sent: Sent, keys: tuple[str, ...]
+) -> None:
+    no = {"context": {"consent": {"analytics": False}}}
+    for at in range(2):
+        replayed(tmp_path, "events", view("raw-customer", properties=at, **no), pseudonym_keys=keys)
+    default = {"shop": ConsentDefault(analytics=False)}
+    replayed(tmp_path, "events", view("raw-customer", properties=7), consent=default, pseudonym_keys=keys)
+    replayed(tmp_path, "online-retail", HEADER, ORDER.replace("2.55", "0"), consent=default, pseudonym_keys=keys)
+    letters = sent.letters()
+    assert len({one.dead_letter_id for one in letters}) == len(sent.records) == 4
+    assert not any(b"raw-customer" in record_key + value for _, record_key, value in sent.records)
+    for letter in letters:
+        assert letter.payload == b"" and letter.failure.messages[0].message.count("the payload is not kept") == 1
+
+
+@pytest.mark.parametrize("keys", [(), (SECRET,)], ids=["as they are", "pseudonyms"])
 @pytest.mark.parametrize("known_as", ["raw-customer", pseudonym(SECRET.encode(), "shop", "raw-customer")])
 @pytest.mark.parametrize("suppress", [True, False])
 def test_of_whom_the_list_names_nothing_is_sent_not_even_a_letter(
