@@ -203,7 +203,7 @@ class Api:
         return Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S).response()
 
     async def prometheus(self, request: Request) -> Response:
-        if (refused := scraping.refused_of(request, self._scraped)) is not None:
+        if (refused := scraping.refused_of(request, self._scraped, behind_tls=self.settings.api.behind_tls)) is not None:
             return refused.response()
         self.metrics.stale_ms.set(self.replica.behind_ms())
         self.metrics.offers_stale_ms.set(self.learned.behind_ms())
