@@ -73,8 +73,8 @@ def _answers(description: str, schema: dict[str, Any], *others: str) -> dict[str
     error = {"application/json": {"schema": _ref("Error")}}
     for status in sorted({"401", "429", "503", *others}):
         found[status] = {"description": said[status]} | ({} if status == "304" else {"content": error})
-    for status in {"200", "304"} if "304" in others else ():
-        found[status]["headers"] = FRESHNESS
+    if "304" in others:
+        found["200"]["headers"] = found["304"]["headers"] = FRESHNESS
     return found
 
 
