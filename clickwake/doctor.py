@@ -17,6 +17,7 @@ from clickwake.local import broker, kafka_jars, process, up
 from clickwake.local.clickhouse import launch
 from stream.http import keys
 from stream.settings import LOOPBACK, Api, Collector, Settings, load
+from stream.urls import without_userinfo
 from stream.wrong_settings import variable
 
 PYTHON_MIN = (3, 11)
@@ -177,8 +178,8 @@ def _models(settings: Settings) -> Check:
     filesystem, path = fsspec.core.url_to_fs(settings.registry)
     found = sorted(filesystem.ls(path, detail=False)) if filesystem.exists(path) else []
     if found:
-        return Check(name="models", level="ok", found=f"{len(found)} entries in {settings.registry}")
-    return Check(name="models", level="warning", found=f"none in {settings.registry}",
+        return Check(name="models", level="ok", found=f"{len(found)} entries in {without_userinfo(settings.registry)}")
+    return Check(name="models", level="warning", found=f"none in {without_userinfo(settings.registry)}",
                  do="`clickwake train` makes one; until then recommendations come from the live counts alone")
 
 

@@ -10,6 +10,7 @@ import structlog
 from structlog.typing import EventDict
 
 from stream.settings import Settings
+from stream.urls import without_userinfo
 
 
 def configure(settings: Settings) -> None:
@@ -21,6 +22,7 @@ def configure(settings: Settings) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         _with_trace,
+        _without_userinfo,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -35,6 +37,11 @@ def configure(settings: Settings) -> None:
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for noisy in ("aiokafka", "kafka", "faust", "mode", "httpx"):  # the last one would log ids of users
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+
+
+def _without_userinfo(logger: Any, method: str, event: EventDict) -> EventDict:
+    """A registry's URL may hold a password, and so may what its client raises."""
+    return {name: without_userinfo(value) if isinstance(value, str) else value for name, value in event.items()}
 
 
 def _with_trace(logger: Any, method: str, event: EventDict) -> EventDict:

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -28,6 +37,7 @@ from pydantic_settings import (
 
 from schemas.topics import DAY_MS, KEPT_FOR_A_TIME, Topic
 from stream import wrong_settings
+from stream.urls import without_userinfo
 
 PSEUDONYM_KEY_CHARS_MIN = 32
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -123,9 +133,13 @@ class ClickHouse(Section):
 
 
 class Models(Section):
-    registry: str = Field("", description="folder or fsspec URL of the releases; default <home>/models")
+    registry: str = Field("", description="folder or fsspec URL of the releases; default <home>/models", repr=False)
     signing_key: SecretStr | None = Field(None, description="ed25519 private key, base64 or a file: training signs with it")
     verify_keys: tuple[str, ...] = Field((), description="public keys, base64 or files: what none of them signed is refused")
+
+    @field_serializer("registry")
+    def _as_it_may_be_printed(self, registry: str) -> str:
+        return without_userinfo(registry)
 
 
 def _tenant(name: str) -> str:

@@ -10,6 +10,7 @@ from rich.console import Console
 from stream import settings as settings_module
 from stream.adapters.models import model_store
 from stream.settings import Settings
+from stream.urls import without_userinfo
 from training.history.snapshot import History
 from training.printing import EXPECTED, console, fail, print_json
 from training.release.release import NothingReleased
@@ -69,7 +70,8 @@ def release(version: str, reason: str, as_json: bool) -> None:
         if version == "newest":
             known = model_store.versions(settings.registry)
             if not known:
-                raise NothingReleased(f"{settings.registry} holds no bundle; train one with clickwake train")
+                where = without_userinfo(settings.registry)
+                raise NothingReleased(f"{where} holds no bundle; train one with clickwake train")
             version = known[0].model_version
         announced = releasing.release(settings, version, reason)
     except EXPECTED as error:

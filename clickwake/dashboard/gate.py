@@ -23,6 +23,7 @@ from clickwake.dashboard.words import Words, language
 from stream.http import body
 from stream.http.answers import Refused
 from stream.http.page import STYLE
+from stream.http.quoted import quoted_path
 from stream.settings import LOOPBACK, Dashboard
 
 IN, OUT = "/sign-in", "/sign-out"
@@ -103,7 +104,7 @@ class Gate:
         if visitor is None:
             if scope["type"] == "http" and scope["method"] == "GET" and "text/html" in asked.headers.get("accept", ""):
                 query = f"?{asked.url.query}" if asked.url.query else ""
-                return self._form(asked, next_=path + query)
+                return self._form(asked, next_=quoted_path(scope) + query)
             return HTMLResponse("Sign in first.", 401)
         scope.setdefault("state", {})["visitor"] = visitor
         return None

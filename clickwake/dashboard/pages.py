@@ -9,7 +9,8 @@ from urllib.parse import quote
 
 import httpx
 import structlog
-from nicegui import ui
+from fastapi.routing import APIRoute
+from nicegui import app, ui
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -23,6 +24,7 @@ from producers.kafka import KafkaUnavailable, NotAcknowledged
 from stream.adapters.models.model_store import BundleRefused
 from stream.core.segments.audience import NO_AUDIENCE
 from stream.core.segments.segment_rules import RulesError
+from stream.http.quoted import QuotedRoute
 from stream.pseudonyms import Pseudonyms
 from stream.segments import load as load_rules
 from stream.settings import Settings
@@ -302,6 +304,10 @@ PAGES = {"/": live, "/segments": segments, "/churn": churn, "/recommendations": 
          "/models": models_page.models, "/dead-letters": letters_page.dead_letters, "/users": users}  # fmt: skip
 
 
+class QuotedPage(QuotedRoute, APIRoute):
+    """A page whose path may hold an id."""
+
+
 def routes(settings: Settings, sessions: Sessions) -> None:
     """Tell NiceGUI of all pages. What is in front of them (`gate`) says who asks."""
     async def opened(
@@ -321,6 +327,7 @@ def routes(settings: Settings, sessions: Sessions) -> None:
         async def shown(request: Request, lang: str = "", tenant: str | None = None) -> Response | None:
             return await opened(request, path, NAV[path], lang, tenant, fill)
 
+    app.router.route_class = QuotedPage
     for path, fill in PAGES.items():
         add(path, fill)
 

@@ -37,6 +37,7 @@ from producers.simulate.world import World
 from schemas import topics
 from schemas.outputs import ChurnAlert, Recommendation, RecommendedItem
 from stream.settings import Settings
+from stream.urls import without_userinfo
 
 SHOPPERS, HISTORY_DAYS, LIVE_DAYS, SEED = 400, 90, 30, 7
 LIVE_SECONDS = 75.0  # 30 days of shopping in this time
@@ -144,7 +145,8 @@ def _train(stage: Stage) -> str:
     stage.console.print(
         f"  {manifest['model_version']} released: NDCG@10 of the next basket {ndcg('clickwake')}, personal frequency "
         f"{ndcg('personal_frequency')}, EASE {ndcg('ease')}, popularity {ndcg('popularity_30_days')}; the report is "
-        f"{stage.settings.registry}/bundles/{manifest['model_version']}/report/index.html", highlight=False)
+        f"{without_userinfo(stage.settings.registry)}/bundles/{manifest['model_version']}/report/index.html",
+        highlight=False)  # fmt: skip
     return str(manifest["model_version"])
 
 

@@ -22,11 +22,13 @@ from stream.http import scraping, server
 from stream.http.answers import Refused
 from stream.http.keys import HASHED
 from stream.http.measured import SECONDS, Measured
+from stream.http.quoted import QuotedRoute, quoted_path
 from stream.settings import Settings, WriteKeys
 
 STATIC = Path(__file__).with_name("static")
 TIMEOUT_S = 5.0
-PASSED_ON = ("content-type", "etag", "retry-after")
+ASKED = ("/api/v1/recommendations/{user}", "/api/v1/users/{user}", "/api/v1/why/{user}/{item}")
+PASSED_ON = ("content-type", "etag", "retry-after")  # of an answer
 
 
 class NoKey(RuntimeError):
@@ -61,7 +63,7 @@ def create_app(settings: Settings) -> Starlette:
     async def ask(request: Request) -> Response:
         """A question as it is, with the read key; a shop of real customers would ask for the one of its session only."""
         try:
-            answer = await api.get(request.url.path.removeprefix("/api"), params=request.query_params)
+            answer = await api.get(quoted_path(request.scope).removeprefix("/api"), params=request.query_params)
         except httpx.HTTPError as error:
             return Refused(503, "api_unavailable", f"The read API does not answer: {error!r}", retry_after_s=1).response()
         headers = {name: answer.headers[name] for name in PASSED_ON if name in answer.headers}
@@ -84,8 +86,7 @@ def create_app(settings: Settings) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/", index), Route("/api/v1/recommendations/{user}", ask), Route("/api/v1/users/{user}", ask),
-            Route("/api/v1/why/{user}/{item}", ask), Route("/metrics", metrics),
+            Route("/", index), *(QuotedRoute(path, ask) for path in ASKED), Route("/metrics", metrics),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[Middleware(Measured, requests=requests, seconds=seconds)], lifespan=lifespan,

@@ -337,7 +337,7 @@ class Collector:
         return Refused(503, "kafka_unavailable", reason, retry_after_s=RETRY_AFTER_S).response()
 
     async def prometheus(self, request: Request) -> Response:
-        if (refused := scraping.refused_of(request, self._scraped)) is not None:
+        if (refused := scraping.refused_of(request, self._scraped, behind_tls=self.settings.behind_tls)) is not None:
             return refused.response()
         return Response(generate_latest(self.metrics.registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 

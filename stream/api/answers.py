@@ -14,6 +14,8 @@ from stream.api.offers import OfferAnswer
 from stream.core.ranking.index import ItemIndex
 from stream.core.ranking.why import Why
 
+STALE, AS_OF = "Clickwake-Stale-Ms", "Clickwake-As-Of"  # headers: a 304 has no body that could say it
+
 
 class Recommended(RecommendedItem, frozen=True, kw_only=True):
     """`item`: what was asked of the catalog about it."""

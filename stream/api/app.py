@@ -28,7 +28,7 @@ from stream.adapters.kafka.offers import OffersReader
 from stream.adapters.kafka.replica import StateReplica
 from stream.adapters.kafka.serving_readers import ServingReaders
 from stream.api import openapi
-from stream.api.answers import Answer, Explained, Items, User
+from stream.api.answers import AS_OF, STALE, Answer, Explained, Items, User
 from stream.api.metrics import Metrics
 from stream.api.nearest import Nearest
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk
@@ -38,6 +38,7 @@ from stream.api.texts import TextFeatures
 from stream.endings import only_when_asked
 from stream.http import body, keys, page, scraping, server
 from stream.http.answers import Json, Refused
+from stream.http.quoted import QuotedRoute
 from stream.http.rates import Buckets, Wanted, take
 from stream.http.slots import RETRY_AFTER_S, Shares, Slots
 from stream.settings import Settings
@@ -202,7 +203,7 @@ class Api:
         return Refused(503, "not_ready", self._reason, retry_after_s=RETRY_AFTER_S).response()
 
     async def prometheus(self, request: Request) -> Response:
-        if (refused := scraping.refused_of(request, self._scraped)) is not None:
+        if (refused := scraping.refused_of(request, self._scraped, behind_tls=self.settings.api.behind_tls)) is not None:
             return refused.response()
         self.metrics.stale_ms.set(self.replica.behind_ms())
         self.metrics.offers_stale_ms.set(self.learned.behind_ms())
@@ -217,13 +218,16 @@ def _key(request: Request) -> str:
 
 
 def _answered(request: Request, answer: Answer | Items | User | Explained) -> Response:
-    """With a weak ETag: equal ones mean the same answer, but for how old it may be. 304 where the client has it."""
+    """With a weak ETag: equal ones mean the same answer, but for how old it may be, which headers say. 304 where the client
+    has it."""
     same: object = msgspec.structs.replace(answer, stale_ms=0)
     if isinstance(answer, Answer):  # its id stands for what was chosen, though scores change by the minute
         same = (answer.recommendation_id, [(one.item_id, one.item) for one in answer.items],
                 [one.category for one in answer.categories])  # fmt: skip
     tag = f'W/"{hashlib.blake2b(msgspec.json.encode(same), digest_size=12).hexdigest()}"'
-    headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", STALE: str(answer.stale_ms)}
+    if answer.as_of_ts is not None:
+        headers[AS_OF] = msgspec.to_builtins(answer.as_of_ts)
     if tag in (one.strip() for one in request.headers.get("if-none-match", "").split(",")):
         return Response(status_code=304, headers=headers)
     return Json(answer, headers=headers)
@@ -245,7 +249,7 @@ def create_app(settings: Settings) -> Starlette:
         return RedirectResponse("/docs")
 
     def route(path: str, name: str, handle: Handler, method: str = "GET") -> Route:
-        return Route(path, api.endpoint(name, handle), methods=[method])
+        return QuotedRoute(path, api.endpoint(name, handle), methods=[method])
 
     routes: list[Any] = [
         route("/v1/recommendations/{user}", "recommendations", api.recommendations),
@@ -262,7 +266,7 @@ def create_app(settings: Settings) -> Starlette:
     ]
     cors = Middleware(
         CORSMiddleware, allow_origins=list(settings.api.cors_origins), allow_methods=["GET", "POST"],
-        allow_headers=["*"], expose_headers=["ETag", "Retry-After"], max_age=86_400,
+        allow_headers=["*"], expose_headers=["ETag", "Retry-After", STALE, AS_OF], max_age=86_400,
     )
     app = Starlette(
         routes=routes, middleware=[cors, *api.tracing.middleware()], lifespan=api.lifespan,

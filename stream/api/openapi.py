@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from stream.api.answers import Answer, Explained, Items, OfferServed, Ranked, User
+from stream.api.answers import AS_OF, STALE, Answer, Explained, Items, OfferServed, Ranked, User
 from stream.api.nearest import Nearest
 from stream.api.offers import AskOffer, AskOfferFor
 from stream.api.requests import Ask, AskForMany, AskWhy, Neighbors, ToRank
@@ -36,6 +36,11 @@ SAID = {
     "offers": "Only from these offers, separated by commas.",
     "fields": "What of the catalog comes along with each item, separated by commas.",
 }
+FRESHNESS = {
+    STALE: {"description": "`stale_ms` of now, of a 304, too.", "schema": {"type": "integer"}},
+    AS_OF: {"description": "`as_of_ts` of now; missing where it is null.",
+            "schema": {"type": "string", "format": "date-time"}},
+}  # fmt: skip
 BODIES = (AskForMany, ToRank, AskOfferFor)  # another field than theirs is refused
 
 
@@ -51,7 +56,8 @@ def _parameters(kind: type[msgspec.Struct]) -> list[dict[str, Any]]:
 
 
 def _in_path(*names: str) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"},
+             "description": "The id, percent-encoded as one segment: `12/AB` is `12%2FAB`."} for name in names]
 
 
 def _answers(description: str, schema: dict[str, Any], *others: str) -> dict[str, Any]:
@@ -67,6 +73,8 @@ def _answers(description: str, schema: dict[str, Any], *others: str) -> dict[str
     error = {"application/json": {"schema": _ref("Error")}}
     for status in sorted({"401", "429", "503", *others}):
         found[status] = {"description": said[status]} | ({} if status == "304" else {"content": error})
+    if "304" in others:
+        found["200"]["headers"] = found["304"]["headers"] = FRESHNESS
     return found
 
 

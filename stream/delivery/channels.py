@@ -24,6 +24,7 @@ from stream.files import append_line
 RETRIED = (408, 425, 429, 500, 502, 503, 504)
 PERMANENT = 500  # answers of a mail server from here on (RFC 5321, section 4.2.1)
 SECRET_PREFIX = "whsec_"  # noqa: S105  # of a secret, not one
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what OWASP names (CSV injection)
 COLUMNS = ("delivery_id", "at", "tenant", "user_id", "kind", "details")
 
 
@@ -73,12 +74,32 @@ async def _post(channel: Webhook, message: Message) -> None:
     try:
         async with httpx.AsyncClient(timeout=channel.timeout_s, follow_redirects=False) as client:
             answer = await client.post(channel.url, content=body, headers=headers)
+    except httpx.InvalidURL:  # it quotes the part that is wrong
+        raise TryAgain("the channel's url is none: mend it in the file of deliveries") from None
     except httpx.HTTPError as error:
-        raise TryAgain(f"{channel.url} does not answer: {error!r}") from error
+        raise TryAgain(f"{_host(channel)} does not answer: {error!r}") from error
     if answer.status_code in RETRIED:
-        raise TryAgain(f"{channel.url} answered {answer.status_code}")
+        raise TryAgain(f"{_host(channel)} answered {answer.status_code}")
     if not answer.is_success:
-        raise Refused(f"{channel.url} answered {answer.status_code}: {answer.text[:200]}")
+        raise Refused(f"{_host(channel)} answered {answer.status_code}: {_said_by(channel, answer)[:200]}")
+
+
+def _host(channel: Webhook) -> str:
+    """All of its URL that is told: of many hooks the path, or the query, is the secret.
+
+    >>> _host(Webhook(url="https://me:pass@hooks.example:8443/T0/B0?key=secret", secret_env="HOOK"))
+    'https://hooks.example:8443'
+    """
+    url = httpx.URL(channel.url)
+    return f"{url.scheme}://{url.netloc.decode()}"
+
+
+def _said_by(channel: Webhook, answer: httpx.Response) -> str:
+    """What it answered; many a server names the path there."""
+    url, text = httpx.URL(channel.url), answer.text
+    for part in (url.raw_path.decode(), url.raw_path.decode().partition("?")[0], url.path, url.query.decode()):
+        text = text.replace(part, "…") if len(part) > 1 else text
+    return text
 
 
 def _mail(channel: Email, message: Message) -> None:
@@ -152,7 +173,7 @@ def _write(channel: Csv, message: Message) -> None:
 def _line(row: tuple[str, ...]) -> bytes:
     """One line of CSV. A cell that a spreadsheet would take for a formula begins with an apostrophe."""
     text = io.StringIO()
-    csv.writer(text).writerow(f"'{one}" if one[:1] in ("=", "+", "-", "@", "\t") else one for one in row)
+    csv.writer(text).writerow(f"'{one}" if one[:1] in FORMULA else one for one in row)
     return text.getvalue().encode()
 
 

@@ -29,6 +29,7 @@ from stream.adapters.kafka.kafka_clients import records
 from stream.erasure.eraser import OUTSIDE, until
 from stream.erasure.rows import HOLDS, numbers, quoted
 from stream.settings import Settings
+from stream.urls import without_userinfo
 
 FILES_NOT_SEARCHED = ("kafka", "clickhouse", "state")  # by their own ways
 VOCABULARIES = "models/text/*/tokenizer.json"  # words of a public model; a user called as one of them is not in there
@@ -111,7 +112,8 @@ def not_searched(settings: Settings) -> list[NotSearched]:
          "asked through the servers alone; deleted bytes go as they clean up, on topics by the days that the receipt names"),
         (f"bytes that state stores have deleted and their files may still hold, in {settings.state_dir}",
          "read as values: an erasure has the files rewritten, anything else goes as they are compacted"),
-        (f"the registry of models, {settings.registry}, where it is not in the home", "released models hold no ids"),
+        (f"the registry of models, {without_userinfo(settings.registry)}, where it is not in the home",
+         "released models hold no ids"),
         OUTSIDE,
     )  # fmt: skip
     return [NotSearched(place=place, why=why) for place, why in places]

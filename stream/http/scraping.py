@@ -29,8 +29,8 @@ def refused(own: Metrics, peer: str, authorization: str, *, forwarded: bool) -> 
     return None
 
 
-def refused_of(request: Request, own: Metrics) -> Refused | None:
-    """The same of a request."""
-    headers = request.headers
-    return refused(own, request.client.host if request.client else "", headers.get("authorization", ""),
-                   forwarded="x-forwarded-for" in headers or "forwarded" in headers)  # fmt: skip
+def refused_of(request: Request, own: Metrics, *, behind_tls: bool = False) -> Refused | None:
+    """The same of a request. `behind_tls`: a proxy is in front, and one on this machine need not say of whom it is."""
+    headers, peer = request.headers, request.client.host if request.client else ""
+    return refused(own, peer, headers.get("authorization", ""),
+                   forwarded="x-forwarded-for" in headers or "forwarded" in headers or (behind_tls and peer in LOOPBACK))

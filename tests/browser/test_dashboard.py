@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -139,6 +140,28 @@ def _funnel(settings: Settings) -> list[int]:
     return [sum(count >= step for count in took.values()) for step in range(1, len(steps) + 1)]
 
 
+def _active(settings: Settings) -> tuple[date, int, int]:
+    """Of the last day: how many came for the first time, and how many again, counted by hand."""
+    with closing(adapter.open_client(settings.clickhouse)) as client:
+        came = {(user, at.date()) for user, at in client.query("SELECT user, timestamp FROM events FINAL").result_rows}
+    first = {user: min(day for one, day in came if one == user) for user, _ in came}
+    last = max(day for _, day in came)
+    new = sum(day == last for day in first.values())
+    return last, new, sum(day == last for _, day in came) - new
+
+
+def _drawn(page: Page, title: str) -> list[float]:
+    """The values of a picture's first series."""
+    found: list[float] = picture(page, title).evaluate("chart => getElement(chart.id.slice(1)).options.series[0].data")
+    return found
+
+
+def _asked(settings: Settings, path: str) -> Any:
+    """The read API itself."""
+    port = json.loads((settings.home / "run" / "api.json").read_text())["port"]
+    return httpx.get(f"http://127.0.0.1:{port}{path}", auth=("read", ""), trust_env=False).raise_for_status().json()
+
+
 def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: datetime, page: Page) -> None:
     settings, url = dashboard
     page.goto(url)
@@ -152,6 +175,11 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
              for step, count in zip(("viewed", "added to cart", "checkout", "ordered"), steps, strict=True))
     expect(picture(page, "Funnel")).to_have_attribute(
         "aria-label", f"Funnel, the last 30 days with events: {'; '.join(words)}")  # fmt: skip
+    assert 0 < sum(_drawn(page, "Events per 10 seconds")) <= EVENTS + len(reactions(0))
+    day, new, returning = _active(settings)
+    assert returning > 0
+    expect(picture(page, "Active users")).to_have_attribute("aria-label", re.compile(
+        rf"new .*\b{new} \({day:%m-%d}\); returning .*\b{returning} \({day:%m-%d}\)$"))  # fmt: skip
     shot(page, "dashboard-live")
     page.get_by_role("link", name="Segments").click()
     surfaces.is_live(page, "/segments")
@@ -192,6 +220,8 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
     expect(page.locator('[data-alert="fell"]')).to_contain_text("Clay fell: 1.00 → 0.25")
     expect(page.get_by_text("“The handle broke.”")).to_be_visible()
     expect(page.get_by_role("row", name=re.compile("Clay.*10"))).to_be_visible()
+    # item, title, opinions, satisfaction, shrunk, unhappy, tickets
+    expect(row_of(page, "i1( thing 1)?", "10", "0.625", "0.625", "0.5", "0")).to_be_visible()
     expect(page.locator(".chart svg")).to_have_count(1)
     shot(page, "dashboard-satisfaction")
     page.get_by_role("link", name="Models").click()
@@ -221,12 +251,17 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
     page.keyboard.press("Enter")
     expect(page.get_by_text("What is recommended now")).to_be_visible()
     expect(page.get_by_role("cell", name="Product Viewed").first).to_be_visible()
-    expect(page.locator(".chart svg").first).to_be_visible()
+    known = _asked(settings, "/v1/users/u3")["churn"]
+    days, chance = min(known["curve"], key=lambda one: abs(one[0] - known["silent_days"]))
+    expect(picture(page, "Chance of still being away")).to_have_attribute(
+        "aria-label", f"Chance of still being away, by days of silence: {chance:.2f} ({days:g})")  # fmt: skip
     expect(page.get_by_text("Nearest to the user's own vector")).to_be_visible()
     expect(page.get_by_role("columnheader", name="cosine")).to_be_visible()
     expect(page.get_by_text("Items like the last one dealt with: i")).to_be_visible()
     why = page.get_by_label("Why, or why not: an item's id")
-    for item, told in (("i3", re.compile("i3: (place|not among)")), ("no such item", re.compile("no such item"))):
+    said = _asked(settings, "/v1/why/u3/i3")
+    place = f"place {said['place']} of {said['of_items']}" if said["place"] else "not among those to choose from"
+    for item, told in (("i3", re.compile(f"i3: {place}")), ("no such item", re.compile("no such item"))):
         why.fill(item)
         page.keyboard.press("Enter")
         expect(page.get_by_role("status")).to_have_text(told)
@@ -236,7 +271,8 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
     surfaces.at_rest(page)
     page.get_by_role("button", name="Erase").click()
     expect(page.get_by_text("The request was taken")).to_be_visible()
-    assert len(read_all(settings, topics.ERASURES)) == 1
+    (asked,) = (json.loads(record.value) for record in read_all(settings, topics.ERASURES))
+    assert (asked["tenant"], asked["user_id"]) == ("t", "u3")
 
 
 def test_segments_are_known_as_of_any_time(dashboard: tuple[Settings, str], now: datetime, page: Page) -> None:

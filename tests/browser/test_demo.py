@@ -14,7 +14,7 @@ from clickwake.local.up import read_status
 from producers.client import Client
 from schemas import topics
 from stream.settings import Kafka, Settings
-from tests.browser.test_shop import ITEMS, STOPWATCH, WITHIN_MS
+from tests.browser.test_shop import ITEMS, STOPWATCH, soon_enough
 from tests.support import surfaces
 from tests.support.cluster import Sender, until
 from tests.support.demo import ENDED_S, STARTED_S, Demo, staying
@@ -59,15 +59,13 @@ def test_clicks_in_the_demos_shop_change_it_within_a_second_with_reasons_and_are
     page.goto(demo.shop)
     expect(page.locator("#for-you .reason").first).to_be_visible()
     page.evaluate(STOPWATCH)
-    for number, thing in enumerate(("Red mug", "Red spade", "Red lamp"), 1):
+    for number, thing in enumerate(("Red mug", "Red spade", "Red lamp", "Red rug"), 1):
         page.locator("#shelf .open", has_text=thing).click()
         page.wait_for_function("(number) => tookMs.length >= number", arg=number)
         expect(page.locator("#for-you .reason", has_text=f"because of {thing}").first).to_be_visible()
         page.keyboard.press("Escape")
         expect(page.locator("#product")).not_to_be_visible()
-    took_ms = sorted(page.evaluate("tookMs"))
-    print(f"changed {', '.join(f'{one:.0f}' for one in took_ms)} ms after the click")
-    assert took_ms[1] < WITHIN_MS, took_ms  # the median: the first may find everything cold
+    soon_enough(page.evaluate("tookMs"))
     looking.wait_for_function(
         "(before) => Number(document.querySelector('[data-tile=\"events\"]').innerText) >= before + 3", arg=9 * len(ITEMS))
     looking.close()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 
 import msgspec
 import pytest
@@ -31,6 +32,7 @@ ITEMS = [
         for colour in ("Red", "Green", "Blue"))
 ]  # fmt: skip
 WITHIN_MS = 1_000  # from a click to other recommendations, or other reasons for them, on the page
+WAITS_MS = 5_000  # as long the page itself waits for its click to be known
 # Times clicks on products and, of each, the first change of what is recommended, as they are seen in the page
 STOPWATCH = """() => {
   const row = document.getElementById("for-you"), said = () => row.innerText;
@@ -109,9 +111,16 @@ def test_a_click_changes_what_is_shown_and_why(shop: tuple[Settings, str], page:
     assert seen <= shown, "what was seen is among the decisions that were logged"
 
 
+def soon_enough(took_ms: list[float]) -> None:
+    """Of clicks, the first left out."""
+    print(f"changed {', '.join(f'{one:.0f}' for one in took_ms)} ms after the click")
+    assert median(took_ms[1:]) < WITHIN_MS and max(took_ms[1:]) < WAITS_MS, took_ms
+
+
 @pytest.mark.alone  # the second that the README promises, seen in the page
 def test_clicks_change_it_within_a_second(shop: tuple[Settings, str], page: Page) -> None:
-    """Each of them, as the page sees it; the first may find everything cold."""
+    """As the page sees it: after the first, which may find everything cold, half of them do, and none that the page would
+    give up on, though broker, shop and tests share this machine."""
     _, url = shop
     page.goto(url)
     expect(page.locator("#for-you .reason").first).to_be_visible()
@@ -121,9 +130,23 @@ def test_clicks_change_it_within_a_second(shop: tuple[Settings, str], page: Page
         page.wait_for_function("(number) => tookMs.length >= number", arg=number)
         page.keyboard.press("Escape")
         expect(page.locator("#product")).not_to_be_visible()
-    took_ms = page.evaluate("tookMs")
-    print(f"changed {', '.join(f'{one:.0f}' for one in took_ms)} ms after the click")
-    assert sorted(took_ms)[len(took_ms) // 2] < WITHIN_MS, took_ms  # the median: broker, shop and tests share this machine
+    soon_enough(page.evaluate("tookMs"))
+
+
+def test_what_the_page_shows_is_known_in_its_order_too(shop: tuple[Settings, str], page: Page) -> None:
+    """Or a click that was made meanwhile would not find its moment in an answer that knows of that already."""
+    _, url = shop
+    page.goto(url)
+    expect(page.locator("#for-you .reason").first).to_be_visible()
+    page.evaluate("""() => {
+      const track = clickwake.track;
+      window.told = [];
+      clickwake.track = (...what) => { const id = track(...what); told.push([what[0], id]); return id; };
+    }""")
+    page.locator("#shelf .open").first.click()
+    expect(page.locator("#freshness")).to_contain_text("after your click")
+    assert [name for name, _ in page.evaluate("told")] == ["Product Viewed", "Product List Viewed"]
+    assert page.evaluate("sent.slice(-2)") == [ident for _, ident in page.evaluate("told")]
 
 
 def test_it_can_be_used_by_keyboard_on_a_phone_and_in_the_dark(shop: tuple[Settings, str], page: Page) -> None:

@@ -28,6 +28,8 @@ from tests.support.fakes import DAY_MS, event
 from training.release import release as releases
 
 KEY = ("demo-read-key", "")
+OTHER_KEYS = {"CLICKWAKE_COLLECTOR__WRITE_KEYS": '{"t": "a-write-key"}',
+              "CLICKWAKE_COLLECTOR__ADMIN_KEYS": '{"t": "an-admin-key"}'}  # fmt: skip
 
 
 @contextmanager
@@ -68,7 +70,7 @@ def test_it_answers_what_the_workers_know(shop: Settings, tmp_path: Path) -> Non
     produce_events(shop, before)
     with running(shop, "workers.personalize"):
         until(lambda: lag(shop, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
-        with api_of(shop, tmp_path / "api") as (client, _):
+        with api_of(shop, tmp_path / "api", **OTHER_KEYS) as (client, _):
             _recommends_as_the_worker_does(shop, client)
             _scenarios_filters_and_boosts(client)
             _users_items_and_reasons(client)
@@ -252,7 +254,9 @@ def _refusals(client: httpx.Client) -> None:
     refused("/v1/recommendations/u1?colour=red", 400, "invalid_request", "colour")
     refused("/v1/recommendations/u1?filter=color%20%3D%3D%201", 400, "invalid_request", "filter")
     refused("/v1/recommendations/u1?scenario=similar", 400, "invalid_request", "items")
-    assert client.get("/v1/users/u1", auth=("wrong", "")).status_code == 401
+    for key in ("wrong", "a-write-key", "an-admin-key"):
+        for path in ("/v1/users/u1", "/v1/recommendations/u1", "/v1/why/u1/i1"):
+            assert client.get(path, auth=(key, "")).status_code == 401, (key, path)
     assert client.get("/v1/users/u1", auth=None).status_code == 401
     assert client.post("/v1/rank", content=b"{").status_code == 400
     assert client.get("/openapi.json").json()["openapi"] == "3.1.0" and "Read key" not in client.get("/docs").text[:100]

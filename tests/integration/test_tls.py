@@ -85,9 +85,12 @@ def test_plain_text_is_not_spoken_where_tls_is_asked_for(kafka: str, authority: 
 def test_secrets_are_not_in_what_settings_print(text: Callable[[Settings], object]) -> None:
     settings = Settings.model_validate({
         "kafka": {"security_protocol": "SASL_SSL", "sasl_username": "u", "sasl_password": "secret-1"},
-        "clickhouse": {"password": "secret-2"}, "models": {"signing_key": "secret-3"},
+        "clickhouse": {"password": "secret-2"},
+        "models": {"signing_key": "secret-3", "registry": "webdav://me:secret-8@files.example/models"},
         "collector": {"write_keys": {"shop": ["secret-4", "secret-5"]}, "admin_keys": {"shop": "secret-6"}},
-        "privacy": {"pseudonym_keys": ["secret-7" * 4]},
+        "privacy": {"pseudonym_keys": ["secret-7" * 4], "message_key": "secret-9" * 4},
+        "api": {"read_keys": {"shop": ["secret-10", "secret-11"]}}, "metrics": {"key": "secret-12"},
+        "tracing": {"headers": {"authorization": "secret-13"}},
     })  # fmt: skip
     assert "secret-" not in str(text(settings))
 

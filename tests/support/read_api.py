@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import msgspec
 import numpy as np
+import uvicorn
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from schemas.catalog import Item
 from schemas.events import Event
@@ -79,6 +84,19 @@ class NothingLearned:
         return STALE_MS - 1
 
 
+@contextlib.asynccontextmanager
+async def served(app: Starlette) -> AsyncIterator[int]:
+    """The port of an app behind a socket, by the server that runs it in earnest, without its lifespan."""
+    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await serving
+
+
 def folded(events: Sequence[dict[str, Any]]) -> UserState:
     state = UserState()
     for one in events:
@@ -125,6 +143,12 @@ class Shop:
 
     async def post(self, path: str, body: Any) -> httpx.Response:
         return await self.ask("POST", path, json=body)
+
+    def also_known_as(self, ident: str) -> None:
+        """`u1` and `i1` have another id, too."""
+        self.api.service.replica.states[f"t/{ident}"] = self.api.service.replica.states["t/u1"]  # type: ignore[attr-defined]
+        again = msgspec.structs.replace(self.index.items[1], item_id=ident)
+        self.api.ranking.serving.current.put_items([(again, self.index.matrix[1])])
 
     def logged(self) -> list[Decision]:
         """What waits to be logged."""

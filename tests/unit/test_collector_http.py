@@ -28,7 +28,7 @@ from stream.http import body as body_reader
 from stream.http.answers import Refused
 from stream.http.body import Inflater
 from stream.http.keys import hashed, new, tenant_of
-from stream.settings import Api, Collector, Personalize, Settings, WriteKeys
+from stream.settings import Api, Collector, Metrics, Personalize, Settings, WriteKeys
 from workers.api import refusal as api_refusal
 
 KEY = "a-write-key"
@@ -175,6 +175,20 @@ def test_without_a_known_key_401(client: Client, kafka_fake: FakeKafka, headers:
     assert response.status_code == 401
     assert "Basic" in response.headers["www-authenticate"]
     assert kafka_fake.records == []
+
+
+def test_no_key_but_a_write_key_sends_events(kafka_fake: FakeKafka) -> None:
+    """Each kind of key opens what it is for: those that read or erase stand elsewhere than a page's."""
+    own = Collector(write_keys={"shop": SecretStr(KEY)}, admin_keys={"shop": SecretStr("an-admin-key")})
+    app = create_app(Settings(collector=own, api=Api(read_keys={"shop": SecretStr("a-read-key")})))
+    app.state.collector.broker = kafka_fake
+    client = Client(app)
+    for key in ("an-admin-key", "a-read-key"):
+        headers = {"Authorization": "Basic " + base64.b64encode(f"{key}:".encode()).decode()}
+        assert client.request("POST", "/v1/track", json=EVENT, headers=headers).status_code == 401
+        assert client.request("POST", "/v1/track", json=EVENT | {"writeKey": key}).status_code == 401
+    assert kafka_fake.records == []
+    assert client.request("POST", "/v1/track", json=EVENT | {"writeKey": KEY}).status_code == 200
 
 
 def test_keys_are_held_hashed_and_several_while_they_are_changed() -> None:
@@ -345,7 +359,8 @@ async def test_slow_bodies_hold_up_who_sends_them_and_nobody_else(
 ) -> None:
     monkeypatch.setattr(collector_app, "OF_KEY_MAX" if whose == "key" else "OF_ADDRESS_MAX", 2)
     held: dict[str, WriteKeys] = {"shop": (SecretStr(KEY), SecretStr("of the servers"))}
-    app = create_app(Settings(collector=Collector(write_keys=held, behind_tls=True)))
+    scraped = Metrics(key=SecretStr("of prometheus"))
+    app = create_app(Settings(collector=Collector(write_keys=held, behind_tls=True), metrics=scraped))
     app.state.collector.broker = kafka_fake
     text, all_here, go_on = msgspec.json.encode(EVENT), asyncio.Barrier(3), asyncio.Event()
 
@@ -367,7 +382,8 @@ async def test_slow_bodies_hold_up_who_sends_them_and_nobody_else(
         assert f"this {whose}" in refused.json()["error"]["message"]
         other = {"auth": ("of the servers", "")} if whose == "key" else {"auth": (KEY, ""), "headers": as_from("10.0.0.2")}
         assert (await http.post("/v1/track", content=text, **other)).status_code == 200
-        assert 'clickwake_collector_limited_total{code="busy"} 1.0' in (await http.get("/metrics")).text
+        assert 'clickwake_collector_limited_total{code="busy"} 1.0' in (
+            await http.get("/metrics", auth=("of prometheus", ""))).text
         go_on.set()
         assert [one.status_code for one in await asyncio.gather(*slow)] == [200, 200]
         assert (await http.post("/v1/track", content=text, auth=(KEY, ""), headers=as_from("10.0.0.1"))).status_code == 200

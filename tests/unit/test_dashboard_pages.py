@@ -130,8 +130,15 @@ def test_an_account_opens_the_pages_of_its_tenants_only(tmp_path: Path) -> None:
                 shown = "a" if name == "ann" else "c"
                 assert f"tenant={shown}" in browser.get("/users").text, "the first of theirs where the usual one is none"
                 assert browser.get("/users/u1?tenant=c").status_code == wanted["?tenant=c"]
+                odd = browser.get("/users/12%2FAB%25%3F")
+                assert odd.status_code == 200 and "<title>Clickwake · 12/AB%?</title>" in odd.text
+                assert "/users/12%2FAB%25%3F?lang=zh" in odd.text, "the same page in another language"
+        last = 'clickwake_dashboard_requests_total{endpoint="/users/{ident}",status="200"}'
+        until(lambda: served.metrics().get(last) == 3, 20, "the last page is counted, which is after it was answered")
         said = served.metrics()
     told = {(endpoint, status): said[f'clickwake_dashboard_requests_total{{endpoint="{endpoint}",status="{status}"}}']
-            for endpoint, status in (("/users", 200), ("/users", 403), ("/users/{ident}", 403), ("other", 303))}  # fmt: skip
-    assert told == {("/users", 200): 13, ("/users", 403): 3, ("/users/{ident}", 403): 1, ("other", 303): 2}
+            for endpoint, status in (("/users", 200), ("/users", 403), ("/users/{ident}", 200), ("/users/{ident}", 403),
+                                     ("other", 303))}  # fmt: skip
+    assert told == {("/users", 200): 13, ("/users", 403): 3, ("/users/{ident}", 200): 3, ("/users/{ident}", 403): 1,
+                    ("other", 303): 2}  # fmt: skip
     assert not any("u1" in name for name in said), "whom they look at is in no figure"

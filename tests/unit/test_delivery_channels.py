@@ -33,12 +33,15 @@ MESSAGE = Message(delivery_id="d1", delivery="save", kind="churn-alert", tenant=
 class Hook(BaseHTTPRequestHandler):
     got: list[tuple[dict[str, str], bytes]]
     status = 200
+    says = ""
 
     def do_POST(self) -> None:
         self.got.append((dict(self.headers), self.rfile.read(int(self.headers["Content-Length"]))))
+        said = self.says.format(path=self.path).encode()
         self.send_response(type(self).status)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(said)))
         self.end_headers()
+        self.wfile.write(said)
 
     def log_message(self, *_: object) -> None:
         """Kept, not printed."""
@@ -75,6 +78,26 @@ async def test_webhooks_are_signed_and_say_whether_to_come_again(
         await channels.send(Webhook(url="http://127.0.0.1:1/", secret_env=VARIABLE), MESSAGE)
 
 
+async def test_what_a_hooks_url_holds_is_in_no_error(
+    hook: tuple[type[Hook], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of many the path is the secret; errors are logged, and stand in Kafka and ClickHouse."""
+    handler, url = hook
+    monkeypatch.setenv("HOOK_SECRET", "whsec")
+    handler.says = "Cannot POST {path}"
+    host = url.rstrip("/").removeprefix("http://")
+    for status, error, answers in ((503, TryAgain, host), (404, Refused, host), (0, TryAgain, "127.0.0.1:1")):
+        handler.status = status
+        secret = Webhook(url=f"http://me:secret-1@{answers}/secret-2/secret%2D3?key=secret-4", secret_env=VARIABLE)
+        with pytest.raises(error) as refused:
+            await channels.send(secret, MESSAGE)
+        assert f"http://{answers} " in str(refused.value) and "secret" not in str(refused.value)
+        assert status != 404 or str(refused.value).endswith("404: Cannot POST …")
+    with pytest.raises(TryAgain, match="file of deliveries") as refused:
+        await channels.send(Webhook(url="http://me:secret-1:x/", secret_env=VARIABLE), MESSAGE)
+    assert "secret" not in str(refused.value) and refused.value.__suppress_context__
+
+
 async def test_a_receiver_verifies_a_webhook_with_the_secret_in_its_own_form(
     hook: tuple[type[Hook], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +122,13 @@ async def test_files_are_safe_for_spreadsheets(tmp_path: Path) -> None:
     with (tmp_path / "out" / "save-2026-11-25.csv").open() as file:
         head, first, second = csv.reader(file)
     assert tuple(head) == channels.COLUMNS and first == second and first[3] == "'=u1"
+
+
+@pytest.mark.parametrize("first", "=+-@\t\r")
+async def test_no_cell_begins_as_a_formula_does(tmp_path: Path, first: str) -> None:
+    await channels.send(Csv(folder=str(tmp_path)), msgspec.structs.replace(MESSAGE, user_id=f"{first}1+1"))
+    with (tmp_path / "save-2026-11-25.csv").open(newline="") as file:
+        assert [row[3] for row in csv.reader(file)] == ["user_id", f"'{first}1+1"]
 
 
 def about_a_brand() -> Message:

@@ -45,6 +45,19 @@ def test_logfmt_is_one_line_an_event_whatever_is_in_it(lines: Callable[[], list[
     assert "event=refused" in line and "level=error" in line
 
 
+@pytest.mark.parametrize("log_format", ["json", "logfmt"])
+def test_no_url_is_said_with_its_password(lines: Callable[[], list[str]], log_format: str) -> None:
+    configure(Settings.model_validate({"log_format": log_format}))
+    url = "webdav://me:secret-1@files.example/models"
+    try:
+        raise OSError(f"{url} is away")
+    except OSError as error:
+        structlog.get_logger("here").warning("away", registry=url, why=str(error), exc_info=error)
+    logging.getLogger("elsewhere").error("GET %s", url)
+    told = "\n".join(lines())
+    assert "secret-1" not in told and told.count("webdav://files.example/models") >= 4
+
+
 def test_the_level_is_obeyed(lines: Callable[[], list[str]]) -> None:
     configure(Settings(log_level="WARNING"))
     structlog.get_logger("here").info("not said")

@@ -174,6 +174,9 @@ def test_a_registry_that_cannot_be_reached_is_a_reason_not_a_crash(tmp_path: Pat
     release = put(tmp_path, *build())
     with pytest.raises(BundleRefused, match="cannot be reached from here"):
         model_store.load(str(tmp_path), msgspec.structs.replace(release, uri="nosuch://bucket/v1"))
+    with pytest.raises(BundleRefused, match=r"nosuch://files\.example/v1/manifest\.json cannot be") as refused:
+        model_store.load(str(tmp_path), msgspec.structs.replace(release, uri="nosuch://me:secret@files.example/v1"))
+    assert "secret" not in str(refused.value)
 
     def away(*_: Any, **__: Any) -> bytes:
         raise ConnectionError("no route to store")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -18,7 +19,7 @@ from stream.adapters.kafka import decisions
 from stream.api.service import REASONED_MAX
 from stream.settings import Api as ApiSettings
 from stream.settings import Collector
-from tests.support.read_api import HISTORIES, ITEMS, KEY_OF_TWO, STALE_MS, FakeReplica, Shop, folded
+from tests.support.read_api import HISTORIES, ITEMS, KEY, KEY_OF_TWO, STALE_MS, FakeReplica, Shop, folded, served
 
 EXPLORES = """
 experiments:
@@ -95,6 +96,28 @@ def test_a_tenant_is_not_named_so_that_another_has_its_users(own: type[ApiSettin
     name = "read_keys" if own is ApiSettings else "write_keys"
     with pytest.raises(ValidationError, match=rf"{name}\.shop/eu"):
         own.model_validate({name: {"shop": "one", "shop/eu": "two"}})
+
+
+@pytest.mark.parametrize("ident", ["12/AB", "x/nearest", "50%2F", "why?now#then", "/", "tea & Käse"])
+@pytest.mark.parametrize("route", [route for _, route in REQUESTS if "{" in route])
+async def test_an_id_in_a_path_may_hold_anything(shop: Shop, route: str, ident: str) -> None:
+    shop.also_known_as(ident)
+    path = route.format(user=quote(ident, safe=""), item=quote(ident, safe=""))
+    answer = await shop.get(path, params={"placement": "home"} if "offers" in route else {})
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert {said[name] for name in ("user_id", "item_id") if said.get(name)} <= {ident}
+    assert said["as_of_event_id"] == ("" if "neighbors" in route else "m2")
+
+
+async def test_an_id_in_a_path_may_hold_anything_through_the_server_that_we_run(shop: Shop) -> None:
+    shop.also_known_as("12/A%?")
+    async with served(shop.app) as port, httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", auth=KEY,
+                                                           trust_env=False) as client:  # fmt: skip
+        why = await client.get("/v1/why/12%2FA%25%3F/12%2FA%25%3F")
+        twins = [await client.get(path) for path in ("/v1/users/12/A%25%3F", "/v1/users/u1", "/v1/users/u1/")]
+    assert (why.status_code, why.json()["user_id"], why.json()["item_id"]) == (200, "12/A%?", "12/A%?")
+    assert [one.status_code for one in twins] == [404, 200, 307], "what is not quoted is another path"
 
 
 async def test_each_id_that_is_answered_is_logged_once_and_no_other(shop: Shop) -> None:
@@ -230,6 +253,11 @@ async def test_what_has_not_changed_is_not_sent_again(shop: Shop, path: str, mon
     monkeypatch.setattr(shop.api.replica, "behind_ms", lambda: 99_000)
     again = await shop.get(path, headers={"If-None-Match": f'"other", {tag}'})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag), "however old it is"
+    as_of = first.json()["as_of_ts"]
+    assert (as_of is None) == ("neighbors" in path)
+    for answer, stale_ms in ((first, STALE_MS), (again, 99_000)):
+        assert answer.headers["clickwake-stale-ms"] == str(stale_ms), "which a 304 has no body to say"
+        assert answer.headers.get("clickwake-as-of") == as_of
     other = await shop.get(path.replace("u1", "u2").replace("i1/n", "i2/n"), headers={"If-None-Match": tag})
     assert other.status_code == 200 and other.headers["etag"] != tag
     assert first.headers["cache-control"] == "private, no-cache"
@@ -249,9 +277,12 @@ async def test_every_route_parameter_and_field_is_described(shop: Shop) -> None:
         schema = call["responses"]["200"]["content"]["application/json"]["schema"]
         validator = Draft202012Validator(schema | {"components": document["components"]})
         assert not (errors := [one.message for one in validator.iter_errors(said)]), (route, errors)
+        told = {name.lower() for name in call["responses"]["200"].get("headers", ())}
+        sent = {name for name in (await shop.ask(method, path, json=body)).headers if name.startswith("clickwake-")}
+        assert sent <= told and ("304" in call["responses"]) == bool(sent)
         in_path = {one["name"] for one in call.get("parameters", ()) if one["in"] == "path"}
         assert in_path == set(re.findall(r"{(\w+)}", route))
-        assert all(one["description"] for one in call.get("parameters", ()) if one["in"] == "query")
+        assert all(one["description"] for one in call.get("parameters", ()))
         if method == "POST":
             await _takes_just(shop, path, document, call)
         else:

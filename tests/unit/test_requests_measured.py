@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -17,6 +18,8 @@ from starlette.routing import Route
 from clickwake.storefront.app import create_app
 from stream.http.measured import Measured
 from stream.settings import Api, Collector, Settings
+from stream.settings import Shop as ShopSettings
+from tests.support.read_api import KEY, Shop, served
 
 
 async def test_each_request_is_counted_by_its_route_and_status_and_takes_its_time() -> None:
@@ -42,6 +45,19 @@ async def test_each_request_is_counted_by_its_route_and_status_and_takes_its_tim
     assert counted == {("/users/{user}", "201"): 2, ("/users/{user}", "405"): 1, ("/users/{user}", "500"): 1,
                        ("other", "404"): 1}  # fmt: skip
     assert registry.get_sample_value("seconds_count", {"endpoint": "/users/{user}"}) == 4
+
+
+async def test_the_shop_asks_by_the_id_that_its_page_asks_by(tmp_path: Path) -> None:
+    shop, ident = Shop(tmp_path), "12/A%?"
+    shop.also_known_as(ident)
+    async with served(shop.app) as port:
+        app = create_app(Settings(
+            home=tmp_path, shop=ShopSettings(tenant="t"), api=Api(port=port, read_keys={"t": SecretStr(KEY[0])}),
+            collector=Collector(write_keys={"t": SecretStr("write")})))  # fmt: skip
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://shop")
+        async with app.router.lifespan_context(app), client:
+            answer = await client.get(f"/api/v1/why/{quote(ident, safe='')}/{quote(ident, safe='')}", params={"n": 5})
+    assert (answer.status_code, answer.json()["user_id"], answer.json()["item_id"]) == (200, ident, ident)
 
 
 async def test_the_shop_says_what_was_asked_of_it(tmp_path: Path) -> None:

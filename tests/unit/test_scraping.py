@@ -15,7 +15,7 @@ from producers.collector.app import create_app
 from stream.adapters.health import metrics_port
 from stream.http import scraping
 from stream.http.keys import hashed
-from stream.settings import Metrics, Settings
+from stream.settings import Api, Collector, Metrics, Settings
 from tests.support.read_api import Shop
 
 KEY, BEYOND = "of prometheus", "0.0.0.0"  # noqa: S104 - what is asked about
@@ -45,22 +45,33 @@ CASES: dict[str, tuple[Metrics, Asked, int]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=CASES)
-def case(request: pytest.FixtureRequest) -> tuple[Metrics, Asked, int]:
-    return CASES[request.param]
+BEHIND_TLS: dict[str, tuple[Metrics, Asked, int]] = {  # a proxy that says nothing looks like somebody on the machine
+    "on the machine": (Metrics(), Asked("127.0.0.1"), 401),
+    "on the machine, in a private network": (Metrics(without_key=True), Asked("127.0.0.1"), 401),
+    "on the machine with the key": (Metrics(key=SecretStr(hashed(KEY))), Asked("127.0.0.1", KEY), 200),
+    "from elsewhere in a private network": (Metrics(without_key=True), Asked("127.0.0.2"), 200),
+}  # fmt: skip
 
 
-async def test_of_the_collector_and_the_read_api(case: tuple[Metrics, Asked, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("case", "behind_tls"), [
+    *(pytest.param(one, False, id=name) for name, one in CASES.items()),
+    *(pytest.param(one, True, id=f"{name}, behind TLS") for name, one in BEHIND_TLS.items()),
+])  # fmt: skip
+async def test_of_the_collector_and_the_read_api(
+    case: tuple[Metrics, Asked, int], behind_tls: bool, tmp_path: Path
+) -> None:
     own, asked, status = case
-    shop = Shop(tmp_path).app
+    shop = Shop(tmp_path, limits=Api(behind_tls=behind_tls)).app
     shop.state.api._scraped = own
-    for app in (create_app(Settings(home=tmp_path, metrics=own)), shop):
+    settings = Settings(home=tmp_path, metrics=own, collector=Collector(behind_tls=behind_tls))
+    for app in (create_app(settings), shop):
         transport = httpx.ASGITransport(app, client=(asked.peer, 40_000))
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             answer = await client.get("/metrics", headers=asked.headers)
         assert answer.status_code == status and ("clickwake_" in answer.text) == (status == 200)
 
 
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_of_a_worker(case: tuple[Metrics, Asked, int], tmp_path: Path) -> None:
     own, asked, status = case
     server = metrics_port.listen(Settings(home=tmp_path, metrics=own), 0)

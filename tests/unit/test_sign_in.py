@@ -232,6 +232,13 @@ def test_a_role_is_the_accounts_and_a_damaged_file_lets_nobody_in(bench: Bench, 
     assert bench.page().status_code == 503 and bench.sign_in("ann").status_code == 503
 
 
+def test_signing_in_leads_to_the_page_of_an_id_that_holds_anything(bench: Bench) -> None:
+    page = "/users/12%2FA%25%3F?lang=en"
+    asked = bench.ask("GET", page, headers=PAGE)
+    assert f'value="{page}"' in asked.text
+    assert bench.sign_in(to=page).headers["location"] == page
+
+
 @pytest.mark.parametrize("to", ["//evil.example", "https://evil.example", "/\\evil.example", "/\t/evil.example", "data:,"])
 def test_signing_in_leads_to_no_other_site(bench: Bench, to: str) -> None:
     assert _local(to) == "/" and bench.sign_in(to=to).headers["location"] == "/"

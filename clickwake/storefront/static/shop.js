@@ -85,8 +85,8 @@ async function show(answer, tookMs) {
   $("freshness").textContent = tookMs === undefined ? `By ${model}.`
     : `Changed ${Math.round(tookMs)} ms after your click, by ${model}.`;
   $("for-you").dataset.tookMs = tookMs === undefined ? "" : Math.round(tookMs);
-  clickwake.track("Product List Viewed", {list_id: "for-you", recommendation_id: answer.recommendation_id,
-    products: answer.items.map((one, at) => ({product_id: one.item_id, position: at + 1}))});
+  sent.push(clickwake.track("Product List Viewed", {list_id: "for-you", recommendation_id: answer.recommendation_id,
+    products: answer.items.map((one, at) => ({product_id: one.item_id, position: at + 1}))}));
   known();
 }
 

@@ -35,6 +35,7 @@ from stream.core.segments.audience import NO_AUDIENCE, Audience, similarities
 from stream.core.survival.churn import EDGES_DAYS, ChurnPolicy
 from stream.core.survival.repurchase import Repurchase
 from stream.core.user.featurize import ALERT_FEATURES, CHURN_FEATURES, FEATURE_VERSION, Float32
+from stream.urls import without_userinfo
 
 BUNDLE_FILES = ("user_encoder.onnx", "item_adapter.onnx", "churn.onnx", "item_residuals.npz", "item_links.npz",
                 "golden.npz")
@@ -48,7 +49,10 @@ log = structlog.get_logger()
 
 
 class BundleRefused(Exception):
-    """Why a bundle is not taken; the worker keeps the one it has."""
+    """Why a bundle is not taken; the worker keeps the one it has. It names URLs without the password they may hold."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(without_userinfo(why))
 
 
 class RegistryAway(BundleRefused):
