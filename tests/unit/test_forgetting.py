@@ -148,6 +148,19 @@ async def test_answers_and_claims_that_were_on_their_way_bring_nothing_back() ->
     assert b"t/u" not in bench.store.values and found is not None and not found.claims
 
 
+async def test_an_answer_that_was_on_its_way_gives_no_profile_to_who_withdrew_consent() -> None:
+    bench = Bench()
+    await bench.feed(event(user="", userId=None, anonymousId="a", id="a1", context={"consent": {"ads": False}}))
+    await bench.feed(event(user="u", anonymousId="a", item=None, ts_ms=T0_MS + 1, id="u1"))
+    await bench.feed(event(user="u", ts_ms=T0_MS + 2, id="u2", context={"consent": {"personalization": False}}))
+    told_of = bench.part.read(b"t/a")
+    late = identity.Answer("t", "a", "u", tuple(told_of.ring), told_of.ads)
+    assert late.ring and late.ads.refused
+    await bench.feed(identity.encode(late), source=IDENTITY)
+    await bench.close()
+    assert shopper(bench, b"t/u") == UserState(ads=late.ads)
+
+
 async def test_an_erased_id_does_not_come_back_beside_another_users() -> None:
     bench = Bench()
     for one in ("u", "device"):

@@ -172,7 +172,11 @@ def join(states: dict[str, UserState], event: Event) -> list[Answer]:
 
 
 def link(state: UserState, answer: Answer) -> bool:
-    """Put an answer into the known user's state; False when it changes nothing."""
+    """Put an answer into the known user's state; False when it changes nothing. Who has no profile, since they withdrew
+    consent meanwhile, gets none by it; what was said of advertising is none."""
+    if not state.events:
+        before, state.ads = state.ads, max(state.ads, answer.ads)
+        return state.ads != before
     ring, did, ads = list(answer.ring), list(answer.activities), max(state.ads, answer.ads)
     known = (state.linked.get(answer.anonymous), state.linked_activities.get(answer.anonymous, []), state.ads)
     if known == (ring, did, ads):
