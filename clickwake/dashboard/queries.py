@@ -19,7 +19,7 @@ LIMITS = {"max_execution_time": 20, "max_result_rows": 10_000, "result_overflow_
 TENANTS = "SELECT tenant, uniq(message_id) AS events FROM events GROUP BY tenant ORDER BY events DESC LIMIT 50"
 # dead letters without those whose event is stored on the lane `repair`, under the id of `producers.repair.event_id`
 UNSENT = """SELECT kind, paths, messages, failed_at, dead_letter_id, JSONExtractString(payload, 'messageId') AS own_id,
-    if(lengthUTF8(own_id) BETWEEN 1 AND """ + str(ID_CHARS_MAX) + """,
+    if(JSONType(payload, 'messageId') = 'String' AND lengthUTF8(own_id) BETWEEN 1 AND """ + str(ID_CHARS_MAX) + """,
        own_id, concat('dead-letter-', dead_letter_id)) AS event_id
 FROM dead_letters FINAL WHERE tenant = {tenant:String}
     AND event_id NOT IN (SELECT message_id FROM events WHERE tenant = {tenant:String} AND lane = 'repair')"""  # noqa: S608
