@@ -1,5 +1,5 @@
 -- Who withdrew consent and comes back has a new profile, whose changes count from 1 again: they lie behind the old one's.
-ALTER TABLE segment_changes ADD COLUMN IF NOT EXISTS profile_since DateTime64(3, 'UTC') DEFAULT toDateTime64(0, 3, 'UTC')
+ALTER TABLE segment_changes ADD COLUMN IF NOT EXISTS profile_since DateTime64(3, 'UTC')
     COMMENT 'when the broker took the event that began the profile; number counts within it. 1970: before 0.9.0, or back-filled';
 
 CREATE OR REPLACE VIEW segment_changes_served AS
