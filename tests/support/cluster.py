@@ -309,7 +309,7 @@ def oracle(settings: Settings) -> Recomputed:
 def comparable(state: UserState) -> bytes:
     """A state without what depends on when something was said rather than on what happened."""
     plain = msgspec.structs.replace(state, recommended_ts_ms=0, due_ts_ms=0, claimed={}, reminders=Reminders(),
-                                     put_event_id="")  # fmt: skip
+                                     put_event_id="", since_ms=0)  # fmt: skip
     return encode_state(plain)
 
 
@@ -320,6 +320,7 @@ def assert_states_are_true(settings: Settings, form: Callable[[UserState], bytes
     (truth, _, ends), found = oracle(settings), stored_states(settings)
     assert {partition: one.ends for partition, one in accounts(settings).items()} == ends
     assert found.keys() == truth.keys()
+    assert {key: one.since_ms for key, one in found.items()} == {key: one.since_ms for key, one in truth.items()}
     formed = {key: (form(found[key]), form(truth[key])) for key in truth}
     wrong = {key: _different(*map(decode_state, both)) for key, both in formed.items() if both[0] != both[1]}
     assert not wrong, f"{len(wrong)} of {len(truth)} states differ; found and true: {list(wrong.items())[:3]}"
