@@ -137,10 +137,10 @@ class Personalizer:
         Raises `Superseded` if this process slept since it took the records and the partition went to another meanwhile:
         there, what it would say is out of date.
         """
-        if outbox.records and not self.fence.holds() and not await self.fence.regained(part.partition):
-            raise Superseded(f"partition {part.partition} went to another worker while this one slept, before it said what "
-                             "it had decided. The records are read again by who owns it now")  # fmt: skip
         for topic, records in sorted(outbox.records.values(), key=lambda one: one[0] is not topics.ADS_REFUSALS):
+            if not self.fence.holds() and not await self.fence.regained(part.partition):
+                raise Superseded(f"partition {part.partition} went to another worker while this one slept, before it said "
+                                 "what it had decided. The records are read again by who owns it now")  # fmt: skip
             by_partition: dict[int, list[OutRecord]] = {}
             for record in records:
                 by_partition.setdefault(self.partition_of(record.key), []).append(record)

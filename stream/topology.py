@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import NoReturn
 
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.errors import IllegalGenerationError
 
 from schemas import topics
 from schemas.topics import DAY_MS, Topic
 from stream.adapters.clock import WallClock
 from stream.adapters.faust import faust_compat
 from stream.adapters.health import listening, watchdog
-from stream.adapters.health.lag import Lag
 from stream.adapters.health.metrics import Metrics
 from stream.adapters.kafka import kafka_clients
 from stream.adapters.kafka.erasures import Erasures
+from stream.adapters.kafka.producing import SendFailed
 from stream.adapters.kafka.serving_readers import ServingReaders
 from stream.adapters.state import changelog
 from stream.adapters.state.state_store import Identity, PartitionStore, directory
@@ -49,7 +49,8 @@ HEARTBEAT_AGE_MAX_SHARE = 0.8  # of the session timeout: after it, another worke
 
 
 class KafkaOutputs:
-    """The Outputs port over the app's idempotent producer: whole batches, acks=all, awaited."""
+    """The Outputs port over the app's idempotent producer: whole batches, acks=all, awaited. Raises `Superseded` where the
+    process slept in between, and what it had handed over is out of date."""
 
     def __init__(self, app: faust_compat.App, prefix: str, tracing: Tracing) -> None:
         self.app = app
@@ -58,8 +59,14 @@ class KafkaOutputs:
 
     async def send(self, topic: Topic, records: dict[int, list[OutRecord]]) -> dict[int, int]:
         name = topic.name(self.prefix)
-        with self.tracing.outgoing(name, records) as messages:
-            return await faust_compat.send_batches(self.app, name, messages)
+        try:
+            with self.tracing.outgoing(name, records) as messages, self.app.speaking():
+                return await faust_compat.send_batches(self.app, name, messages)
+        except SendFailed as error:
+            if isinstance(error.__cause__, IllegalGenerationError):
+                raise Superseded(f"a partition went to another worker while this one slept, before {name} had what it said. "
+                                 "The records are read again by who owns it now") from error  # fmt: skip
+            raise
 
 
 class Personalize:
@@ -103,7 +110,7 @@ class Personalize:
         )
         self.following = asyncio.Event()
         self.announcing: asyncio.Task[None] | None = None
-        self.goes_on: asyncio.Task[dict[TopicPartition, int]]  # of the assignment
+        self.goes_on: asyncio.Task[dict[faust_compat.TP, int]]  # where the group does in what was assigned
         self.sources: dict[str, Input] = {}
         faust_compat.batch_agent(self.app, self.events, self.identity, name="personalize")(self.agent)
         self.app.task(self.fleet_timer)
@@ -136,7 +143,7 @@ class Personalize:
 
     async def on_assigned(self, partitions: set[faust_compat.TP]) -> None:
         self.sources.clear()  # a topic may have been made again since they were asked for
-        self.goes_on = asyncio.create_task(self._goes_on())
+        self.goes_on = asyncio.create_task(self.app.consumer.positions())
         await self.fleet.assigned({tp.partition for tp in partitions if tp.topic == self.events})
         self.announcing = asyncio.create_task(self._announce())
 
@@ -282,25 +289,12 @@ class Personalize:
             else:
                 stands_for = max(state.folded(tp.topic) + 1, place.begin)
                 why = f"the state stands for what is before {stands_for}: the changelog was made again, or lost records"
-            if stands_for < (committed := goes_on.get(tp, 0)) <= place.end:
+            if stands_for < (committed := goes_on.get(faust_compat.TP(*tp), 0)) <= place.end:
                 raise changelog.InputChanged(
                     f"{tp.topic}[{tp.partition}]: {why}. The group goes on at {committed} and would pass over what was "
                     "written before it: end all workers, then clickwake rewind, then start them (docs/faults.md, 'Broker "
                     "restored')"
                 )
-
-    async def _goes_on(self) -> dict[TopicPartition, int]:
-        """Where the group goes on in each partition. Raises `RecoveryFailed`."""
-        def ask() -> dict[TopicPartition, int]:
-            with Lag(self.settings) as lag:
-                return {TopicPartition(*tp): offset for tp, offset in lag.committed(group).items()}
-
-        group, began = f"{self.settings.kafka.topic_prefix}-personalize", time.monotonic()
-        while (answer := await listening.told(ask)) is None:
-            if time.monotonic() - began > changelog.SILENCE_S_MAX:
-                raise changelog.RecoveryFailed(f"the broker does not say where group {group} goes on; is it up?")
-            await asyncio.sleep(0.5)  # a backoff: there is nothing to wait for but the broker itself
-        return answer
 
     def _passing_on(self, partition: int) -> Opened:
         """A partition that was added after the states were laid out: its events belong to users whose states live in the

@@ -31,13 +31,15 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
 import faust
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import IllegalGenerationError, NodeNotReadyError
 from faust.transport.drivers import TRANSPORTS
 from faust.types.auth import SASLMechanism
 
@@ -104,8 +106,10 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
         await super().on_first_start()
 
     async def on_start(self) -> None:
+        self._speaking: list[int] = []  # generations
         self.batch_producer = producing.create_producer(self.settings)
         await self.batch_producer.start()
+        producing.ask_before_writing(self.batch_producer, self._may_still_write)
         await super().on_start()
 
     async def on_stop(self) -> None:
@@ -117,6 +121,23 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
         await super().on_stop()
         if self.batch_producer is not None:
             await self.batch_producer.stop()
+
+    @contextmanager
+    def speaking(self) -> Iterator[None]:
+        """What is sent in the block is of the generation in which it begins: in no other is it written to the network any
+        more. A process may sleep between handing it over and that, and wake when others have said newer things."""
+        generation = self.consumer.generation
+        self._speaking.append(generation)
+        try:
+            yield
+        finally:
+            self._speaking.remove(generation)
+
+    def _may_still_write(self) -> None:
+        if any(generation != self.consumer.generation for generation in self._speaking):
+            raise IllegalGenerationError("the group has moved on since this was handed over")
+        if self._speaking and self.consumer.heartbeat_age_ms >= self.conf.broker_session_timeout * 1000:
+            raise NodeNotReadyError("whether this process is still a member is not known before the group has answered")
 
     async def fail(self, error: BaseException) -> None:
         """End the process with exit code 1. From here on nothing is acknowledged or committed."""

@@ -42,14 +42,10 @@ class Lag:
         """Records before `ends` that the group has not committed; `group` as the broker knows it. All of them while the
         broker has no coordinator for it: on a new broker until the first group commits, on any for a moment."""
         try:
-            committed = self.committed(group)
+            committed = self.admin.list_group_offsets(group)[group]
         except (CoordinatorNotAvailableError, CoordinatorLoadInProgressError, NotCoordinatorError):
             committed = {}
-        return sum(max(0, end - committed.get(tp, 0)) for tp, end in ends.items())
-
-    def committed(self, group: str) -> Offsets:
-        """Where a group goes on, by partition in which it has committed anything."""
-        return {tp: int(one.offset) for tp, one in self.admin.list_group_offsets(group)[group].items()}
+        return sum(max(0, end - (committed[tp].offset if tp in committed else 0)) for tp, end in ends.items())
 
     def notes(self, group: str) -> dict[TopicPartition, tuple[int, str]]:
         """Where a group goes on, and what it noted with its last commit; by partition, those with a note."""

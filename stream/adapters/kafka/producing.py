@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.protocol.produce import ProduceRequest
 
 from stream.adapters.kafka.kafka_clients import aiokafka_arguments, partition_of
 from stream.settings import Settings
@@ -45,6 +46,19 @@ def create_producer(settings: Settings, transactional_id: str | None = None, bat
     return AIOKafkaProducer(**aiokafka_arguments(settings), acks="all", enable_idempotence=True, linger_ms=0,
                             max_batch_size=batch_bytes_max, request_timeout_ms=REQUEST_TIMEOUT_MS, compression_type=None,
                             transactional_id=transactional_id)
+
+
+def ask_before_writing(producer: AIOKafkaProducer, ask: Callable[[], None]) -> None:
+    """Ask before a running producer writes records to the network, each time it tries: what was handed over waits here while
+    the process sleeps. `ask` raises a `KafkaError`; by its `retriable` the records are tried again or refused."""
+    send = producer.client.send
+
+    async def asked(node_id: int, request: Any, **more: Any) -> Any:
+        if isinstance(request, ProduceRequest):
+            ask()
+        return await send(node_id, request, **more)
+
+    producer.client.send = asked
 
 
 async def send_batches(target: HasProducer | AIOKafkaProducer, topic: str, messages: Mapping[int, Sequence[Message]],

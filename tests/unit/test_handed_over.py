@@ -1,0 +1,84 @@
+"""What was handed over to a producer before its process slept: the network gets it only where it is no older than what
+others may have said."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from aiokafka.errors import IllegalGenerationError, NodeNotReadyError
+from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.produce import ProduceRequest
+
+from schemas import topics
+from stream.adapters.faust.faust_compat import App
+from stream.adapters.kafka import producing
+from stream.outbox import OutRecord
+from stream.personalize import Superseded
+from stream.topology import KafkaOutputs
+from stream.tracing.port import UNTRACED
+
+SESSION_S = 6.0
+RECORDS = ProduceRequest(transactional_id=None, required_acks=-1, timeout=1_000, topics=[])
+
+
+def member() -> Any:
+    """Of generation 4, heard by the group a second ago; with what of an app has a say here."""
+    app: Any = SimpleNamespace(consumer=SimpleNamespace(generation=4, heartbeat_age_ms=1_000.0),
+                               conf=SimpleNamespace(broker_session_timeout=SESSION_S), _speaking=[])  # fmt: skip
+    app.speaking, app.ask = lambda: App.speaking(app), lambda: App._may_still_write(app)
+    return app
+
+
+async def test_records_are_asked_about_each_time_they_are_tried_and_nothing_else_is() -> None:
+    written: list[object] = []
+    answers = iter([NodeNotReadyError("not now"), None])
+
+    async def send(node_id: int, request: object, group: int = 0) -> str:
+        written.append((node_id, request, group))
+        return "answer"
+
+    def ask() -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    producer: Any = SimpleNamespace(client=SimpleNamespace(send=send))
+    producing.ask_before_writing(producer, ask)
+    others = MetadataRequest([])
+    assert await producer.client.send(1, others, group=2) == "answer"
+    with pytest.raises(NodeNotReadyError):
+        await producer.client.send(1, RECORDS)
+    assert await producer.client.send(1, RECORDS) == "answer" and written == [(1, others, 2), (1, RECORDS, 0)]
+
+
+def test_who_may_be_no_member_any_more_waits_and_who_is_another_one_says_nothing_of_before() -> None:
+    app = member()
+    app.consumer.heartbeat_age_ms = 1_000 * SESSION_S
+    app.ask()  # nobody speaks: what others send here asks nothing
+    with app.speaking():
+        with pytest.raises(NodeNotReadyError):
+            app.ask()
+        app.consumer.heartbeat_age_ms = 0.0
+        app.ask()
+        app.consumer.generation = 5
+        with app.speaking(), pytest.raises(IllegalGenerationError):
+            app.ask()
+    with app.speaking():
+        app.ask()
+    assert not app._speaking
+
+
+async def test_a_worker_whose_words_are_out_of_date_is_superseded(monkeypatch: pytest.MonkeyPatch) -> None:
+    why: Exception = IllegalGenerationError("the group has moved on")
+
+    async def send_batches(*_: object) -> dict[int, int]:
+        raise producing.SendFailed("refused") from why
+
+    monkeypatch.setattr("stream.adapters.faust.faust_compat.send_batches", send_batches)
+    outputs, topic = KafkaOutputs(member(), "p", UNTRACED), topics.RECOMMENDATIONS
+    with pytest.raises(Superseded, match="went to another worker while this one slept"):
+        await outputs.send(topic, {0: [OutRecord(b"t/u", b"{}", [])]})
+    why = NodeNotReadyError("the broker is away")
+    with pytest.raises(producing.SendFailed):
+        await outputs.send(topic, {0: [OutRecord(b"t/u", b"{}", [])]})
