@@ -33,7 +33,7 @@ def worker(openings: dict[int, asyncio.Task[Any]], highwaters: dict[int, int | N
 
 async def test_lag_is_told_of_open_partitions_until_they_are_taken_away() -> None:
     async def opened(folded: int) -> Any:
-        return SimpleNamespace(state=SimpleNamespace(meta=SimpleNamespace(offsets={"events": ("id", folded)})))
+        return SimpleNamespace(state=SimpleNamespace(folded={"events": folded}.__getitem__))
 
     never: Any = asyncio.Event().wait()
     openings = {number: asyncio.create_task(one) for number, one in enumerate((opened(99), opened(-1), opened(5), never))}
