@@ -110,7 +110,7 @@ class Personalize:
         )
         self.following = asyncio.Event()
         self.announcing: asyncio.Task[None] | None = None
-        self.goes_on: asyncio.Task[dict[faust_compat.TP, int]]  # where the group does in what was assigned
+        self.goes_on: asyncio.Task[dict[faust_compat.TP, int]]  # where the group goes on in what was assigned
         self.sources: dict[str, Input] = {}
         faust_compat.batch_agent(self.app, self.events, self.identity, name="personalize")(self.agent)
         self.app.task(self.fleet_timer)

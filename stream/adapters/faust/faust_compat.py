@@ -136,7 +136,7 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
     def _may_still_write(self) -> None:
         if any(generation != self.consumer.generation for generation in self._speaking):
             raise IllegalGenerationError("the group has moved on since this was handed over")
-        if self._speaking and self.consumer.heartbeat_age_ms >= self.conf.broker_session_timeout * 1000:
+        if self._speaking and not owns(self, self.consumer.generation):
             raise NodeNotReadyError("whether this process is still a member is not known before the group has answered")
 
     async def fail(self, error: BaseException) -> None:
