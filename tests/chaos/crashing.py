@@ -16,6 +16,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.produce import ProduceRequest
+
 from schemas import topics
 from schemas.topics import Topic
 from stream.adapters.faust.faust_batches import RecordBatch
@@ -28,7 +31,8 @@ from stream.sink.consumer import Sink
 from stream.sink.writer import Writer
 from stream.topology import KafkaOutputs
 
-PERSONALIZE = ("1", "2", "3", "4", "5", "6 counts", "6 changelog-", "6 changelog", "6 store-", "6 store", "7")
+PERSONALIZE = ("1", "2", "3", "4", "5", "6 counts", "6 changelog-", "6 changelog network", "6 changelog", "6 store-",
+               "6 store", "7")  # fmt: skip
 SINK = ("1", "2", "3 first insert", "3", "4", "5-", "5")
 
 
@@ -86,6 +90,10 @@ def _personalize(point: str, gone: Countdown) -> None:
         if outbox.records:
             gone()
 
+    def written(client: AIOKafkaClient, node_id: int, request: Any) -> None:
+        if isinstance(request, ProduceRequest) and any(name.endswith(topics.STATE.name("")) for name, _ in request._topics):
+            gone()
+
     def quiet(*arguments: Any) -> None:
         gone()
 
@@ -97,6 +105,7 @@ def _personalize(point: str, gone: Countdown) -> None:
         "5": lambda: around(Personalizer, "send", after=decided),
         "6 counts": lambda: around(KafkaOutputs, "send", after=sent(topics.ITEM_COUNTS)),
         "6 changelog-": lambda: around(KafkaOutputs, "send", before=sent(topics.STATE)),
+        "6 changelog network": lambda: around(AIOKafkaClient, "send", before=written),  # all has been asked that is asked
         "6 changelog": lambda: around(KafkaOutputs, "send", after=sent(topics.STATE)),
         "6 store-": lambda: around(PartitionStore, "write", before=quiet),
         "6 store": lambda: around(PartitionStore, "write", after=quiet),
