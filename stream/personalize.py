@@ -28,6 +28,7 @@ from stream.core.user import fold, identity
 from stream.core.user.featurize import Float32, Sequence
 from stream.core.user.fold import Outcome
 from stream.core.user.state import NOTHING_STATED, Kind, Stated, UserState
+from stream.core.user.traits import NOTHING_SAID, Described, described
 from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import PartitionState
@@ -68,6 +69,7 @@ class _Decoded(NamedTuple):
     ts_ms: int
     append_ms: int
     ads: Stated = NOTHING_STATED  # what that event said of advertising
+    said: Described = NOTHING_SAID  # what rules ask for
 
 
 class Superseded(RuntimeError):
@@ -218,7 +220,8 @@ class Personalizer:
                 if self.erasures.covers(key, decoded.ts_ms) and not part.stands_for(key, record.offset):
                     part.ended_for(key, record.offset, "dropped:erased")
                     continue
-                events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms, record.timestamp))
+                said = described(decoded.event, record.value or b"", self.segments.rules.kept)
+                events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms, record.timestamp, said=said))
             elif isinstance(decoded, Reject):
                 part.ended("rejected")
                 self._reject(part, source, record, decoded, outbox)
@@ -336,7 +339,7 @@ class Personalizer:
         key = one.key
         state = part.read(key)
         before, begins = state.ads, state.events == 0
-        outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms)
+        outcome, added = fold.fold(state, event, part.meta.clock_ms, self.settings.lateness_max_ms, one.said)
         part.ended_for(key, one.offset, outcome.value)
         if state.ads != before:
             part.change(key)

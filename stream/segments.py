@@ -20,6 +20,7 @@ from stream.core.segments.segments import Change
 from stream.core.survival import churn
 from stream.core.user.featurize import Float32, churn_features
 from stream.core.user.state import DAY_MS, UserState
+from stream.core.user.traits import let_go
 from stream.outbox import Outbox, utc
 from stream.partition import PartitionState
 from stream.placing import place, place_some, stale
@@ -91,6 +92,10 @@ class SegmentDesk:
         for key in keys:
             del part.unsorted[key]
         keys = [key for key in keys if part.read(key).events]
+        if self.rules is not NO_RULES:  # of a file that could not be used nobody knows what it asks for
+            for key in keys:
+                if let_go(part.read(key), self.rules.kept):
+                    part.change(key)
         if "cluster" in self.rules.reads:
             for key in keys:  # whoever is owed a recommendation by now is placed with it
                 if (part.owed.waits(key) or key not in part.owed) and stale(part.read(key), serving):
@@ -148,7 +153,7 @@ class SegmentDesk:
 
     def _values(self, serving: Serving, tenant: str, state: UserState, at_ms: int, chance: float) -> Values:
         """What rules read of a user at a time, while nothing but time passes."""
-        return values_of(state, at_ms, chance, self.rules.measures, serving.index(tenant).item)
+        return values_of(state, at_ms, chance, self.rules.measures, serving.index(tenant).item, self.rules.kept.traits)
 
     async def _curves(self, serving: Serving, states: list[UserState]) -> Float32 | None:
         """Log survival (B, E); None where no rule asks or no model can say."""

@@ -17,7 +17,7 @@ from stream.settings import Api
 
 CURL = "curl -u YOUR_READ_KEY: 'http://HOST:PORT/v1/recommendations/USER?n=5&fields=title,price'"
 EXPRESSIONS = (f"An expression over {', '.join(FIELDS)}: comparisons, arithmetic, and, or, not, in [...], a if b else c, "
-               "contains(text, 'part').")
+               "contains(text, 'part'), number(text).")
 SAID = {
     "scenario": "for_you; again (of what was bought); similar (to `items`); complements (of `items`, else of the cart); "
                 "popular; trending; due (what the user buys again about now); due_categories (the best of the categories "

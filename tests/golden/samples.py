@@ -41,7 +41,19 @@ from stream.core.ranking.counts import ItemCount
 from stream.core.segments.audience import Audience, Cluster
 from stream.core.statistics.changes import Run
 from stream.core.user import identity
-from stream.core.user.state import Activity, Alert, ItemStat, Kind, Placed, Reminded, Reminders, Stated, Touch, UserState
+from stream.core.user.state import (
+    Activity,
+    Alert,
+    ItemStat,
+    Kind,
+    Placed,
+    Reminded,
+    Reminders,
+    Stated,
+    Touch,
+    Trait,
+    UserState,
+)
 from stream.partition import Accounts, Brought, Meta, pack, unpack
 
 VERSION: str = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["version"]
@@ -86,9 +98,9 @@ STATE = UserState(
     reminders=Reminders(10, 9, [Reminded("sku-1", "Kitchen", 1, 9, 12, 8.5, 0.5, "v1", "bought")], 1),
     placed=Placed("v1", 77, "garden spade"), put_event_id="m0", ads=Stated(True, 1_795_602_600_000, True),
     activities=[Activity(1_795_602_600_000, 7, "Products Searched", "red mug")],
-    linked_activities={"a1": [Activity(1_795_602_500_000, 5, "page", "/")]},
+    linked_activities={"a1": [Activity(1_795_602_500_000, 5, "page", "/", {"size": "XL"})]},
     ordered=[Touch(1_795_602_400_000, "m-2", "sku-3", Kind.ORDER, 4.5)], ordered_ts_ms=1_795_602_600_125,
-    since_ms=1_795_602_500_000,
+    since_ms=1_795_602_500_000, traits={"plan": Trait(1_795_602_600_000, 7, "pro")},
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip

@@ -33,7 +33,8 @@ from training.release import release as releases
 
 PLAIN = {"lookers": "views_7d >= 2 and orders == 0", "regulars": "days_since_first > 4 and active_days >= 3",
          "buyers": "days_since_order <= 2.5", "called": "alerted",
-         "seekers": "count('Searched', days=2.5) >= 1"}  # fmt: skip
+         "seekers": "count('Searched', days=2.5) >= 1", "pros": "trait('plan') == 'pro'",
+         "tall": "count('Searched', number(property('size')) > 5, days=2.5) >= 1"}  # fmt: skip
 BY_RELEASE = {"fading": "0.5 < churn < 0.99", "ringers": "cluster == 'rings'"}
 RULES = PLAIN | BY_RELEASE
 TENANTS = ("early", "late")
@@ -51,8 +52,10 @@ def rules(*tenants: str) -> str:
 
 def round_of(step: int, at_ms: int) -> list[dict[str, Any]]:
     """Some are silent now and then, so that alerts stand and the chance of churn is high."""
-    return [event(user=f"u{user}", tenant=tenant, ts_ms=at_ms + user, item=f"i{(user + step // 3) % 3}",
-                  id=f"{tenant}-{step}-{user}", name=NAMES[(user * user + step * (user + 1)) % len(NAMES)])
+    return [event(user=f"u{user}", tenant=tenant, ts_ms=at_ms + user, item=None, id=f"{tenant}-{step}-{user}",
+                  name=NAMES[(user * user + step * (user + 1)) % len(NAMES)],
+                  context={"traits": {"plan": "pro" if (user + step) % 5 < 2 else "free"}},
+                  properties={"product_id": f"i{(user + step // 3) % 3}", "size": user + step % 3})
             for tenant in TENANTS for user in range(USERS) if not silent(user, step)]  # fmt: skip
 
 

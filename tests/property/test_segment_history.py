@@ -19,6 +19,7 @@ from stream.core.segments.segment_rules import Rule, Rules, RulesFile, compiled
 from stream.core.segments.segments import move
 from stream.core.user import identity
 from stream.core.user.fold import fold
+from stream.core.user.replay import Recorded
 from stream.core.user.state import DAY_MS, UserState
 from tests.support.fakes import T0_MS, event
 
@@ -149,7 +150,7 @@ def test_an_order_that_views_pushed_out_leaves_its_window_at_its_moment() -> Non
     rules = compiled(RulesFile(lifecycle=False, segments=(Rule(name="buyers", when="orders_7d >= 1"),)))
     rows = [event(id="o", name="Order Completed"), *(event(id=f"m{n:02}", ts_ms=T0_MS + n) for n in range(1, 90))]
     history = SegmentHistory("t", rules)
-    history.replay.follow(msgspec.convert(row, Event) for row in rows)
+    history.replay.follow(Recorded(msgspec.convert(row, Event)) for row in rows)
     (turns,) = history.finish(T0_MS + 30 * DAY_MS).values()
     assert [(turn.at_ms - T0_MS, turn.entered) for turn in turns] == [(0, True), (7 * DAY_MS + 1, False)]
 

@@ -19,7 +19,7 @@ from stream.core.segments.audience import CALM_MS, Audience
 from stream.core.segments.segment_history import SegmentHistory, Turn
 from stream.core.segments.segment_rules import Rule, Rules, RulesFile, compiled
 from stream.core.survival.churn import EDGES_DAYS, ChurnPolicy, bends_days, p_after
-from stream.core.user.replay import Told, in_order
+from stream.core.user.replay import Recorded, Told, in_order
 from stream.core.user.state import UserState
 from stream.segment_models import Ahead, ReleaseAsked
 from tests.property.test_segment_history import inside_at
@@ -94,7 +94,7 @@ async def streamed(rules: Path, steps: list[Any]) -> tuple[Bench, list[dict[str,
 def replayed(bench: Bench, rules: Rules, events: list[dict[str, Any]], end_ms: int, *, ahead: bool) -> list[Turn]:
     told = [Told(one["user_id"], ms(datetime.fromisoformat(one["as_of_ts"])), one["state"] == "raised")
             for one in bench.outputs.values("churn-alerts")]  # fmt: skip
-    known = [msgspec.convert(one, Event) for one in events]
+    known = [Recorded(msgspec.convert(one, Event)) for one in events]
     asked = ReleaseAsked(bench.serving.current, "t", rules)
     if ahead:
         first = Ahead(asked, lambda user: end_ms + 1, 0)
@@ -162,7 +162,7 @@ def test_an_alert_stands_until_it_is_taken_back_or_its_user_is_forgotten() -> No
 
     def turned(*events: dict[str, Any], alerts: list[Told]) -> list[tuple[str, int, bool]]:
         history = SegmentHistory("t", rules)
-        history.replay.follow([msgspec.convert(one, Event) for one in events], alerts)
+        history.replay.follow([Recorded(msgspec.convert(one, Event)) for one in events], alerts)
         return [(one.user, one.at_ms - T0_MS, one.entered) for some in history.finish(T0_MS + 99).values() for one in some]
 
     assert turned(seen, back, alerts=alerts) == [("u", 5, True), ("u", 20, False)]

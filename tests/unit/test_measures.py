@@ -174,7 +174,8 @@ def test_a_device_s_searches_are_the_user_s_and_go_with_them() -> None:
     ("spent('Order Completed') > 1", "gives a text, wanted is a flag"),
     ("spent(True, True) > 1", "write spent(condition, days=7)"),
     ("count('Product Viewed')", "gives a number, wanted is a flag"),
-    ("sum('Product Viewed') > 1", "contains(text, part), quantile(field, share), buyers_quantile(field, share), count("),
+    ("sum('Product Viewed') > 1",
+     "contains(text, part), number(text), quantile(field, share), buyers_quantile(field, share), count("),
 ])
 def test_what_is_wrong_is_said(when: str, complaint: str) -> None:
     with pytest.raises(RulesError) as refused:

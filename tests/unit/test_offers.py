@@ -48,8 +48,9 @@ HOME, AND = "placements: [{name: home}]", "placements: [{name: home}]\noffers: [
 @pytest.mark.parametrize(("text", "complaint"), [
     (f"{HOME}\noffers: [{{id: a, placements: [hom]}}]", "offers[0].placements[0]: no placement 'hom'"),
     (f"{AND}, when: prize > 3}}]", "offers[0].when: there is no field"),
-    (f"{AND}, when: 'count(\"Product Viewed\") > 2'}}]", "offers[0].when: \"count('Product Viewed')\": the only function "
-     "is contains(text, part). count(…) is for rules of segments: word it there, and name the segment in `segments` of an"),
+    (f"{AND}, when: 'count(\"Product Viewed\") > 2'}}]", "offers[0].when: \"count('Product Viewed')\": the only functions "
+     "are contains(text, part), number(text). count(…) is for rules of segments: word it there, and name the segment in "
+     "`segments` of an"),
     (f"{AND}, when: 'revenue > buyers_quantile(revenue, 0.9)'}}]", "buyers_quantile(…) is for rules of segments"),
     (f"{AND}, when: orders}}]", "offers[0].when: 'orders' gives a number"),
     ("placements: [{name: home, groups: {big: revenue}}]", "placements[0].groups.big: 'revenue' gives a number"),

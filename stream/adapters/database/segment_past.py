@@ -15,11 +15,12 @@ import msgspec
 from clickhouse_connect.driver.client import Client
 
 from schemas.catalog import Item
-from schemas.events import Event, ms
+from schemas.events import ms
 from schemas.outputs import SegmentChange, output_id
 from stream.adapters.database import clickhouse, stored_events
 from stream.core.segments.segment_history import Turn
-from stream.core.user.replay import Told, in_order
+from stream.core.user.replay import Recorded, Told, in_order
+from stream.core.user.traits import NO_NAMES, Names, described
 from stream.outbox import utc
 from stream.sink.batch import by_months
 from stream.sink.rows import segment_change_row
@@ -72,16 +73,18 @@ class SegmentPast:
                 upto, users, events = user, users + 1, events + count
         return [*pages, Page(after, upto, users)] if users else pages
 
-    def events(self, page: Page) -> Iterator[Event]:
-        """In their order: those of the page's users, and what else their devices did, by whomever."""
+    def events(self, page: Page, names: Names = NO_NAMES) -> Iterator[Recorded]:
+        """In their order: those of the page's users, and what else their devices did, by whomever. `names`: of what rules
+        ask for beside the events themselves."""
         sql = (
-            f"SELECT {stored_events.COLUMNS} FROM events FINAL WHERE tenant = {{tenant:String}} AND user != '' "  # noqa: S608
+            f"SELECT {stored_events.COLUMNS}, traits FROM events FINAL WHERE tenant = {{tenant:String}} AND user != '' "  # noqa: S608
             f"AND NOT anonymised AND (({_PAGE}) OR anonymous_id IN (SELECT anonymous_id FROM events "
             f"WHERE tenant = {{tenant:String}} AND {_PAGE} AND anonymous_id != '')) ORDER BY timestamp, message_id"
         )
         with self.client.query_rows_stream(sql, parameters=self._parameters(page)) as rows:
             for row in rows:
-                yield stored_events.event(self.tenant, tuple(row))
+                event = stored_events.event(self.tenant, tuple(row[:-1]))
+                yield Recorded(event, described(event, stored_events.texts(row), names))
 
     def alerts(self, page: Page) -> list[Told]:
         """What was said of the page's users, see `replay.in_order`."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from schemas.events import Event
+from schemas.events import Event, EventTexts
 
 COLUMNS = "message_id, lane, type, event, timestamp, user_id, anonymous_id, properties, context"
 
@@ -22,3 +23,9 @@ def event(tenant: str, row: tuple[Any, ...]) -> Event:
         },
         Event,
     )  # fmt: skip
+
+
+def texts(row: Sequence[Any]) -> EventTexts:
+    """The free-form parts, from a row of COLUMNS and `traits`."""
+    properties, context, traits = (msgspec.Raw((text or "{}").encode()) for text in row[-3:])
+    return EventTexts(properties=properties, traits=traits, context=context)

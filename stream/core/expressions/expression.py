@@ -1,8 +1,8 @@
 """Conditions and numbers over named fields, as people write them: `price < 20 and category in ["Kitchen", "Garden"]`.
 
 Python's own grammar, cut down to literals, names, comparisons, arithmetic, `and or not`, `a if b else c`, `x in [...]` and
-`contains(text, "part")`. Types are checked when the text is read, so that evaluating cannot fail. Values are numpy arrays of
-one length, or scalars; the result is of the same kind. Nothing of Python but this is reachable.
+`contains(text, "part")`, `number(text)`. Types are checked when the text is read, so that evaluating cannot fail. Values are
+numpy arrays of one length, or scalars; the result is of the same kind. Nothing of Python but this is reachable.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from schemas import events
 from stream.core.expressions import spans
 from stream.core.expressions.spans import ANY, ANY_FLAG, Span
 
 Kind = Literal["number", "text", "flag"]
 Values = Mapping[str, Any]
-Calls = Mapping[str, Callable[[ast.Call], str]]  # function → the field, a number, that a call of it stands for
+Calls = Mapping[str, tuple[Kind, Callable[[ast.Call], str]]]  # function → what a call gives, and the field it stands for
 Bounds = Callable[[Values, Values], Span]
 Tables = Mapping[str, Callable[[str, float], float]]  # function of a number field and a share → a constant
 
@@ -111,7 +112,7 @@ class _Reader:
         found = readers.get(type(node))
         if found is None:
             raise ExpressionError(f"{ast.unparse(node)!r} is not among what an expression may have: literals, fields, "
-                                  "comparisons, arithmetic, and, or, not, in, if-else, contains()")  # fmt: skip
+                                  "comparisons, arithmetic, and, or, not, in, if-else, contains(), number()")  # fmt: skip
         part = found(node)
         names, moving = tuple(self.names(node)), part.bounds or (lambda lows, highs: ANY[part.kind])
 
@@ -240,13 +241,17 @@ class _Reader:
         if isinstance(node.func, ast.Name) and node.func.id in self.tables:
             return self._looked_up(node, node.func.id)
         if isinstance(node.func, ast.Name) and node.func.id in self.calls:
-            name = self._called[node] = self.calls[node.func.id](node)
-            return _Part("number", lambda values: values[name], lambda lows, highs: (lows[name], highs[name]))
-        if not isinstance(node.func, ast.Name) or node.func.id != "contains" or len(node.args) != 2 or node.keywords:
-            more = [*(f"{name}(field, share)" for name in self.tables), *(f"{name}(…)" for name in self.calls)]
-            others = "".join(f", {one}" for one in more)
-            raise ExpressionError(f"{ast.unparse(node)!r}: the only function{'s are' if others else ' is'} "
-                                  f"contains(text, part){others}")  # fmt: skip
+            kind, read = self.calls[node.func.id]
+            name = self._called[node] = read(node)
+            return _Part(kind, lambda values: values[name], lambda lows, highs: (lows[name], highs[name]))
+        arguments = {"contains": 2, "number": 1}
+        if not isinstance(node.func, ast.Name) or arguments.get(node.func.id) != len(node.args) or node.keywords:
+            there_are = ["contains(text, part)", "number(text)", *(f"{name}(field, share)" for name in self.tables),
+                         *(f"{name}(…)" for name in self.calls)]  # fmt: skip
+            raise ExpressionError(f"{ast.unparse(node)!r}: the only functions are {', '.join(there_are)}")
+        if node.func.id == "number":
+            written = self._wanted(node.args[0], "text").evaluate
+            return _Part("number", lambda values: _numbers(written(values)))
         text, part = self._wanted(node.args[0], "text").evaluate, node.args[1]
         if not isinstance(part, ast.Constant) or not isinstance(part.value, str):
             raise ExpressionError(f"{ast.unparse(node)!r}: the part looked for is a text in quotes")
@@ -273,6 +278,17 @@ def _span(part: _Part, lows: Values, highs: Values) -> Span:
 
 def _among(found: Span, wanted: set[Any], inside: bool) -> Span:
     return ((found[0] in wanted) == inside,) * 2 if found[0] == found[1] else ANY_FLAG
+
+
+def _numbers(values: Any) -> Any:
+    """Of texts; what is none is no number, which compares as False."""
+    def read(text: str) -> float:
+        found = events.number(text)
+        return np.nan if found is None else found
+
+    if not isinstance(values, np.ndarray):
+        return read(values)
+    return np.fromiter(map(read, values.tolist()), dtype=np.float64, count=len(values))
 
 
 def _each(values: Any, test: Callable[[Any], bool]) -> Any:

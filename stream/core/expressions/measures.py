@@ -8,7 +8,7 @@ there. What an item is (its category, brand, …) is what the catalog says now.
     distinct(event, condition, days=…)   different items among them; or different texts
     spent(condition, days=…)             money of ordered lines, price × quantity
 
-`condition` is about one touch, or one event's text, and may be left out, as may `days`.
+`condition` is about one touch, or one event's text and `property("…")`, and may be left out, as may `days`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -44,7 +45,8 @@ DAYS_MAX = 3_650
 FIELDS: Mapping[str, Kind] = MappingProxyType({
     "item_id": "text", "title": "text", "brand": "text", "category": "text", "price": "number", "value": "number",
 })  # fmt: skip  # `value`: price × quantity as the event said it; the others are the catalog's
-TEXT_FIELDS: Mapping[str, Kind] = MappingProxyType({"text": "text"})  # of events about no item
+TEXT_FIELDS: Mapping[str, Kind] = MappingProxyType({"text": "text"})  # of events about no item; and their properties
+NAME_CHARS_MAX = 64  # of a trait or property
 NEAR = 0.9  # a name as like a known one as that is a slip of the pen (`difflib`)
 _KNOWN = {name.casefold(): name for name in (
     *KIND_OF_NAME, *COUNTED_TYPES, names.PRODUCTS_SEARCHED, names.PRODUCT_LIST_VIEWED, names.CART_VIEWED,
@@ -64,6 +66,7 @@ class Measure(NamedTuple):
     kind: Did | None
     condition: Expression | None
     window_ms: int
+    properties: tuple[str, ...] = ()  # that the condition reads, of other events
 
     def from_ms(self, now_ms: int) -> int:
         """What was done since then counts."""
@@ -96,13 +99,37 @@ def read(node: ast.Call) -> Measure:
         first = "" if what == "spent" else '"Product Viewed", '
         raise ExpressionError(f"{name!r}: write {what}({first}condition, days=7); condition and days may be left out")
     days = node.keywords[0].value if node.keywords else None
-    condition = None
+    condition, properties = None, set[str]()
     if arguments:
+        text = ast.unparse(arguments[0])
         try:
-            condition = parse(ast.unparse(arguments[0]), TEXT_FIELDS if kind is None else FIELDS, "flag")
+            condition = parse(text, FIELDS, "flag") if kind is not None else parse(
+                text, TEXT_FIELDS, "flag", calls={"property": ("text", partial(named, properties))})
         except ExpressionError as error:
             raise ExpressionError(f"{name!r}, of one event's {'text' if kind is None else 'item'}: {error}") from error
-    return Measure(name, what, event, kind, condition, 0 if days is None else _window_ms(name, days))
+    window_ms = 0 if days is None else _window_ms(name, days)
+    return Measure(name, what, event, kind, condition, window_ms, tuple(sorted(properties)))
+
+
+def named(names: set[str], node: ast.Call) -> str:
+    """The field that `trait("plan")` or `property("size")` stands for; its name goes into `names`. Raises
+    ExpressionError."""
+    said = node.args[0].value if len(node.args) == 1 and isinstance(node.args[0], ast.Constant) else None
+    function = cast(ast.Name, node.func).id
+    if node.keywords or not isinstance(said, str) or not 0 < len(said) <= NAME_CHARS_MAX:
+        raise ExpressionError(f"{ast.unparse(node)!r}: write {function}(\"name\"), with a name of up to {NAME_CHARS_MAX} "
+                              "characters")  # fmt: skip
+    names.add(said)
+    return field_of(function, said)
+
+
+def field_of(function: str, name: str) -> str:
+    """The name by which `trait` or `property` of a name is read.
+
+    >>> field_of("trait", "plan")
+    "trait('plan')"
+    """
+    return f"{function}({name!r})"
 
 
 def _event(name: str, node: ast.expr | None) -> str:
@@ -141,10 +168,15 @@ def measured(state: UserState, now_ms: int, measures: Sequence[Measure], catalog
 
 def _of_events(activity: list[Activity], now_ms: int, measure: Measure) -> float:
     from_ms = measure.from_ms(now_ms)
-    texts = [one.text for one in activity if one.event == measure.event and from_ms <= one.ts_ms <= now_ms]
+    about = [one for one in activity if one.event == measure.event and from_ms <= one.ts_ms <= now_ms]
     if measure.condition is not None:
-        texts = [text for text in texts if measure.condition.evaluate({"text": text})]
-    return float(len(texts) if measure.what == "count" else len(set(texts)))
+        about = [one for one in about if measure.condition.evaluate({"text": one.text, **_properties(one, measure)})]
+    return float(len(about) if measure.what == "count" else len({one.text for one in about}))
+
+
+def _properties(one: Activity, measure: Measure) -> dict[str, str]:
+    said = one.properties or {}
+    return {field_of("property", name): said.get(name, "") for name in measure.properties}
 
 
 def _of_touches(touches: list[Touch], now_ms: int, measure: Measure, catalog: Catalog) -> float:

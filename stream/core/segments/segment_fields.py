@@ -7,12 +7,12 @@ does more within a window is counted up to there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from types import MappingProxyType
 
 from stream.core.expressions.expression import Kind
-from stream.core.expressions.measures import Catalog, Measure, measured, no_catalog, touches_max
+from stream.core.expressions.measures import Catalog, Measure, field_of, measured, no_catalog, touches_max
 from stream.core.expressions.spans import ANY, Span
 from stream.core.ranking.scenarios import basket
 from stream.core.user.state import DAY_MS, DAYS_MAX, ITEM_STATS_MAX, RING_TOUCHES_MAX, UserState
@@ -46,10 +46,11 @@ SPANS: Mapping[str, Span] = MappingProxyType({
 
 
 def values_of(
-    state: UserState, now_ms: int, churn: float, counted: Sequence[Measure] = (), catalog: Catalog = no_catalog
-) -> dict[str, float | bool | str]:
-    """FIELDS of one user at a time, and what rules count for themselves (`Rules.measures`). `churn`: P(no return within the
-    model's horizon), 0 without a model. The cluster is where the state was placed last."""
+    state: UserState, now_ms: int, churn: float, counted: Sequence[Measure] = (), catalog: Catalog = no_catalog,
+    traits: Iterable[str] = (),
+) -> dict[str, float | bool | str]:  # fmt: skip
+    """FIELDS of one user at a time, and what rules count (`Rules.measures`) and ask (`traits`) for themselves. `churn`: P(no
+    return within the model's horizon), 0 without a model. The cluster is where the state was placed last."""
     whole = totals(state)
     return {
         "events": float(whole.events), "orders": float(whole.orders), "revenue": whole.revenue,
@@ -59,6 +60,7 @@ def values_of(
         "alerted": state.alert.raised and not state.alert.silenced, "known": state.known, "cluster": state.placed.cluster,
         "ads_refused": state.ads.refused, **_counted(state, now_ms),
         **(measured(state, now_ms, counted, catalog) if counted else {}),
+        **{field_of("trait", name): state.traits[name].text if name in state.traits else "" for name in traits},
     }  # fmt: skip
 
 

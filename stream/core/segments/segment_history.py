@@ -194,7 +194,8 @@ class SegmentHistory:
 
     def _values(self, state: UserState, said: Said, at_ms: int) -> Values:
         state.placed = Placed(cluster=said.cluster)
-        return values_of(state, at_ms, self._chances(state, said, [at_ms])[0], self.rules.measures, self.catalog)
+        return values_of(state, at_ms, self._chances(state, said, [at_ms])[0], self.rules.measures, self.catalog,
+                         self.rules.kept.traits)  # fmt: skip
 
     def _chances(self, state: UserState, said: Said, times_ms: Sequence[int]) -> list[float]:
         """P(no return within the horizon) at each time, by the same call as live."""

@@ -18,11 +18,12 @@ import msgspec
 import numpy as np
 
 from stream.core.expressions import measures
-from stream.core.expressions.expression import Expression, ExpressionError, parse
-from stream.core.expressions.measures import Measure
-from stream.core.expressions.spans import joined
+from stream.core.expressions.expression import Calls, Expression, ExpressionError, parse
+from stream.core.expressions.measures import Measure, field_of
+from stream.core.expressions.spans import ANY, joined
 from stream.core.segments.audience import POPULATIONS, Audience, Cluster
 from stream.core.segments.segment_fields import FIELDS, SPANS
+from stream.core.user.traits import NAMES_MAX, NO_NAMES, Names
 
 SEGMENTS_MAX = 200
 CLUSTER_GROUP = "cluster/"  # before a discovered cluster's name: its segment
@@ -111,6 +112,7 @@ class Rules(NamedTuple):
     relative: frozenset[str] = frozenset()  # names of rules that ask the release
     measures: tuple[Measure, ...] = ()
     unknown: frozenset[int] = frozenset()  # places of rules that ask what the release does not know: nobody is in
+    kept: Names = NO_NAMES  # traits of users and properties of events that they ask for: these are kept, and no others
 
     def inside(self, tenant: str, values: Mapping[str, Any]) -> list[str]:
         """Names of the segments that a user with these values is in."""
@@ -133,7 +135,7 @@ class Rules(NamedTuple):
 
     def never(self) -> list[str]:
         """Segments that nobody can be in: their conditions ask for more than a state keeps."""
-        spans = {**SPANS, **{one.name: one.span() for one in self.measures}}
+        spans = {**SPANS, **{one.name: one.span() for one in self.measures}, **dict.fromkeys(self._asked(), ANY["text"])}
         lows, highs = ({name: span[end] for name, span in spans.items()} for end in (0, 1))
         return [rule.name for rule, condition in zip(self.rules, self.conditions, strict=True)
                 if not condition.bounds(lows, highs)[1]]  # fmt: skip
@@ -142,7 +144,11 @@ class Rules(NamedTuple):
         """The fields that are numbers and that a segment's rule reads: what an entry is explained by."""
         names = next((condition.names for rule, condition in zip(self.rules, self.conditions, strict=True)
                       if rule.name == name), frozenset[str]())  # fmt: skip
-        return sorted(one for one in names if FIELDS.get(one) != "text")
+        return sorted(one for one in names - self._asked() if FIELDS.get(one) != "text")
+
+    def _asked(self) -> set[str]:
+        """The fields that traits are read by."""
+        return {field_of("trait", name) for name in self.kept.traits}
 
 
 NO_RULES = Rules("", (), ())
@@ -166,6 +172,7 @@ def compiled(file: RulesFile, audience: Audience | None = None, release: str = "
              *(discovered(known.clusters) if file.clusters else ()), *file.segments)  # fmt: skip
     conditions: list[Expression] = []
     counted: dict[str, Measure] = {}
+    traits: set[str] = set()
     names: set[tuple[str, str | None]] = set()
     relative: set[str] = set()
     unknown: set[int] = set()
@@ -174,7 +181,7 @@ def compiled(file: RulesFile, audience: Audience | None = None, release: str = "
             raise RulesError(f"segment {rule.name!r}: there are two of this name; give one another name")
         names.add((rule.name, rule.tenant))
         asked: list[float] = []
-        conditions.append(_condition(rule, known, asked, counted))
+        conditions.append(_condition(rule, known, asked, counted, traits))
         if asked or "cluster" in conditions[-1].names:
             relative.add(rule.name)
         if any(one != one for one in asked):  # NaN
@@ -182,18 +189,25 @@ def compiled(file: RulesFile, audience: Audience | None = None, release: str = "
     for rule in file.segments:
         if rule.name.startswith(CLUSTER_GROUP):
             raise RulesError(f"segment {rule.name!r}: names with {CLUSTER_GROUP!r} are of discovered clusters")
+    kept = Names(frozenset(traits), frozenset(name for one in counted.values() for name in one.properties))
+    for what, several in kept._asdict().items():
+        if len(several) > NAMES_MAX:
+            raise RulesError(f"rules ask for {len(several)} {what}; at most {NAMES_MAX} are kept")
     whole = msgspec.json.encode(rules) + (release.encode() if relative else b"")
     version = hashlib.blake2b(whole, digest_size=6).hexdigest()
     return Rules(version, rules, tuple(conditions), _read_by(conditions), frozenset(relative), tuple(counted.values()),
-                 frozenset(unknown))  # fmt: skip
+                 frozenset(unknown), kept)  # fmt: skip
 
 
 def _read_by(conditions: Iterable[Expression]) -> frozenset[str]:
     return frozenset[str]().union(*(one.names for one in conditions))
 
 
-def _condition(rule: Rule, audience: Audience, asked: list[float], counted: dict[str, Measure]) -> Expression:
-    """What a rule says, as one expression; the quantiles it asked for go into `asked`, its own counts into `counted`."""
+def _condition(
+    rule: Rule, audience: Audience, asked: list[float], counted: dict[str, Measure], traits: set[str]
+) -> Expression:  # fmt: skip
+    """What a rule says, as one expression; the quantiles it asked for go into `asked`, its own counts into `counted`, and
+    the names of traits into `traits`."""
 
     def count(call: ast.Call) -> str:
         measure = measures.read(call)
@@ -206,9 +220,11 @@ def _condition(rule: Rule, audience: Audience, asked: list[float], counted: dict
 
     if not rule.when and not rule.cluster:
         raise RulesError(f"segment {rule.name!r}: it says neither `when` nor `cluster`")
+    calls: Calls = {**dict.fromkeys(measures.FUNCTIONS, ("number", count)),
+                    "trait": ("text", partial(measures.named, traits))}  # fmt: skip
     tables = {name: partial(look_up, population) for name, population in POPULATIONS.items()}
     try:
-        when = parse(rule.when, FIELDS, "flag", tables, dict.fromkeys(measures.FUNCTIONS, count)) if rule.when else None
+        when = parse(rule.when, FIELDS, "flag", tables, calls) if rule.when else None
         if not rule.cluster:
             assert when is not None
             return when

@@ -25,6 +25,7 @@ from stream.core.user.state import (
     UserState,
     count_item,
 )
+from stream.core.user.traits import NOTHING_SAID, Described, note
 
 KIND_OF_NAME = {
     names.PRODUCT_VIEWED: Kind.VIEW,
@@ -73,16 +74,16 @@ def touches(event: Event, ts_ms: int) -> list[Touch]:
     return [Touch(ts_ms, event.message_id, properties.product_id, kind, value)]
 
 
-def activity(event: Event, ts_ms: int, mark: int) -> Activity | None:
+def activity(event: Event, ts_ms: int, mark: int, said: Described = NOTHING_SAID) -> Activity | None:
     """What rules can count of an event of another name than KIND_OF_NAME; None for those, and where nobody did anything.
     Text is kept of nobody who refused analytics."""
     name = event.event if event.type == "track" else event.type if event.type in COUNTED_TYPES else None
     if name is None or name in KIND_OF_NAME:
         return None
-    consent, said = event.context.consent, event.properties
-    told = () if consent is not None and consent.analytics is False else (said.query, said.path, said.url, said.name)
+    consent, about = event.context.consent, event.properties
+    told = () if consent is not None and consent.analytics is False else (about.query, about.path, about.url, about.name)
     text = next((one for one in told if isinstance(one, str) and one), "")
-    return Activity(ts_ms, mark, name, text[:ACTIVITY_CHARS_MAX])
+    return Activity(ts_ms, mark, name, text[:ACTIVITY_CHARS_MAX], dict(said.properties) or None)
 
 
 def ads_stated(event: Event) -> Stated:
@@ -93,8 +94,10 @@ def ads_stated(event: Event) -> Stated:
     return Stated(not consent.assumed, event.ts_ms, not consent.ads)
 
 
-def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) -> tuple[Outcome, list[Touch]]:
-    """Fold `event` into `state` in place; return what became of it and the touches it added.
+def fold(
+    state: UserState, event: Event, clock_ms: int, lateness_max_ms: int, said: Described = NOTHING_SAID
+) -> tuple[Outcome, list[Touch]]:
+    """Fold `event`, and what of it rules ask for, into `state` in place; return what became of it and the touches it added.
 
     `clock_ms` is the partition's clock; a live event older than it by more than `lateness_max_ms` is late. Import and
     repair are never late against the clock, but an event from before the remembered ids is: it may have been folded. What an
@@ -116,7 +119,8 @@ def fold(state: UserState, event: Event, clock_ms: int, lateness_max_ms: int) ->
         _insert(state.ring, touch)
         count_item(state.items, touch, again)
     _bound_ring(state)
-    if (did := activity(event, ts_ms, hashed)) is not None:
+    note(state, said, ts_ms, hashed)
+    if (did := activity(event, ts_ms, hashed, said)) is not None:
         _insert(state.activities, did)
         del state.activities[:-ACTIVITIES_MAX]
     _advance(state, event, ts_ms, added)

@@ -149,6 +149,7 @@ def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
             state.ring = [touch for touch in state.ring if not after < touch.ts_ms <= ts_ms]
             state.ordered = [touch for touch in state.ordered if not after < touch.ts_ms <= ts_ms]
             state.activities = [one for one in state.activities if not after < one.ts_ms <= ts_ms]
+            state.traits = {name: one for name, one in state.traits.items() if not after < one.ts_ms <= ts_ms}
             if after < state.ads.ts_ms <= ts_ms and not ads_stay:
                 state.ads = NOTHING_STATED
             state.claims = [claim for claim in state.claims if claim[1] != other]

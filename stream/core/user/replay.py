@@ -14,6 +14,7 @@ from schemas.events import Event
 from stream.core.user import identity
 from stream.core.user.fold import Outcome, ads_stated, fold
 from stream.core.user.state import NOTHING_STATED, Alert, Stated, UserState
+from stream.core.user.traits import NOTHING_SAID, Described
 
 
 class Told(NamedTuple):
@@ -37,6 +38,17 @@ def in_order(said: Iterable[Told]) -> list[Told]:
         last_ms[one.user] = max(one.at_ms, last_ms.get(one.user, 0))
         found.append(one._replace(at_ms=last_ms[one.user]))
     return sorted(found, key=lambda one: one.at_ms)
+
+
+class Recorded(NamedTuple):
+    """An event, and what of it rules ask for."""
+
+    event: Event
+    said: Described = NOTHING_SAID
+
+    @property
+    def at_ms(self) -> int:
+        return self.event.ts_ms
 
 
 class Watching(Protocol):
@@ -65,16 +77,16 @@ class Replay:
         self._clock_ms = 0
         self._touched: dict[str, None] = {}  # at `_clock_ms`: looked at once all of that time is folded
 
-    def follow(self, events: Iterable[Event], alerts: Iterable[Told] = ()) -> None:
+    def follow(self, events: Iterable[Recorded], alerts: Iterable[Told] = ()) -> None:
         """Both in their order."""
-        both: tuple[Iterable[Event | Told], ...] = (events, alerts)
-        for one in merge(*both, key=_at_ms):
+        both: tuple[Iterable[Recorded | Told], ...] = (events, alerts)
+        for one in merge(*both, key=lambda one: one.at_ms):
             if isinstance(one, Told):
                 self.tell(one)
             else:
-                self.take(one)
+                self.take(*one)
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event, said: Described = NOTHING_SAID) -> None:
         """An event, none earlier than the one before. Who refuses a profile has none from then on, and had none before."""
         at_ms, user = event.ts_ms, event.user
         self._come_to(at_ms)
@@ -84,7 +96,7 @@ class Replay:
         near = self._near(event)
         for one in near:
             self._passes(one, at_ms - 1)
-        outcome, _ = fold(self.states.setdefault(user, UserState()), event, at_ms, 0)  # in this order nothing is late
+        outcome, _ = fold(self.states.setdefault(user, UserState()), event, at_ms, 0, said)  # in this order nothing is late
         if outcome is Outcome.FOLDED:
             identity.join(self.states, event)
             self._touched |= near
@@ -142,7 +154,3 @@ class Replay:
                     self._forget(other)
         if (stays := max(state.ads, ads)) != NOTHING_STATED:
             self.states[user] = UserState(ads=stays)
-
-
-def _at_ms(one: Event | Told) -> int:
-    return one.at_ms if isinstance(one, Told) else one.ts_ms

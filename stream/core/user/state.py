@@ -54,16 +54,25 @@ class Touch(msgspec.Struct, frozen=True, array_like=True, gc=False):  # holds no
         return (self.ts_ms, self.event_id, self.item_id)
 
 
-class Activity(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class Activity(msgspec.Struct, frozen=True, array_like=True, gc=False):  # what it holds is text: it is in no cycle
     """An event of which no touch tells its name: a search, a page, an event of the shop's own. Ordered like touches."""
 
     ts_ms: int
     mark: int  # hash of the event's id
     event: str
     text: str  # what was searched, or where: cut at ACTIVITY_CHARS_MAX
+    properties: dict[str, str] | None = None  # of those that rules ask for, see `traits`; None: of most, and takes no room
 
     def order(self) -> tuple[int, int]:
         return (self.ts_ms, self.mark)
+
+
+class Trait(msgspec.Struct, frozen=True, array_like=True, gc=False, order=True):
+    """What a user was said to be. Of two statements the greater stands, so their order of arrival does not count."""
+
+    ts_ms: int
+    mark: int  # hash of the event's id
+    text: str  # "": there is no such trait
 
 
 Kept = TypeVar("Kept", Touch, Activity)
@@ -204,6 +213,7 @@ class UserState(msgspec.Struct, array_like=True):
     ordered: list[Touch] = []  # ordered lines that the ring let go of, so that views do not push orders out
     ordered_ts_ms: int = 0  # the last order, also one without lines; 0: none, or before this field: see `totals`
     since_ms: int = 0  # when the broker took the event that began the profile: tells it from one that was cleared before it
+    traits: dict[str, Trait] = {}  # those that rules of segments ask for, by name
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.

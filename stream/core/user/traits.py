@@ -1,0 +1,110 @@
+"""What users, and events of other names, were said to be: traits and properties, of those that rules of segments ask for.
+
+What no rule names is not kept, and no model reads any of it. A value is kept as text, a number or a flag as JSON writes
+it. Traits come with `identify`, and in `context.traits` of any event (Segment's specification); those of `group` are a
+company's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import msgspec
+
+from schemas.events import Event, EventTexts
+from schemas.unreadable import UNREADABLE
+from stream.core.user.state import ACTIVITY_CHARS_MAX, Trait, UserState
+
+NAMES_MAX = 32  # of traits, and of properties: more is a copy of a database
+
+
+class Names(NamedTuple):
+    """What rules ask for."""
+
+    traits: frozenset[str] = frozenset()
+    properties: frozenset[str] = frozenset()
+
+
+NO_NAMES = Names()
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+class Described(NamedTuple):
+    """What one event said of its user, and of itself."""
+
+    traits: Mapping[str, str] = _NONE
+    properties: Mapping[str, str] = _NONE
+
+
+NOTHING_SAID = Described()
+_texts = msgspec.json.Decoder(EventTexts)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def described(event: Event, texts: EventTexts | bytes, names: Names) -> Described:
+    """What an event says by these names; `texts` may be the whole event as it travels. Nothing is kept of what is no text,
+    number or flag, nor of anybody who refused analytics; null says that there is no such trait.
+
+    >>> from datetime import UTC, datetime
+    >>> told = Event(message_id="m", type="identify", timestamp=datetime.now(UTC), tenant="t")
+    >>> described(told, b'{"traits": {"plan": "pro", "age": 42, "seats": null, "tags": []}}',
+    ...           Names(frozenset({"plan", "age", "seats", "tags"}))).traits
+    {'plan': 'pro', 'age': '42', 'seats': ''}
+    """
+    consent = event.context.consent
+    if not (names.traits or names.properties) or (consent is not None and consent.analytics is False):
+        return NOTHING_SAID
+    if isinstance(texts, bytes):
+        texts = _texts.decode(texts)
+    about: dict[str, str] = {}
+    if names.traits:
+        about = _said(_read(texts.context).get("traits"), names.traits)
+        if event.type == "identify":
+            about |= _said(texts.traits, names.traits)
+    return Described(about, _said(texts.properties, names.properties) if names.properties else _NONE)
+
+
+def note(state: UserState, said: Described, ts_ms: int, mark: int) -> None:
+    """Keep what an event says of its user; `mark` is the hash of its id."""
+    for name, text in said.traits.items():
+        trait = Trait(ts_ms, mark, text)
+        if name not in state.traits or state.traits[name] < trait:
+            state.traits[name] = trait
+
+
+def let_go(state: UserState, names: Names) -> bool:
+    """Forget traits that no rule asks for any more; False when there are none."""
+    gone = state.traits.keys() - names.traits if state.traits else ()
+    for name in gone:
+        del state.traits[name]
+    return bool(gone)
+
+
+def _said(raw: msgspec.Raw | None, names: frozenset[str]) -> dict[str, str]:
+    found = {}
+    for name, value in _read(raw).items():
+        if name in names and (text := _text(value)) is not None:
+            found[name] = text
+    return found
+
+
+def _read(raw: msgspec.Raw | None) -> dict[str, msgspec.Raw]:
+    """The members of an object; none of anything else."""
+    try:
+        return _members.decode(raw) if raw else {}
+    except UNREADABLE:
+        return {}
+
+
+def _text(raw: msgspec.Raw) -> str | None:
+    try:
+        value = msgspec.json.decode(raw)
+    except UNREADABLE:  # a text that is none
+        return None
+    if isinstance(value, str):
+        return value[:ACTIVITY_CHARS_MAX]
+    if value is None:
+        return ""
+    return bytes(raw).decode()[:ACTIVITY_CHARS_MAX] if isinstance(value, bool | int | float) else None
