@@ -62,6 +62,20 @@ def test_refused_personalization_is_left_out() -> None:
     assert [one.user for one in history.events] == ["v"]
 
 
+def test_who_refuses_a_profile_had_none_before_and_begins_anew_after_it() -> None:
+    """In whatever order the events come; of a device that somebody else used, too, only the refusing user's own goes."""
+    no = {"context": {"consent": {"personalization": False}}}
+    guest = {"userId": None, "anonymousId": "phone"}
+    rows = [event(1, "u", 0, "a"), event(2, "", 1, "b", **guest), event(3, "u", 2, "c", anonymousId="phone"),
+            event(4, "u", 3, "d", **no), event(5, "u", 4, "e"), event(6, "v", 0, "f"), event(7, "", 5, "g", **guest)]
+
+    def left(*more: dict[str, Any]) -> list[str]:
+        return [one.message_id for one in snapshot.from_events([*more, *rows[::-1]]).events]
+
+    assert left() == ["m6", "m5", "m7"]
+    assert left(event(8, "v", 6, "h", anonymousId="phone")) == ["m6", "m2", "m5", "m7", "m8"]
+
+
 def test_an_empty_history_says_what_to_do() -> None:
     with pytest.raises(snapshot.EmptyHistory, match="name another source"):
         snapshot.from_events([])

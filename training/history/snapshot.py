@@ -240,7 +240,7 @@ def visit_arrays(visits: list[Visit]) -> tuple[Float32, npt.NDArray[np.float64],
 
 
 def from_events(events: Iterable[dict[str, Any]], items: Iterable[Item] = (), name: str = "events") -> History:
-    """A history from canonical events in any order; those of users who refused personalization are left out.
+    """A history from canonical events in any order; of users who refused personalization it has what they did since.
 
     Raises `EmptyHistory`, and msgspec's ValidationError for an event that is none.
     """
@@ -305,9 +305,8 @@ def _lines(path: Path, kind: type[Any]) -> Iterator[Any]:
 
 
 def _history(name: str, events: Iterable[Event], items: Iterable[Item]) -> History:
-    newest: list[Event] = [event for event in events if event.user and _allowed(event)]
-    newest.sort(key=lambda event: (event.ts_ms, event.message_id))
-    newest = newest[-EVENTS_MAX:]
+    newest = sorted((event for event in events if event.user), key=_when)
+    newest = _allowed(newest[-EVENTS_MAX:])
     if not newest:
         raise EmptyHistory(f"{name} holds no events with a user; send some first, or name another source")
     catalog = {item.item_id: item for item in items}
@@ -318,6 +317,22 @@ def _history(name: str, events: Iterable[Event], items: Iterable[Item]) -> Histo
     return History(name, newest, catalog)
 
 
-def _allowed(event: Event) -> bool:
-    consent = event.context.consent
-    return consent is None or consent.personalization is not False
+def _when(event: Event) -> tuple[int, str]:
+    return event.ts_ms, event.message_id
+
+
+def _allowed(events: list[Event]) -> list[Event]:
+    """Of events in their order those that may be learned from: who refuses a profile has none from then on and had none
+    before, as in the stream, and neither has a device that nobody else used."""
+    refused: dict[str, tuple[int, str]] = {}
+    users: dict[str, set[str]] = {}
+    for event in events:
+        consent = event.context.consent
+        if consent is not None and consent.personalization is False:
+            refused[event.user] = _when(event)
+        if event.user_id is not None and event.anonymous_id is not None:
+            users.setdefault(event.anonymous_id, set()).add(event.user_id)
+    for device, known in users.items():
+        if len(known) == 1 and (last := refused.get(*known)) is not None:
+            refused[device] = max(last, refused.get(device, last))
+    return [event for event in events if event.user not in refused or _when(event) > refused[event.user]]
