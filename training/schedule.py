@@ -59,6 +59,7 @@ def seconds(text: str) -> float:
 
 def run_once(settings: Settings, tenant: str) -> tuple[Verdict, ModelRelease | None]:
     """Train, judge, release or keep. Returns the verdict, which is kept beside the bundle, and the announcement if any."""
+    release.current(settings)  # who cannot say what runs now cannot say so after a training
     history = snapshot.from_clickhouse(settings, tenant)
     known = texts.encode(settings, history.items, log.info, running=True)
     trained = train.train(settings, history, known, trials=trials.read(settings, tenant), say=log.info)

@@ -69,10 +69,10 @@ async def _try(page: Page, row: dict[str, Any], then: Callable[[], Awaitable[Non
     everything = await asyncio.to_thread(letters.read, page.settings)
     some = [one for one in everything if (one.tenant or "") == page.tenant and _cause(one) == (row["kind"], row["where"])]
     again = await asyncio.to_thread(letters.sent_again, page.settings, some)
-    if len(some) < row["letters"]:
+    left = [one for one in some if one.dead_letter_id not in (again or ())]
+    if len(left) < row["letters"]:
         ui.label(t("What is older than Kafka keeps dead letters is known, but cannot be sent again.")).props("data-gone")
-    mended = await asyncio.to_thread(letters.tried, page.settings,
-                                     [one for one in some if one.dead_letter_id not in (again or ())])  # fmt: skip
+    mended = await asyncio.to_thread(letters.tried, page.settings, left)
     fit = sum(one.event is not None for one in mended)
     ui.label(f"{fit} / {len(mended)} {t('would be taken once mended')}").classes("text-lg").props('data-fit')
     for one in mended[:SHOWN_MAX]:

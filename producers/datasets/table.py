@@ -13,7 +13,7 @@ import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -84,22 +84,18 @@ Row = Accepted | Dropped | Rejected
 Parse = Callable[[int, list[str]], tuple[dict[str, Any], int]]  # (row, fields) → (event, its time in ms)
 
 
-def _open(path: Path) -> IO[bytes]:
-    try:
-        with path.open("rb") as probe:
-            magic = probe.read(2)
-        return cast(IO[bytes], gzip.open(path, "rb")) if magic == GZIP_MAGIC else path.open("rb")
-    except OSError as error:
-        raise DatasetError(f"Cannot open {path}: {error.strerror or error}. Name an existing file.") from error
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[IO[bytes]]:
-    """The file's content, decompressed if it is gzip whatever its name is. Raises DatasetError where it cannot be opened, or
-    is cut off or damaged, once that is read."""
-    with _open(path) as file:
+    """The file's content, decompressed if it is gzip whatever its name is; it may be a pipe, which is read once. Raises
+    DatasetError where it cannot be opened, or is cut off or damaged, once that is read."""
+    with ExitStack() as open_:
         try:
-            yield file
+            file = open_.enter_context(path.open("rb"))
+            zipped = file.peek(len(GZIP_MAGIC)).startswith(GZIP_MAGIC)
+        except OSError as error:
+            raise DatasetError(f"Cannot open {path}: {error.strerror or error}. Name an existing file.") from error
+        try:
+            yield cast(IO[bytes], open_.enter_context(gzip.GzipFile(fileobj=file))) if zipped else file
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise DatasetError(f"{path} is cut off or damaged: {error}. Fetch it again.") from error
 

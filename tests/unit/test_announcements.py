@@ -30,6 +30,7 @@ from stream.settings import Models, Settings
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.kafka_python import on_topics
+from training import schedule
 from training.release import release as releases
 
 
@@ -138,6 +139,19 @@ def test_who_can_only_write_to_the_topic_announces_no_older_bundle(here: Here, a
     assert running == here.second.model_version and len(refused) == 1 and ATTACKS[attack] in refused[0]
     current = releases.current(here.trainer)
     assert current is not None and current.model_version == here.second.model_version, "nor do commands believe it"
+
+
+def test_what_was_announced_without_a_signature_is_not_taken_for_no_release(here: Here) -> None:
+    """As after an upgrade, or once keys are set: something runs, so nothing may be released unjudged in its place."""
+    unsigned(here)
+    for asking in (releases.current, releases.rollback):
+        with pytest.raises(releases.NothingReleased, match="nobody here can say what runs: announce it once more"):
+            asking(here.trainer)
+    with pytest.raises(releases.NothingReleased, match="announce it once more"):
+        schedule.run_once(here.trainer, "t")  # before it trains for nothing
+    releases.release(here.trainer, here.first.model_version)
+    current = releases.current(here.trainer)
+    assert current is not None and current.model_version == here.first.model_version
 
 
 def test_a_rollback_is_taken_and_what_was_rolled_back_is_not_brought_back_by_saying_it_again(here: Here) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,19 @@ def test_gzip(tmp_path: Path, name: str, text: str) -> None:
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(DatasetError, match="cut off or damaged"):
         list(items(path))
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_pipe_is_read_whole(tmp_path: Path, zipped: bool) -> None:
+    """It gives what it has once: nothing may be read of it to see what it is, and then again."""
+    path = tmp_path / "catalog.jsonl"
+    os.mkfifo(path)
+    rows = "".join(f'{{"id":"i{n}","title":"{"x" * 100}"}}\n' for n in range(2_000)).encode()
+    with ThreadPoolExecutor() as at_once:
+        writing = at_once.submit(path.write_bytes, gzip.compress(rows) if zipped else rows)
+        found = [item for _, item in items(path, "shop")]
+        writing.result()
+    assert [one.item_id for one in found if isinstance(one, Item)] == [f"i{n}" for n in range(2_000)]
 
 
 def test_a_file_without_items_is_refused(tmp_path: Path) -> None:

@@ -333,6 +333,7 @@ def _allowed(events: list[Event]) -> list[Event]:
         if event.user_id is not None and event.anonymous_id is not None:
             users.setdefault(event.anonymous_id, set()).add(event.user_id)
     for device, known in users.items():
-        if len(known) == 1 and (last := refused.get(*known)) is not None:
+        (user,) = known if len(known) == 1 else ("",)
+        if (last := refused.get(user)) is not None:
             refused[device] = max(last, refused.get(device, last))
     return [event for event in events if event.user not in refused or _when(event) > refused[event.user]]

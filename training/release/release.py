@@ -49,7 +49,7 @@ def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     topic = MODELS.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [topic], wait_s=0) as producer:
         if signer is not None:
-            announced = _after(current(settings), announced)
+            announced = _after(_newest(settings)[0], announced)
         value = msgspec.json.encode(announced)
         producer.send(topic, announcements.KEY, value, announcements.signed(value, signer))
     if verdicts.kept(settings.registry, version) is not None:  # somebody knows better; from now on it may be rolled back to
@@ -102,22 +102,33 @@ def sign_again(settings: Settings, version: str, *, trust: bool = False) -> Publ
 
 def current(settings: Settings) -> ModelRelease | None:
     """The announced release, read to the topic's end; None when nothing was released yet. Those that do not count are left
-    out. Raises ConnectionError, and `NothingReleased` where there is no topic."""
+    out. Raises ConnectionError, and `NothingReleased` where there is no topic, or none of what was announced counts: a
+    bundle runs then that nobody here knows of."""
+    newest, left_out = _newest(settings)
+    if newest is None and left_out:
+        raise NothingReleased(f"{left_out} was announced, but not under a signature that the keys here know, so nobody here "
+                              "can say what runs: announce it once more with clickwake release")
+    return newest
+
+
+def _newest(settings: Settings) -> tuple[ModelRelease | None, str]:
+    """The newest announcement that counts, and the version of the last one that does not."""
     from kafka.errors import KafkaError
 
-    found = Announcements(signing.trusted(settings.models))
+    found, left_out = Announcements(signing.trusted(settings.models)), ""
     try:
         with from_the_beginning(settings.kafka, MODELS.name(settings.kafka.topic_prefix)) as consumer:
             for record in to_its_end(consumer):
                 try:
                     found.note(record)
                 except NotBelieved as error:
+                    left_out = error.version
                     log.warning("announcement left out", model_version=error.version, why=str(error))
     except KafkaUnavailable as error:
         raise NothingReleased(str(error)) from error
     except KafkaError as error:
         raise ConnectionError(unreachable(settings.kafka, error)) from error
-    return found.newest
+    return found.newest, left_out
 
 
 def rollback(settings: Settings, reason: str = "") -> ModelRelease:
