@@ -141,9 +141,10 @@ def _retain(admin: Any, settings: Settings, existing: dict[str, _Existing]) -> d
             continue
         answers = admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, name, {"retention.ms": wanted})])
         if (answer := answers["topic"][name]) != "OK":
+            before = _days(found.config.get("retention.ms"))
             raise TopicsError(f"the broker does not let {name} be kept for {_days(wanted)}: {answer}\nIt is kept for "
-                              f"{_days(found.config.get('retention.ms'))} still; alter retention.ms as who may, or take "
-                              f"{entity} out of CLICKWAKE_KAFKA__RETENTION_DAYS: receipts of erasure say by it when records go")
+                              f"{before} still. Alter retention.ms as who may, or take {entity} out of "
+                              "CLICKWAKE_KAFKA__RETENTION_DAYS: receipts of erasure say by it when records go")
         now = _outcome(topic, settings, _Existing(found.partitions, found.config | {"retention.ms": wanted}))
         why = f"kept for {_days(wanted)}, before for {_days(found.config.get('retention.ms'))}"
         changed[topic] = now if now.differences else msgspec.structs.replace(now, result="changed", why=why)

@@ -11,8 +11,8 @@ import asyncio
 import hashlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import structlog
@@ -227,17 +227,24 @@ class Fleet:
         if not batches or self.owned.get(owned.partition) is not owned or self._failure is not None:
             return
         one = Together(batches[0].topic, owned.partition, batches, [record for batch in batches for record in batch.records])
-        try:
+        with self._noted():
             source = await self.source_of(one.topic)
             if opened.state.given_again(one.topic, one.records):
                 await self.check_input(opened.state)
             with self.around(one):
                 await self.personalizer.process(opened.state, source, one.records, self._most_waiting(one))
-        except Exception as error:  # noted before anybody else gets the lock of this partition
-            self._failure = self._failure or error
-            raise
         owned.open_batches += batches
         self.on_batch(one, time.perf_counter() - started)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """A failure is noted before anybody else gets the lock of the partition: a state that is half changed, or of which
+        not all was said, is not written."""
+        try:
+            yield
+        except Exception as error:
+            self._failure = self._failure or error
+            raise
 
     def _most_waiting(self, batch: Together | None = None) -> int:
         """Records that wait in the partition that is furthest behind, not counting those of `batch`: all partitions of a
@@ -283,7 +290,8 @@ class Fleet:
             waiting, settings = self._most_waiting(), self.personalizer.settings
             if settings.behind(waiting) and time.monotonic() - owned.closed_at < settings.flush_interval_behind_ms / 1000:
                 return False
-            return await self._close(owned, opened.state, waiting)
+            with self._noted():
+                return await self._close(owned, opened.state, waiting)
 
     def _refresh(self, owned: Owned, opened: Opened) -> None:
         """A new model, or setting, moves everybody's due time; new rules, and time, move people between segments."""
@@ -302,7 +310,8 @@ class Fleet:
         async with owned.lock:
             if self.owned.get(owned.partition) is owned and self._failure is None and self.may_write():
                 caught_up = not owned.open_batches and self.waiting(owned.partition) == 0
-                await self.personalizer.tick(owned.opening.result().state, caught_up, self._most_waiting())
+                with self._noted():
+                    await self.personalizer.tick(owned.opening.result().state, caught_up, self._most_waiting())
 
     async def _close(self, owned: Owned, state: PartitionState, waiting: int = 0) -> bool:
         """Steps 6 and 7, unless they must not be done: False. A worker that slept through a rebalance writes nothing; its

@@ -280,7 +280,7 @@ class Personalize:
         """Are the inputs what the state was folded from, and does it stand for what the group has passed? Where the group
         goes on behind what is new, or what it does not stand for, events would be lost without a word: then somebody has to
         decide, see `InputChanged`. No place is committed before the changelog has what stands for it."""
-        goes_on = await self.goes_on
+        goes_on = await asyncio.shield(self.goes_on)  # others wait for it, too: an opening may be cancelled
         for tp, place, why in await self._compared(state):
             stands_for = place.begin
             if why is not None:

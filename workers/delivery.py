@@ -100,7 +100,7 @@ class Worker:
             await consumer.start()
             log.info("delivery worker ready")
             self._on_ready()
-            async with answered(self.settings, consumer, self.group):
+            async with answered(self.settings, consumer, self.group, self._ends_gone):
                 while (file := await self._told()) is not None:
                     erasures.check()
                     refusals.check()
@@ -161,6 +161,10 @@ class Worker:
             return None
         self._ends = {}
         return self._ends_at
+
+    def _ends_gone(self) -> None:
+        """A topic was made again: it ends elsewhere."""
+        self._ends = {}
 
     async def _say_lag(self, consumer: AIOKafkaConsumer, in_hand: Iterable[Any] = ()) -> None:
         """`in_hand`: records that were taken and are not handled."""

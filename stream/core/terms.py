@@ -26,6 +26,7 @@ CLOSING_KEY = b"#meta"  # likewise
 HEADER = "term"
 BROUGHT = "brought"  # the header that says what an interval brought to a key
 NO_TERM = -1  # before the first claim
+BEGUN_MAX = 50_000  # keys of an interval; more are states whose intervals' ends compaction took out
 _BYTES = 8
 
 Headers = list[tuple[str, bytes]]
@@ -73,6 +74,9 @@ def term_of(carried: Iterable[tuple[str, bytes | None]]) -> int | None:
 def count(records: Iterable[Written], term: int = NO_TERM, begun: Begun | None = None) -> Counted:
     """Read a stretch of the log from one partition, in order, behind which `term` held and `begun` was not closed.
 
+    In a log that was compacted only the last end of an interval is left. All that stands before it seems not to be closed,
+    up to nearly every key: it is let go at BEGUN_MAX, since it is carried and written from each stretch to the next.
+
     >>> class R(NamedTuple):
     ...     offset: int
     ...     key: bytes
@@ -105,4 +109,6 @@ def count(records: Iterable[Written], term: int = NO_TERM, begun: Begun | None =
             begun.pop(record.key, None)
         elif (brought := header(record.headers, BROUGHT)) is not None:
             begun[record.key] = (*begun.get(record.key, ()), brought)
+            if len(begun) > BEGUN_MAX:
+                begun.clear()
     return Counted(puts, stale, term, begun)

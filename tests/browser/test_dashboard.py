@@ -106,9 +106,10 @@ def _outlived(settings: Settings, now: datetime) -> None:
 
 
 def _stored(settings: Settings, table: str) -> int:
-    with closing(adapter.open_client(settings.clickhouse)) as client:
+    with closing(adapter.open_client(settings.clickhouse, "default")) as client:  # the sink may be making its own yet
         if not client.query(f"EXISTS TABLE {settings.clickhouse.database}.{table}").first_row[0]:
             return 0
+    with closing(adapter.open_client(settings.clickhouse)) as client:
         return int(client.query("SELECT count() FROM {table:Identifier} FINAL", {"table": table}).first_row[0])
 
 

@@ -41,7 +41,7 @@ from training.text import text_encoder
 
 HOME_FILES = {"segments": "segments.yml", "lifecycle": "segments.yml", "channels": "deliveries.yml",
               "experiments": "experiments.yml", "holdout": "offers.yml", "placements": "offers.yml"}  # fmt: skip
-AWAITED_S, BLOCK_S = 20.0, 120.0
+AWAITED_S, BLOCK_S = 60.0, 300.0
 STRICT = 'set -eu\ncurl() { command curl --fail-with-body --silent --show-error "$@"; }'  # a 404 is a failure here
 PLACEHOLDER = r"\b(USER|ID|ITEM_ID|VERSION|OTHER|TENANT|CAUSE|PATH|NAME|DIR)\b"
 

@@ -39,6 +39,7 @@ from tests.support.cluster import (
     produce_events,
     read_all,
     running,
+    sink_lag,
     stored_states,
     until,
 )
@@ -223,6 +224,7 @@ def run(settings: Settings, version: str, home: Path, now_ms: int, hostile: Host
         until(lambda: len(recommended(settings)) >= NEIGHBOURS, 30, "a recommendation for every neighbour")
         found = [msgspec.json.decode(one.value, type=DeadLetter) for one in read_all(settings, topics.DEAD_LETTERS)]
         letters = {letter.dead_letter_id: letter for letter in found}  # the same refused twice is the same letter
+        until(lambda: sink_lag(settings) == 0, 60, "the sink has made its tables and stored what there was")
         client = clickhouse_connect.get_client(host=settings.clickhouse.host, port=settings.clickhouse.port,
                                                database=settings.clickhouse.database)  # fmt: skip
         until(lambda: stored_rows(client, "dead_letters") == len(letters), 30, f"{len(letters)} dead letters stored")
@@ -297,7 +299,9 @@ def test_hostile_input_is_answered_kept_and_changes_nothing_for_the_neighbours(
             identity.send([(b"t/h1", b"\xff"), (b"t/h1", b"{}"), (b"t/h1", None)])
             with pytest.raises(MessageSizeTooLargeError):  # the client's own limit is the topic's
                 events.send([raw({"review": "x" * 10_000_000})])
-        run_file = json.loads((collector.home / "run" / "collector.json").read_text())
+        where = collector.home / "run" / "collector.json"
+        until(where.exists, 60, "the collector says where it is")
+        run_file = json.loads(where.read_text())
         with httpx.Client(base_url=f"http://127.0.0.1:{run_file['port']}", auth=("key", ""), timeout=30) as http:
             for case in refused_by_the_collector():
                 answer = http.post(f"/v1/{case.call}", content=case.body, headers={"content-type": "application/json"})

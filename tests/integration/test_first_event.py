@@ -45,7 +45,8 @@ class Shop:
     def __init__(self, local: Local) -> None:
         self.settings = local.settings
         port = self.settings.collector.port
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=("demo-write-key", ""), trust_env=False)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{port}", auth=("demo-write-key", ""), timeout=30,
+                                 trust_env=False)  # fmt: skip
         house = self.settings.clickhouse
         self.sql = clickhouse_connect.get_client(host=house.host, port=house.port, database=house.database,
                                                  tz_mode="aware")  # fmt: skip

@@ -48,13 +48,13 @@ def service(settings: Settings, module: str, name: str, **extra: str) -> Iterato
         run_file = worker.home / "run" / f"{name}.json"
         until(run_file.exists, 60, f"{name} listens")
         url = f"http://127.0.0.1:{json.loads(run_file.read_text())['port']}"
-        until(lambda: httpx.get(f"{url}/health/ready", trust_env=False).status_code == 200, 60, f"{name} is ready")
+        until(lambda: httpx.get(f"{url}/health/ready", trust_env=False, timeout=30).status_code == 200, 60, f"{name} ready")
         yield worker, url
 
 
 def post(url: str, trace_id: str, flags: str = "01", **body: Any) -> None:
-    answer = httpx.post(f"{url}/v1/track", json={"userId": USER, **body}, auth=("demo-write-key", ""), trust_env=False,
-                        headers={"traceparent": f"00-{trace_id}-{CLIENT}-{flags}"})  # fmt: skip
+    answer = httpx.post(f"{url}/v1/track", json={"userId": USER, **body}, auth=("demo-write-key", ""), timeout=30,
+                        trust_env=False, headers={"traceparent": f"00-{trace_id}-{CLIENT}-{flags}"})  # fmt: skip
     assert answer.status_code == 200, answer.text
 
 
@@ -102,7 +102,7 @@ def test_one_call_is_one_trace_to_its_rows(shop: Settings) -> None:
             post(url, SAMPLED, event="Product Reviewed", messageId="traced",
                  properties={"product_id": "i2", "rating": 2, "review_body": WORDS})  # fmt: skip
             until(lambda: stored_with_trace(shop, "recommendations"), 60, "the answer stored with its trace")
-            httpx.get(f"{api}/v1/recommendations/{USER}", auth=("demo-read-key", ""), trust_env=False,
+            httpx.get(f"{api}/v1/recommendations/{USER}", auth=("demo-read-key", ""), trust_env=False, timeout=30,
                       headers={"traceparent": f"00-{SAMPLED}-{CLIENT}-01"}).raise_for_status()  # fmt: skip
             until(lambda: stored_with_trace(shop, "decisions"), 60, "the decision stored with its trace")
             wanted = {
@@ -144,8 +144,9 @@ def test_opinions_and_offers_go_on_in_the_trace_of_the_call(settings: Settings) 
         with (running(settings, "workers.insights", **extra), running(settings, "workers.offers", **extra),
               service(settings, "producers.collector", "collector", **extra) as (_, url),
               service(settings, "workers.api", "api", **extra) as (_, api)):  # fmt: skip
-            offer = httpx.get(f"{api}/v1/offers/{USER}?placement=home", auth=("demo-read-key", ""), trust_env=False,
-                              headers={"traceparent": f"00-{SAMPLED}-{CLIENT}-01"}).raise_for_status().json()  # fmt: skip
+            offer = httpx.get(f"{api}/v1/offers/{USER}?placement=home", auth=("demo-read-key", ""), timeout=30,
+                              trust_env=False, headers={"traceparent": f"00-{SAMPLED}-{CLIENT}-01"}
+                              ).raise_for_status().json()  # fmt: skip
             asked = {("clickwake-api", "GET /v1/offers/{user}"), ("clickwake-offers", f"process {name[topics.DECISIONS]}")}
             until(lambda: set(named(receiver, SAMPLED)) >= asked, 60, "the decision's spans")
             post(url, SAMPLED, event="Product Viewed", properties={"product_id": "i1"})  # is about neither
@@ -174,7 +175,7 @@ def test_a_request_to_forget_and_an_item_are_followed_to_their_end(settings: Set
               running(settings, "workers.erasure", **extra), running(settings, "workers.catalog", **extra),
               service(settings, "producers.collector", "collector", **admin, **extra) as (_, url)):  # fmt: skip
             asked = httpx.post(f"{url}/v1/regulations", json={"regulationType": "DELETE_ONLY", "subjectIds": [USER]},
-                               auth=("admin-key", ""), trust_env=False,
+                               auth=("admin-key", ""), trust_env=False, timeout=30,
                                headers={"traceparent": f"00-{SAMPLED}-{CLIENT}-01"})  # fmt: skip
             assert asked.status_code == 202, asked.text
             with Sender(settings, topics.ITEMS) as items:
@@ -206,14 +207,13 @@ def test_without_anybody_who_takes_spans_nothing_is_lost(settings: Settings) -> 
     sent = 60
     with (service(settings, "producers.collector", "collector", **extra) as (_, url),
           sink(settings, **extra) as storing,
-          httpx.Client(auth=("demo-write-key", ""), trust_env=False) as client):  # fmt: skip
+          httpx.Client(auth=("demo-write-key", ""), timeout=30, trust_env=False) as client):  # fmt: skip
         for number in range(sent):
             body = {"userId": f"u{number % 7}", "event": "Product Viewed", "messageId": f"m{number}"}
             assert client.post(f"{url}/v1/track", json=body).status_code == 200
         until(lambda: rows(settings, "SELECT uniqExact(message_id) FROM events")[0][0] == sent, 60, "every event stored")
         assert rows(settings, "SELECT uniqExact(trace_id) FROM events WHERE trace_id != ''") == [(sent,)]
         found = metrics(int(httpx.URL(url).port or 0))
-        assert found['clickwake_spans_total{result="dropped"}'] >= 2 * sent - 20
         lost = [found.get(f'clickwake_spans_total{{result="{result}"}}', 0) for result in ("dropped", "failed")]
-        assert sum(lost) <= 2 * sent
+        assert lost[0] > 0 and 2 * sent - 20 <= sum(lost) <= 2 * sent, "all but those that wait"
         assert storing.metrics()['clickwake_spans_total{result="dropped"}'] > 0

@@ -53,7 +53,8 @@ def shop(settings: Settings, registry: Path) -> Iterator[Settings]:
 @pytest.mark.timeout(900)
 def test_what_is_stored_teaches_what_is_served_again_and_again(shop: Settings) -> None:
     sent = Simulation(shop, Options(shoppers=40, days=60, items=100, tenant=TENANT)).run().events
-    until(lambda: "events" in tables(shop) and stored(shop) == (sent, 100), 120, "history and catalog stored")
+    until(lambda: {"events", "items"} <= set(tables(shop)), 120, "the sink has made its tables")
+    until(lambda: stored(shop) == (sent, 100), 120, "history and catalog stored")
     history = [msgspec.json.decode(record.value) for record in read_all(shop, topics.EVENTS)]
     user = next(one["userId"] for one in history if one.get("userId"))
     item = next(one["properties"]["product_id"] for one in history if "product_id" in one.get("properties", {}))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.core.terms import CLAIM_KEY, NO_TERM, Headers, count, headers
+from stream.core.terms import BEGUN_MAX, BROUGHT, CLAIM_KEY, CLOSING_KEY, NO_TERM, Headers, count, headers
 
 KEYS = (b"u1", b"u2", b"u3")
 
@@ -91,3 +91,12 @@ def test_a_record_of_a_term_that_begins_behind_it_is_of_another_log() -> None:
     log = [Record(0, b"u1", b"another log's", headers(0)), Record(1, CLAIM_KEY, b"", []), Record(2, b"u2", b"1", headers(1)),
            Record(3, b"u2", b"another log's", headers(500)), Record(4, b"u3", b"1", headers(1))]  # fmt: skip
     assert count(log) == ({b"u2": b"1", b"u3": b"1"}, {b"u1", b"u2"}, 1, {})
+
+
+def test_of_intervals_whose_ends_were_compacted_away_little_is_carried_on_and_all_of_the_one_that_is_open() -> None:
+    """The last end is the only one there is: what stands before it looks as if no interval of it had been closed."""
+    closed = [Record(n, b"u%d" % n, b"", [(BROUGHT, b"x")]) for n in range(3 * BEGUN_MAX)]
+    open_ = [Record(len(closed) + 1 + n, b"u%d" % n, b"", [(BROUGHT, b"y")]) for n in range(100)]
+    assert len(count(closed).begun) <= BEGUN_MAX
+    found = count([*closed, Record(len(closed), CLOSING_KEY, b"", []), *open_])
+    assert found.begun == {record.key: (b"y",) for record in open_}

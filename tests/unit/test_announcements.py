@@ -3,6 +3,7 @@ was announced once. Without one the last record counts, as ever."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -205,6 +206,23 @@ def test_a_worker_refuses_aloud_what_comes_last_and_passes_over_what_was_said_be
     unsigned(here)
     worker.on_records(here.topic.records[-1:])
     assert refused() == 1 and worker.announcements.newest.model_version == here.first.model_version
+
+
+async def test_a_worker_that_believes_nothing_that_was_announced_goes_on_with_what_it_ran_last(here: Here) -> None:
+    """As one that is upgraded before its release is announced once more, under a signature."""
+    here.worker.state_dir.mkdir(parents=True, exist_ok=True)
+    worker = Releases(here.worker, state := ServingState(), ThreadPoolExecutor(1), ReleaseMetrics(CollectorRegistry()))
+    worker._memo.parent.mkdir(parents=True, exist_ok=True)
+    worker._memo.write_bytes(msgspec.json.encode(bundles.announcement(here.trainer.registry, here.first)))
+    unsigned(here)
+    worker.on_records(here.topic.records)
+    running = asyncio.create_task(worker.run())
+    try:
+        async with asyncio.timeout(60):
+            await worker.settled()
+        assert state.current.version == here.first.model_version and worker.announcements.newest is None
+    finally:
+        running.cancel()
 
 
 def test_the_topic_keeps_every_announcement() -> None:

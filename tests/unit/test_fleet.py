@@ -181,6 +181,34 @@ async def test_after_a_failure_nothing_is_written_or_acknowledged_and_the_timer_
     assert fake.folded == ["good"] and fake.closed == [] and good.acked == bad.acked == behind.acked == 0
 
 
+@pytest.mark.parametrize("what", ["tick", "close_interval"])
+async def test_who_gives_a_partition_away_writes_nothing_after_what_the_timer_failed_to_say(fleet: Fleet, what: str) -> None:
+    """The state has moved by then, so who came next would believe that it was said."""
+    fake: Any = fleet.personalizer
+    begun, fails = asyncio.Event(), asyncio.Event()
+
+    async def failing(*_: object) -> bool:
+        begun.set()
+        await fails.wait()
+        raise ConnectionError("the broker refuses it")
+
+    await fleet.handle(Batch(0, "good"))
+    await until(lambda: fake.folded == ["good"])
+    closing = fake.close_interval
+    setattr(fake, what, failing)
+    timer = asyncio.create_task(fleet.run_timer())
+    await begun.wait()
+    fake.close_interval = closing
+    closed = len(fake.closed)
+    leaving = asyncio.create_task(fleet.revoked({0}))
+    await until(lambda: 0 not in fleet.owned)
+    fails.set()
+    await leaving
+    assert len(fake.closed) == closed
+    with pytest.raises(ConnectionError):
+        await timer
+
+
 async def test_batches_still_waiting_when_the_partition_is_taken_away_are_left_to_its_next_owner(fleet: Fleet) -> None:
     fake: Any = fleet.personalizer
     first, second = Batch(0, "wait"), Batch(0, "after")

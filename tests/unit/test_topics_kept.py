@@ -36,6 +36,6 @@ def test_what_the_broker_refuses_to_keep_otherwise_is_not_said_to_be_changed(mon
         yield Admin()
 
     monkeypatch.setattr(topics, "_admin", admin)
-    with pytest.raises(topics.TopicsError, match=r"does not let clickwake.events.v1 be kept for 10 days: .*Authoriz") as said:
+    with pytest.raises(topics.TopicsError, match=r"does not let \S*events.v1 be kept for 10 days: .*Authoriz") as said:
         topics.create(Settings(kafka=Kafka(retention_days={"events": 10})))
     assert f"It is kept for {30 * DAY_MS // DAY_MS} days still" in str(said.value)

@@ -59,6 +59,9 @@ class Releases:
             self._changed.set()
         for one in refused:
             self._refuse(one.version, str(one))
+        if refused and self.announcements.newest is None:  # then what ran last runs on
+            self._settled.clear()
+            self._changed.set()
 
     async def settled(self) -> None:
         """Returns once every announcement read so far was taken, refused, or found to have to wait."""
@@ -70,8 +73,7 @@ class Releases:
             await self._changed.wait()
             self._changed.clear()
             release = self.announcements.newest
-            assert release is not None
-            if release.model_version != self.state.current.version:
+            if release is not None and release.model_version != self.state.current.version:
                 await self._take(release)
             if self.state.current.models is None and (last := self._last_taken()) not in (None, release):
                 log.warning("falling back to the release taken last", model_version=last.model_version)
