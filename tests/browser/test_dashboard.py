@@ -160,7 +160,8 @@ def _drawn(page: Page, title: str) -> list[float]:
 def _asked(settings: Settings, path: str) -> Any:
     """The read API itself."""
     port = json.loads((settings.home / "run" / "api.json").read_text())["port"]
-    return httpx.get(f"http://127.0.0.1:{port}{path}", auth=("read", ""), trust_env=False).raise_for_status().json()
+    answer = httpx.get(f"http://127.0.0.1:{port}{path}", auth=("read", ""), timeout=30, trust_env=False)
+    return answer.raise_for_status().json()
 
 
 def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: datetime, page: Page) -> None:

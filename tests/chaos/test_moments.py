@@ -199,7 +199,7 @@ def waking(town: Settings, point: str, times: int, home: Path) -> Iterator[Worke
               running(town, "workers.personalize", home / "other")):  # fmt: skip
             until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
             before = committed()
-            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
+            until(lambda: committed() > before + EVENTS_PER_S, 2 * CONSUMING_AGAIN_S, "the other took its partitions")
             coming.close()
             until(lambda: caught_up(town), 60, "the other has folded all")
             assert_every_user_is_answered(town)
@@ -277,7 +277,7 @@ def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Setti
               running(town, "workers.personalize", tmp_path / "other") as other):  # fmt: skip
             until(lambda: members(town, "personalize") == 1, 2 * CONSUMING_AGAIN_S, "the sleeper was given up")
             before = committed()
-            until(lambda: committed() > before + EVENTS_PER_S, CONSUMING_AGAIN_S, "the other took its partitions")
+            until(lambda: committed() > before + EVENTS_PER_S, 2 * CONSUMING_AGAIN_S, "the other took its partitions")
             coming.close()
             until(lambda: caught_up(town), 60, "the other has folded all")
             other.stop()
@@ -301,7 +301,7 @@ def test_what_a_sleeper_writes_when_nobody_is_left_counts_for_nobody(town: Setti
 def test_what_is_due_at_a_sleeper_is_not_said_of_users_who_came_back_meanwhile(town: Settings, tmp_path: Path) -> None:
     """It is idle when it falls asleep, so that it holds no batch and writes no interval. But its timers are running, and
     what they make due when it wakes has been settled at the other owner."""
-    group, home, due_s = f"{town.kafka.topic_prefix}-personalize", tmp_path / "sleeper", 45.0
+    group, home, due_s = f"{town.kafka.topic_prefix}-personalize", tmp_path / "sleeper", 75.0
     process = start_worker(town, "workers.personalize", home)
     sleeper = Worker(process, home, "workers.personalize")
     try:
