@@ -51,7 +51,8 @@ def check(path: Path | None, *, as_json: bool) -> int:
     never = rules.never()
     if as_json:
         print(msgspec.json.encode({"ok": True, "version": rules.version, "segments": rules.rules, "release": version or None,
-                                   "nobody": nobody, "never": never}).decode())  # fmt: skip
+                                   "nobody": nobody, "never": never,
+                                   "kept": {what: sorted(names) for what, names in rules.kept._asdict().items()}}).decode())
         return 0
     table = Table(box=None, header_style="dim")
     for name in ("segment", "when", "description"):
@@ -60,6 +61,9 @@ def check(path: Path | None, *, as_json: bool) -> int:
         told = [f"cluster: {rule.cluster}"] if rule.cluster else []
         table.add_row(rule.name, ", ".join([*told, *([rule.when] if rule.when else [])]), rule.description)
     Console().print(table)
+    if any(rules.kept):
+        told = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in rules.kept._asdict().items() if names)
+        Console().print(f"Kept with users for these rules, {told}", style="dim", highlight=False, soft_wrap=True)
     if nobody:
         Console().print(f"Nobody is in {', '.join(nobody)}: {version or 'no bundle of the registry'} does not know it; "
                         "see clickwake segments clusters", style="yellow", highlight=False, soft_wrap=True)  # fmt: skip

@@ -8,7 +8,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from clickwake.cli import app
 from schemas.events import Event
 from stream.core.ranking.counts import CountsPolicy, PartitionCounts
 from stream.core.segments.segment_fields import values_of
@@ -157,6 +159,15 @@ def test_the_past_of_a_rule_has_what_was_said_then() -> None:
     turns = history.finish(T0_MS + 30 * DAY_MS)["u"]
     assert [(turn.segment, turn.at_ms - T0_MS, turn.entered) for turn in turns] == [
         ("pros", 5, True), ("large", 9, True), ("pros", 20, False), ("large", 9 + 7 * DAY_MS + 1, False)]  # fmt: skip
+
+
+def test_the_check_of_a_file_says_what_is_kept_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "segments.yml"
+    path.write_text(f"segments: [{{name: pros, when: \"{WHENS['pros']}\"}}, {{name: large, when: \"{WHENS['large']}\"}}]")
+    done = CliRunner().invoke(app, ["segments", "check", str(path)])
+    assert done.exit_code == 0 and "for these rules, traits: plan; properties: score, size" in done.stdout
+    told = msgspec.json.decode(CliRunner().invoke(app, ["segments", "check", str(path), "--json"]).stdout)
+    assert told["kept"] == {"traits": ["plan"], "properties": ["score", "size"]}
 
 
 def test_without_rules_nothing_is_read() -> None:
