@@ -92,9 +92,26 @@ def test_what_is_kept_of_what_comes(row: dict[str, Any], kept: dict[str, str]) -
     assert dict(found.traits) == kept
 
 
-def test_what_is_no_text_is_none() -> None:
-    whole = msgspec.json.encode(said(traits={"plan": "PLAN", "age": 3})).replace(b"PLAN", b"\xff")
-    assert dict(described(msgspec.convert(said(), Event), whole, NAMES).traits) == {"age": "3"}
+@pytest.mark.parametrize("value", [
+    b'"\xff"', b'"\\ud800"', b"[" * 5_000 + b"]" * 5_000, b"1e400", b"9" * 5_000, b"NaN", b'{"a": 1}', b"[",
+])
+async def test_what_cannot_be_read_is_not_kept_and_ends_no_worker(tmp_path: Path, value: bytes) -> None:
+    """Where it stands in a part of an event that nobody read before a rule asked for it."""
+    path = tmp_path / "segments.yml"
+    when = 'trait("plan") == "pro" or count("Page Liked", property("size") == "") > 9'
+    path.write_text(f"segments: [{{name: pros, when: '{when}'}}]")
+    bench = Bench(FakeModels(), rules=path)
+    bench.items()
+    for row in (said(traits={"plan": "?"}), said("track", 1, name="Page Liked", properties={"size": "?"}),
+                said("track", 2, name="Page Liked", context={"traits": {"plan": "?"}})):  # fmt: skip
+        await bench.feed(msgspec.json.encode(row).replace(b'"?"', value))
+    await bench.close()
+    state = bench.part.read(b"t/u")
+    assert set(state.traits) <= {"plan"} and all(one.text == "" for one in state.traits.values())
+    assert all(not one.properties for one in state.activities)
+    await bench.feed(said(at_ms=9, traits={"plan": "pro"}))
+    await bench.close()
+    assert members(bench.part.read(b"t/u")) == ["lifecycle/new", "lifecycle/prospect", "pros"]
 
 
 @pytest.mark.parametrize(("when", "complaint"), [

@@ -57,7 +57,10 @@ def described(event: Event, texts: EventTexts | bytes, names: Names) -> Describe
     if not (names.traits or names.properties) or (consent is not None and consent.analytics is False):
         return NOTHING_SAID
     if isinstance(texts, bytes):
-        texts = _texts.decode(texts)
+        try:
+            texts = _texts.decode(texts)
+        except UNREADABLE:  # what nobody asked for before was passed over unread
+            return NOTHING_SAID
     about: dict[str, str] = {}
     if names.traits:
         about = _said(_read(texts.context).get("traits"), names.traits)
@@ -101,7 +104,7 @@ def _read(raw: msgspec.Raw | None) -> dict[str, msgspec.Raw]:
 def _text(raw: msgspec.Raw) -> str | None:
     try:
         value = msgspec.json.decode(raw)
-    except UNREADABLE:  # a text that is none
+    except UNREADABLE:
         return None
     if isinstance(value, str):
         return value[:ACTIVITY_CHARS_MAX]
