@@ -137,7 +137,7 @@ async def running(kept: Topics, path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return
 
     @contextlib.asynccontextmanager
-    async def answered(settings: Settings, consumer: Consumer, group: str) -> AsyncIterator[None]:
+    async def answered(settings: Settings, consumer: Consumer, group: str, on_made_again: Any) -> AsyncIterator[None]:
         yield
 
     for name, fake in (("answered", answered), ("read_whole", read_whole),
