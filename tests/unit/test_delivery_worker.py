@@ -39,6 +39,8 @@ class Topics:
     def __init__(self, now: datetime = AT) -> None:
         self.now, self.alerts, self.log, self.sent = now, list[ChurnAlert](), list[DeliveryRecord](), list[Message]()
         self.committed, self.joins_after, self.reads, self.failures = 0, 0, 0, list[Exception]()
+        self.consumer: Any = None
+        self.on_made_again: Callable[[], object] = lambda: None
         self.turned = asyncio.Condition()  # the worker has looked at everything once more
 
     async def turn(self) -> None:
@@ -138,6 +140,7 @@ async def running(kept: Topics, path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     @contextlib.asynccontextmanager
     async def answered(settings: Settings, consumer: Consumer, group: str, on_made_again: Any) -> AsyncIterator[None]:
+        kept.consumer, kept.on_made_again = consumer, on_made_again
         yield
 
     for name, fake in (("answered", answered), ("read_whole", read_whole),
@@ -195,6 +198,24 @@ async def test_what_came_due_while_it_read_waits_for_what_was_said_by_then(
         kept.alerts += [alert("u2", "c2", state="cleared")]
         await kept.until(lambda: len(kept.log) == 4)
     assert kept.statuses()[2:] == [("u1", "sent"), ("u2", "expired")]
+
+
+async def test_what_waits_does_not_wait_for_the_end_of_a_topic_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, kept = tmp_path / "deliveries.yml", Topics()
+    path.write_text(FILE + QUIET)
+    kept.alerts = [alert("u1", "a1")]
+    async with running(kept, path, monkeypatch):
+        await kept.until(lambda: kept.committed == 1)
+    kept.now += timedelta(hours=2)
+    kept.alerts += [alert(f"v{number}", f"b{number}", state="cleared") for number in range(20)]
+    async with running(kept, path, monkeypatch) as worker:
+        await kept.until(lambda: bool(worker._ends))
+        kept.alerts, kept.consumer.at = [], 0  # made again, and read from its beginning
+        kept.on_made_again()
+        await kept.until(lambda: bool(kept.sent))
+    assert kept.statuses() == [("u1", "deferred"), ("u1", "sent")]
 
 
 def put(path: Path, text: str) -> None:
