@@ -1,6 +1,7 @@
 """`clickwake bench rebuild`: how long until a worker that lost its disk has all states again, from the changelog alone.
 
-The states are those of a simulated shop's customers, each written under many names, packed as a worker packs them. All
+The states are those of a simulated shop's customers, each written under many names, packed as a worker packs them, as they
+stand in a log that was compacted: each says what its interval brought, and no end of an interval stands between them. All
 partitions are read at once, as one worker that owns them all does; then a sample is compared byte by byte. Beside it, in the
 same run, how fast the bare client reads the same records and throws them away.
 """
@@ -37,15 +38,17 @@ from stream.adapters.kafka import kafka_clients, producing
 from stream.adapters.kafka.kafka_clients import partition_of
 from stream.adapters.state import changelog
 from stream.adapters.state.state_store import Identity, PartitionStore
+from stream.core import terms
 from stream.core.user.fold import fold
 from stream.core.user.state import UserState
 from stream.fleet import rebuild_due
-from stream.partition import pack
+from stream.partition import Brought, pack
 from stream.settings import Settings
 
 SHOPPERS, WORLD_DAYS, ITEMS = 2_000, 30, 2_400
 SEND_USERS_MAX = 20_000
 SAMPLE_EVERY = 997
+BROUGHT = ((terms.BROUGHT, msgspec.msgpack.encode(Brought(7, {"folded": 1}))),)
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ async def fill(settings: Settings, packed: list[bytes], users: int, tell: Any) -
         for start in range(0, users, SEND_USERS_MAX):
             numbers = range(start, min(start + SEND_USERS_MAX, users))
             messages: list[producing.Message] = [
-                (key("demo", f"user-{number}"), packed[number % len(packed)], ()) for number in numbers]  # fmt: skip
+                (key("demo", f"user-{number}"), packed[number % len(packed)], BROUGHT) for number in numbers]  # fmt: skip
             size += sum(len(value or b"") for _, value, _ in messages)
             await producing.send_keyed(producer, name, messages, partitions)
             tell(f"{start:,} of {users:,} states written")
