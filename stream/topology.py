@@ -288,7 +288,8 @@ class Personalize:
                           next="events are told apart by their ids")  # fmt: skip
             else:
                 stands_for = max(state.folded(tp.topic) + 1, place.begin)
-                why = f"the state stands for what is before {stands_for}: the changelog was made again, or lost records"
+                why = (f"the state stands for what is before {stands_for}: the changelog was made again or lost records, or "
+                       "somebody moved the group")  # fmt: skip
             if stands_for < (committed := goes_on.get(faust_compat.TP(*tp), 0)) <= place.end:
                 raise changelog.InputChanged(
                     f"{tp.topic}[{tp.partition}]: {why}. The group goes on at {committed} and would pass over what was "
