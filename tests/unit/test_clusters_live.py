@@ -277,7 +277,7 @@ def test_every_buyer_is_in_one_fifth_of_each_kind(revenue: float, orders: int, s
     ("revenue > quantile(revenue)", "write quantile(field, share)"),
     ("revenue > quantile(known, 0.5)", "a field that is a number"),
     ("revenue > quantile(evnets, 0.5)", "a field that is a number"),
-    ("revenue > quantiles(revenue, 0.5)", "functions are contains(text, part), quantile(field, share)"),
+    ("revenue > quantiles(revenue, 0.5)", "functions are contains(text, part), number(text), quantile(field, share)"),
     ("cluster > 'a'", "only numbers are smaller or larger"),
 ])
 def test_what_is_wrong_with_a_relative_rule_is_said(when: str, complaint: str) -> None:
