@@ -62,8 +62,8 @@ def check(path: Path | None, *, as_json: bool) -> int:
         table.add_row(rule.name, ", ".join([*told, *([rule.when] if rule.when else [])]), rule.description)
     Console().print(table)
     if any(rules.kept):
-        told = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in rules.kept._asdict().items() if names)
-        Console().print(f"Kept with users for these rules, {told}", style="dim", highlight=False, soft_wrap=True)
+        kept = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in rules.kept._asdict().items() if names)
+        Console().print(f"Kept with users for these rules, {kept}", style="dim", highlight=False, soft_wrap=True)
     if nobody:
         Console().print(f"Nobody is in {', '.join(nobody)}: {version or 'no bundle of the registry'} does not know it; "
                         "see clickwake segments clusters", style="yellow", highlight=False, soft_wrap=True)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
 from typing import Any
@@ -14,7 +15,10 @@ from stream.urls import without_userinfo
 
 
 def configure(settings: Settings) -> None:
-    """Route structlog and the standard library's loggers through one format at the configured level."""
+    """Route structlog and the standard library's loggers through one format at the configured level. A process that ends in
+    native code (RocksDB's, onnxruntime's) says where its threads were."""
+    if sys.__stderr__ is not None and not faulthandler.is_enabled():
+        faulthandler.enable(sys.__stderr__)
     level = logging.getLevelNamesMapping()[settings.log_level]
     shared: list[Any] = [
         structlog.stdlib.add_log_level,

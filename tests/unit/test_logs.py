@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -64,3 +67,10 @@ def test_the_level_is_obeyed(lines: Callable[[], list[str]]) -> None:
     structlog.get_logger("here").warning("said")
     (line,) = lines()
     assert "event=said" in line
+
+
+def test_a_process_that_ends_in_native_code_says_where() -> None:
+    script = ("import faulthandler; from stream.logs import configure; from stream.settings import Settings\n"
+              "configure(Settings()); faulthandler._sigsegv()")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGSEGV and "Segmentation fault" in done.stderr and "<string>" in done.stderr
