@@ -314,7 +314,7 @@ def test_what_is_due_at_a_sleeper_is_not_said_of_users_who_came_back_meanwhile(t
         until(lambda: caught_up(town), 60, "the first worker consumes")
         due_ms = time.time_ns() // 1_000_000 + round(1_000 * due_s)
         # everybody's clock is at the present at last: silence begins then
-        produce_events(town, [*ordered_tea(due_ms), *lapsing(due_ms), *soon_silent(due_s + 4), *now("u", 40)])
+        produce_events(town, [*ordered_tea(due_ms), *lapsing(due_ms), *soon_silent(due_s + 10), *now("u", 40)])
         await_alerts(town, 30, count=3)
         process.send_signal(signal.SIGSTOP)
         with running(town, "workers.personalize", tmp_path / "other"):
