@@ -26,7 +26,7 @@ CLOSING_KEY = b"#meta"  # likewise
 HEADER = "term"
 BROUGHT = "brought"  # the header that says what an interval brought to a key
 NO_TERM = -1  # before the first claim
-BEGUN_MAX = 50_000  # keys of an interval; more are states whose intervals' ends compaction took out
+BEGUN_MAX = 20_000  # keys of an interval; more are states whose intervals' ends compaction took out
 _BYTES = 8
 
 Headers = list[tuple[str, bytes]]
