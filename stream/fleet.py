@@ -155,11 +155,8 @@ class Fleet:
             if not owned.opening.done() or owned.opening.cancelled():
                 continue
             async with owned.lock:
-                try:
+                with self._noted():
                     await self.check_input(owned.opening.result().state)
-                except Exception as error:  # noted before anybody else gets the lock of this partition
-                    self._failure = self._failure or error
-                    raise
 
     def paused(self) -> str:
         """What legitimately holds batches up, for the watchdog; empty when nothing does."""

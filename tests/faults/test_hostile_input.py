@@ -33,13 +33,13 @@ from tests.support.bundles import Exported
 from tests.support.cluster import (
     Sender,
     Worker,
+    await_stored,
     comparable,
     lag,
     outcomes,
     produce_events,
     read_all,
     running,
-    sink_lag,
     stored_states,
     until,
 )
@@ -224,7 +224,7 @@ def run(settings: Settings, version: str, home: Path, now_ms: int, hostile: Host
         until(lambda: len(recommended(settings)) >= NEIGHBOURS, 30, "a recommendation for every neighbour")
         found = [msgspec.json.decode(one.value, type=DeadLetter) for one in read_all(settings, topics.DEAD_LETTERS)]
         letters = {letter.dead_letter_id: letter for letter in found}  # the same refused twice is the same letter
-        until(lambda: sink_lag(settings) == 0, 60, "the sink has made its tables and stored what there was")
+        await_stored(settings)
         client = clickhouse_connect.get_client(host=settings.clickhouse.host, port=settings.clickhouse.port,
                                                database=settings.clickhouse.database)  # fmt: skip
         until(lambda: stored_rows(client, "dead_letters") == len(letters), 30, f"{len(letters)} dead letters stored")

@@ -14,7 +14,7 @@ from clickwake.cli import app
 from schemas import topics
 from stream.adapters.database import clickhouse
 from stream.settings import Settings
-from tests.support.cluster import lag, produce_events, read_all, running, sink_lag, stored_states, until
+from tests.support.cluster import await_stored, lag, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import event
 
 
@@ -36,7 +36,7 @@ def test_listed_mended_and_sent_again(settings: Settings, monkeypatch: pytest.Mo
     with running(settings, "workers.personalize"), running(settings, "workers.sink"):
         produce_events(settings, [event(user="u1", id="good"), *raw, (b"t/u1", b"{\x1b[31m")])
         until(lambda: len(read_all(settings, topics.DEAD_LETTERS)) == 4, 60, "four dead letters")
-        until(lambda: sink_lag(settings) == 0, 60, "the sink has made its tables and stored what there was")
+        await_stored(settings)
 
         code, found = say("list")
         assert code == 0

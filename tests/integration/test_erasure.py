@@ -19,7 +19,7 @@ from schemas.erasure import Erasure, Receipt, decode, subject
 from stream.adapters.database import clickhouse
 from stream.adapters.models import signing
 from stream.settings import Models, Settings
-from tests.support.cluster import produce_events, read_all, running, sink_lag, stored_states, until
+from tests.support.cluster import await_stored, produce_events, read_all, running, stored_states, until
 from tests.support.fakes import event
 
 GONE, DEVICE, STAYS = "user-to-be-forgotten", "device-of-that-user", "a-neighbour"
@@ -70,7 +70,7 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
     with (running(settings, "workers.personalize"), running(settings, "workers.sink"),
           running(settings, "workers.erasure") as eraser):  # fmt: skip
         produce_events(settings, [*before, broken])
-        until(lambda: sink_lag(settings) == 0, 60, "the sink has made its tables and stored what there was")
+        await_stored(settings)
         until(lambda: len(rows(settings)) == 4 and rows(settings, "recommendations"), 60, "rows stored")
         until(lambda: len(stored_states(settings)) == 3, 30, "three states")
         assert say(GONE, "--verify")[0] == 1

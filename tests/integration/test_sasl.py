@@ -22,7 +22,7 @@ from stream.adapters.database import clickhouse as engine
 from stream.adapters.kafka import kafka_clients
 from stream.settings import ClickHouse, Kafka, Settings
 from tests.support.certificates import Authority
-from tests.support.cluster import lag, running, sink_lag, stored_states, until
+from tests.support.cluster import await_stored, lag, running, stored_states, until
 
 USER, PASSWORD = "shop", "a-password-nobody-guesses"
 MECHANISMS = ("PLAIN", "SCRAM-SHA-512")
@@ -104,7 +104,7 @@ def test_an_event_goes_all_the_way_through_processes_that_sign_in(
             until(lambda: http.get("/health/ready").status_code == 200, 30, "it has signed in")
             assert http.post("/v1/track", json=event).status_code == 200
         until(lambda: lag(seen, "personalize", topics.EVENTS) == 0, 60, "the event folded")
-        until(lambda: sink_lag(seen) == 0, 60, "the sink has made its tables and stored what there was")
+        await_stored(seen)
         with closing(engine.connect(settings.clickhouse, wait_s=30.0)) as client:
             until(lambda: client.query("SELECT user FROM events").result_rows == [("u1",)], 60, "and stored")
     assert stored_states(seen)[b"t/u1"].events == 1

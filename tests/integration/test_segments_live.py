@@ -21,7 +21,7 @@ from stream.core.segments import segments
 from stream.core.segments.segment_fields import values_of
 from stream.segments import load
 from stream.settings import Settings
-from tests.support.cluster import Sender, Tail, lag, oracle, read_all, running, sink_lag, stored_states, until
+from tests.support.cluster import Sender, Tail, await_stored, lag, oracle, read_all, running, stored_states, until
 from tests.support.fakes import event
 
 RULES = """
@@ -54,7 +54,7 @@ def test_users_enter_a_new_rule_looks_back_and_all_is_known_as_of_any_time(setti
         until(lambda: len(tail.poll()) == 3, 10, "u3 moved")
         settings.segments_file.write_text(RULES + "  - {name: known by one event, when: events == 1}\n")
         until(lambda: len(tail.poll()) == 3 + 19, 30, "a new rule looks at everybody, whatever they do")
-        until(lambda: sink_lag(settings) == 0, 60, "the sink has made its tables and stored what there was")
+        await_stored(settings)
         until(lambda: _intervals(settings) == 3 + 19 - 1, 60, "all changes stored")
     truth, rules = oracle(settings).states, load(settings.segments_file)
     for key, state in stored_states(settings).items():

@@ -159,6 +159,11 @@ def sink_lag(settings: Settings) -> int:
         return seen.storing()
 
 
+def await_stored(settings: Settings) -> None:
+    """Until the sink has made its tables and stored what there was: before that a question about them fails."""
+    until(lambda: sink_lag(settings) == 0, 60, "the sink has made its tables and stored what there was")
+
+
 _started: list[subprocess.Popen[bytes]] = []
 
 
