@@ -13,6 +13,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,12 @@ def _personalize(point: str, gone: Countdown) -> None:
         if outbox.records:
             gone()
 
+    def noticed(outputs: KafkaOutputs, topic: Topic, records: dict[int, list[OutRecord]]) -> None:
+        if not outputs.app._speaking:  # nobody else is refused for it, and ends the process
+            sent(topics.ITEM_COUNTS)(outputs, topic, records)
+        while gone.left == 0 and outputs.app.consumer.generation >= 0:  # the thread of the consumer goes on meanwhile
+            time.sleep(0.01)
+
     def written(client: AIOKafkaClient, node_id: int, request: Any) -> None:
         if isinstance(request, ProduceRequest) and any(name.endswith(topics.STATE.name("")) for name, _ in request._topics):
             gone()
@@ -105,6 +112,7 @@ def _personalize(point: str, gone: Countdown) -> None:
         "5": lambda: around(Personalizer, "send", after=decided),
         "6 counts": lambda: around(KafkaOutputs, "send", after=sent(topics.ITEM_COUNTS)),
         "6 changelog-": lambda: around(KafkaOutputs, "send", before=sent(topics.STATE)),
+        "6 counts- noticed": lambda: around(KafkaOutputs, "send", before=noticed),  # goes on when its membership is gone
         "6 changelog network": lambda: around(AIOKafkaClient, "send", before=written),  # all has been asked that is asked
         "6 changelog": lambda: around(KafkaOutputs, "send", after=sent(topics.STATE)),
         "6 store-": lambda: around(PartitionStore, "write", before=quiet),

@@ -228,12 +228,15 @@ def test_a_worker_that_slept_through_its_session_writes_nothing(town: Settings, 
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize(("point", "times"), [("4", 20), ("6 changelog-", 40), *([("3", 400)] if FULL else [])])
+@pytest.mark.parametrize(
+    ("point", "times"), [("4", 20), ("6 changelog-", 40), ("6 counts- noticed", 10), *([("3", 400)] if FULL else [])]
+)
 def test_a_worker_that_slept_before_it_said_something_does_not_say_it(
     town: Settings, tmp_path: Path, point: str, times: int
 ) -> None:
     """Asleep before step 4 or 5: what it would say is no news any more, and its batch is half folded. Or before its states
-    are handed to its producer: they are out of date."""
+    are handed to its producer, or its counts, which it goes on with only when it has heard that it is no member: they are out
+    of date."""
     with waking(town, point, times, tmp_path) as sleeper:
         assert sleeper.process.wait(CONSUMING_AGAIN_S) == 1
         assert SUPERSEDED in sleeper.log()

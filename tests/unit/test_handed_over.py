@@ -66,6 +66,9 @@ def test_who_may_be_no_member_any_more_waits_and_who_is_another_one_says_nothing
             app.ask()
     with app.speaking():
         app.ask()
+    app.consumer.generation = -1  # noticed before the block begins: nothing comes of waiting, the new membership waits for us
+    with app.speaking(), pytest.raises(IllegalGenerationError):
+        app.ask()
     assert not app._speaking
 
 

@@ -125,7 +125,8 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
     @contextmanager
     def speaking(self) -> Iterator[None]:
         """What is sent in the block is of the generation in which it begins: in no other is it written to the network any
-        more. A process may sleep between handing it over and that, and wake when others have said newer things."""
+        more. A process may sleep between handing it over and that, and wake when others have said newer things. It may sleep
+        right before the block, too, and be no member any more when it begins: then it was decided before, and is refused."""
         generation = self.consumer.generation
         self._speaking.append(generation)
         try:
@@ -134,8 +135,8 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
             self._speaking.remove(generation)
 
     def _may_still_write(self) -> None:
-        if any(generation != self.consumer.generation for generation in self._speaking):
-            raise IllegalGenerationError("the group has moved on since this was handed over")
+        if any(generation < 0 or generation != self.consumer.generation for generation in self._speaking):
+            raise IllegalGenerationError("the group has moved on since this was decided")
         if self._speaking and not owns(self, self.consumer.generation):
             raise NodeNotReadyError("whether this process is still a member is not known before the group has answered")
 
