@@ -33,7 +33,8 @@ class Worker:
                             kafka=Kafka(bootstrap_servers=options["servers"], topic_prefix=options["prefix"]))
         self.app = faust_compat.create_app(settings, "worker", self.on_assigned, self.on_revoked,
                                            batch_records_max=options.get("batch_records_max", 500), commit_interval_ms=200,
-                                           broker_session_timeout=6.0, broker_heartbeat_interval=1.0)
+                                           broker_session_timeout=options.get("session_s", 6.0),
+                                           broker_heartbeat_interval=1.0)
         faust_compat.batch_agent(self.app, *options["topics"], name="work")(self.work)
         if "stall_s" in options:
             self.app.task(self.watch)
@@ -64,7 +65,16 @@ class Worker:
 
         coordinator._do_heartbeat = fails
 
+    async def rebalance(self) -> None:
+        """Returns when the group's is under way, and waits for us."""
+        consumer = self.app.consumer
+        consumer.thread_loop.call_soon_threadsafe(consumer._thread._ensure_consumer()._coordinator.request_rejoin)
+        while not consumer._hand_over_lock._waiters:  # noqa: ASYNC110  # aiokafka's thread sets no event of ours
+            await asyncio.sleep(0.01)
+
     async def on_revoked(self, partitions: set[TP]) -> None:
+        if self.options.get("rebalance_at_end") and self.app.should_stop:
+            await self.rebalance()
         self.flush()
         self.say("revoked", partitions=sorted(partitions))
 

@@ -247,6 +247,19 @@ async def test_a_worker_whose_coordination_fails_joins_again(bench: Bench) -> No
     bench.assert_deliveries_have_no_gap("a")
 
 
+async def test_a_worker_that_ends_while_the_group_rebalances_leaves_it(bench: Bench) -> None:
+    """Faust closes the consumer's connections from another thread than theirs; then the group waits for a session."""
+    await bench.fill(1_000)
+    bench.start("a", hold_ms=100, rebalance_at_end=True, session_s=40.0)
+    wait_until(bench.all_done, "a works")
+    assert bench.stop("a") == 0
+    group = f"{bench.prefix}-worker"
+    assert not bench.admin.describe_groups([group])[group]["members"], "the group would wait for it"
+    bench.start("b")
+    await bench.fill(1_000)
+    wait_until(bench.all_done, "the next worker reads on", 30)
+
+
 async def test_a_worker_has_the_same_partition_numbers_of_all_topics(bench: Bench) -> None:
     bench.create("identity")
     topics = [bench.topic(), bench.topic("identity")]

@@ -41,6 +41,8 @@ PINS: dict[str, tuple[Any, str]] = {
     "worker consumer": (driver.AIOKafkaConsumerThread._create_worker_consumer, "c2701bfc3e6f"),
     "App._on_partitions_revoked": (App._on_partitions_revoked, "d5c895bbe57d"),
     "App._on_partitions_assigned": (App._on_partitions_assigned, "de932b7927db"),
+    "App._on_rebalance_when_stopped": (App._on_rebalance_when_stopped, "1b172d9af8ff"),
+    "thread close": (driver.AIOKafkaConsumerThread.close, "d22efc59a1df"),
     "App._stop_consumer": (App._stop_consumer, "55854a5de12c"),
     "Recovery._resume_streams": (Recovery._resume_streams, "d986a6710c1a"),
     "heartbeat": (GroupCoordinator._do_heartbeat, "dc1d6632aaa6"),

@@ -66,7 +66,7 @@ def test_who_may_be_no_member_any_more_waits_and_who_is_another_one_says_nothing
             app.ask()
     with app.speaking():
         app.ask()
-    app.consumer.generation = -1  # noticed before the block begins: nothing comes of waiting, the new membership waits for us
+    app.consumer.generation = -1  # heard before the block begins: waiting is no use, the group waits for us
     with app.speaking(), pytest.raises(IllegalGenerationError):
         app.ask()
     assert not app._speaking

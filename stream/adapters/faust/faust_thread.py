@@ -90,6 +90,11 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         coordinator._do_heartbeat = watched_heartbeat
         coordinator._push_error_to_user = join_again
 
+    def close(self) -> None:
+        """Faust calls it from the app's thread, where a rebalance comes while the app stops, and closes the connections from
+        there: they are of this thread's event loop, and libuv may crash where two threads use one loop. Nothing is needed:
+        what stops the thread stops the consumer in its own loop, and leaves the group."""
+
     async def on_partitions_assigned(self, assigned: set[FaustTP], generation_id: int = 0) -> None:
         self.heartbeat_at = boot_time()  # joining counts as one
         await super().on_partitions_assigned(assigned, generation_id)
