@@ -235,8 +235,8 @@ def test_a_worker_that_slept_before_it_said_something_does_not_say_it(
     town: Settings, tmp_path: Path, point: str, times: int
 ) -> None:
     """Asleep before step 4 or 5: what it would say is no news any more, and its batch is half folded. Or before its states
-    are handed to its producer: they are out of date. Or before its counts, where it goes on when it has heard already that it
-    is no member."""
+    are handed to its producer: they are out of date. Or before its counts, where it goes on when it has heard that it is no
+    member."""
     with waking(town, point, times, tmp_path) as sleeper:
         assert sleeper.process.wait(CONSUMING_AGAIN_S) == 1
         assert SUPERSEDED in sleeper.log()
