@@ -220,7 +220,8 @@ class Backfill:
             ahead.finish()
         history = SegmentHistory(past.tenant, self.rules, until, self.since_ms, catalog, asked)
         alerts = past.alerts(page) if "alerted" in self.rules.reads else []
-        history.replay.follow(past.events(page, self.rules.kept), [one for one in alerts if one.at_ms <= clock_ms])
+        events = past.events(page, self.rules.kept_of(past.tenant))
+        history.replay.follow(events, [one for one in alerts if one.at_ms <= clock_ms])
         found: list[Found] = []
         for user, turns in history.finish(clock_ms).items():
             by_segment: dict[str, list[Turn]] = {}

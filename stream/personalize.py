@@ -220,7 +220,7 @@ class Personalizer:
                 if self.erasures.covers(key, decoded.ts_ms) and not part.stands_for(key, record.offset):
                     part.ended_for(key, record.offset, "dropped:erased")
                     continue
-                said = described(decoded.event, record.value or b"", self.segments.rules.kept)
+                said = described(decoded.event, record.value or b"", self.segments.rules.kept_of(decoded.event.tenant))
                 events.append(_Decoded(record.offset, key, decoded.event, decoded.ts_ms, record.timestamp, said=said))
             elif isinstance(decoded, Reject):
                 part.ended("rejected")

@@ -94,7 +94,7 @@ class SegmentDesk:
         keys = [key for key in keys if part.read(key).events]
         if self.rules is not NO_RULES:  # of a file that could not be used nobody knows what it asks for
             for key in keys:
-                if let_go(part.read(key), self.rules.kept):
+                if let_go(part.read(key), self.rules.kept_of(key.decode().split("/", 1)[0])):
                     part.change(key)
         if "cluster" in self.rules.reads:
             for key in keys:  # whoever is owed a recommendation by now is placed with it

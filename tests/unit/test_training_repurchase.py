@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
@@ -124,15 +125,50 @@ def test_planted_periods_are_reminded_of_though_an_invoice_names_the_item_on_two
     assert ours["due.precision"].low > 0.5 and found.settings["due: something said"] > 60
 
 
-def test_what_is_due_comes_from_the_past_alone_and_rules_rank_what_they_say(history: History) -> None:
+def test_a_category_of_which_each_item_is_bought_once_is_due_by_its_planted_period() -> None:
+    """Another tea every 24 days, and a mug at any time; whoever has one tea for good is asked for no category."""
+    rng, events, teas = np.random.default_rng(8), [], iter(range(1_000))
+    for user in range(30):
+        for day in range(int(rng.integers(0, 24)), DAYS, 24):
+            events.append(order(user, day, ["always" if user < 5 else f"tea{next(teas)}"]))
+        for day in np.flatnonzero(rng.random(DAYS) < 0.01).tolist():
+            events.append(order(user, day, [f"mug{rng.integers(200)}"]))
+    bare = snapshot.from_events(events)
+    items = {name: msgspec.structs.replace(item, category="mugs" if name.startswith("mug") else "teas")
+             for name, item in bare.items.items()}  # fmt: skip
+    history = History(bare.name, bare.events, items)
     past, number = interactions(history)
-    model, known = learned(history.until(SPLIT_MS)), repurchase.links_until(past, list(history.items), SPLIT_MS)
+    model, known = learned(history.until(SPLIT_MS)), repurchase.links_until(past, list(items), SPLIT_MS)
+    assert model is not None
+    subject = due.of_categories(history, past, WithoutEncoder(model, known), Policy())
+    found = due.answers(history, number, SPLIT_MS, {"due.categories": subject}, Policy(), "ours")["due.categories"]
+    of_one_tea = [one for one in found if one.user in {number[f"u{user}"] for user in range(5)}]
+    assert not any("teas" in one.ranked["ours"] for one in of_one_tea) and any("teas" in one.wanted for one in of_one_tea)
+    others = [one for one in found if one not in of_one_tea]
+    hits = ["teas" in one.wanted for one in others if "teas" in one.ranked["ours"]]
+    base = np.mean(["teas" in one.wanted for one in others])
+    assert len(hits) > 40 and np.mean(hits) > 0.85 and base < 0.7, "a window of 14 days in 24"
+    models, _ = due.judged(found, "ours", "due.categories")
+    said = [one for one in found if one.ranked["ours"]]
+    by_hand = np.mean([np.mean([name in one.wanted for name in one.ranked["ours"]]) for one in said])
+    assert models["ours"]["due.categories.precision"].value == pytest.approx(by_hand)
+    assert {*models["ours"]} == {f"due.categories.{one}" for one in (*due.MEASURES, "precision")}
+
+
+def test_what_is_due_comes_from_the_past_alone_and_rules_rank_what_they_say(history: History) -> None:
+    known = repurchase.links_until(interactions(history)[0], list(history.items), SPLIT_MS)
+    model = learned(history.until(SPLIT_MS))
     assert model is not None
     models = WithoutEncoder(model, known)
-    whole = due.answers(history, past, number, SPLIT_MS, models, Policy(), "ours")
+
+    def answers(some: History) -> list[due.Answers]:
+        past, number = interactions(some)
+        subjects = {"due": due.of_items(some, past, models, Policy())}
+        return due.answers(some, number, SPLIT_MS, subjects, Policy(), "ours")["due"]
+
+    whole = answers(history)
     cut_ms = SPLIT_MS + 28 * DAY_MS
-    early = history.until(cut_ms)
-    cut = due.answers(early, *interactions(early), SPLIT_MS, models, Policy(), "ours")
+    cut = answers(history.until(cut_ms))
     assert [one.ranked for one in cut] == [one.ranked for one in whole[: len(cut)]] and len(cut) >= 50
     first = [one.ranked["ours"][0] == "milk" for one in whole if "milk" in one.ranked["ours"]]
     assert len(first) > 50 and np.mean(first) > 0.9, "the rest is bought by chance"

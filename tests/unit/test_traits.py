@@ -135,6 +135,21 @@ def test_there_are_so_many_names_at_most() -> None:
     assert len(rules(**whens).kept.traits) == NAMES_MAX
 
 
+def test_of_a_tenants_users_nothing_is_kept_that_only_other_tenants_rules_name() -> None:
+    known = compiled(RulesFile(segments=(
+        Rule(name="pro", when="trait('plan') == 'pro'", tenant="t"),
+        Rule(name="big", when="count('Size Chosen', property('size') == 'XL') > 0", tenant="other"),
+        Rule(name="ours", when="trait('age') == '3'"),
+    ), lifecycle=False))  # fmt: skip
+    assert known.kept_of("t") == Names(frozenset({"plan", "age"}))
+    assert known.kept_of("other") == Names(frozenset({"age"}), frozenset({"size"}))
+    assert known.kept_of("third") == Names(frozenset({"age"})) and known.kept == Names(
+        frozenset({"plan", "age"}), frozenset({"size"}))  # fmt: skip
+    assert compiled(RulesFile(lifecycle=False, segments=tuple(
+        Rule(name=f"{tenant} {n}", when=f"trait('{tenant}{n}') == ''", tenant=tenant)
+        for tenant in ("t", "other") for n in range(NAMES_MAX)))).kept_of("t").traits, "each has so many"  # fmt: skip
+
+
 def test_a_shared_device_forgets_what_was_said_in_the_time_of_who_is_erased() -> None:
     device = taken(UserState(), said(traits={"plan": "pro"}), said(at_ms=5, traits={"age": 3}))
     device.claims = [(T0_MS, "u"), (T0_MS + 9, "v")]

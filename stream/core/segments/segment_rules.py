@@ -12,6 +12,7 @@ import ast
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -112,7 +113,12 @@ class Rules(NamedTuple):
     relative: frozenset[str] = frozenset()  # names of rules that ask the release
     measures: tuple[Measure, ...] = ()
     unknown: frozenset[int] = frozenset()  # places of rules that ask what the release does not know: nobody is in
-    kept: Names = NO_NAMES  # traits of users and properties of events that they ask for: these are kept, and no others
+    kept: Names = NO_NAMES  # traits of users and properties of events that they ask for
+    kept_by: Mapping[str | None, Names] = MappingProxyType({})  # by tenant, with everybody's rules; None: whom no rule names
+
+    def kept_of(self, tenant: str) -> Names:
+        """What is kept of a tenant's users: what rules about them ask for, and nothing else."""
+        return self.kept_by.get(tenant, self.kept_by.get(None, NO_NAMES))
 
     def inside(self, tenant: str, values: Mapping[str, Any]) -> list[str]:
         """Names of the segments that a user with these values is in."""
@@ -189,14 +195,25 @@ def compiled(file: RulesFile, audience: Audience | None = None, release: str = "
     for rule in file.segments:
         if rule.name.startswith(CLUSTER_GROUP):
             raise RulesError(f"segment {rule.name!r}: names with {CLUSTER_GROUP!r} are of discovered clusters")
-    kept = Names(frozenset(traits), frozenset(name for one in counted.values() for name in one.properties))
-    for what, several in kept._asdict().items():
-        if len(several) > NAMES_MAX:
-            raise RulesError(f"rules ask for {len(several)} {what}; at most {NAMES_MAX} are kept")
+    kept_by = {tenant: _kept([condition for rule, condition in zip(rules, conditions, strict=True)
+                              if rule.tenant in (None, tenant)], counted, traits)
+               for tenant in {None, *(rule.tenant for rule in rules)}}  # fmt: skip
+    for tenant, kept in kept_by.items():
+        for what, several in kept._asdict().items():
+            if len(several) > NAMES_MAX:
+                whose = f" about tenant {tenant!r}" if tenant is not None else ""
+                raise RulesError(f"rules{whose} ask for {len(several)} {what}; at most {NAMES_MAX} are kept")
     whole = msgspec.json.encode(rules) + (release.encode() if relative else b"")
     version = hashlib.blake2b(whole, digest_size=6).hexdigest()
     return Rules(version, rules, tuple(conditions), _read_by(conditions), frozenset(relative), tuple(counted.values()),
-                 frozenset(unknown), kept)  # fmt: skip
+                 frozenset(unknown), _kept(conditions, counted, traits), kept_by)  # fmt: skip
+
+
+def _kept(conditions: Iterable[Expression], counted: Mapping[str, Measure], traits: Iterable[str]) -> Names:
+    """What some conditions ask for."""
+    names = frozenset[str]().union(*(condition.names for condition in conditions))
+    properties = frozenset(one for name in names & counted.keys() for one in counted[name].properties)
+    return Names(frozenset(trait for trait in traits if field_of("trait", trait) in names), properties)
 
 
 def _read_by(conditions: Iterable[Expression]) -> frozenset[str]:
