@@ -215,7 +215,8 @@ class Fleet:
             await asyncio.sleep(FENCED_POLL_S)  # the age of a heartbeat is no event
 
     async def regained(self, partition: int) -> bool:
-        """Of the port `stream.ports.Fence`, for a batch that is being worked on."""
+        """Of the port `stream.ports.Fence`, for a batch that is being worked on, and for an opening. Waits as long as nobody
+        knows; who is no member any more is about to lose the partition."""
         if (owned := self.owned.get(partition)) is not None:
             await self._until_it_may_write(owned)
         return self.may_write()

@@ -229,6 +229,8 @@ class Personalize:
 
     async def _recover(self, partition: int, store: PartitionStore, topic: str, topic_id: str) -> Opened:
         clock = self.fleet.personalizer.clock
+        if not await self.fleet.regained(partition):
+            raise Superseded(f"partition {partition} was taken away before it was claimed")
         claim = [OutRecord(CLAIM_KEY, socket.gethostname().encode(), [])]
         term = (await self.fleet.personalizer.outputs.send(topics.STATE, {partition: claim}))[partition]
         recovered = await changelog.recover(store, topic, partition, self.settings)

@@ -32,7 +32,7 @@ class Outputs:
         raise AssertionError
 
 
-def worker(settings: Settings, outputs: Outputs) -> Personalize:
+def worker(settings: Settings, outputs: Outputs, member: asyncio.Event) -> Personalize:
     """One that has read everything, without Faust."""
     async def done() -> None: ...
 
@@ -41,7 +41,11 @@ def worker(settings: Settings, outputs: Outputs) -> Personalize:
         ready=done, caught_up=done, releases=SimpleNamespace(settled=done),
         readers=dict.fromkeys((topics.ITEM_COUNTS, topics.MODELS), SimpleNamespace(caught_up=done)),
     )  # fmt: skip
-    fleet: Any = SimpleNamespace(personalizer=SimpleNamespace(clock=FakeClock(), outputs=outputs))
+
+    async def regained(partition: int) -> bool:
+        return await member.wait()
+
+    fleet: Any = SimpleNamespace(personalizer=SimpleNamespace(clock=FakeClock(), outputs=outputs), regained=regained)
     made.settings, made.ranking, made.erasures, made.fleet, made.following = settings, known, known, fleet, asyncio.Event()
     made.following.set()
     return made
@@ -53,10 +57,15 @@ async def test_the_store_is_let_go(refuses: bool, tmp_path: Path, monkeypatch: p
         return "t-1"
 
     monkeypatch.setattr(kafka_clients, "topic_id", topic_id)
-    settings, outputs = Settings(home=tmp_path), Outputs(refuses=refuses)
-    opening = asyncio.create_task(worker(settings, outputs).open_partition(0))
+    settings, outputs, member = Settings(home=tmp_path), Outputs(refuses=refuses), asyncio.Event()
+    folder = directory(settings, "personalize", 0)
+    opening = asyncio.create_task(worker(settings, outputs, member).open_partition(0))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert folder.exists() and not outputs.asked.is_set(), "who is no member claims nothing"
+    member.set()
     await outputs.asked.wait()
     opening.cancel()
     await asyncio.wait((opening,))
     assert opening.cancelled() or isinstance(opening.exception(), SendFailed)
-    PartitionStore.open(directory(settings, "personalize", 0), Identity("t-1", 1, 1)).close()
+    PartitionStore.open(folder, Identity("t-1", 1, 1)).close()

@@ -162,7 +162,7 @@ def answers(
             who = number[user]
             for name, one in subjects.items():
                 chances = one.chances(state, now_ms)
-                ranked = {served: one.served(state, now_ms), MODEL: sorted(chances, key=lambda it, of=chances: -of[it])}
+                ranked = {served: one.served(state, now_ms), MODEL: sorted(chances, key=chances.__getitem__, reverse=True)}
                 ranked |= by_rules(one.bought(state), now_ms, gap_days[name])
                 found[name].append(Answers(who, ranked, {one.names[at] for at in wanted[name].get(who, ())}))
     return found
