@@ -2,10 +2,12 @@
 
 k-anonymity (Sweeney, Int. J. of Uncertainty, Fuzziness and Knowledge-Based Systems 10 (2002)): a row is left out, and a
 figure within a row is left empty, when fewer than k people are behind it, or behind what is left of its row, which a
-subtraction would tell. People are users who allowed analytics; events without an id count for nobody.
-What it does not protect from: figures of two days or two values of k, subtracted from each other. Publish one.
+subtraction would tell. People are accounts of those who allowed analytics, with what was done on devices that no other
+account was on. One person may have many devices: one without an account counts for nobody, unless `guests` are asked for,
+and one with several for nobody in any case. What it does not protect from: figures of two days or two values of k, subtracted
+from each other. Publish one.
 
-With `--epsilon` instead: differential privacy at the level of users (Dwork, McSherry, Nissim & Smith 2006). The groups are
+With `--epsilon` instead: differential privacy at the level of people (Dwork, McSherry, Nissim & Smith 2006). The groups are
 public (the catalog's items, all days, all hours), each person counts in a bounded number of them, drawn by a hash, and every
 figure gets discrete Laplace noise from OpenDP. Whatever else an outsider knows, they learn little of one person; each
 publication spends its epsilon, and epsilons add up.
@@ -24,49 +26,55 @@ import msgspec
 from clickwake import query
 from stream.settings import load
 
-AGGREGATES = {  # SELECT of groups with the people behind each figure; those of `people` hold all the others
-    "items": """
-        SELECT product_id AS item, uniqExact(user) AS people, uniqExactIf(user, event = 'Order Completed') AS buyers
-        FROM event_products FINAL WHERE tenant = {tenant:String} AND user != '' AND timestamp >= {since:DateTime}
-        GROUP BY item""",
-    "funnel": """
-        SELECT toDate(timestamp) AS day, uniqExact(user) AS people, uniqExactIf(user, event = 'Product Added') AS adding,
-               uniqExactIf(user, event = 'Order Completed') AS buyers
-        FROM events FINAL WHERE tenant = {tenant:String} AND user != '' AND timestamp >= {since:DateTime} GROUP BY day""",
-    "hours": """
-        SELECT toDayOfWeek(timestamp) AS weekday, toHour(timestamp) AS hour, uniqExact(user) AS people
-        FROM events FINAL WHERE tenant = {tenant:String} AND user != '' AND timestamp >= {since:DateTime}
-        GROUP BY weekday, hour""",
-}
 PEOPLE = "people"
 
 
-class Noisy(NamedTuple):
-    """What differential privacy asks: groups and flags of each user in each, and all groups there are."""
+class Figures(NamedTuple):
+    """Of which rows of `table` figures are, by SQL: groups by name, who in them has done what, and all groups there are."""
 
-    groups: tuple[str, ...]
-    flags: tuple[str, ...]
-    users: str
+    table: str
+    groups: dict[str, str]
+    done: dict[str, str]
     public: str
 
 
-NOISY = {
-    "items": Noisy(("item",), ("buyers",), """
-        SELECT product_id AS item, user, max(event = 'Order Completed') AS buyers
-        FROM event_products FINAL WHERE tenant = {tenant:String} AND user != '' AND timestamp >= {since:DateTime}
-        GROUP BY item, user""",
+FIGURES = {
+    "items": Figures(
+        "event_products", {"item": "product_id"}, {"buyers": "event = 'Order Completed'"},
         "SELECT item_id FROM items FINAL WHERE tenant = {tenant:String} AND removed = 0 ORDER BY item_id"),
-    "funnel": Noisy(("day",), ("adding", "buyers"), """
-        SELECT toDate(timestamp) AS day, user, max(event = 'Product Added') AS adding,
-               max(event = 'Order Completed') AS buyers
-        FROM events FINAL WHERE tenant = {tenant:String} AND user != '' AND timestamp >= {since:DateTime}
-        GROUP BY day, user""",
+    "funnel": Figures(
+        "events", {"day": "toDate(timestamp)"}, {"adding": "event = 'Product Added'", "buyers": "event = 'Order Completed'"},
         "SELECT toDate({since:DateTime}) + number FROM numbers(dateDiff('day', {since:DateTime}, now()) + 1)"),
-    "hours": Noisy(("weekday", "hour"), (), """
-        SELECT DISTINCT toDayOfWeek(timestamp) AS weekday, toHour(timestamp) AS hour, user
-        FROM events FINAL WHERE tenant = {tenant:String} AND user != '' AND timestamp >= {since:DateTime}""",
+    "hours": Figures(
+        "events", {"weekday": "toDayOfWeek(timestamp)", "hour": "toHour(timestamp)"}, {},
         "SELECT intDiv(number, 24) + 1, modulo(number, 24) FROM numbers(168)"),
 }  # fmt: skip
+
+# Accounts, and devices that an account was on: whose they are; nobody's where several were
+_KNOWN = """
+    SELECT user_id AS user, user_id AS whose FROM events WHERE tenant = {tenant:String} AND user_id != '' GROUP BY user_id
+    UNION ALL
+    SELECT anonymous_id AS user, if(uniqExact(user_id) = 1, any(user_id), '') AS whose FROM events
+    WHERE tenant = {tenant:String} AND user_id != '' AND anonymous_id NOT IN ('', user_id) GROUP BY anonymous_id"""
+
+
+def sql(figures: Figures, *, bounded: bool) -> str:
+    """Of each group how many people, and how many of them have done what. `bounded`: nobody counts in more than `most`
+    groups, however much they did."""
+    names = ", ".join(figures.groups)
+    groups = ", ".join(f"{expression} AS {name}" for name, expression in figures.groups.items())
+    done = "".join(f", max({condition}) AS {name}" for name, condition in figures.done.items())
+    sums = "".join(f", sum({name}) AS {name}" for name in figures.done)
+    persons = f"""
+        SELECT {groups}, if(known.user != '', known.whose, if({{guests:Bool}}, told.user, '')) AS person{done}
+        FROM (SELECT * FROM {figures.table} FINAL
+              WHERE tenant = {{tenant:String}} AND user != '' AND timestamp >= {{since:DateTime}}) AS told
+        ANY LEFT JOIN ({_KNOWN}) AS known ON known.user = told.user
+        WHERE person != '' GROUP BY {names}, person"""  # noqa: S608  # nothing of anybody's is in it
+    if bounded:
+        persons = (f"SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY person ORDER BY cityHash64(person, {names})) "  # noqa: S608
+                   f"AS nth FROM ({persons})) WHERE nth <= {{most:UInt32}}")  # fmt: skip
+    return f"SELECT {names}, count() AS {PEOPLE}{sums} FROM ({persons}) GROUP BY {names} ORDER BY {names}"  # noqa: S608
 
 
 def safe(row: dict[str, Any], k: int) -> dict[str, Any] | None:
@@ -94,30 +102,22 @@ def safe(row: dict[str, Any], k: int) -> dict[str, Any] | None:
     return kept
 
 
-def run(name: str, tenant: str, k: int, days: int, *, as_json: bool) -> int:
+def run(name: str, tenant: str, k: int, days: int, *, guests: bool, as_json: bool) -> int:
     """Print the rows that may be given away, as CSV or JSON lines; says on standard error how many were left out."""
     settings, since = load().clickhouse, datetime.now(UTC) - timedelta(days=days)
+    parameters = {"tenant": tenant, "since": since, "guests": guests}
     try:
         with closing(query.connected(settings)) as client:
-            found = client.query(AGGREGATES[name], parameters={"tenant": tenant, "since": since})
+            found = client.query(sql(FIGURES[name], bounded=False), parameters=parameters)
     except query.QueryFailed as error:
         sys.stderr.write(f"{error}\n")
         return 1
     names = found.column_names
-    kept = [safe(dict(zip(names, values, strict=True)), k) for values in sorted(found.result_rows)]
+    kept = [safe(dict(zip(names, values, strict=True)), k) for values in found.result_rows]
     rows = [row for row in kept if row is not None]
     write(rows, names, as_json=as_json)
     sys.stderr.write(f"{len(rows)} rows of {len(found.result_rows)}; left out: fewer than {k} people\n")
     return 0
-
-
-def bounded(noisy: Noisy) -> str:
-    """Figures by group in which nobody counts more than `most` times, however much they did."""
-    groups = ", ".join(noisy.groups)
-    sums = "".join(f", sum({flag}) AS {flag}" for flag in noisy.flags)
-    return (f"SELECT {groups}, count() AS {PEOPLE}{sums} FROM (SELECT *, row_number() OVER (PARTITION BY user "  # noqa: S608
-            f"ORDER BY cityHash64(user, {groups})) AS nth FROM ({noisy.users})) WHERE nth <= {{most:UInt32}} "
-            f"GROUP BY {groups}")  # fmt: skip
 
 
 def with_noise(counts: list[int], sensitivity: int, epsilon: float) -> list[int]:
@@ -133,24 +133,24 @@ def with_noise(counts: list[int], sensitivity: int, epsilon: float) -> list[int]
     return [max(0, one) for one in measure(counts)]
 
 
-def run_noisy(name: str, tenant: str, epsilon: float, most: int, days: int, *, as_json: bool) -> int:
+def run_noisy(name: str, tenant: str, epsilon: float, most: int, days: int, *, guests: bool, as_json: bool) -> int:
     """Print noisy figures of all groups; each person counts in `most` of them at most."""
-    settings, since, noisy = load().clickhouse, datetime.now(UTC) - timedelta(days=days), NOISY[name]
-    parameters = {"tenant": tenant, "since": since, "most": most}
+    settings, since, asked = load().clickhouse, datetime.now(UTC) - timedelta(days=days), FIGURES[name]
+    parameters = {"tenant": tenant, "since": since, "most": most, "guests": guests}
     try:
         with closing(query.connected(settings)) as client:
-            public = [tuple(row) for row in client.query(noisy.public, parameters=parameters).result_rows]
-            found = client.query(bounded(noisy), parameters=parameters).result_rows
+            public = [tuple(row) for row in client.query(asked.public, parameters=parameters).result_rows]
+            found = client.query(sql(asked, bounded=True), parameters=parameters).result_rows
     except query.QueryFailed as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    width, figures = len(noisy.groups), (PEOPLE, *noisy.flags)
+    width, figures = len(asked.groups), (PEOPLE, *asked.done)
     true = {tuple(row[:width]): row[width:] for row in found}
     flat = [int(value) for group in public for value in true.get(group, (0,) * len(figures))]
     told = with_noise(flat, most * len(figures), epsilon) if flat else []
-    rows = [dict(zip((*noisy.groups, *figures), (*group, *told[at * len(figures) : (at + 1) * len(figures)]), strict=True))
+    rows = [dict(zip((*asked.groups, *figures), (*group, *told[at * len(figures) : (at + 1) * len(figures)]), strict=True))
             for at, group in enumerate(public)]  # fmt: skip
-    write(rows, (*noisy.groups, *figures), as_json=as_json)
+    write(rows, (*asked.groups, *figures), as_json=as_json)
     noise = most * len(figures) / epsilon
     sys.stderr.write(f"{len(rows)} rows, epsilon {epsilon:g} spent; each person is in {most} of them at most, "
                      f"noise of about {noise:.0f} each way\n")  # fmt: skip

@@ -29,7 +29,7 @@ from typing import Any
 import msgspec
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import ProducerFenced
+from aiokafka.errors import KafkaError, ProducerFenced
 from prometheus_client import Counter, Gauge, Histogram
 
 from schemas import topics
@@ -54,6 +54,7 @@ from stream.tracing import port as tracing
 log = structlog.get_logger()
 RECORDS_MAX = 5_000  # of events in one turn
 POSITIONS_S = 5.0  # offsets alone are written this often: what is read again of events about nothing here is cheap
+ENDS_S_MAX = 5.0  # for the broker to say where a topic ends; one that is away is asked again
 BATCH_BYTES_MAX = 2_000_000  # a placement of 512 features has 1 MB
 MARK = f'"{ID_PREFIX}'.encode()  # what an event about an offer holds; the others are not decoded
 
@@ -172,7 +173,7 @@ class Worker:
     async def _decide(self, consumer: AIOKafkaConsumer, decided: deque[Any]) -> bool:
         """Step 2, and the first half of 3; whether there was anything. `decided`: takes what was about offers."""
         tps = sorted(consumer.assignment())
-        ends, read = await consumer.end_offsets(tps), False
+        ends, read = await self._ends(consumer, tps), False
         while behind := [tp for tp in tps if await consumer.position(tp) < ends[tp]]:
             fetched = await consumer.getmany(*behind, timeout_ms=self.settings.offers.interval_ms)
             for tp, records in fetched.items():
@@ -180,6 +181,18 @@ class Worker:
                 decided.extend(record for record in records if self._one_decision(record))
                 self.positions.offsets.setdefault(topics.DECISIONS.entity, {})[tp.partition] = records[-1].offset + 1
         return read
+
+    async def _ends(self, consumer: AIOKafkaConsumer, tps: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where partitions end, however long the broker is away: reactions wait until it is known what was decided."""
+        while True:
+            try:
+                found: dict[TopicPartition, int] = await asyncio.wait_for(consumer.end_offsets(tps), ENDS_S_MAX)
+            except (KafkaError, TimeoutError) as error:
+                if isinstance(error, KafkaError) and not error.retriable:
+                    raise
+                log.warning("reactions wait", why=f"where the decisions end is not known: {error!r}")
+            else:
+                return found
 
     def _one_decision(self, record: Any) -> bool:
         """Whether it is learned from."""

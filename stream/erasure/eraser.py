@@ -48,7 +48,7 @@ T = TypeVar("T")
 SAY_EVERY_S = 10.0  # which step is waited for, and for whom
 POLL_S = 0.5
 STORED = (topics.EVENTS, *topics.OUTPUTS)
-COPIES = (*STORED, topics.IDENTITY, topics.STATE, topics.OFFERS, topics.ADS_REFUSALS)
+COPIES = (*STORED, topics.IDENTITY, topics.STATE, topics.OFFERS, topics.ADS_REFUSALS, topics.ERASURES)
 
 
 OUTSIDE = ("copies outside of this installation: backups, exports, what was delivered", "not reached from here")
@@ -67,10 +67,12 @@ BY_THEMSELVES = (
 
 
 def until(topic: Topic, at: datetime, kafka: Kafka) -> datetime:
-    """When a record that was on the topic at this time is gone for certain: its segment is closed after a day at most, and
-    then kept for the retention, or compacted within a day."""
-    kept_ms = topics.DAY_MS if topic.cleanup == "compact" else kafka.retention_ms(topic)
-    return at + timedelta(milliseconds=topics.DAY_MS + kept_ms)
+    """When a record that was on the topic at this time is gone: its segment is closed after a day at most, and then kept for
+    the retention, or compacted within a day. A tombstone, whose key names the user, is kept for a day after that and goes
+    with the next compaction, if the topic is written to meanwhile."""
+    if topic.cleanup == "compact":
+        return at + timedelta(milliseconds=2 * (topics.DAY_MS + topics.DAY_MS) + topics.DAY_MS)
+    return at + timedelta(milliseconds=topics.DAY_MS + kafka.retention_ms(topic))
 
 
 class Listed(Protocol):

@@ -78,8 +78,8 @@ class Needles:
         self.bytes_max = max(len(one) for needle in self._all for one in (needle.key, *needle.texts)) + BETWEEN_BYTES_MAX
 
     def of(self, record_key: bytes | None, value: bytes | None) -> list[str]:
-        """Which ids a record names; none does a tombstone."""
-        return [] if value is None else [one.ident for one in self._all if one.of(record_key, value)]
+        """Which ids a record names; a tombstone does by its key."""
+        return [one.ident for one in self._all if one.of(record_key, value or b"")]
 
     def anywhere(self, piece: bytes) -> bool:
         """Whether a piece of a file names any."""
@@ -141,7 +141,7 @@ def in_topic(settings: Settings, topic: Topic, needles: Needles, done: Mapping[s
         found = needles.of(record.key, _said(topic, record.value))
         hits += bool(found)
         if topic.cleanup == "compact":
-            last[record.key or b""] = bool(found)
+            last[record.key or b""] = bool(found) and record.value is not None
         else:
             newer += any(record.timestamp > done.get(one, 0) for one in found)
     name, current = topic.name(settings.kafka.topic_prefix), sum(last.values())

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from clickwake.aggregates import NOISY, bounded, safe, with_noise
+from clickwake.aggregates import FIGURES, safe, sql, with_noise
 from clickwake.cli import app
 from stream.adapters.database import clickhouse
 from stream.settings import Settings
@@ -31,27 +31,62 @@ def test_no_figure_is_about_few(people: int, shares: list[float], k: int) -> Non
         assert all(value == other or abs(value - other) >= k for other in shown)
 
 
-def test_rows_of_few_people_are_left_out(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stored(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__PORT", str(settings.clickhouse.port))
     monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__DATABASE", settings.clickhouse.database)
     clickhouse.migrate(settings.clickhouse, wait_s=10)
+    return settings
+
+
+def store(settings: Settings, seen: list[tuple[str, str, str, str]]) -> None:
+    """Each: item, account, device and name of an event that happens now."""
     now = datetime.now(UTC)
-    seen = [("popular", f"u{n}", "Product Viewed") for n in range(50)]
-    seen += [("rare", f"u{n}", "Product Viewed") for n in range(4)]
-    seen += [("popular", f"u{n}", "Order Completed") for n in range(12)] + [("rare", "u0", "Order Completed")]
-    seen += [("popular", "", "Product Viewed")] * 30  # without an id
     with closing(clickhouse.open_client(settings.clickhouse)) as client:
-        rows = [("demo", f"m{n}", n, user, event, product, now, now, now) for n, (product, user, event) in enumerate(seen)]
-        names = ["tenant", "message_id", "line", "user", "event", "product_id", "timestamp", "partition_time", "broker_time"]
-        client.insert("event_products", rows, column_names=names)
-        client.insert("events", [(*row[:2], *row[3:]) for row in rows], column_names=[*names[:2], *names[3:]])
+        names = ["tenant", "message_id", "user", "event", "product_id", "timestamp", "partition_time", "broker_time"]
+        rows = [("demo", f"m{n}", account or device, event, item, now, now, now)
+                for n, (item, account, device, event) in enumerate(seen)]  # fmt: skip
+        client.insert("event_products", [(*row, 0) for row in rows], column_names=[*names, "line"])
+        client.insert("events", [(*row, account, device) for row, (_, account, device, _) in zip(rows, seen, strict=True)],
+                      column_names=[*names, "user_id", "anonymous_id"])  # fmt: skip
+
+
+def told(*arguments: str) -> list[dict[str, str]]:
+    done = CliRunner().invoke(app, ["aggregates", *arguments])
+    assert done.exit_code == 0, done.output
+    return list(csv.DictReader(io.StringIO(done.stdout)))
+
+
+def test_a_person_with_several_ids_is_one(stored: Settings) -> None:
+    seen = [("far", f"u{n}", f"phone{n}", "Product Viewed") for n in range(10)]  # ten people, before and after signing in
+    seen += [("far", "", f"phone{n}", "Product Viewed") for n in range(10)]
+    seen += [("near", "", f"window{n}", "Product Viewed") for n in range(30)]  # one person, as far as anybody knows
+    seen += [("shared", f"u{n}", "kiosk", "Product Viewed") for n in range(10)]
+    seen += [("kiosk", "", "kiosk", "Product Viewed")] + [("kiosk", f"u{n}", "", "Order Completed") for n in range(9)]
+    store(stored, seen)
+    assert told("items", "--k", "10") == [{"item": item, "people": "10", "buyers": ""} for item in ("far", "shared")]
+    assert told("items", "--k", "11") == []
+    assert told("items", "--k", "30", "--guests") == [{"item": "near", "people": "30", "buyers": ""}]
+    parameters = {"tenant": "demo", "since": datetime(2020, 1, 1, tzinfo=UTC), "most": 2, "guests": True}
+    with closing(clickhouse.open_client(stored.clickhouse)) as client:
+        rows = client.query(sql(FIGURES["items"], bounded=True), parameters=parameters).result_rows
+    found = {item: people for item, people, _ in rows}
+    assert found["near"] == 30 and sum(found.values()) == 30 + 2 * 10, "with their phones they count twice each"
+
+
+def test_rows_of_few_people_are_left_out(stored: Settings) -> None:
+    now = datetime.now(UTC)
+    seen = [("popular", f"u{n}", "", "Product Viewed") for n in range(50)]
+    seen += [("rare", f"u{n}", "", "Product Viewed") for n in range(4)]
+    seen += [("popular", f"u{n}", "", "Order Completed") for n in range(12)] + [("rare", "u0", "", "Order Completed")]
+    seen += [("popular", "", "", "Product Viewed")] * 30  # without an id
+    store(stored, seen)
     done = CliRunner().invoke(app, ["aggregates", "items", "--k", "10"])
     assert list(csv.DictReader(io.StringIO(done.stdout))) == [{"item": "popular", "people": "50", "buyers": "12"}]
     assert "1 rows of 2" in done.stderr
     done = CliRunner().invoke(app, ["aggregates", "funnel", "--k", "20", "--json"])
     assert json.loads(done.stdout) == {"day": str(now.date()), "people": 50, "adding": None, "buyers": None}
-    done = CliRunner().invoke(app, ["aggregates", "hours", "--k", "51"])
-    assert done.exit_code == 0 and list(csv.DictReader(io.StringIO(done.stdout))) == []
+    assert told("hours", "--k", "51") == []
 
 
 def test_noise_has_the_size_that_was_paid_for() -> None:
@@ -60,29 +95,20 @@ def test_noise_has_the_size_that_was_paid_for() -> None:
     assert abs(told.mean() - 40) < 0.5 and abs(np.abs(told - 40).mean() - 5.0) < 0.4, "the mean of a Laplace of scale 5"
 
 
-def test_with_differential_privacy_nobody_counts_more_than_they_may(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__PORT", str(settings.clickhouse.port))
-    monkeypatch.setenv("CLICKWAKE_CLICKHOUSE__DATABASE", settings.clickhouse.database)
-    clickhouse.migrate(settings.clickhouse, wait_s=10)
+def test_with_differential_privacy_nobody_counts_more_than_they_may(stored: Settings) -> None:
+    store(stored, [*((f"i{n}", "everywhere", "", "Order Completed") for n in range(100)),
+                   *(("i7", f"u{n}", "", "Product Viewed") for n in range(60))])  # fmt: skip
     now = datetime.now(UTC)
-    seen = [(f"i{n}", "everywhere", "Order Completed") for n in range(100)]
-    seen += [("i7", f"u{n}", "Product Viewed") for n in range(60)]
-    with closing(clickhouse.open_client(settings.clickhouse)) as client:
-        rows = [("demo", f"m{n}", n, user, event, product, now, now, now) for n, (product, user, event) in enumerate(seen)]
-        names = ["tenant", "message_id", "line", "user", "event", "product_id", "timestamp", "partition_time", "broker_time"]
-        client.insert("event_products", rows, column_names=names)
-        client.insert("events", [(*row[:2], *row[3:]) for row in rows], column_names=[*names[:2], *names[3:]])
+    with closing(clickhouse.open_client(stored.clickhouse)) as client:
         items = [("demo", f"i{n}", "x", now) for n in range(100)] + [("demo", "unseen", "x", now)]
         client.insert("items", items, column_names=["tenant", "item_id", "title", "broker_time"])
-        parameters = {"tenant": "demo", "since": datetime(2020, 1, 1, tzinfo=UTC), "most": 5}
-        found = client.query(bounded(NOISY["items"]), parameters=parameters).result_rows
+        parameters = {"tenant": "demo", "since": datetime(2020, 1, 1, tzinfo=UTC), "most": 5, "guests": False}
+        found = client.query(sql(FIGURES["items"], bounded=True), parameters=parameters).result_rows
     assert sum(buyers for _, _, buyers in found) == 5 and {item: people for item, people, _ in found}["i7"] >= 60
     for name, rows_wanted, figures in (("items", 101, {"people", "buyers"}), ("funnel", 31, {"people", "adding", "buyers"}),
                                        ("hours", 168, {"people"})):  # fmt: skip
         done = CliRunner().invoke(app, ["aggregates", name, "--epsilon", "5", "--json"])
-        told = [json.loads(line) for line in done.stdout.splitlines()]
-        assert done.exit_code == 0 and len(told) == rows_wanted, "which groups there are tells nothing"
-        assert figures <= told[0].keys() and all(row[figure] >= 0 for row in told for figure in figures)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        assert done.exit_code == 0 and len(rows) == rows_wanted, "which groups there are tells nothing"
+        assert figures <= rows[0].keys() and all(row[figure] >= 0 for row in rows for figure in figures)
         assert "epsilon 5 spent" in done.stderr

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +22,9 @@ from schemas.erasure import Erased, Erasure, Receipt, subject
 from schemas.events import key
 from stream.adapters.models import signing
 from stream.erasure import search
-from stream.erasure.eraser import Eraser
+from stream.erasure.eraser import Eraser, until
 from stream.pseudonyms import pseudonym
-from stream.settings import Models, Settings
+from stream.settings import Kafka, Models, Settings
 from tests.support.fakes import T0_MS, event
 from tests.support.kafka_python import on_topics
 
@@ -75,6 +75,19 @@ def test_what_was_written_after_the_receipt_does_not_go_by_the_day_that_the_rece
     late = [*events, said(GONE, DONE_MS + 1), said("v", DONE_MS + 1, previousId=DEVICE)]
     left = found(monkeypatch, tmp_path, [GONE, DEVICE], events=late, erasures=listed)
     assert left == clean | {f"{place}, newer than any receipt": (2, False)}
+
+
+def test_a_tombstone_names_its_user_until_compaction_has_taken_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place, gone = f"Kafka {topics.STATE.name('clickwake')}", key("t", GONE)
+    state = [Record(gone, b"state"), Record(gone, None), Record(key("t", "other"), None)]
+    assert found(monkeypatch, tmp_path, [GONE], personalize_state=state) == {f"{place}, older records": (2, True)}
+    assert found(monkeypatch, tmp_path, [GONE], personalize_state=state[1:]) == {f"{place}, older records": (1, True)}
+    back = [*state, Record(gone, b"a state of theirs again")]
+    assert found(monkeypatch, tmp_path, [GONE], personalize_state=back) == {
+        place: (1, False), f"{place}, older records": (2, True)}  # fmt: skip
+    # closed after a day, compacted within one, kept as a tombstone for one, and taken by the next compaction
+    assert until(topics.STATE, AT, Kafka()) == AT + timedelta(days=5)
+    assert until(topics.EVENTS, AT, Kafka()) == AT + timedelta(days=31)
 
 
 def test_what_nobody_was_asked_to_erase_is_left_on_every_topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
