@@ -301,6 +301,9 @@ class Metrics(Section):
         None, description="who scrapes from elsewhere sends it as Basic auth's user; sha256:…, as `clickwake key` prints"
     )
     without_key: bool = Field(False, description="nobody needs it who reaches us without a proxy: the network is private")
+    plaintext_key: bool = Field(
+        False, description="the key comes to workers beyond loopback without TLS: that is private, or has TLS in front"
+    )
 
     @property
     def missing(self) -> str | None:
@@ -317,6 +320,9 @@ class Metrics(Section):
     def _are_not_for_everybody(self) -> Self:
         if self.host not in LOOPBACK and self.missing:
             raise ValueError(f"beyond loopback {self.missing}")
+        if self.host not in LOOPBACK and not self.without_key and not self.plaintext_key:
+            raise ValueError("workers have no TLS, so beyond loopback CLICKWAKE_METRICS__KEY could be read on its way: if "
+                             "that is private, or TLS ends in front, set CLICKWAKE_METRICS__PLAINTEXT_KEY=true")
         return self
 
 

@@ -40,6 +40,9 @@ WRONG: dict[str, tuple[dict[str, str], list[str]]] = {
     "metrics for whoever reaches them": (
         {"METRICS__HOST": "0.0.0.0"},  # noqa: S104 - what is refused
         ["CLICKWAKE_METRICS: beyond loopback who reaches it could read its metrics: set CLICKWAKE_METRICS__KEY"]),
+    "a key of metrics over plain HTTP": (
+        {"METRICS__HOST": "0.0.0.0", "METRICS__KEY": "sha256:" + 64 * "0"},  # noqa: S104
+        ["CLICKWAKE_METRICS: workers have no TLS, so beyond loopback CLICKWAKE_METRICS__KEY could be read on its way"]),
     "a key that is no JSON": (
         {"COLLECTOR__WRITE_KEYS": f'{{"shop": {SECRET}}}'}, ["CLICKWAKE_COLLECTOR__WRITE_KEYS: should be a JSON object"]),
     "a key in a tenant's place": (
