@@ -147,6 +147,7 @@ class Fleet:
             async with owned.lock:
                 opened = owned.opening.result()
                 await self._close(owned, opened.state)
+                owned.sweeps.clear()  # their iterators hold the store open
                 opened.close()
 
     async def check_inputs(self) -> None:

@@ -58,12 +58,16 @@ class KafkaOutputs:
         self.tracing = tracing
 
     async def send(self, topic: Topic, records: dict[int, list[OutRecord]]) -> dict[int, int]:
-        name = topic.name(self.prefix)
+        """Goes on where whoever waits for it is cancelled: what was handed over cannot be taken back, so of which generation
+        it is has to stay known."""
+        return await asyncio.shield(self._send(topic.name(self.prefix), records))
+
+    async def _send(self, name: str, records: dict[int, list[OutRecord]]) -> dict[int, int]:
         try:
             with self.tracing.outgoing(name, records) as messages, self.app.speaking():
                 return await faust_compat.send_batches(self.app, name, messages)
         except SendFailed as error:
-            if isinstance(error.__cause__, IllegalGenerationError):
+            if isinstance(error.__cause__, IllegalGenerationError) and self.app.failure is None:
                 raise Superseded(f"a partition went to another worker while this one slept, before {name} had what it said. "
                                  "The records are read again by who owns it now") from error  # fmt: skip
             raise

@@ -207,13 +207,20 @@ def await_alerts(settings: Settings, timeout_s: float, count: int = QUIET) -> No
 
 def assert_each_is_alerted_once(settings: Settings) -> None:
     """Of every such user one alert, under the id that its last event gives, however often it was sent; and none of anybody
-    who was there all the time. Whose clock is behind looks silent; who ordered "tea" was, until the stream began."""
-    wanted = {output_id("churn-alert", "t", f"quiet{n}", f"quiet{n}", "raised") for n in range(QUIET)}
-    ordered = {output_id("churn-alert", "t", f"u{n}", f"tea{n}", state)
-               for n in range(USERS) for state in ("raised", "cleared")}  # fmt: skip
+    who was there all the time. Whose clock is behind looks silent; who ordered "tea" was, until the stream began: where they
+    were alerted about, that is cleared once they came back, and not before."""
+    def ident(user: str, event_id: str, state: str) -> str:
+        return output_id("churn-alert", "t", user, event_id, state)
+
+    wanted = {ident(f"quiet{n}", f"quiet{n}", "raised") for n in range(QUIET)}
+    ordered = {ident(f"u{n}", f"tea{n}", state) for n in range(USERS) for state in ("raised", "cleared")}
     said = {one.alert_id for one in alerts(read_all(settings, topics.CHURN_ALERTS))
             if not one.user_id.startswith(("behind", "late"))}  # fmt: skip
     assert wanted <= said <= wanted | ordered
+    users = recount(settings).users
+    for user, tea in ((f"u{n}", f"tea{n}") for n in range(USERS)):
+        came_back = f"t/{user}" in users and users[f"t/{user}"].newest != tea
+        assert (ident(user, tea, "cleared") in said) == (ident(user, tea, "raised") in said and came_back), user
 
 
 def assert_aggregates_are_true(settings: Settings) -> None:

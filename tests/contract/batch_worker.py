@@ -34,7 +34,7 @@ class Worker:
         self.app = faust_compat.create_app(settings, "worker", self.on_assigned, self.on_revoked,
                                            batch_records_max=options.get("batch_records_max", 500), commit_interval_ms=200,
                                            broker_session_timeout=options.get("session_s", 6.0),
-                                           broker_heartbeat_interval=1.0)
+                                           broker_heartbeat_interval=1.0, **options.get("settings", {}))
         faust_compat.batch_agent(self.app, *options["topics"], name="work")(self.work)
         if "stall_s" in options:
             self.app.task(self.watch)
@@ -45,7 +45,22 @@ class Worker:
     def say(self, what: str, **fields: Any) -> None:
         self.log.write(json.dumps({"what": what, **fields}) + "\n")
 
+    def answer_late(self, seconds: float) -> None:
+        """The group's coordinator, once, on where the group goes on."""
+        thread: Any = self.app.consumer._thread
+        rewind = thread.rewind
+
+        async def late(epoch: int) -> set[TP]:
+            thread.rewind = rewind
+            await asyncio.sleep(seconds)
+            found: set[TP] = await rewind(epoch)
+            return found
+
+        thread.rewind = late
+
     async def on_assigned(self, partitions: set[TP]) -> None:
+        if seconds := self.options.pop("committed_takes_s", 0):
+            self.answer_late(seconds)
         self.say("assigned", partitions=sorted(partitions), generation=faust_compat.current_generation(self.app))
         if self.options.get("fail") == "assigned":
             raise RuntimeError("on_assigned fails on purpose")

@@ -104,6 +104,10 @@ class Bench:
             return {}
         return {tp.partition: value.offset for tp, value in offsets.items() if value.offset >= 0}
 
+    def group_size(self) -> int:
+        group = f"{self.prefix}-worker"
+        return len(self.admin.describe_groups([group])[group]["members"])
+
     def done(self) -> dict[int, set[int]]:
         covered: dict[int, set[int]] = {partition: set() for partition in range(PARTITIONS)}
         for name in self.workers:
@@ -217,6 +221,33 @@ async def test_a_recovery_longer_than_the_session_keeps_the_partitions(bench: Be
     assert bench.log("a")[1]["what"] == "recovered", "nothing is delivered before that"
 
 
+async def test_a_coordinator_that_says_late_where_the_group_goes_on_leaves_no_member_that_consumes_nothing(
+    bench: Bench,
+) -> None:
+    """Faust waits as long as for a request, and then gives its recovery up without a word."""
+    await bench.fill(1_000)
+    bench.start("a", hold_ms=100, committed_takes_s=9, settings={"broker_request_timeout": 7.0})
+    wait_until(bench.all_done, "a works when it knows")
+    assert [entry["generation"] for entry in bench.log("a", "assigned")] == [1]
+
+
+async def test_a_member_without_partitions_stays_one(bench: Bench) -> None:
+    """aiokafka leaves the group where nothing is fetched for long, and Faust fetches nothing where nothing is assigned."""
+    bench.create("narrow", partitions=1)
+    for name in "ab":
+        bench.start(name, topics=[bench.topic("narrow")], settings={"broker_max_poll_interval": 4.0})
+    wait_until(lambda: all(bench.log(name, "recovered") for name in "ab"), "both are members")
+
+    def idle() -> list[str]:
+        return [name for name in "ab" if not bench.log(name, "assigned")[-1]["partitions"]]
+
+    wait_until(lambda: len(idle()) == 1, "one has the partition, the other none")
+    assigned = {name: len(bench.log(name, "assigned")) for name in "ab"}
+    await asyncio.sleep(10)  # longer than it may do nothing: that is what is tested
+    assert {name: len(bench.log(name, "assigned")) for name in "ab"} == assigned
+    assert bench.group_size() == 2
+
+
 async def test_a_worker_that_slept_through_its_session_is_fenced(bench: Bench) -> None:
     await bench.fill(ALL_OF_A_SLOW_WORKER)
     sleeper = bench.start("a", **SLOW)
@@ -253,8 +284,7 @@ async def test_a_worker_that_ends_while_the_group_rebalances_leaves_it(bench: Be
     bench.start("a", hold_ms=100, rebalance_at_end=True, session_s=40.0)
     wait_until(bench.all_done, "a works")
     assert bench.stop("a") == 0
-    group = f"{bench.prefix}-worker"
-    assert not bench.admin.describe_groups([group])[group]["members"], "the group would wait for it"
+    assert bench.group_size() == 0, "the group would wait for it"
     bench.start("b")
     await bench.fill(1_000)
     wait_until(bench.all_done, "the next worker reads on", 30)

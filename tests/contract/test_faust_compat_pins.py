@@ -18,10 +18,13 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.consumer.fetcher import Fetcher, OffsetResetStrategy
 from aiokafka.consumer.group_coordinator import GroupCoordinator
+from aiokafka.consumer.subscription_state import SubscriptionState
+from aiokafka.producer.message_accumulator import MessageAccumulator, MessageBatch
 from faust.app.base import App
 from faust.tables.recovery import Recovery
 from faust.transport import consumer, drivers
 from faust.transport.drivers import aiokafka as driver
+from mode.services import Service
 
 from stream.adapters.faust import faust_compat, faust_thread, faust_transport
 
@@ -44,7 +47,13 @@ PINS: dict[str, tuple[Any, str]] = {
     "App._on_rebalance_when_stopped": (App._on_rebalance_when_stopped, "1b172d9af8ff"),
     "thread close": (driver.AIOKafkaConsumerThread.close, "d22efc59a1df"),
     "App._stop_consumer": (App._stop_consumer, "55854a5de12c"),
+    "Recovery._wait": (Recovery._wait, "ec7429b70176"),
+    "crash": (Service._crash, "7bc0c709a151"),
     "Recovery._resume_streams": (Recovery._resume_streams, "d986a6710c1a"),
+    "to the coordinator": (GroupCoordinator._send_req, "fa4b12e914ce"),
+    "idle time": (SubscriptionState.fetcher_idle_time.fget, "45289bef04d7"),
+    "age of a batch": (MessageBatch.expired, "3b28f15f56f2"),
+    "new batch": (MessageAccumulator.add_batch, "5ed1c5b1367a"),
     "heartbeat": (GroupCoordinator._do_heartbeat, "dc1d6632aaa6"),
     "commit": (GroupCoordinator._do_commit_offsets, "c3a3ea5613f3"),
     "rejoin": (GroupCoordinator.ensure_active_group, "33c84c1a9301"),

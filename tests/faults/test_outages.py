@@ -25,7 +25,7 @@ from clickwake import topics as topic_admin
 from clickwake.local import process
 from clickwake.local.broker import Broker
 from clickwake.local.clickhouse.launch import ClickHouseServer
-from clickwake.local.up import Local, read_status
+from clickwake.local.up import PROCESSES, Local, read_status
 from schemas import topics
 from schemas.catalog import ItemVector
 from schemas.outputs import Recommendation
@@ -56,7 +56,6 @@ from training.release import release as releases
 OUTAGE_S = float(os.environ.get("CLICKWAKE_TEST_OUTAGE_S", "20"))
 RECOVERY_S = 90.0  # for clients that back off, a group that forms again, and what has piled up
 KILLED_AFTER_S = 20.0  # by `clickwake up` and container runtimes
-PROCESSES = ("catalog", "personalize", "sink", "collector")
 DELIVERIES = "channels: {files: {type: csv, folder: out}}\ndeliveries: [{name: save them, channel: files, about: churn}]\n"
 AGAIN_EVERY = 10  # of so many events one comes twice
 
@@ -231,11 +230,12 @@ def town(exported: Exported, registry: Path, tmp_path: Path, monkeypatch: pytest
         for name, value in {
             "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap_servers, "CLICKWAKE_CLICKHOUSE__HOST": "127.0.0.1",
             "CLICKWAKE_CLICKHOUSE__PORT": str(house.port), "CLICKWAKE_MODELS__REGISTRY": str(registry),
-            "CLICKWAKE_COLLECTOR__PORT": str(process.free_port()),  # the usual one is for tests beside this one
+            "CLICKWAKE_COLLECTOR__PORT": str(process.free_port()),  # the usual ones are for tests beside this one
+            "CLICKWAKE_API__PORT": str(process.free_port()),
             "CLICKWAKE_COLLECTOR__ACK_TIMEOUT_MS": "2000", "CLICKWAKE_PERSONALIZE__RECOMMEND_INTERVAL_MS": "500",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        with Local(tmp_path / "home", processes=PROCESSES) as local:
+        with Local(tmp_path / "home") as local:
             bundles.put_vectors(local.settings, [msgspec.structs.replace(one, tenant="demo") for one in bundles.ITEMS])
             releases.release(local.settings, bundles.publish(local.settings.registry, exported).model_version)
             some = Town(local, broker, house)

@@ -152,4 +152,4 @@ def test_who_strays_into_another_cluster_is_said_to_within_a_second_though_no_re
         owed = [one for one in read_all(settings, topics.RECOMMENDATIONS) if one.key == b"t/u9"]
     assert len(owed) == 1, "the next one was not due yet"
     print(f"in another cluster {median(took_s[1:]):.3f} s after the broker had acknowledged the events")
-    assert median(took_s[1:]) < 1, took_s
+    assert median(took_s[1:]) < 1 and max(took_s[1:]) < 5, took_s

@@ -31,7 +31,7 @@ from training.release import release as releases
 
 TENANT = "demo"
 TRIES = 9  # a busy machine stalls now and then: the median of these tells what is usual
-WITHIN_S = 1.0
+WITHIN_S, AT_MOST_S = 1.0, 5.0  # the median, and each
 DAY_MS = 86_400_000
 SERVED = """SELECT user_id, as_of_event_id, model_version, item_ids FROM recommendations
             WHERE recommendation_id = {r:String}"""
@@ -123,7 +123,7 @@ def test_one_post_is_a_recommendation_and_two_rows_within_a_second(shop: Shop) -
             shown = [item.item_id for item in said.items]
             assert stored == (user, message, said.model_version, shown)
     usual = [median(times) for times in zip(*took_s[1:], strict=True)]
-    assert max(usual) < WITHIN_S, took_s
+    assert max(usual) < WITHIN_S and max(map(max, took_s[1:])) < AT_MOST_S, took_s
 
 
 @pytest.mark.alone  # likewise
@@ -150,7 +150,7 @@ def test_one_post_moves_a_user_into_and_out_of_segments_within_a_second(shop: Sh
             took_s.append((each[0], each[1]))
     usual = [median(times) for times in zip(*took_s[1:], strict=True)]
     print(f"entered and left {usual[0]:.3f} and {usual[1]:.3f} s after the collector had acknowledged the event")
-    assert max(usual) < WITHIN_S, took_s
+    assert max(usual) < WITHIN_S and max(map(max, took_s[1:])) < AT_MOST_S, took_s
 
 
 def test_what_goes_with_a_basket_is_an_event_and_a_row_and_what_came_of_it_is_known(shop: Shop) -> None:

@@ -3,6 +3,7 @@ others may have said."""
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,7 +26,7 @@ RECORDS = ProduceRequest(transactional_id=None, required_acks=-1, timeout=1_000,
 
 def member() -> Any:
     """Of generation 4, heard by the group a second ago; with what of an app has a say here."""
-    app: Any = SimpleNamespace(consumer=SimpleNamespace(generation=4, heartbeat_age_ms=1_000.0),
+    app: Any = SimpleNamespace(failure=None, consumer=SimpleNamespace(generation=4, heartbeat_age_ms=1_000.0),
                                conf=SimpleNamespace(broker_session_timeout=SESSION_S), _speaking=[])  # fmt: skip
     app.speaking, app.ask = lambda: App.speaking(app), lambda: App._may_still_write(app)
     return app
@@ -39,17 +40,22 @@ async def test_records_are_asked_about_each_time_they_are_tried_and_nothing_else
         written.append((node_id, request, group))
         return "answer"
 
+    async def ready(node_id: int, group: int = 0) -> None:
+        connected.append((node_id, group))
+
     def ask() -> None:
         if (error := next(answers)) is not None:
             raise error
 
-    producer: Any = SimpleNamespace(client=SimpleNamespace(send=send))
+    connected: list[object] = []
+    producer: Any = SimpleNamespace(client=SimpleNamespace(send=send, ready=ready))
     producing.ask_before_writing(producer, ask)
     others = MetadataRequest([])
     assert await producer.client.send(1, others, group=2) == "answer"
     with pytest.raises(NodeNotReadyError):
         await producer.client.send(1, RECORDS)
     assert await producer.client.send(1, RECORDS) == "answer" and written == [(1, others, 2), (1, RECORDS, 0)]
+    assert connected == [(1, 0), (1, 0)], "before it is asked each time, as connecting takes time"
 
 
 def test_who_may_be_no_member_any_more_waits_and_who_is_another_one_says_nothing_of_before() -> None:
@@ -69,6 +75,34 @@ def test_who_may_be_no_member_any_more_waits_and_who_is_another_one_says_nothing
     app.consumer.generation = -1  # heard before the block begins: waiting is no use, the group waits for us
     with app.speaking(), pytest.raises(IllegalGenerationError):
         app.ask()
+    assert not app._speaking
+    app.consumer.generation = 5
+    app.ask()
+    app.failure = RuntimeError("half folded")
+    with pytest.raises(IllegalGenerationError, match="about to end"):
+        app.ask()
+
+
+async def test_what_was_handed_over_stays_known_where_nobody_waits_for_it_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    acknowledged = asyncio.Event()
+
+    async def send_batches(*_: object) -> dict[int, int]:
+        await acknowledged.wait()
+        return {0: 7}
+
+    monkeypatch.setattr("stream.adapters.faust.faust_compat.send_batches", send_batches)
+    app = member()
+    sending = asyncio.create_task(KafkaOutputs(app, "p", UNTRACED).send(topics.STATE, {0: [OutRecord(b"t/u", b"{}", [])]}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    sending.cancel()
+    await asyncio.wait((sending,))
+    assert sending.cancelled() and app._speaking == [4]
+    app.consumer.generation = 5
+    with pytest.raises(IllegalGenerationError):
+        app.ask()
+    acknowledged.set()
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
     assert not app._speaking
 
 

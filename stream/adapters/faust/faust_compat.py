@@ -66,7 +66,7 @@ POLL_INTERVAL_MAX_S = 3_600.0  # recovery of a large state polls nothing; heartb
 METADATA_AGE_MAX_MS = 30_000  # a topic that was made again, or has more partitions, is noticed after so long
 QUEUED_BATCHES_MAX = 4  # of an agent, beyond the one it works on; more would only be memory
 ORDERLY_END_S = 12.0  # after SIGTERM; what waits for a broker that is away then is cut short, before somebody kills it
-CRASH_DEADLINE_S = 30.0  # an orderly end after a failure; then the process ends itself all the same
+CRASH_DEADLINE_S = 12.0  # an orderly end after a failure; then the process ends itself all the same
 EXIT_CRASH_DEADLINE = 70  # EX_SOFTWARE
 
 AgentBody = Callable[[AsyncIterator[RecordBatch]], Awaitable[None]]
@@ -110,6 +110,7 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
         self.batch_producer = producing.create_producer(self.settings)
         await self.batch_producer.start()
         producing.ask_before_writing(self.batch_producer, self._may_still_write)
+        producing.wait_for_leaders(self.batch_producer)
         await super().on_start()
 
     async def on_stop(self) -> None:
@@ -135,6 +136,8 @@ class App(faust.App):  # type: ignore[misc]  # Faust ships no types we can check
             self._speaking.remove(generation)
 
     def _may_still_write(self) -> None:
+        if self.failure is not None:
+            raise IllegalGenerationError("the process is about to end: who reads its records again says what is to be said")
         if any(generation < 0 or generation != self.consumer.generation for generation in self._speaking):
             raise IllegalGenerationError("the group has moved on since this was decided")
         if self._speaking and not owns(self, self.consumer.generation):

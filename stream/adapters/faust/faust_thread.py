@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Mapping
@@ -16,6 +17,7 @@ from aiokafka.errors import (
     RebalanceInProgressError,
     UnknownMemberIdError,
 )
+from aiokafka.protocol.group import SyncGroupRequest
 from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP as FaustTP
@@ -61,6 +63,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
 
     fetch_epoch = 0
     heartbeat_at = float("-inf")
+    _joined_at = float("-inf")
 
     def _create_worker_consumer(self, transport: Any) -> Any:
         consumer = super()._create_worker_consumer(transport)
@@ -72,7 +75,12 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         await super().on_start()
         # aiokafka keeps the time of the last heartbeat in a local variable, so each heartbeat is watched from outside.
         coordinator = self._ensure_consumer()._coordinator
-        send_heartbeat = coordinator._do_heartbeat
+        send_heartbeat, send = coordinator._do_heartbeat, coordinator._send_req
+
+        async def watched_send(request: Any) -> Any:
+            if isinstance(request, SyncGroupRequest):
+                self._joined_at = boot_time()
+            return await send(request)
 
         async def watched_heartbeat() -> bool:
             sent_at = boot_time()  # the broker's session clock starts when it receives it: not before this
@@ -87,7 +95,7 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
             coordinator.request_rejoin()
             await asyncio.wait((coordinator._closing,), timeout=REJOIN_PAUSE_S)
 
-        coordinator._do_heartbeat = watched_heartbeat
+        coordinator._do_heartbeat, coordinator._send_req = watched_heartbeat, watched_send
         coordinator._push_error_to_user = join_again
 
     def close(self) -> None:
@@ -95,8 +103,18 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):  # type: ignore[misc]  # Fa
         there: they are of this thread's event loop, and libuv may crash where two threads use one loop. Nothing is needed:
         what stops the thread stops the consumer in its own loop, and leaves the group."""
 
+    def _crash(self, reason: BaseException) -> None:
+        """mode calls it from the app's thread, and wakes what waits for it in this one's loop from there."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self.thread_loop.call_soon_threadsafe(super()._crash, reason)
+
+    async def idle(self) -> None:
+        """Nothing is assigned, so nothing is fetched. aiokafka leaves the group after `broker_max_poll_interval` of that."""
+        with self._ensure_consumer()._subscription.fetch_context():
+            pass
+
     async def on_partitions_assigned(self, assigned: set[FaustTP], generation_id: int = 0) -> None:
-        self.heartbeat_at = boot_time()  # joining counts as one
+        self.heartbeat_at = self._joined_at  # counts as one, from when it was sent: this process may have slept since
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def _fetch_records(self, consumer: Any, active_partitions: Any, timeout: float | None = None,  # noqa: ASYNC109  # the name is Faust's

@@ -71,12 +71,14 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[FaustTP, ConsumerMessage]]:  # noqa: ASYNC109
         """One message for each partition that has records. Called in a loop by Faust's fetcher."""
         if self._rewind_needed and self.flow_active:
-            await self.perform_seek()
+            await self._rewind()
         if not self.assigned_ready.is_set():
             try:
                 await asyncio.wait_for(self.assigned_ready.wait(), timeout)
             except TimeoutError:
                 return
+        if not self._owned:
+            await self._thread.in_thread(self._thread.idle())
         fetched, active = await self._wait_next_records(timeout)
         if not fetched or self.should_stop:
             return
@@ -95,7 +97,13 @@ class Consumer(driver.Consumer):  # type: ignore[misc]  # Faust ships no types w
                                None, batch, None, 0, 0, FaustTP(*tp), generation_id=batch.generation)
 
     async def perform_seek(self) -> None:
-        """Rewind to what is committed; open batches become stale. Faust calls it after each rebalance."""
+        """Faust calls it after each rebalance. Where it takes longer than a request may, as while the group's coordinator is
+        away, Faust gives its recovery up without a word, and nothing is consumed any more: so `getmany` rewinds, which waits
+        as long as it takes."""
+        self._rewind_needed = True
+
+    async def _rewind(self) -> None:
+        """To what is committed; open batches become stale."""
         async with self._rewind_lock:
             self._rewind_needed = True
             epoch = self.ledger.begin_epoch()

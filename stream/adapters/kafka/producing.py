@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, UnknownTopicOrPartitionError
 from aiokafka.protocol.produce import ProduceRequest
 
 from stream.adapters.kafka.kafka_clients import aiokafka_arguments, partition_of
@@ -55,10 +55,17 @@ def ask_before_writing(producer: AIOKafkaProducer, ask: Callable[[], None]) -> N
 
     async def asked(node_id: int, request: Any, **more: Any) -> Any:
         if isinstance(request, ProduceRequest):
+            await producer.client.ready(node_id, **more)  # connecting is waiting, too; from here on nothing waits
             ask()
         return await send(node_id, request, **more)
 
     producer.client.send = asked
+
+
+def wait_for_leaders(producer: AIOKafkaProducer) -> None:
+    """Let a running producer keep what waits for the leader of its partition as long as `send_batches` waits for it;
+    aiokafka gives it up after the time of a request."""
+    producer._message_accumulator._batch_ttl = SEND_TIMEOUT_S
 
 
 async def send_batches(target: HasProducer | AIOKafkaProducer, topic: str, messages: Mapping[int, Sequence[Message]],
@@ -110,11 +117,12 @@ async def _send_partition(producer: AIOKafkaProducer, topic: str, partition: int
 
 
 async def _enqueue(producer: AIOKafkaProducer, builder: Any, topic: str, partition: int) -> Any:
-    """The batch's future. While the broker is away aiokafka gives up waiting for a place; the batch was not taken then."""
+    """The batch's future. While the broker is away aiokafka gives up waiting for a place, or for word of a topic that it has
+    not sent to yet; the batch was not taken then."""
     while True:
         try:
             return await producer.send_batch(builder, topic, partition=partition)
-        except KafkaTimeoutError:
+        except (KafkaTimeoutError, UnknownTopicOrPartitionError):
             log.warning("still waiting to send to %s[%d]: the broker does not take anything", topic, partition)
 
 
