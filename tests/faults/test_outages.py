@@ -25,7 +25,8 @@ from clickwake import topics as topic_admin
 from clickwake.local import process
 from clickwake.local.broker import Broker
 from clickwake.local.clickhouse.launch import ClickHouseServer
-from clickwake.local.up import PROCESSES, Local, read_status
+from clickwake.local.up import PROCESSES as ALL
+from clickwake.local.up import Local, read_status
 from schemas import topics
 from schemas.catalog import ItemVector
 from schemas.outputs import Recommendation
@@ -56,6 +57,8 @@ from training.release import release as releases
 OUTAGE_S = float(os.environ.get("CLICKWAKE_TEST_OUTAGE_S", "20"))
 RECOVERY_S = 90.0  # for clients that back off, a group that forms again, and what has piled up
 KILLED_AFTER_S = 20.0  # by `clickwake up` and container runtimes
+FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
+PROCESSES = ALL if FULL else ("catalog", "personalize", "sink", "offers", "collector")  # tests beside this one need room
 DELIVERIES = "channels: {files: {type: csv, folder: out}}\ndeliveries: [{name: save them, channel: files, about: churn}]\n"
 AGAIN_EVERY = 10  # of so many events one comes twice
 
@@ -235,7 +238,7 @@ def town(exported: Exported, registry: Path, tmp_path: Path, monkeypatch: pytest
             "CLICKWAKE_COLLECTOR__ACK_TIMEOUT_MS": "2000", "CLICKWAKE_PERSONALIZE__RECOMMEND_INTERVAL_MS": "500",
         }.items():  # fmt: skip
             monkeypatch.setenv(name, value)
-        with Local(tmp_path / "home") as local:
+        with Local(tmp_path / "home", processes=PROCESSES) as local:
             bundles.put_vectors(local.settings, [msgspec.structs.replace(one, tenant="demo") for one in bundles.ITEMS])
             releases.release(local.settings, bundles.publish(local.settings.registry, exported).model_version)
             some = Town(local, broker, house)
