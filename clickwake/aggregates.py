@@ -4,8 +4,8 @@ k-anonymity (Sweeney, Int. J. of Uncertainty, Fuzziness and Knowledge-Based Syst
 figure within a row is left empty, when fewer than k people are behind it, or behind what is left of its row, which a
 subtraction would tell. People are accounts of those who allowed analytics, with what was done on devices that no other
 account was on. One person may have many devices: one without an account counts for nobody, unless `guests` are asked for,
-and one with several for nobody in any case. What it does not protect from: figures of two days or two values of k, subtracted
-from each other. Publish one.
+and one with several for nobody in any case. What it does not protect from: figures of two days or two values of k,
+subtracted from each other. Publish one.
 
 With `--epsilon` instead: differential privacy at the level of people (Dwork, McSherry, Nissim & Smith 2006). The groups are
 public (the catalog's items, all days, all hours), each person counts in a bounded number of them, drawn by a hash, and every
