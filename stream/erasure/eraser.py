@@ -71,7 +71,7 @@ def until(topic: Topic, at: datetime, kafka: Kafka) -> datetime:
     the retention, or compacted within a day. A tombstone, whose key names the user, is kept for a day after that and goes
     with the next compaction, if the topic is written to meanwhile."""
     if topic.cleanup == "compact":
-        return at + timedelta(milliseconds=2 * (topics.DAY_MS + topics.DAY_MS) + topics.DAY_MS)
+        return at + timedelta(milliseconds=5 * topics.DAY_MS)
     return at + timedelta(milliseconds=topics.DAY_MS + kafka.retention_ms(topic))
 
 

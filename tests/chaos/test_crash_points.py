@@ -6,7 +6,6 @@ third time.
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from stream.settings import Settings
 from tests.chaos import crashing
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
+    FULL,
     REPURCHASE,
     TEA,
     Stream,
@@ -39,7 +39,6 @@ from tests.support.bundles import Exported
 from tests.support.cluster import Sender, of_short_sessions, running, sink_lag, until
 from training.release import release as releases
 
-FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 PERSONALIZE = [(point, times) for times in (1, 3) for point in crashing.PERSONALIZE] if FULL else [
     ("3", 200), ("5", 2), ("6 changelog", 1), ("6 store", 2)]  # fmt: skip
 SINK = [(point, times) for times in (1, 3) for point in crashing.SINK] if FULL else [("3 first insert", 2), ("5-", 1)]

@@ -3,7 +3,6 @@ and what is taken is taken by everything behind it too."""
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -31,11 +30,12 @@ from stream.sink.message_ids import MessageIds
 from stream.sink.rows import Complaint, Rows, Skip, event_rows
 from stream.sink.tables import EVENTS
 from stream.sink.writer import Writer
+from tests.chaos.town import FULL
 from tests.support.database import SETTINGS
 from tests.support.fakes import T0_MS, event
 from tests.support.hostile import payloads
 
-COUNT = 1_000_000 if os.environ.get("CLICKWAKE_CHAOS") == "full" else 20_000
+COUNT = 1_000_000 if FULL else 20_000
 APPENDED_MS = T0_MS + 11 * DAY_MS  # payloads are of 11.6 days: of clocks up to half a day ahead, too
 SKEW_MAX_MS = Personalize().skew_max_ms  # as shipped
 NEIGHBOUR = key("t", "neighbour")

@@ -4,7 +4,6 @@ event, a dead letter or an answer that says why not, and the users in between ar
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ from stream.core.decode import Drop, Ok, Reject, decode
 from stream.core.user.fold import fold
 from stream.core.user.state import UserState
 from stream.settings import Settings
-from tests.chaos.town import caught_up
+from tests.chaos.town import FULL, caught_up
 from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.cluster import (
@@ -44,7 +43,7 @@ from tests.support.fakes import event
 from tests.support.hostile import payloads
 from training.release import release as releases
 
-COUNT = 100_000 if os.environ.get("CLICKWAKE_CHAOS") == "full" else 3_000  # each way
+COUNT = 100_000 if FULL else 3_000  # each way
 AT_ONCE, NEIGHBOURS, EVENTS_EACH = 4, 10, 20
 DONE_S = 60 + COUNT / 100
 UNBOUNDED = {  # what is tried is what events say, not how many there are or how old they are

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import statistics
@@ -31,6 +30,7 @@ from stream.partition import unpack
 from stream.settings import Kafka, Personalize, Settings
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
+    FULL,
     REPURCHASE,
     TEA,
     Committed,
@@ -63,7 +63,6 @@ from tests.support.cluster import (
 from tests.support.fakes import event
 from training.release import release as releases
 
-FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 KILLS, JOINS = (200, 20) if FULL else (3, 3)
 EVENTS_PER_S = 200.0
 CATCHING_UP_PER_S = 10 * EVENTS_PER_S  # at least, beside other tests

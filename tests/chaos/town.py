@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import threading
@@ -41,6 +42,7 @@ from tests.support.cluster import (
 )
 from tests.support.fakes import event
 
+FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"  # `make chaos`; else the short form
 USERS, ITEMS = 120, 40
 ODD = {"behind": -DAY_MS, "ahead": DAY_MS, "late": -3 * DAY_MS, "shy": 0}  # kinds of users: how far their clocks are off, ms
 EACH_ODD = 4  # users of each of these kinds

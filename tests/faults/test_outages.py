@@ -33,6 +33,7 @@ from schemas.outputs import Recommendation
 from stream.settings import Kafka, Settings
 from tests.chaos.town import (
     CONSUMING_AGAIN_S,
+    FULL,
     Committed,
     assert_aggregates_are_true,
     assert_every_user_is_answered,
@@ -57,7 +58,6 @@ from training.release import release as releases
 OUTAGE_S = float(os.environ.get("CLICKWAKE_TEST_OUTAGE_S", "20"))
 RECOVERY_S = 90.0  # for clients that back off, a group that forms again, and what has piled up
 KILLED_AFTER_S = 20.0  # by `clickwake up` and container runtimes
-FULL = os.environ.get("CLICKWAKE_CHAOS") == "full"
 PROCESSES = ALL if FULL else ("catalog", "personalize", "sink", "offers", "collector")  # tests beside this one need room
 DELIVERIES = "channels: {files: {type: csv, folder: out}}\ndeliveries: [{name: save them, channel: files, about: churn}]\n"
 AGAIN_EVERY = 10  # of so many events one comes twice

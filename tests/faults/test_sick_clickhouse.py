@@ -30,16 +30,15 @@ from stream.settings import Settings
 from stream.sink.batch import freeze
 from stream.sink.consumer import row_functions
 from stream.sink.writer import HALVED_AFTER_ATTEMPTS, Writer
-from tests.chaos.town import assert_aggregates_are_true, assert_every_user_is_answered, assert_the_recount_agrees
+from tests.chaos.town import FULL, assert_aggregates_are_true, assert_every_user_is_answered, assert_the_recount_agrees
 from tests.support.cluster import Worker, lag, produce_events, running, sink_lag, until
 from tests.support.database import stored_events
 from tests.support.fakes import event
 from tests.support.sick_http import CODES, SickProxy
 
-LONG = os.environ.get("CLICKWAKE_CHAOS") == "full"
-ILL_S = 1_800.0 if LONG else 15.0
-CHECKED_S = 1_200.0 if LONG else 240.0  # 600,000 events are counted again by hand, and read from four topics
-STRIKES = [("events", "torn"), ("events", "struck"), ("event_products", "struck")] * (20 if LONG else 2)
+ILL_S = 1_800.0 if FULL else 15.0
+CHECKED_S = 1_200.0 if FULL else 240.0  # 600,000 events are counted again by hand, and read from four topics
+STRIKES = [("events", "torn"), ("events", "struck"), ("event_products", "struck")] * (20 if FULL else 2)
 USERS, A_TIME = 40, 200
 GROWTH_BYTES_MAX = 60 << 20  # one batch more in memory, its rows as columns, and what the allocator keeps of it
 STEADY_BYTES_MAX = 8 << 20  # from the first ten minutes to the last ten
@@ -108,7 +107,7 @@ def test_an_ill_clickhouse_costs_lag_and_nothing_else(settings: Settings) -> Non
             print(f"ill {ill}, {sent} events at {rate:.0f}/s, {behind} behind, caught up at {caught_up:.0f}/s; the sink "
                   f"held {first >> 20} MB in the first third, {last >> 20} MB in the last")  # fmt: skip
             assert caught_up > CATCH_UP_MIN * rate
-            assert not LONG or last - first < STEADY_BYTES_MAX
+            assert not FULL or last - first < STEADY_BYTES_MAX
             assert stored(settings, "uniqExact(message_id)") == sent
             assert rss(sink) - memory < GROWTH_BYTES_MAX
             assert_every_user_is_answered(settings)
