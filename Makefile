@@ -43,7 +43,7 @@ chaos: $(VENV)/.dev
 	$(CHAOS) $(AT_ONCE) --deselect $(JOINS) tests/chaos/test_moments.py tests/faults/test_sick_clickhouse.py \
 		tests/chaos/test_crash_points.py tests/chaos/test_fuzz_processes.py tests/chaos/test_fuzz.py \
 		tests/faults/test_outages.py || failed=1; \
-	$(CHAOS) $(JOINS) || failed=1; \
+	$(CHAOS) $(JOINS) tests/chaos/test_benches.py || failed=1; \
 	exit $$failed
 
 check: lint types
@@ -70,7 +70,7 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml
 COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-header --no-annotate --quiet
 # the images run against servers: the embedded ones are 0.9 GB that only `clickwake up` needs
-RUNTIME = --extra dashboard --extra privacy --extra telemetry
+RUNTIME = --extra dashboard --extra privacy --extra telemetry --extra s3
 
 locks:
 	$(COMPILE) $(RUNTIME) -o requirements.lock > /dev/null

@@ -3,14 +3,15 @@
 k-anonymity (Sweeney, Int. J. of Uncertainty, Fuzziness and Knowledge-Based Systems 10 (2002)): a row is left out, and a
 figure within a row is left empty, when fewer than k people are behind it, or behind what is left of its row, which a
 subtraction would tell. People are accounts of those who allowed analytics, with what was done on devices that no other
-account was on. One person may have many devices: one without an account counts for nobody, unless `guests` are asked for,
-and one with several for nobody in any case. What it does not protect from: figures of two days or two values of k,
-subtracted from each other. Publish one.
+account was on. One person may have many devices: one without an account counts for nobody, unless `guests` are asked
+for, and one with several for nobody in any case. What it does not protect from: figures of two days, two values of k, days
+and hours of the same time, or with guests and without them, subtracted from each other. Publish one.
 
-With `--epsilon` instead: differential privacy at the level of people (Dwork, McSherry, Nissim & Smith 2006). The groups are
-public (the catalog's items, all days, all hours), each person counts in a bounded number of them, drawn by a hash, and every
-figure gets discrete Laplace noise from OpenDP. Whatever else an outsider knows, they learn little of one person; each
-publication spends its epsilon, and epsilons add up.
+With `--epsilon` instead: differential privacy at the level of accounts (Dwork, McSherry, Nissim & Smith 2006). The groups
+are public (the catalog's items, all days, all hours), each account counts in a bounded number of them, drawn by a hash,
+and every figure gets discrete Laplace noise from OpenDP. Counted is what was done while signed in: whose the rest was may
+turn on who else was on the device, and the noise pays for one's own rows alone. Whatever else an outsider knows, they
+learn little of one account; each publication spends its epsilon, and epsilons add up.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from clickwake import query
 from stream.settings import load
 
 PEOPLE = "people"
+PUBLISH_ONE = "publish one: other days, another k, days beside hours, or with --guests and without tell of few, subtracted"
 
 
 class Figures(NamedTuple):
@@ -50,6 +52,8 @@ FIGURES = {
         "SELECT intDiv(number, 24) + 1, modulo(number, 24) FROM numbers(168)"),
 }  # fmt: skip
 
+_ACCOUNTS = "SELECT user_id FROM events WHERE tenant = {tenant:String} AND user_id != ''"
+
 # Accounts, and devices that an account was on: whose they are; nobody's where several were
 _KNOWN = """
     SELECT user_id AS user, user_id AS whose FROM events WHERE tenant = {tenant:String} AND user_id != '' GROUP BY user_id
@@ -59,21 +63,24 @@ _KNOWN = """
 
 
 def sql(figures: Figures, *, bounded: bool) -> str:
-    """Of each group how many people, and how many of them have done what. `bounded`: nobody counts in more than `most`
-    groups, however much they did."""
+    """Of each group how many people, and how many of them have done what. `bounded`: of accounts alone, none of which counts
+    in more than `most` groups, however much they did, or changes where another counts."""
     names = ", ".join(figures.groups)
     groups = ", ".join(f"{expression} AS {name}" for name, expression in figures.groups.items())
     done = "".join(f", max({condition}) AS {name}" for name, condition in figures.done.items())
     sums = "".join(f", sum({name}) AS {name}" for name in figures.done)
-    persons = f"""
-        SELECT {groups}, if(known.user != '', known.whose, if({{guests:Bool}}, told.user, '')) AS person{done}
-        FROM (SELECT * FROM {figures.table} FINAL
-              WHERE tenant = {{tenant:String}} AND user != '' AND timestamp >= {{since:DateTime}}) AS told
-        ANY LEFT JOIN ({_KNOWN}) AS known ON known.user = told.user
-        WHERE person != '' GROUP BY {names}, person"""  # noqa: S608  # nothing of anybody's is in it
+    told = f"{figures.table} FINAL WHERE tenant = {{tenant:String}} AND timestamp >= {{since:DateTime}} AND user != ''"
     if bounded:
-        persons = (f"SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY person ORDER BY cityHash64(person, {names})) "  # noqa: S608
-                   f"AS nth FROM ({persons})) WHERE nth <= {{most:UInt32}}")  # fmt: skip
+        persons = f"""
+        SELECT * FROM (
+            SELECT *, row_number() OVER (PARTITION BY person ORDER BY cityHash64(person, {names})) AS nth FROM (
+                SELECT {groups}, user AS person{done} FROM {told} AND user IN ({_ACCOUNTS}) GROUP BY {names}, person))
+        WHERE nth <= {{most:UInt32}}"""  # noqa: S608  # nothing of anybody's is in it
+    else:
+        persons = f"""
+        SELECT {groups}, if(known.user != '', known.whose, if({{guests:Bool}}, told.user, '')) AS person{done}
+        FROM (SELECT * FROM {told}) AS told ANY LEFT JOIN ({_KNOWN}) AS known ON known.user = told.user
+        WHERE person != '' GROUP BY {names}, person"""  # noqa: S608
     return f"SELECT {names}, count() AS {PEOPLE}{sums} FROM ({persons}) GROUP BY {names} ORDER BY {names}"  # noqa: S608
 
 
@@ -116,12 +123,12 @@ def run(name: str, tenant: str, k: int, days: int, *, guests: bool, as_json: boo
     kept = [safe(dict(zip(names, values, strict=True)), k) for values in found.result_rows]
     rows = [row for row in kept if row is not None]
     write(rows, names, as_json=as_json)
-    sys.stderr.write(f"{len(rows)} rows of {len(found.result_rows)}; left out: fewer than {k} people\n")
+    sys.stderr.write(f"{len(rows)} rows of {len(found.result_rows)}; left out: fewer than {k} people; {PUBLISH_ONE}\n")
     return 0
 
 
 def with_noise(counts: list[int], sensitivity: int, epsilon: float) -> list[int]:
-    """Counts of which one person changes at most `sensitivity` in all, with noise; none below 0. Raises ImportError without
+    """Counts of which one account changes at most `sensitivity` in all, with noise; none below 0. Raises ImportError without
     the `privacy` extra."""
     import opendp.prelude as dp
 
@@ -133,10 +140,10 @@ def with_noise(counts: list[int], sensitivity: int, epsilon: float) -> list[int]
     return [max(0, one) for one in measure(counts)]
 
 
-def run_noisy(name: str, tenant: str, epsilon: float, most: int, days: int, *, guests: bool, as_json: bool) -> int:
-    """Print noisy figures of all groups; each person counts in `most` of them at most."""
+def run_noisy(name: str, tenant: str, epsilon: float, most: int, days: int, *, as_json: bool) -> int:
+    """Print noisy figures of all groups; each account counts in `most` of them at most."""
     settings, since, asked = load().clickhouse, datetime.now(UTC) - timedelta(days=days), FIGURES[name]
-    parameters = {"tenant": tenant, "since": since, "most": most, "guests": guests}
+    parameters = {"tenant": tenant, "since": since, "most": most}
     try:
         with closing(query.connected(settings)) as client:
             public = [tuple(row) for row in client.query(asked.public, parameters=parameters).result_rows]
@@ -152,7 +159,7 @@ def run_noisy(name: str, tenant: str, epsilon: float, most: int, days: int, *, g
             for at, group in enumerate(public)]  # fmt: skip
     write(rows, (*asked.groups, *figures), as_json=as_json)
     noise = most * len(figures) / epsilon
-    sys.stderr.write(f"{len(rows)} rows, epsilon {epsilon:g} spent; each person is in {most} of them at most, "
+    sys.stderr.write(f"{len(rows)} rows, epsilon {epsilon:g} spent; each account is in {most} of them at most, "
                      f"noise of about {noise:.0f} each way\n")  # fmt: skip
     return 0
 

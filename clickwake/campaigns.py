@@ -8,13 +8,14 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from clickwake.answering import rows
+from clickwake.answering import asking, rows
 from stream.settings import load as load_settings
 
 CAMPAIGNS = "SELECT * FROM delivery_campaigns ORDER BY tenant, delivery"
 TENTHS = "SELECT * FROM delivery_gains ORDER BY tenant, delivery, gain_model, tenth"
 
 
+@asking
 def results(*, as_json: bool) -> int:
     """Every campaign whose first week is over, then its tenths by expected gain."""
     campaigns, tenths = rows(load_settings().clickhouse, CAMPAIGNS, TENTHS)

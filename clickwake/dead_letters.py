@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -20,6 +21,7 @@ from rich.text import Text
 from clickwake import query
 from producers import repair
 from producers.kafka import KafkaUnavailable, NotAcknowledged, Producer, from_the_beginning, to_its_end, unreachable
+from producers.privacy import Privacy
 from producers.repair import Change, Mended
 from schemas import topics
 from schemas.dead_letter import DeadLetter
@@ -28,13 +30,14 @@ from stream.settings import Settings, load
 from stream.sink.message_ids import MessageIds
 
 SHOWN_MAX = 20  # of a dry run
+ASKED_AT_ONCE = 500  # ids: they travel in the address of a request
 _letter = msgspec.json.Decoder(DeadLetter)
 _errors = Console(stderr=True)
 
 
-def read(settings: Settings) -> list[DeadLetter]:
-    """Every letter on the topic, one of each id, the newest; without what nobody can read, which is said. Raises
-    KafkaUnavailable."""
+def read(settings: Settings, wanted: Callable[[DeadLetter], bool] = lambda _: True) -> list[DeadLetter]:
+    """Every letter on the topic that is `wanted`, one of each id, the newest; others are let go at once. Without what nobody
+    can read, which is said. Raises KafkaUnavailable."""
     from kafka.errors import KafkaError
 
     topic = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
@@ -50,14 +53,16 @@ def read(settings: Settings) -> list[DeadLetter]:
                     _errors.print(f"{record.topic}[{record.partition}]: the record at offset {record.offset} is left out: "
                                   f"{error}", markup=False, highlight=False, soft_wrap=True)  # fmt: skip
                     continue
-                found[letter.dead_letter_id] = letter
+                if wanted(letter):
+                    found[letter.dead_letter_id] = letter
     except KafkaError as error:
         raise KafkaUnavailable(unreachable(settings.kafka, error)) from error
     return list(found.values())
 
 
 def sent_again(settings: Settings, letters: Iterable[DeadLetter]) -> set[str] | None:
-    """Ids of letters whose event is in ClickHouse on the lane `repair`; None while ClickHouse does not say."""
+    """Ids of letters whose event is in ClickHouse on the lane `repair`; None while ClickHouse does not say, and why not is
+    printed."""
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
     by_event, hashed = defaultdict[tuple[str, str], set[str]](set), MessageIds(settings)
@@ -65,18 +70,17 @@ def sent_again(settings: Settings, letters: Iterable[DeadLetter]) -> set[str] | 
         ident = repair.event_id(letter)
         for one in (ident, hashed(letter.tenant, ident)):
             by_event[letter.tenant, one].add(letter.dead_letter_id)
+    idents, found = sorted({ident for _, ident in by_event}), set[str]()
+    sql = "SELECT DISTINCT tenant, message_id FROM events WHERE lane = 'repair' AND message_id IN {ids:Array(String)}"
     try:
-        client = query.connected(settings.clickhouse)
-    except query.QueryFailed:
+        with closing(query.connected(settings.clickhouse)) as client:
+            for start in range(0, len(idents), ASKED_AT_ONCE):
+                rows = client.query(sql, parameters={"ids": idents[start : start + ASKED_AT_ONCE]}).result_rows
+                found.update(one for tenant, ident in rows for one in by_event.get((tenant, ident), ()))
+    except (query.QueryFailed, ClickHouseError, OSError) as error:  # as where no sink has made the tables yet
+        _errors.print(f"ClickHouse does not say what was sent again: {error}", markup=False, highlight=False, soft_wrap=True)
         return None
-    try:
-        sql = "SELECT DISTINCT tenant, message_id FROM events WHERE lane = 'repair' AND message_id IN {ids:Array(String)}"
-        rows = client.query(sql, parameters={"ids": [ident for _, ident in by_event]}).result_rows
-    except (ClickHouseError, OSError):  # as where no sink has made the tables yet
-        return None
-    finally:
-        client.close()
-    return {one for tenant, ident in rows for one in by_event.get((tenant, ident), ())}
+    return found
 
 
 def list_causes(tenant: str | None, since: datetime | None, everything: bool, as_json: bool) -> None:
@@ -149,8 +153,9 @@ def tried(
     settings: Settings, letters: Iterable[DeadLetter], changes: Sequence[Change] = (), *, as_is: bool = False
 ) -> list[Mended]:
     """Letters with the given changes, else each with its own fix, and whether they would be taken; nothing is sent."""
+    privacy = Privacy(settings.privacy.model_copy(update={"pseudonym_keys": ()}))
     return [repair.mend(one, () if as_is else changes or repair.suggest(one), settings.collector.event_bytes_max,
-                        settings.personalize.skew_max_ms) for one in letters]  # fmt: skip
+                        settings.personalize.skew_max_ms, privacy) for one in letters]  # fmt: skip
 
 
 def send_again(settings: Settings, mended: Iterable[Mended]) -> int:
@@ -202,7 +207,7 @@ def _chosen(letters: list[DeadLetter], idents: Sequence[str], cause: str | None)
 def _read(settings: Settings, tenant: str | None = None) -> list[DeadLetter]:
     """Of a tenant, or of all."""
     try:
-        return [one for one in read(settings) if tenant in (None, one.tenant)]
+        return read(settings, lambda one: tenant in (None, one.tenant))
     except KafkaUnavailable as error:
         _fail(error)
 

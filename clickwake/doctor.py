@@ -160,7 +160,7 @@ def _succeeds(call: Callable[[], object]) -> bool:
 
 def _clickhouse(settings: Settings, *, expected: bool) -> Check:
     clickhouse = settings.clickhouse
-    there = launch.answers(clickhouse.host, clickhouse.port, secure=clickhouse.secure)
+    there = launch.answers(clickhouse.host, clickhouse.port, secure=clickhouse.secure, ca_file=clickhouse.ca_file)
     address = f"{clickhouse.host}:{clickhouse.port}"
     return _server("clickhouse", address, there, expected, "CLICKWAKE_CLICKHOUSE__HOST and __PORT")
 
@@ -173,10 +173,13 @@ def _server(name: str, address: str, there: bool, expected: bool, setting: str) 
 
 
 def _models(settings: Settings) -> Check:
-    import fsspec
+    from stream.adapters.models import model_store
 
-    filesystem, path = fsspec.core.url_to_fs(settings.registry)
-    found = sorted(filesystem.ls(path, detail=False)) if filesystem.exists(path) else []
+    try:
+        found = model_store.listed(settings.registry, "*")
+    except model_store.BundleRefused as error:
+        told = str(error).replace(settings.registry, without_userinfo(settings.registry))
+        return Check(name="models", level="problem", found=told, do="is the registry's address right, and does it answer?")
     if found:
         return Check(name="models", level="ok", found=f"{len(found)} entries in {without_userinfo(settings.registry)}")
     return Check(name="models", level="warning", found=f"none in {without_userinfo(settings.registry)}",

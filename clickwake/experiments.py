@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from clickwake.answering import refused, rows
+from clickwake.answering import asking, refused, rows
 from stream.api.experiments import ExperimentsError, load
 from stream.core.experiments.effects import Sizes, Verdict, judged, sizes
 from stream.core.experiments.experiments import Arm, Experiment
@@ -39,6 +39,7 @@ def check(*, as_json: bool) -> int:
     return 0
 
 
+@asking
 def results(*, as_json: bool) -> int:
     """Each arm of each experiment beside the first, by each measure, and what may be done about it."""
     settings = load_settings()

@@ -6,7 +6,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from clickwake.answering import refused, rows
+from clickwake.answering import asking, refused, rows
 from stream.api.offers import load
 from stream.core.offers.offer_policy import TEXT_PREFIX
 from stream.core.offers.offers import Offer, OfferRules, OffersError
@@ -55,6 +55,7 @@ def _limits(one: Offer) -> str:
     return "; ".join(said) or "no limits"
 
 
+@asking
 def results(*, as_json: bool) -> int:
     """Each offer at each placement, and whether offers help against the hold-out."""
     offers, effects = rows(load_settings().clickhouse, RESULTS, EFFECT)

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from clickwake.answering import refused, rows
+from clickwake.answering import asking, refused, rows
 from stream.adapters.models import model_store
 from stream.core.segments.audience import NO_AUDIENCE, Audience
 from stream.core.segments.segment_fields import FIELDS
@@ -20,10 +20,12 @@ from stream.settings import Settings
 from stream.settings import load as load_settings
 from training.release import verdicts
 
-SIZES = "SELECT tenant, segment, members, entered_1d, left_1d, changed_at FROM segment_sizes ORDER BY tenant, segment"
+SIZES = """SELECT tenant, segment, members, entered_1d, left_1d, changed_at FROM segment_sizes
+WHERE {tenant:String} = '' OR tenant = {tenant:String}
+ORDER BY tenant, segment"""
 MEMBERS = """SELECT tenant, user_id, entered_at, values FROM segment_intervals
 WHERE segment = {segment:String} AND entered_at <= {at:DateTime64(3, 'UTC')}
-    AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')})
+    AND (left_at IS NULL OR left_at > {at:DateTime64(3, 'UTC')}) AND ({tenant:String} = '' OR tenant = {tenant:String})
 ORDER BY entered_at DESC, user_id LIMIT {limit:UInt32}"""
 
 MEASURED = {  # what a release says of its clusters, training/clusters/division.py
@@ -64,6 +66,9 @@ def check(path: Path | None, *, as_json: bool) -> int:
     if any(rules.kept):
         kept = "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in rules.kept._asdict().items() if names)
         Console().print(f"Kept with users for these rules, {kept}", style="dim", highlight=False, soft_wrap=True)
+        if rules.kept.traits:
+            Console().print("What was said before a rule was there counts from the next clickwake segments backfill on",
+                            style="dim", highlight=False, soft_wrap=True)  # fmt: skip
     if nobody:
         Console().print(f"Nobody is in {', '.join(nobody)}: {version or 'no bundle of the registry'} does not know it; "
                         "see clickwake segments clusters", style="yellow", highlight=False, soft_wrap=True)  # fmt: skip
@@ -113,16 +118,18 @@ def served(settings: Settings) -> tuple[str, Audience]:
     return "", NO_AUDIENCE
 
 
-def sizes(*, as_json: bool) -> int:
-    """How many are in each segment now, and how that moves."""
-    return _show(SIZES, {}, as_json=as_json, empty="no segment has members yet; rules go into "
+@asking
+def sizes(tenant: str, *, as_json: bool) -> int:
+    """How many are in each segment now, and how that moves; of every tenant where none is named."""
+    return _show(SIZES, {"tenant": tenant}, as_json=as_json, empty="no segment has members yet; rules go into "
                  f"{load_settings().segments_file}, see docs/segments.md")  # fmt: skip
 
 
-def members(segment: str, at: datetime | None, limit: int, *, as_json: bool) -> int:
-    """Who is in a segment, or was at a time."""
+@asking
+def members(segment: str, tenant: str, at: datetime | None, limit: int, *, as_json: bool) -> int:
+    """Who is in a segment, or was at a time; of every tenant where none is named."""
     when = (at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at) or datetime.now(UTC)
-    return _show(MEMBERS, {"segment": segment, "at": when, "limit": limit}, as_json=as_json,
+    return _show(MEMBERS, {"segment": segment, "tenant": tenant, "at": when, "limit": limit}, as_json=as_json,
                  empty=f"nobody was in {segment!r} at {when:%Y-%m-%d %H:%M} UTC")  # fmt: skip
 
 

@@ -4,6 +4,8 @@ Users are replayed in pages from the events in ClickHouse, through the stream's 
 is what the release that is served now says of each state as it was; alerts are those that were said. A page's changes are
 written at once, with derived ids, and what former runs had found goes at the end: run again, or after a crash in between, it
 ends in the same rows. Users on the list of erasures are left out, and looked for once more after each page is written.
+
+Workers keep a trait from when a rule asks for it; they are told what was said before, so that it counts live.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from datetime import UTC, datetime
 from functools import cache, partial
 from typing import Any, NamedTuple
 
 import msgspec
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from rich.console import Console
 from rich.progress import Progress, TaskID
@@ -31,10 +35,12 @@ from stream.adapters.database import clickhouse
 from stream.adapters.database.segment_past import Page, SegmentPast, tenants
 from stream.adapters.kafka.erasures import Erasures
 from stream.adapters.kafka.global_reader import read_whole, readable
+from stream.adapters.kafka.producing import Message, SendFailed, create_producer, send_keyed
 from stream.adapters.models import model_store, signing
 from stream.core.expressions.measures import Catalog
 from stream.core.segments.segment_history import MODELLED, Handover, SegmentHistory, Turn, before, handover, refusals
 from stream.core.segments.segment_rules import Rules, RulesError
+from stream.core.user import identity
 from stream.segment_models import Ahead, ReleaseAsked
 from stream.segments import load
 from stream.serving import Serving, ServingState
@@ -54,7 +60,7 @@ class Found(NamedTuple):
 
 
 class NotRead(ConnectionError):
-    """What only Kafka knows could not be read."""
+    """What only Kafka knows could not be read, or it could not be told."""
 
 
 def backfill(names: Sequence[str], since: datetime | None, *, dry_run: bool, as_json: bool) -> int:
@@ -64,12 +70,13 @@ def backfill(names: Sequence[str], since: datetime | None, *, dry_run: bool, as_
     try:
         with progress() as bars:
             plan = asyncio.run(planned(settings, names))
-            found = asyncio.run(Backfill(settings, plan, since_ms, bars, dry_run=dry_run).run())
-    except (RulesError, NotRead, releases.NothingReleased, model_store.BundleRefused) as error:
+            run = Backfill(settings, plan, since_ms, bars, dry_run=dry_run)
+            found = asyncio.run(run.run())
+    except (RulesError, NotRead, releases.NothingReleased, model_store.BundleRefused, SendFailed) as error:
         return refused(error, as_json=as_json)
     except (ClickHouseError, OSError) as error:
         return refused(ConnectionError(clickhouse.missing(settings.clickhouse, error)), as_json=as_json)
-    _show(found, plan, dry_run=dry_run, as_json=as_json)
+    _show(found, plan, run.recalled, dry_run=dry_run, as_json=as_json)
     return 0
 
 
@@ -137,37 +144,54 @@ def chosen(rules: Rules, names: Sequence[str], *, released: bool) -> tuple[Rules
 
 
 class Backfill:
-    """One run. `bars` shows how many users are done."""
+    """One run. `bars` shows how many users are done; `recalled`: of how many the workers were told traits."""
 
     def __init__(self, settings: Settings, plan: Plan, since_ms: int, bars: Progress, *, dry_run: bool) -> None:
         self.settings, self.plan, self.since_ms, self.bars, self.dry_run = settings, plan, since_ms, bars, dry_run
         self.rules = plan.rules
         self.run_ms = time.time_ns() // 1_000_000
         self.erasures = Erasures(settings)
+        self.producer: AIOKafkaProducer | None = None  # while it writes
+        self.recalled = 0
 
     async def run(self) -> list[dict[str, Any]]:
         """Returns what was found of each tenant and segment."""
-        await asyncio.to_thread(clickhouse.migrate, self.settings.clickhouse, wait_s=10.0)
-        if not self.dry_run:
-            self.erasures.start()
-            try:
-                await asyncio.wait_for(self.erasures.ready(), KAFKA_WAIT_S)
-            except TimeoutError as error:
-                await self.erasures.stop()
-                raise NotRead(
-                    f"Kafka at {self.settings.kafka.bootstrap_servers} did not give the list of erased users within "
-                    f"{KAFKA_WAIT_S:.0f} s, and without it nothing is written: start it, or look with --dry-run"
-                ) from error
+        async with AsyncExitStack() as stack:
+            if not self.dry_run:
+                stack.push_async_callback(self.erasures.stop)
+                await self._begin_writing(stack)
+            client = stack.enter_context(closing(clickhouse.open_client(self.settings.clickhouse)))
+            found = []
+            for tenant in await asyncio.to_thread(tenants, client):
+                about = sorted({rule.name for rule in self.rules.rules if rule.tenant in (None, tenant)})
+                if about:
+                    found += await self._tenant(SegmentPast(client, tenant, about, self.run_ms))
+            return found
+
+    async def _begin_writing(self, stack: AsyncExitStack) -> None:
+        """Raises NotRead."""
+        self.erasures.start()
         try:
-            with closing(clickhouse.open_client(self.settings.clickhouse)) as client:
-                found = []
-                for tenant in await asyncio.to_thread(tenants, client):
-                    about = sorted({rule.name for rule in self.rules.rules if rule.tenant in (None, tenant)})
-                    if about:
-                        found += await self._tenant(SegmentPast(client, tenant, about, self.run_ms))
-                return found
-        finally:
-            await self.erasures.stop()
+            await asyncio.wait_for(self.erasures.ready(), KAFKA_WAIT_S)
+        except TimeoutError as error:
+            raise NotRead(
+                f"Kafka at {self.settings.kafka.bootstrap_servers} did not give the list of erased users within "
+                f"{KAFKA_WAIT_S:.0f} s, and without it nothing is written: start it, or look with --dry-run"
+            ) from error
+        if self.rules.kept.traits:
+            producer = create_producer(self.settings)
+            stack.push_async_callback(producer.stop)
+            name, wanted = topics.IDENTITY.name(self.settings.kafka.topic_prefix), self.settings.kafka.partitions
+            try:
+                await producer.start()
+                there = len(await producer.partitions_for(name))
+            except KafkaError as error:
+                raise NotRead(f"Kafka at {self.settings.kafka.bootstrap_servers} takes nothing, so workers cannot be told "
+                              f"what users said of themselves: {error!r}") from error  # fmt: skip
+            if there < wanted:
+                raise NotRead(f"{name} has {there} partitions, not {wanted}, so nobody knows here whose traits go where: "
+                              "set CLICKWAKE_KAFKA__PARTITIONS as the workers have it")  # fmt: skip
+            self.producer = producer
 
     async def _tenant(self, past: SegmentPast) -> list[dict[str, Any]]:
         pages, clock_ms, begun_ms = await asyncio.to_thread(lambda: (past.pages(), past.clock_ms(), past.begun_ms()))
@@ -179,6 +203,7 @@ class Backfill:
             found = await asyncio.to_thread(replayed, page)
             if not self.dry_run:
                 found = await self._written(past, found)
+                await self._recall(past, page)
             for one in found:
                 users[one.turns[0].segment] += 1
                 counts.update((turn.segment, turn.entered) for turn in one.turns)
@@ -243,18 +268,34 @@ class Backfill:
             await asyncio.to_thread(past.remove, gone)
         return [one for one in kept if one.turns[0].user not in gone]
 
+    async def _recall(self, past: SegmentPast, page: Page) -> None:
+        """Tell the workers what the page's users said of themselves; who keeps it already is told nothing new."""
+        names = self.rules.kept_of(past.tenant)
+        if self.producer is None or not names.traits:
+            return
+        told: list[Message] = []
+        for user, said in (await asyncio.to_thread(past.traits, page, names)).items():
+            whose = key(past.tenant, user)
+            if kept := tuple(one for one in said if not self.erasures.covers(whose, one.trait.ts_ms)):
+                told.append((whose, identity.encode(identity.Recall(past.tenant, user, kept)), ()))
+        kafka = self.settings.kafka
+        await send_keyed(self.producer, topics.IDENTITY.name(kafka.topic_prefix), told, kafka.partitions)
+        self.recalled += len(told)
+
     def _erased(self, tenant: str, one: Found) -> bool:
         """Whether any of what it was worked out from comes from a time of which nothing may be kept."""
         return self.erasures.covers(key(tenant, one.turns[0].user), one.known_ms)
 
 
-def _show(found: list[dict[str, Any]], plan: Plan, *, dry_run: bool, as_json: bool) -> None:
+def _show(found: list[dict[str, Any]], plan: Plan, recalled: int, *, dry_run: bool, as_json: bool) -> None:
     version = plan.version if plan.models else None
     if as_json:
         print(msgspec.json.encode({"ok": True, "written": not dry_run, "segments": found, "left_out": plan.left_out,
-                                   "release": version, "by_release": sorted(plan.models)}).decode())  # fmt: skip
+                                   "recalled": recalled, "release": version,
+                                   "by_release": sorted(plan.models)}).decode())  # fmt: skip
         return
     told = [*([f"{', '.join(sorted(plan.models))}: as {version} sees it now"] if version else []),
+            *([f"workers were told the traits of {recalled:,} users"] if recalled else []),
             *(["nothing was written"] if dry_run else [])]  # fmt: skip
     table = Table(box=None, header_style="dim", caption="; ".join(told) or None)
     for name in ("tenant", "segment", "users", "entered", "left"):

@@ -56,7 +56,7 @@ def run_compare(
 def run_predict(tenant: str, user: str, item: str, *, as_json: bool) -> int:
     """Every strategy for one user and one item."""
     try:
-        known = _known(tenant)
+        known = _known(tenant, user)
         if user in known.refusing:
             raise ValueError(f"user {user!r} refuses a profile: nothing is predicted of them, see docs/privacy.md")
         model = learn(known.rows)
@@ -104,9 +104,9 @@ def run_store(
     return 0
 
 
-def _known(tenant: str) -> Known:
-    """Raises ValueError where nobody has said anything of an item."""
-    known = read(load_settings().clickhouse, tenant)
+def _known(tenant: str, user: str = "") -> Known:
+    """`user`: the only one who is asked about. Raises ValueError where nobody has said anything of an item."""
+    known = read(load_settings().clickhouse, tenant, user)
     if not known.rows:
         raise ValueError(f"tenant {tenant!r} has no opinions about items yet: send Product Reviewed or Survey Answered with "
                          "a product_id, see docs/satisfaction.md")  # fmt: skip

@@ -118,9 +118,8 @@ class Privacy:
         default = self._consent.get(tenant)
         if default is not None:
             context = event.setdefault("context", {})
-            if isinstance(context, dict) and context.get("consent") is None:
-                context["consent"] = dict(default)
-                changed = True
+            if isinstance(context, dict):
+                changed |= _state_consent(context, default)
         return changed
 
     def refuses_analytics(self, tenant: str, raw: bytes) -> bool:
@@ -243,6 +242,24 @@ def truncated(ip: str) -> str | None:
             continue
         return socket.inet_ntop(family, packed[:kept_bytes].ljust(len(packed), b"\0"))
     return None
+
+
+def _state_consent(context: dict[str, Any], default: dict[str, bool]) -> bool:
+    """Put the default in where the event says nothing; whether it was. What is no object is refused by its decoder.
+
+    >>> context = {"consent": {"ads": True}}
+    >>> _state_consent(context, {"personalization": False, "ads": False, "assumed": True}), context
+    (True, {'consent': {'personalization': False, 'ads': True}})
+    """
+    said = context.get("consent")
+    if said is not None and not isinstance(said, dict):
+        return False
+    own = {name: value for name, value in (said or {}).items() if value is not None}
+    stated = {name: value for name, value in default.items() if name != "assumed" or "ads" not in own} | own
+    if stated == said:
+        return False
+    context["consent"] = stated
+    return True
 
 
 def _allowed(default: ConsentDefault) -> dict[str, bool]:

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from producers.collector.admission import EARLIEST, SKEW_MAX_MS, Admitted, Arrival, admit, depth
+from producers.collector.admission import EARLIEST, NO_PRIVACY, SKEW_MAX_MS, Admitted, Arrival, admit, depth
 from producers.datasets import events
+from producers.privacy import Privacy
 from schemas.dead_letter import DeadLetter, Message, Repair
 from schemas.events import EVENT_BYTES_MAX, ID_CHARS_MAX, Instant, Lane
 from schemas.unreadable import UNREADABLE
@@ -131,9 +132,11 @@ def _time(value: Any) -> str:
 
 
 def mend(
-    letter: DeadLetter, changes: Sequence[Change], event_bytes_max: int = EVENT_BYTES_MAX, skew_max_ms: int = SKEW_MAX_MS
-) -> Mended:
-    """The letter's event with changes made, as the collector would take it, on the lane `repair`."""
+    letter: DeadLetter, changes: Sequence[Change], event_bytes_max: int = EVENT_BYTES_MAX, skew_max_ms: int = SKEW_MAX_MS,
+    privacy: Privacy = NO_PRIVACY,
+) -> Mended:  # fmt: skip
+    """The letter's event with changes made, as the collector would take it, on the lane `repair`. `privacy`: without keys,
+    since what a letter keeps has its pseudonyms already."""
 
     def failed(keyword: str, text: str, diff: str = "") -> Mended:
         return Mended(letter, tuple(changes), None, (Message(path="", keyword=keyword, message=text),), diff)
@@ -158,7 +161,7 @@ def mend(
     diff = "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "kept", "mended", lineterm="", n=1))
     history: Lane | None = "repair" if letter.source.topic == events.NAME else None
     arrival = Arrival(tenant=letter.tenant, received_at=_received(payload, letter), event_bytes_max=event_bytes_max,
-                      skew_max_ms=skew_max_ms, history=history)  # fmt: skip
+                      skew_max_ms=skew_max_ms, history=history, privacy=privacy)  # fmt: skip
     result = admit(msgspec.json.encode({"type": "track"} | payload), arrival)
     if not isinstance(result, Admitted):
         return Mended(letter, tuple(changes), None, result.messages, diff)

@@ -52,7 +52,7 @@ class Erasure(msgspec.Struct, frozen=True, kw_only=True):
     requested_at: Instant
     suppress: bool = False
     user_id: Id | None = None
-    devices: tuple[Id, ...] = ()  # anonymous ids that only this user had: erased with them
+    devices: tuple[Id, ...] = ()  # anonymous ids that only this user had: erased with them; of a device, itself until then
     receipt: Annotated[str, msgspec.Meta(description="JSON of a Receipt, exactly as it was signed")] | None = None
     signature: Annotated[str, msgspec.Meta(description="ed25519, base64; None where no key was set")] | None = None
     device: bool | msgspec.UnsetType = msgspec.UNSET  # an anonymous id that goes with a user: no request of its own
@@ -86,6 +86,7 @@ class Erased:
     def __init__(self) -> None:
         self._until_ms: dict[bytes, int] = {}  # subject → time up to which nothing is taken
         self._suppressed: set[bytes] = set()  # subjects of whom nothing is taken at all
+        self._open: dict[bytes, dict[str, Erasure]] = {}  # subject → by request, what is not done and names somebody
 
     def __len__(self) -> int:
         return len(self._until_ms)
@@ -95,12 +96,35 @@ class Erased:
         if erasure is None:
             self._until_ms.pop(record_key, None)
             self._suppressed.discard(record_key)
+            self._open.pop(record_key, None)
             return
         self._until_ms[record_key] = max(ms(erasure.requested_at), self._until_ms.get(record_key, 0))
         if erasure.suppress:
             self._suppressed.add(record_key)
         elif erasure.lifts:
             self._suppressed.discard(record_key)
+        if erasure.user_id is not None or erasure.devices:
+            self._open.setdefault(record_key, {})[erasure.erasure_id] = erasure
+        elif not erasure.lifts and (known := self._open.get(record_key)) is not None:
+            known.pop(erasure.erasure_id, None)
+            if not known:
+                del self._open[record_key]
+
+    @property
+    def under_way(self) -> bool:
+        """Whether any request is not done."""
+        return bool(self._open)
+
+    def request(self, user_key: bytes) -> Erasure | None:
+        """The oldest request to forget the user that is not done: the one that is carried out."""
+        known = self._open.get(subject(user_key), {}) if self._open else {}
+        named = [one for one in known.values() if one.user_id is not None]
+        return min(named, key=lambda one: one.requested_at, default=None)
+
+    def devices(self, erasure_id: str) -> list[str]:
+        """Anonymous ids that the owners of states have put on the list, by name, for this request."""
+        entries = (known[erasure_id] for known in self._open.values() if erasure_id in known)
+        return [one for entry in entries if entry.device is True for one in entry.devices]
 
     def suppresses(self, user_key: bytes) -> bool:
         """Whether nothing of the user is taken, whenever they did it."""

@@ -57,8 +57,8 @@ class Properties(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Consent(msgspec.Struct, frozen=True, kw_only=True):
-    """What the user allowed; `None` means the tenant's default. `assumed`: the event said nothing, the collector has put the
-    default in: no word of the user's."""
+    """What the user allowed; where an event says nothing the collector puts the tenant's default in, if it has one: `None`
+    is yes. `assumed`: of `ads` it is the default, no word of the user's."""
 
     analytics: bool | None = None
     personalization: bool | None = None

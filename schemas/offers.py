@@ -24,7 +24,9 @@ def placement_key(tenant: str, placement: str) -> bytes:
 
 class OfferTotals(msgspec.Struct, array_like=True):
     """What became of one offer at one placement. `days`: day since 1970 → impressions and millionths of money spent, of the
-    newest days; `held_*`: of users who are held out, for whom it is the control (in the sums as well)."""
+    newest days; `held_*`: of users who are held out, for whom it is the control (in the sums as well). Of decisions that
+    were seen and whose window is over: `over_*` of those who are not held out; `control_*` of the control, by held-out users
+    who would have been shown this offer. These six are missing before 0.10.0."""
 
     impressions: int = 0
     clicks: int = 0
@@ -35,6 +37,12 @@ class OfferTotals(msgspec.Struct, array_like=True):
     held_clicks: int = 0
     held_orders: int = 0
     days: dict[int, tuple[int, int]] = {}
+    over_impressions: int = 0
+    over_clicks: int = 0
+    over_orders: int = 0
+    control_impressions: int = 0
+    control_clicks: int = 0
+    control_orders: int = 0
 
 
 class PlacementTotals(msgspec.Struct, array_like=True):
@@ -51,7 +59,8 @@ class PlacementTotals(msgspec.Struct, array_like=True):
 
 
 class Open(msgspec.Struct, array_like=True):
-    """A decision whose reward may still come. Times are the broker's, in ms."""
+    """A decision whose reward may still come. Times are the broker's, in ms. `instead`: what would have been shown to a
+    user who is held out, where a guardrail asks; missing before 0.10.0."""
 
     placement: str
     offer_id: str
@@ -64,6 +73,7 @@ class Open(msgspec.Struct, array_like=True):
     cap: tuple[int, int] | None  # count, and within how many ms
     holdout: bool
     done: int = 0  # bits of what has been counted: 1 seen, 2 clicked, 4 ordered
+    instead: str = ""
 
 
 class UserOffers(msgspec.Struct, array_like=True):

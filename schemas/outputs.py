@@ -85,7 +85,8 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision about an offer was made of, so that its log alone tells what was learned from it. `candidates`: offers
     that might have been shown, and the chance of each; `refused`: the others, and why not. `offer_id` is empty, and nothing
     is learned, where nothing was shown. `about` and `groups`: what the chosen offer is, and which groups the user is in;
-    `text`: its words, as they were shown (missing before 0.7.0)."""
+    `text`: its words, as they were shown (missing before 0.7.0). `instead`: what would have been shown to a user who is held
+    out, where the placement has a guardrail (missing before 0.10.0)."""
 
     placement: str
     offer_id: str
@@ -103,6 +104,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     budget: OfferBudget = OfferBudget()
     cap: OfferCap | None = None
     text: str = ""
+    instead: str = ""
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):

@@ -58,7 +58,7 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
 EVENTS = Topic(entity="events", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS, retention_days_min=8,
                why="every accepted event; long enough to rebuild the sink after a lost ClickHouse")
 IDENTITY = Topic(entity="identity", key="tenant/user", by_user=True, retention_ms=30 * DAY_MS,
-                 why="claims of anonymous histories and the answers to them")
+                 why="claims of anonymous histories and the answers to them; traits of before a rule")
 ITEMS = Topic(entity="items", key="tenant/item", partitions=4, cleanup="compact", why="the catalog")
 ITEM_VECTORS = Topic(entity="item-vectors", key="space/tenant/item", partitions=4, cleanup="compact",
                      why="encoded once in the fleet, read by everybody")

@@ -9,6 +9,8 @@ import msgspec
 
 from schemas import topics
 from schemas.dead_letter import PAYLOAD_BYTES_MAX, DeadLetter, Failure, Source, analytics_of, repair_of
+from schemas.erasure import Erasure
+from schemas.erasure import subject as erased_subject
 from schemas.events import key as user_key
 from schemas.outputs import AdsRefusal, ChurnAlert, Complements, Recommendation, Reminder, SegmentChange, output_id
 from schemas.topics import Topic
@@ -102,6 +104,10 @@ class Outbox:
 
     def forget(self, value: identity.Forget) -> None:
         self.add(topics.IDENTITY, user_key(value.tenant, value.holder), identity.encode(value))
+
+    def erased_device(self, value: Erasure, key: bytes) -> None:
+        """An anonymous id that goes with an erased user, onto the list."""
+        self.add(topics.ERASURES, erased_subject(key), msgspec.json.encode(value))
 
     def dead_letter(self, reject: Reject, raw: bytes, key: bytes | None, source: Source, append_ms: int) -> None:
         """The tenant is read off the record's key, since the payload may be unreadable; times are the broker's, so that

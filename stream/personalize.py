@@ -13,11 +13,13 @@ import structlog
 
 from schemas import topics
 from schemas.dead_letter import Source
-from schemas.events import Event
+from schemas.erasure import Erasure
+from schemas.events import Event, ms
 from schemas.events import key as user_key
 from schemas.outputs import Recommendation, output_id
 from schemas.topics import Topic
 from schemas.unreadable import UNREADABLE
+from stream.adapters.kafka.kafka_clients import partition_of
 from stream.alerts import AlertDesk
 from stream.core.decode import Drop, Ok, Reject, decode, message_of
 from stream.core.ranking.counts import UNLISTED_MAX
@@ -28,7 +30,7 @@ from stream.core.user import fold, identity
 from stream.core.user.featurize import Float32, Sequence
 from stream.core.user.fold import Outcome
 from stream.core.user.state import NOTHING_STATED, Kind, Stated, UserState
-from stream.core.user.traits import NOTHING_SAID, Described, described
+from stream.core.user.traits import NOTHING_SAID, Described, described, recall
 from stream.due import DueDesk
 from stream.outbox import Outbox, Outputs, OutRecord, utc
 from stream.partition import PartitionState
@@ -145,7 +147,8 @@ class Personalizer:
                                  "what it had decided. The records are read again by who owns it now")  # fmt: skip
             by_partition: dict[int, list[OutRecord]] = {}
             for record in records:
-                by_partition.setdefault(self.partition_of(record.key), []).append(record)
+                number = self.partition_of(record.key) if topic.by_user else partition_of(record.key, topic.partitions)
+                by_partition.setdefault(number, []).append(record)
             await self.outputs.send(topic, by_partition)
 
     async def close_interval(self, part: PartitionState, waiting: int = 0) -> bool:
@@ -217,7 +220,8 @@ class Personalizer:
                     part.ended("dropped:misplaced")
                     outbox.add(topics.EVENTS, key, record.value)
                     continue
-                if self.erasures.covers(key, decoded.ts_ms) and not part.stands_for(key, record.offset):
+                known_ms = min(decoded.ts_ms, record.timestamp)  # a client's clock may be ahead
+                if self.erasures.covers(key, known_ms) and not part.stands_for(key, record.offset):
                     part.ended_for(key, record.offset, "dropped:erased")
                     continue
                 said = described(decoded.event, record.value or b"", self.segments.rules.kept_of(decoded.event.tenant))
@@ -227,14 +231,19 @@ class Personalizer:
                 self._reject(part, source, record, decoded, outbox)
             else:
                 assert isinstance(decoded, Drop)
+                if (event := decoded.event) is None:
+                    part.ended(f"dropped:{decoded.reason}")
+                    continue
+                key = user_key(event.tenant, event.user)
+                if self.partition_of(key) != part.partition:
+                    part.ended("dropped:misplaced")
+                    outbox.add(topics.EVENTS, key, record.value)
+                    continue
                 part.ended(f"dropped:{decoded.reason}")
-                if decoded.event is not None:
-                    key = user_key(decoded.event.tenant, decoded.event.user)
-                    if self.partition_of(key) == part.partition:
-                        erased = self.erasures.covers(key, decoded.event.ts_ms)
-                        ads = NOTHING_STATED if erased else fold.ads_stated(decoded.event)
-                        at_ms = decoded.event.ts_ms if decoded.event.lane == "live" else 0  # else it is not the present
-                        events.append(_Decoded(record.offset, key, None, at_ms, record.timestamp, ads))
+                erased = self.erasures.covers(key, min(event.ts_ms, record.timestamp))
+                ads = NOTHING_STATED if erased else fold.ads_stated(event)
+                at_ms = event.ts_ms if event.lane == "live" else 0  # else it is not the present
+                events.append(_Decoded(record.offset, key, None, at_ms, record.timestamp, ads))
         part.load([one.key for one in events])
         return events
 
@@ -243,7 +252,7 @@ class Personalizer:
         outbox.dead_letter(reject, record.value or b"", record.key, where, record.timestamp)
 
     async def _identities(self, part: PartitionState, source: Input, records: Seq[Record], outbox: Outbox) -> None:
-        """Claims, answers and erasures; all are idempotent, so a second reading needs no protection."""
+        """Claims, answers, erasures and what is recalled; all are idempotent, so a second reading needs no protection."""
         for record in records:
             try:
                 message = identity.decode(record.value or b"")
@@ -263,12 +272,19 @@ class Personalizer:
             elif isinstance(message, identity.Erase):
                 await self.erasures.caught_up()  # from here on nothing of the user is folded again
                 key = user_key(message.tenant, message.user)
-                self._erase(part, key, outbox)
                 part.purging.add(key)
-                part.outcomes["erased"] += 1
+                if part.read(key).since_ms > record.timestamp:  # it is read again, or they came back before it was read
+                    self._keep_since(part, key, record.timestamp, outbox)
+                else:
+                    self._erase(part, key, outbox)
+                    part.outcomes["erased"] += 1
+            elif isinstance(message, identity.Recall):
+                self._recall(part, message, outbox)
             else:
                 assert isinstance(message, identity.Forget)
-                self._forget(part, message, outbox)
+                holder = part.read(user_key(message.tenant, message.holder))
+                if identity.met_last_ms(holder, message.other) <= record.timestamp:
+                    await self._forget(part, message, outbox)
         part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
     def _claim(self, part: PartitionState, claim: identity.Claim, outbox: Outbox) -> None:
@@ -282,6 +298,18 @@ class Personalizer:
             part.touched(key, part.read(key), claim.lane)
         for answer in identity.answers(part.read(key), claim.tenant, claim.anonymous):
             outbox.answer(answer)
+
+    def _recall(self, part: PartitionState, message: identity.Recall, outbox: Outbox) -> None:
+        """Traits that rules ask for now: the file may be newer than the last look at it. Those of a device that was claimed
+        are told to whose they are."""
+        key = user_key(message.tenant, message.user)
+        self.segments.look(self.serving.current)
+        said = [one for one in message.said if not self.erasures.covers(key, one.trait.ts_ms)]
+        if recall(part.read(key), said, self.segments.rules.kept_of(message.tenant)):
+            part.change(key)
+            part.unsorted.setdefault(key, False)
+            for answer in identity.answers(part.read(key), message.tenant, message.user):
+                outbox.answer(answer)
 
     def _erase(self, part: PartitionState, key: bytes, outbox: Outbox, withdrawn_ms: int | None = None) -> None:
         """Forget a user; the states that may name them are told, and who follows segments and alerts. `withdrawn_ms`: when
@@ -298,6 +326,14 @@ class Personalizer:
         if ads_stay and ads != NOTHING_STATED:
             part.change(key).ads = ads
         self._heed(part, key, ads, outbox)
+
+    def _keep_since(self, part: PartitionState, key: bytes, at_ms: int, outbox: Outbox) -> None:
+        """Of an erased user whose profile began after the request only what was said of advertising may be older. The state
+        is written, so that the eraser sees when it began."""
+        state = part.change(key)
+        if 0 < state.ads.ts_ms <= at_ms:
+            before, state.ads = state.ads, NOTHING_STATED
+            self._heed(part, key, before, outbox)
 
     def _withdraw(self, part: PartitionState, one: _Decoded, outbox: Outbox) -> None:
         """No profile any more. What was said of advertising is none and stays: who refused it must not get it again."""
@@ -317,12 +353,15 @@ class Personalizer:
         if said.refused != before.refused:
             outbox.ads_refusal(key, said)
 
-    def _forget(self, part: PartitionState, message: identity.Forget, outbox: Outbox) -> None:
-        """What one device knows of an erased user goes. A device that only they used is theirs, so all of it goes."""
+    async def _forget(self, part: PartitionState, message: identity.Forget, outbox: Outbox) -> None:
+        """What one device knows of an erased user goes. A device that only they used is theirs, so all of it goes; for an
+        erasure it is put on the list, since nobody else may know whose it was: not the tables, where an alias joined it, or
+        the sink leaves out the rows that do. It is on the list before anything of it is acknowledged."""
         key = user_key(message.tenant, message.holder)
+        request = None if message.ads_stay else await self._request_of(user_key(message.tenant, message.other))
         state = part.read(key)
         before = state.ads
-        if not identity.forget(state, message.other, ads_stay=message.ads_stay):
+        if not identity.forget(state, message.other, ads_stay=message.ads_stay) and not _unclaimed(state, request):
             return
         self._heed(part, key, before, outbox)
         if state.claims or state.known:
@@ -332,7 +371,18 @@ class Personalizer:
                 outbox.answer(answer)
         else:
             self._erase(part, key, outbox, withdrawn_ms=part.meta.clock_ms if message.ads_stay else None)
+            if request is not None and message.holder not in request.devices:
+                suppress = self.erasures.suppresses(user_key(message.tenant, message.other)) or self.erasures.suppresses(key)
+                outbox.erased_device(msgspec.structs.replace(request, user_id=None, devices=(message.holder,), device=True,
+                                                             suppress=suppress), key)  # fmt: skip
         part.purging.add(key)
+
+    async def _request_of(self, key: bytes) -> Erasure | None:
+        """The request by which a user is erased now; None where that is done, and messages about it are read again."""
+        if (found := self.erasures.request(key)) is None:
+            await self.erasures.caught_up()
+            found = self.erasures.request(key)
+        return found
 
     def _fold(self, part: PartitionState, serving: Serving, one: _Decoded, event: Event, outbox: Outbox) -> bool:
         """Step 3 for one event; whether it changed anything."""
@@ -441,3 +491,9 @@ class Personalizer:
             part.published.update((key, counts.counts[key].offset) for key in counts.dirty)
             counts.dirty.clear()
 
+
+def _unclaimed(state: UserState, request: Erasure | None) -> bool:
+    """Whether a device of an erased user is nobody else's although it does not know of them either, since their claim came
+    when they were on the list. What was done there after the request is a stranger's."""
+    return (request is not None and not state.known and not state.claims and state.events > 0
+            and state.last_ts_ms <= ms(request.requested_at))  # fmt: skip

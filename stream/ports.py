@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy.typing as npt
 
+from schemas.erasure import Erasure
 from schemas.release import Manifest
 from stream.core.ranking.links import Links
 from stream.core.segments.audience import Audience
@@ -78,6 +79,14 @@ class Erasures(Protocol):
 
     def covers(self, user_key: bytes, ts_ms: int) -> bool:
         """Whether what the user did at this time is not to be taken."""
+        ...
+
+    def suppresses(self, user_key: bytes) -> bool:
+        """Whether nothing of the user is taken, whenever they did it."""
+        ...
+
+    def request(self, user_key: bytes) -> Erasure | None:
+        """The oldest request to forget the user that is not done: the one that is carried out."""
         ...
 
     async def caught_up(self) -> None:

@@ -107,6 +107,8 @@ class ServingState:
             spaces.pop(space, None)
             if not spaces:
                 self.vectors.pop((tenant, item_id), None)
+            # a space that is out of use, or not in use yet, may have it still: nobody removes it there, or only later
+            if not spaces or (self.current.space and not spaces.keys() & {self.current.space, UNENCODED}):
                 self.current.index(tenant).remove(item_id)
             return None
         vector = _item_vector.decode(value)

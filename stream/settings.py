@@ -386,6 +386,7 @@ class Tracing(Section):
 
 
 class Training(Section):
+    tenant: Tenant = Field("demo", description="whose events the schedule learns from; its models are everybody's")
     every: str | None = Field(None, description="release interval of `clickwake train --every`, e.g. 6h")
     seed: int = 7
     text_model: Path | None = Field(None, description="folder of a Hugging Face BERT; default: MiniLM from its package")

@@ -30,6 +30,7 @@ from stream.adapters.kafka.erasures import Erasures
 from stream.adapters.kafka.producing import SendFailed
 from stream.adapters.kafka.serving_readers import ServingReaders
 from stream.adapters.state import changelog
+from stream.adapters.state.left_behind import LeftBehind
 from stream.adapters.state.state_store import Identity, PartitionStore, directory
 from stream.core.ranking.counts import PartitionCounts
 from stream.core.terms import CLAIM_KEY
@@ -88,7 +89,8 @@ class Personalize:
         self.metrics = Metrics("personalize", settings)
         self.tracing = tracing.start(settings, "personalize")
         self.ranking = ServingReaders(settings, self.metrics.releases)
-        self.erasures = Erasures(settings)
+        self.left_behind = LeftBehind(settings)
+        self.erasures = Erasures(settings, self.left_behind.note)
         personalizer = Personalizer(
             settings.personalize,
             self.ranking.serving,
@@ -138,6 +140,7 @@ class Personalize:
                 self.ranking.start(group)
                 self.erasures.start()
                 group.create_task(self.erasures.wait_failed())
+                group.create_task(self.left_behind.watch(self.erasures, self.fleet.owned))
                 self.following.set()
                 group.create_task(self.say_lag())
                 group.create_task(watchdog.watch(self.app, paused=self.fleet.paused))
@@ -153,11 +156,13 @@ class Personalize:
 
     async def _announce(self) -> None:
         """Ready once what was assigned is open; what fails to open ends the process where its batches wait for it."""
-        openings = [owned.opening for owned in self.fleet.owned.values()]
+        openings, turn = [owned.opening for owned in self.fleet.owned.values()], self.left_behind.turn
         await asyncio.gather(*openings, return_exceptions=True)
+        self.left_behind.handed_out(turn)
         self.metrics.announce()
 
     async def on_revoked(self, partitions: set[faust_compat.TP]) -> None:
+        self.left_behind.handing_out()
         gone = {tp.partition for tp in partitions if tp.topic == self.events}
         await self.fleet.revoked(gone)
         self.metrics.let_go(gone)

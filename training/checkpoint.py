@@ -7,9 +7,9 @@ bit for bit, as one that was not, except that a budget of seconds counts what bo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,13 +20,16 @@ import torch
 
 log = structlog.get_logger()
 SAVE_EVERY_S = 30.0  # what is lost at most; the state of a fine-tuned MiniLM, 270 MB, takes half a second
+KEPT_S = 7 * 86_400.0  # of what was stopped, for whoever gives the same command again: data and code change, it piles up
+ROOT = Path(__file__).parents[1]
+
+_own: set[Path] = set()  # what runs of this process have gone on with or saved
 
 
 @functools.cache
-def _code() -> bytes:
+def _code(root: Path) -> bytes:
     """A hash of what trains and what makes features."""
-    root = Path(__file__).parents[1]
-    files = sorted([*root.glob("training/*.py"), *root.glob("stream/core/*.py")])
+    files = sorted([*root.glob("training/**/*.py"), *root.glob("stream/core/**/*.py")])
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
 
@@ -34,10 +37,12 @@ class Checkpoint:
     """One run's state; nothing is kept without a folder."""
 
     def __init__(self, folder: Path | None, name: str, parts: Iterable[bytes | str]) -> None:
-        digest = hashlib.sha256(_code() + torch.__version__.encode())
+        digest = hashlib.sha256(_code(ROOT) + torch.__version__.encode())
         for part in parts:
             digest.update(hashlib.sha256(part.encode() if isinstance(part, str) else part).digest())
         self._path = None if folder is None else folder / f"{name}-{digest.hexdigest()[:16]}.pt"
+        if self._path is not None:
+            _own.add(self._path)
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
@@ -67,5 +72,12 @@ class Checkpoint:
 
 
 def clear(folder: Path) -> None:
-    """What was learned is published: nothing is to be gone on with."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """What this process learned is published: it is not to be gone on with, nor what nobody has touched for KEPT_S. Another
+    process may be learning in the same folder."""
+    for path in [one for one in _own if one.parent == folder]:
+        path.unlink(missing_ok=True)
+        _own.discard(path)
+    for path in [*folder.glob("*.pt"), *folder.glob("*.partial")]:
+        with contextlib.suppress(FileNotFoundError):  # of a process that has just ended
+            if time.time() - path.stat().st_mtime > KEPT_S:
+                path.unlink()

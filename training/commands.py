@@ -47,7 +47,8 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
         running = dataset is None and events is None  # else of another shop
         known = texts.encode(settings, history.items, console.print, running=running)
         told = trials.read(settings, tenant) if running else {}
-        trained = training.train(settings, history, known, trials=told, say=console.print)
+        parent = running_now(settings, announce) if running or announce else None
+        trained = training.train(settings, history, known, parent=parent, trials=told, say=console.print)
         release.sign_new(settings, trained.manifest.model_version, trained.manifest_sha256)
         announced = release.release(settings, trained.manifest.model_version, "clickwake train") if announce else None
     except EXPECTED as error:
@@ -59,6 +60,21 @@ def train(source: str, dataset: tuple[str, Path] | None, events: Path | None, it
         Console().print(table)
     where = model_store.bundle_uri(settings.registry, trained.manifest.model_version)
     Console().print(f"{where}\n{'released' if announced else 'not released; see clickwake release'}")
+
+
+def running_now(settings: Settings, announce: bool) -> str | None:
+    """The released bundle, which a new one has as its parent; None where nothing is, or, which is said, where nobody can say
+    so. Raises ConnectionError for a new one that is to be announced."""
+    from training.release import release
+
+    try:
+        now = release.current(settings)
+    except (ConnectionError, NothingReleased) as error:
+        if announce and isinstance(error, ConnectionError):
+            raise
+        console.print(f"the new bundle gets no parent: {error}", highlight=False)
+        return None
+    return None if now is None else now.model_version
 
 
 def release(version: str, reason: str, as_json: bool) -> None:

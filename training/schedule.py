@@ -25,6 +25,7 @@ from stream.adapters.models import model_store, signing
 from stream.settings import Settings
 from training import train
 from training.history import snapshot
+from training.history.live import Horizon
 from training.opinions import satisfaction_renewal
 from training.parity import ParityFailed
 from training.promotions import trials
@@ -36,9 +37,10 @@ log = structlog.get_logger()
 
 NICENESS = 10  # training takes what processor time is left: customers wait for the workers, nobody for a model
 RETRY_S = 300.0  # after a round that could not be done
-WATCH_S = 600.0  # hit rates within a day change slowly; the queries take a second
+WATCH_S = 600.0  # hit rates change slowly; the queries take a second
+SHORT_S = 2 * 86_400.0  # of a release that lives for less, hits within a day would hardly be counted before it is replaced
 NOT_NOW = (snapshot.EmptyHistory, ConnectionError, release.NothingReleased, KafkaUnavailable, NotAcknowledged,
-           model_store.BundleRefused, ParityFailed)  # fmt: skip
+           model_store.BundleRefused, ParityFailed, text_encoder.TextModelRefused)  # fmt: skip
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
@@ -59,10 +61,11 @@ def seconds(text: str) -> float:
 
 def run_once(settings: Settings, tenant: str) -> tuple[Verdict, ModelRelease | None]:
     """Train, judge, release or keep. Returns the verdict, which is kept beside the bundle, and the announcement if any."""
-    release.current(settings)  # who cannot say what runs now cannot say so after a training
+    now = release.current(settings)  # who cannot say what runs now cannot say so after a training
     history = snapshot.from_clickhouse(settings, tenant)
     known = texts.encode(settings, history.items, log.info, running=True)
-    trained = train.train(settings, history, known, trials=trials.read(settings, tenant), say=log.info)
+    trained = train.train(settings, history, known, parent=None if now is None else now.model_version,
+                          trials=trials.read(settings, tenant), say=log.info)  # fmt: skip
     version = trained.manifest.model_version
     release.sign_new(settings, version, trained.manifest_sha256)
     verdict = _judged(settings, history, known, trained.manifest)
@@ -102,11 +105,15 @@ def renew_satisfaction(renewal: satisfaction_renewal.Schedule) -> None:
 def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) -> None:
     """Train whenever the current release is `every_s` old, until `stop`. A round that cannot be done says why and is tried
     again soon: a new shop has no history yet. The text encoder is exported first: the catalog waits for it."""
-    text_encoder.export(settings)
+    try:
+        text_encoder.export(settings)
+    except NOT_NOW as error:
+        log.warning("text encoder not exported", why=str(error))
     renewal = None
     if settings.training.satisfaction_every is not None:
         renewal = satisfaction_renewal.Schedule(settings, tenant, seconds(settings.training.satisfaction_every))
-    _watch_until(settings, tenant, _due_in_s(settings, every_s), stop)
+    watching = Watching(settings, tenant, every_s)
+    watching.until(_due_in_s(settings, every_s), stop)
     while not stop.is_set():
         started = time.monotonic()
         pause_s = every_s
@@ -119,19 +126,39 @@ def run(settings: Settings, every_s: float, tenant: str, stop: threading.Event) 
             log.warning("no training this time", why=str(error), again_in_s=round(pause_s))
         if renewal is not None:
             renew_satisfaction(renewal)
-        _watch_until(settings, tenant, max(1.0, pause_s - (time.monotonic() - started)), stop)
+        watching.until(max(1.0, pause_s - (time.monotonic() - started)), stop)
 
 
-def _watch_until(settings: Settings, tenant: str, wait_s: float, stop: threading.Event) -> None:
-    """Let time pass until the next training, looking now and then at how the released bundle does."""
-    end = time.monotonic() + wait_s
-    while (left_s := end - time.monotonic()) > 0 and not stop.wait(min(WATCH_S, left_s)):
-        if left_s <= WATCH_S:
-            return
-        try:
-            watch.watch(settings, tenant)
-        except NOT_NOW as error:
-            log.warning("not watched this time", why=str(error), again_in_s=round(WATCH_S))
+class Watching:
+    """Looks between two trainings at how the released bundle does: at hits within an hour where there is a new one every few
+    hours, else within a day."""
+
+    def __init__(self, settings: Settings, tenant: str, every_s: float) -> None:
+        self._settings, self._tenant = settings, tenant
+        self._horizon: Horizon = "1h" if every_s < SHORT_S else "1d"
+        self._said: set[tuple[str, str]] = set()  # (bundle, what of it could not be judged)
+
+    def until(self, wait_s: float, stop: threading.Event) -> None:
+        """Let time pass until the next training, looking now and then."""
+        end = time.monotonic() + wait_s
+        while (left_s := end - time.monotonic()) > 0 and not stop.wait(min(WATCH_S, left_s)):
+            if left_s <= WATCH_S:
+                return
+            try:
+                found = watch.watch(self._settings, self._tenant, self._horizon)
+            except NOT_NOW as error:
+                log.warning("not watched this time", why=str(error), again_in_s=round(WATCH_S))
+            else:
+                self._say_once(found)
+
+    def _say_once(self, found: watch.Watched) -> None:
+        """What cannot be judged yet, of each release once."""
+        now = {(found.current, line.partition(":")[0]): line for line in found.not_judged}
+        self._said = {one for one in self._said if one[0] == found.current}
+        for about, line in now.items():
+            if about not in self._said:
+                log.info("not judged", model_version=found.current, why=line)
+        self._said |= now.keys()
 
 
 def _due_in_s(settings: Settings, every_s: float) -> float:
@@ -149,7 +176,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = settings_module.load()
     parser = argparse.ArgumentParser(prog="python -m training.schedule", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--every", default=settings.training.every or "6h", help="pause between two starts, e.g. 6h or 30m")
-    parser.add_argument("--tenant", default="demo", help="whose events to learn from")
+    parser.add_argument("--tenant", default=settings.training.tenant, help="whose events to learn from")
     chosen = parser.parse_args(arguments)
     try:
         every_s = seconds(chosen.every)

@@ -36,7 +36,6 @@ from training.promotions.trials import Trials
 from training.recommend import blend, fit, held_out, links
 from training.recommend.fit import Curve
 from training.recommend.user_encoder import Config, Recommender
-from training.release import verdicts
 from training.repurchase import repurchase
 from training.text.texts import Texts
 
@@ -126,10 +125,10 @@ def windows(history: History) -> tuple[int, int, int]:
 
 
 def train(
-    settings: Settings, history: History, texts: Texts, *, trials: Mapping[str, Trials] | None = None,
-    say: Say = lambda message: None,
+    settings: Settings, history: History, texts: Texts, *, parent: str | None = None,
+    trials: Mapping[str, Trials] | None = None, say: Say = lambda message: None,
 ) -> Trained:  # fmt: skip
-    """End to end, see the module. `trials`: what was decided by lot."""
+    """End to end, see the module. `parent`: the bundle that runs; its clusters go on. `trials`: what was decided by lot."""
     policy, budget_s = CountsPolicy(), settings.training.budget_s / 2  # two runs share it
     validation_ms, test_ms, end_ms = windows(history)
     say(f"learning from {len(history.events)} events, judged on the newest {(end_ms - test_ms) / DAY_MS:.1f} days")
@@ -138,7 +137,6 @@ def train(
     say("judging on the held-out days")
     comparison = held_out.compare(history, test_ms, end_ms, texts, first.bundle, mixture)
     say("learning again from everything")
-    parent = newest_version(settings)
     final = learn(history, texts, settings, parent=parent, policy=policy, budget_s=budget_s,
                   steps_max=max(1, len(first.curve.loss)),
                   persuades=persuasion.learn(trials or {}, settings.training.seed, say))
@@ -188,12 +186,6 @@ def described(learned: Learned, mixture: Blend, comparison: Comparison) -> Manif
         learned.bundle.manifest, blend=mixture.named(), counts=_floats(policy), churn=_floats(learned.churn.policy),
         metrics=metrics, repurchase=learned.again.named() if learned.again else {},
     )  # fmt: skip
-
-
-def newest_version(settings: Settings) -> str | None:
-    """The newest bundle in the registry that was not kept back as a candidate: a new one names it as its parent."""
-    names = (one.model_version for one in model_store.versions(settings.registry))
-    return next((name for name in names if verdicts.kept(settings.registry, name) is None), None)
 
 
 def evaluated(

@@ -40,6 +40,7 @@ from stream.delivery.said import Said
 from stream.endings import on_signal, pause, until
 from stream.logs import configure
 from stream.outbox import cloud_event
+from stream.pseudonyms import Pseudonyms
 from stream.settings import Settings
 from stream.settings import load as load_settings
 from stream.tracing import port as tracing
@@ -73,7 +74,9 @@ class Worker:
         self.producer = producing.create_producer(settings)
         self.tracing = tracing.start(settings, "delivery")
         self.group = f"{prefix}.delivery"
-        self._file: Watched[DeliveryFile | None] = Watched(settings.deliveries_file, load, None, "deliveries")
+        names = Pseudonyms(settings.privacy).names_of
+        self._file: Watched[DeliveryFile | None] = Watched(
+            settings.deliveries_file, lambda path: load(path).under(names), None, "deliveries")  # fmt: skip
         self._ends: dict[TopicPartition, int] = {}  # of the inputs, while what came before them is not handled
         self._ends_at = _now()
 
@@ -133,11 +136,11 @@ class Worker:
             await deliverer.take_due(by)
         wait_ms = int(1000 * min(0.5, deliverer.wait_s() or 0.5))
         fetched = await consumer.getmany(timeout_ms=wait_ms, max_records=200)
-        await self._say_lag(consumer, (record for records in fetched.values() for record in records))
-        for tp, records in fetched.items():
-            with self.tracing.batch(self.group, records):
-                if not await deliverer.take(self._decoded(tp.topic, records)):
-                    return
+        records = [record for several in fetched.values() for record in several]
+        await self._say_lag(consumer, records)
+        with self.tracing.batch(self.group, records):  # of all topics together: what is of high priority goes first
+            if not await deliverer.take(self._decoded(records)):
+                return
         if fetched:
             await self._say_lag(consumer)
             try:
@@ -173,14 +176,15 @@ class Worker:
         for topic in self.inputs:
             metrics.LAG.labels(topic).set(behind[topic])
 
-    def _decoded(self, topic: str, records: list[Any]) -> list[Said]:
+    def _decoded(self, records: list[Any]) -> list[Said]:
         found: list[Said] = []
         for record in records:
             try:
                 if record.value is not None:
-                    found.append(self.inputs[topic].decode(record.value))
+                    found.append(self.inputs[record.topic].decode(record.value))
             except UNREADABLE as error:  # the sink writes its dead letter
-                log.error("not understood", topic=topic, partition=record.partition, offset=record.offset, why=str(error))
+                log.error("not understood", topic=record.topic, partition=record.partition, offset=record.offset,
+                          why=str(error))  # fmt: skip
         return found
 
     async def _write(self, records: list[DeliveryRecord]) -> None:

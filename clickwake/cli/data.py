@@ -48,17 +48,20 @@ def aggregates(
     epsilon: Annotated[
         float | None, typer.Option(min=1e-6, help="differential privacy instead of k: noise that costs so much of it"),
     ] = None,
-    most: Annotated[int, typer.Option("--groups-a-person", min=1, help="… and in how many rows one person counts")] = 5,
+    most: Annotated[int, typer.Option("--groups-a-person", min=1, help="… and in how many rows one account counts")] = 5,
     guests: Annotated[
-        bool, typer.Option("--guests", help="a device without an account counts as a person, too; one person may have many"),
+        bool, typer.Option("--guests", help="a device without an account counts as a person, too; one person may have many; "
+                                            "not with --epsilon"),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV")] = False,
 ) -> None:
     """Figures for outsiders, k-anonymous: none of them is about few people; or with differential privacy."""
     from clickwake import aggregates as figures
 
+    if epsilon is not None and guests:
+        raise typer.BadParameter("--epsilon counts accounts alone, as its noise pays for nobody else; leave --guests out")
     if epsilon is not None:
-        raise typer.Exit(figures.run_noisy(name, tenant, epsilon, most, days, guests=guests, as_json=as_json))
+        raise typer.Exit(figures.run_noisy(name, tenant, epsilon, most, days, as_json=as_json))
     raise typer.Exit(figures.run(name, tenant, k, days, guests=guests, as_json=as_json))
 
 

@@ -143,6 +143,8 @@ def setup(
         asyncio.run(wait_for_kafka(settings, wait))
         for outcome in topic_admin.create(settings):
             typer.echo(f"{outcome.topic}: {outcome.result}")
+            for difference in outcome.differences:
+                typer.echo(f"{outcome.topic}: {difference}", err=True)
         for name in apply(settings.clickhouse, wait_s=wait):
             typer.echo(f"applied {name}")
     except (KafkaMissing, topic_admin.TopicsError, ClickHouseMissing, MigrationError) as error:
@@ -155,20 +157,24 @@ def rewind() -> None:
     """Read the topics again from the beginning, after a broker was restored from an older copy.
 
     What was folded or stored before is told by its id, so nothing counts twice. End all workers first."""
+    import asyncio
+
     from schemas import topics
     from stream.adapters.health.lag import STORED, GroupInUse, Lag
+    from stream.adapters.kafka.kafka_clients import KafkaMissing, wait_for_kafka
     from stream.settings import load
 
     settings = load()
     groups = {f"{settings.kafka.topic_prefix}-personalize": (topics.EVENTS, topics.IDENTITY),
               f"{settings.kafka.topic_prefix}.sink": STORED}  # fmt: skip
-    with Lag(settings) as lag:
-        for group, some in groups.items():
-            try:
+    try:
+        asyncio.run(wait_for_kafka(settings, 0.0))
+        with Lag(settings) as lag:
+            for group, some in groups.items():
                 typer.echo(f"{group}: {lag.rewind(group, *some)} partitions begin again")
-            except GroupInUse as error:
-                typer.echo(str(error), err=True)
-                raise typer.Exit(1) from error
+    except (GroupInUse, KafkaMissing) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
 
 
 @app.command(rich_help_panel=PANEL)

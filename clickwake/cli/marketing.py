@@ -28,11 +28,14 @@ def segments_check(
 
 
 @segments.command("list")
-def segments_list(as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False) -> None:
+def segments_list(
+    tenant: Annotated[str, typer.Option(help="whose users; default: all tenants'")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+) -> None:
     """How many users are in each segment."""
     from clickwake import segments as command
 
-    raise typer.Exit(command.sizes(as_json=as_json))
+    raise typer.Exit(command.sizes(tenant, as_json=as_json))
 
 
 @segments.command("clusters")
@@ -46,6 +49,7 @@ def segments_clusters(as_json: Annotated[bool, typer.Option("--json", help="prin
 @segments.command("members")
 def segments_members(
     segment: Annotated[str, typer.Argument(help="its name")],
+    tenant: Annotated[str, typer.Option(help="whose users; default: all tenants'")] = "",
     at: Annotated[datetime | None, typer.Option(formats=INSTANTS, help="as of this time, UTC; default: now")] = None,
     limit: Annotated[int, typer.Option(min=1, help="users at most, those who came last first")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
@@ -53,7 +57,7 @@ def segments_members(
     """Who is in a segment, or was at any time, and by which values they came in."""
     from clickwake import segments as command
 
-    raise typer.Exit(command.members(segment, at, limit, as_json=as_json))
+    raise typer.Exit(command.members(segment, tenant, at, limit, as_json=as_json))
 
 
 @segments.command("backfill")

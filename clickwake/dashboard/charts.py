@@ -18,7 +18,9 @@ def _base(title: str, told: Sequence[str] = ()) -> dict[str, Any]:
         "aria": {"enabled": True, "label": {"description": said}}, "color": COLOURS, "animation": False,
         "title": {"text": title, "textStyle": {"color": INK, "fontSize": 14, "fontWeight": "normal"}},
         "textStyle": {"color": INK}, "grid": {"left": 48, "right": 16, "top": 56, "bottom": 36},
-        "legend": {"top": 32, "textStyle": {"color": INK}}, "tooltip": {"trigger": "axis"},
+        "legend": {"type": "scroll", "top": 32, "textStyle": {"color": INK}, "pageTextStyle": {"color": INK},
+                   "pageIconColor": INK, "pageIconInactiveColor": LINE},
+        "tooltip": {"trigger": "axis"},
     }  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import html
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -16,18 +18,20 @@ from nicegui.events import GenericEventArguments
 from starlette.requests import Request
 
 from clickwake.dashboard.gate import IN, OUT
-from clickwake.dashboard.queries import Database, Rows
+from clickwake.dashboard.queries import TENANTS, TOO_LONG, Database, Rows
 from clickwake.dashboard.sessions import Sessions, Visitor
 from clickwake.dashboard.words import Words, language
 from producers.kafka import KafkaUnavailable
 from stream.settings import Settings
 
 Work = Callable[[], Awaitable[None]]
+SLOW = "ClickHouse takes too long"
 CHECK_S = 5.0  # whether the session still holds
 NAV = {"/": "Live", "/segments": "Segments", "/churn": "Churn", "/recommendations": "Recommendations",
        "/promotions": "Promotions", "/satisfaction": "Satisfaction", "/models": "Models", "/dead-letters": "Dead letters",
        "/users": "Users"}  # fmt: skip
 ROWS_MAX = 25  # of a table at once
+ROWS_USUAL = 5  # of a picture: so many can be read at its usual height
 # Colours that are readable: 4.5 : 1 for texts, in the dark too. Quasar's own classes say !important in a layer, which an
 # earlier layer alone can overrule
 STYLE = """<style>
@@ -43,13 +47,16 @@ body.body--dark { --ink: #a9b3bc; --focus: #4cc2ab; --q-primary: #4cc2ab !import
 .q-page { padding-bottom: 3rem; } .q-table th { font-weight: 600; } .q-table th button { font: inherit; cursor: pointer; }
 .q-table__sort-icon { cursor: default; } .q-header { background: #0b6e5f; }
 .bar { display: flex; flex-wrap: wrap; align-items: center; gap: .25rem; width: 100%; }
-.bar nav { display: flex; flex-wrap: wrap; flex: 1; gap: .25rem; }
+.bar > nav { display: flex; flex-wrap: wrap; flex: 1; gap: .25rem; }
+.whose details { position: relative; } .whose summary { cursor: pointer; }
+.whose nav { position: absolute; z-index: 1; display: flex; flex-direction: column; width: max-content; max-width: 80vw;
+  max-height: 60vh; overflow-y: auto; padding: .5rem; background: #0b6e5f; border: 1px solid #fff; }
 .chart { height: 17rem; width: 100%; } .chart svg text { fill: var(--ink) !important; }
 .nicegui-code pre { white-space: pre-wrap; overflow-wrap: anywhere; }
 body:not(.body--dark) .nicegui-code .gi { color: #007000; }
 @media (max-width: 48rem) {
-  .bar nav { order: 1; flex: 0 0 100%; flex-wrap: nowrap; overflow-x: auto; padding: .3rem; }
-  .bar nav a, .q-table th { white-space: nowrap; } .q-table td { min-width: 6rem; }
+  .bar > nav { order: 1; flex: 0 0 100%; flex-wrap: nowrap; overflow-x: auto; padding: .3rem; }
+  .bar > nav a, .q-table th { white-space: nowrap; } .q-table td { min-width: 6rem; }
 }
 </style>"""
 # A header that sorts is made anew by that, and would lose the focus: who goes by keys would begin at the top of the page
@@ -75,6 +82,7 @@ CHOICES = """<q-tr :props="props"><q-th auto-width><span class="sr-only">CALLED<
 STAY = """requestAnimationFrame(() => document.activeElement === document.body
   && [...document.querySelectorAll('[role=checkbox]')].find(one => one.ariaLabel === CALLED)?.focus())"""
 UNSORTED = {"sortBy": None, "descending": False, "page": 1}  # what QTable makes of nothing
+ROW = "row"  # a row's number, which is its key: of rows with the same key Vue leaves some behind when it sorts them
 CHOICE = """<q-checkbox v-model="props.selected" :aria-label="String(props.row[NAMES])" />"""
 
 
@@ -103,8 +111,9 @@ class Page:
         self.t = Words(language(lang, request.headers.get("accept-language", "")))
         self.database = Database(settings.clickhouse)
 
-    def href(self, path: str, lang: str | None = None) -> str:
-        return f"{path}?lang={lang or self.t.language}&tenant={quote(self.tenant, safe='')}"
+    def href(self, path: str, lang: str | None = None, tenant: str | None = None) -> str:
+        whose = quote(self.tenant if tenant is None else tenant, safe="")
+        return f"{path}?lang={lang or self.t.language}&tenant={whose}"
 
     def frame(self, title: str) -> None:
         """Around what the page is about, in the visitor's language: the components' own words too, which NiceGUI knows by
@@ -118,6 +127,9 @@ class Page:
         ui.dark_mode(value=None)  # as the system has it
         with ui.header(elevated=False, add_scroll_padding=True), ui.element("div").classes("bar"):
             ui.link("Clickwake", self.href("/")).classes("text-white text-lg no-underline mr-4")
+            self._whose = ui.element("div").classes("whose text-white break-all px-2")
+            with self._whose:
+                ui.label(self.called)
             with ui.element("nav").props(f'aria-label="{t("Pages")}"'):
                 for path, name in NAV.items():
                     link = ui.link(t(name), self.href(path)).classes("text-white px-2 py-1 no-underline")
@@ -135,6 +147,32 @@ class Page:
                 ui.timer(CHECK_S, self.holds)
         ui.skip_link(t("Skip to content"), target=client.content)
         self.heading(title, 1)
+
+    @property
+    def called(self) -> str:
+        """Whose page it is."""
+        return f"{self.t('Tenant')} {self.tenant}" if self.tenant else self.t("no tenant")
+
+    async def others(self) -> list[str]:
+        """Other tenants whose pages the visitor may open; of an account that may open all, those with most events, none
+        while nobody knows them."""
+        if (known := self.visitor.tenants) is None:
+            try:
+                known = tuple(row["tenant"] for row in await self.database.rows(TENANTS))
+            except ClickHouseError:
+                known = ()
+        return [one for one in known if one != self.tenant]
+
+    def lead_to(self, others: Sequence[str]) -> None:
+        """To the same page of other tenants, under the name of this one."""
+        if not others:
+            return
+        self._whose.clear()
+        with self._whose, ui.element("details"):
+            ui.html(html.escape(self.called), tag="summary", sanitize=False)
+            with ui.element("nav").props(f'aria-label="{self.t("Other tenants")}"'):
+                for one in others:
+                    ui.link(one, self.href(self.path, tenant=one)).classes("text-white px-2 py-1 no-underline")
 
     def heading(self, text: str, level: int = 2) -> None:
         ui.label(text).classes("text-2xl" if level == 1 else "text-lg mt-4").props(f'role="heading" aria-level="{level}"')
@@ -156,28 +194,41 @@ class Page:
         if (away := await _away(work)) is not None:
             self.problem(*away)
 
-    async def kept_fresh(self, work: Work, every_s: float, said_in: ui.column) -> None:
-        """Do `work` now and again and again. While somebody does not answer, `said_in` says who, once; it is empty again as
+    async def kept_fresh(self, works: Mapping[Work, float], said_in: ui.column) -> None:
+        """Do each of `works` now, and again and again after so many seconds, whatever becomes of the others; one that got no
+        answer as soon as another gets one. While somebody does not answer, `said_in` says who, once; it is empty again as
         soon as they do."""
-        said = ""
+        away: dict[Work, tuple[str, str]] = {}
+        said: set[str] = set()
 
-        async def turn() -> None:
+        def say() -> None:
             nonlocal said
+            who = dict(away.values())
+            if who.keys() == said:  # or a screen reader would hear of it at each turn
+                return
+            said = set(who)
+            said_in.clear()
+            said_in.set_visibility(bool(who))
+            with said_in:
+                for what, why in who.items():
+                    self.problem(what, why)
+
+        async def turn(*some: Work) -> None:
             if not self.holds():
                 return
-            away = await _away(work)
-            who = away[0] if away else ""
-            if who == said:  # or a screen reader would hear of it at each turn
-                return
-            said = who
-            said_in.clear()
-            said_in.set_visibility(away is not None)
-            if away is not None:
-                with said_in:
-                    self.problem(*away)
+            answers = dict(zip(some, await asyncio.gather(*map(_away, some)), strict=True))
+            for work, why in answers.items():
+                away.pop(work, None)
+                if why is not None:
+                    away[work] = why
+            say()
+            again = [work for work, (who, _) in away.items() if who != SLOW]
+            if again and None in answers.values():
+                await turn(*again)
 
-        await turn()
-        ui.timer(every_s, turn, immediate=False)
+        await turn(*works)
+        for work, every_s in works.items():
+            ui.timer(every_s, partial(turn, work), immediate=False)
 
     def problem(self, what: str, why: str) -> None:
         with ui.card().classes("w-full").props('role="alert"'):
@@ -190,8 +241,9 @@ class Page:
         made.copy_button.props(f'aria-label="{self.t("Copy")}"')
         return made
 
-    def table(self, rows: Rows, columns: dict[str, str], title: str = "", key: str = "") -> ui.table | None:
-        """Rows under translated names; says so when there are none, and when they are the first of more (`of_all`)."""
+    def table(self, rows: Rows, columns: dict[str, str], title: str = "") -> ui.table | None:
+        """Rows, numbered, under translated names; says so when there are none, and when they are the first of more
+        (`of_all`)."""
         if title:
             self.heading(self.t(title))
         if not rows:
@@ -202,11 +254,20 @@ class Page:
         made = [{"name": name, "label": self.t(label), "field": name, "sortable": True, "align": "left"}
                 for name, label in columns.items()]  # fmt: skip
         pages = len(rows) > ROWS_MAX
-        table = Table(columns=made, rows=rows, row_key=key or next(iter(columns)),
+        table = Table(columns=made, rows=numbered(rows), row_key=ROW,
                       pagination=UNSORTED | {"rowsPerPage": ROWS_MAX if pages else 0}).classes("w-full")  # fmt: skip
         table.props(f'flat bordered wrap-cells :rows-per-page-options="[{ROWS_MAX}]"{"" if pages else " hide-pagination"}')
         table.add_slot("header-cell", HEADER.replace("COL", "props.col"))
         return table
+
+
+def numbered(rows: Rows) -> Rows:
+    """As a table wants them.
+
+    >>> numbered([{"views": 3}, {"views": 3}])
+    [{'views': 3, 'row': 0}, {'views': 3, 'row': 1}]
+    """
+    return [row | {ROW: at} for at, row in enumerate(rows)]
 
 
 async def _away(work: Work) -> tuple[str, str] | None:
@@ -214,7 +275,7 @@ async def _away(work: Work) -> tuple[str, str] | None:
     try:
         await work()
     except ClickHouseError as error:
-        return "ClickHouse does not answer", str(error)
+        return SLOW if getattr(error, "code", None) in TOO_LONG else "ClickHouse does not answer", str(error)
     except KafkaUnavailable as error:
         return "Kafka does not answer", str(error)
     except httpx.HTTPError as error:
@@ -222,9 +283,10 @@ async def _away(work: Work) -> tuple[str, str] | None:
     return None
 
 
-def picture(options: dict[str, Any]) -> ui.echart:
-    """As SVG, whose texts take the page's colours."""
-    return ui.echart(options, renderer="svg").classes("chart")
+def picture(options: dict[str, Any], rows: int = 0) -> ui.echart:
+    """As SVG, whose texts take the page's colours; higher where it has many rows, of two lines each."""
+    made = ui.echart(options, renderer="svg").classes("chart")
+    return made.style(f"height: {4 + 2.5 * rows:g}rem") if rows > ROWS_USUAL else made
 
 
 def draw(chart: ui.echart, options: dict[str, Any]) -> None:

@@ -11,21 +11,27 @@ from nicegui import ui
 
 from clickwake import dead_letters as letters
 from clickwake.dashboard import queries
-from clickwake.dashboard.frame import Page, choose_one
+from clickwake.dashboard.frame import Page, choose_one, numbered
 from clickwake.dashboard.queries import Rows
 from producers.kafka import KafkaUnavailable, NotAcknowledged
 from producers.repair import Mended
-from schemas.dead_letter import DeadLetter
 
 REFRESH_S = 3.0
 SHOWN_MAX = 5  # differences of one cause
+COLUMNS = {"called": "kind", "where": "where", "why": "why", "letters": "letters", "newest": "newest (UTC)",
+           "example": "example"}  # fmt: skip
 log = structlog.get_logger()
 
 
 async def dead_letters(page: Page) -> None:
-    rows = await _causes(page)
-    found = page.table(rows, {"called": "kind", "where": "where", "why": "why", "letters": "letters", "newest": "newest",
-                              "example": "example"}, "What could not be processed, by cause", key="cause")  # fmt: skip
+    await _of_tenant(page)
+    if page.visitor.tenants is None and page.tenant and (rows := await _causes(page, "")):
+        page.table(rows, COLUMNS, "Of no tenant: what came without a key")
+
+
+async def _of_tenant(page: Page) -> None:
+    rows = await _causes(page, page.tenant)
+    found = page.table(rows, COLUMNS, "What could not be processed, by cause")
     if found is None:
         return
     if not page.may_change:
@@ -45,7 +51,7 @@ async def dead_letters(page: Page) -> None:
             await page.guarded(lambda: _try(page, row, sent))
 
     async def refresh() -> None:
-        if (now := await _causes(page)) != found.rows:
+        if (now := numbered(await _causes(page, page.tenant))) != found.rows:
             found.rows, found.selected = now, []
 
     async def sent() -> None:
@@ -54,23 +60,26 @@ async def dead_letters(page: Page) -> None:
         after.clear()
         with after:
             away = ui.column().classes("w-full")
-            await page.kept_fresh(refresh, REFRESH_S, away)
+            await page.kept_fresh({refresh: REFRESH_S}, away)
 
     choose_one(page, found, "where", attempt)
 
 
-async def _causes(page: Page) -> Rows:
-    rows = await page.database.rows(queries.LETTERS, tenant=page.tenant)
-    return [row | {"cause": f"{row['kind']} {row['where']}", "called": page.t(row["kind"])} for row in rows]
+async def _causes(page: Page, tenant: str) -> Rows:
+    rows = await page.database.rows(queries.LETTERS, tenant=tenant)
+    return [row | {"called": page.t(row["kind"])} for row in rows]
 
 
 async def _try(page: Page, row: dict[str, Any], then: Callable[[], Awaitable[None]]) -> None:
     t = page.t
-    everything = await asyncio.to_thread(letters.read, page.settings)
-    some = [one for one in everything if (one.tenant or "") == page.tenant and _cause(one) == (row["kind"], row["where"])]
+    named = await page.database.rows(queries.LETTERS_OF, tenant=page.tenant, kind=row["kind"], where=row["where"])
+    wanted = {(page.tenant, one["dead_letter_id"]) for one in named}
+    some = await asyncio.to_thread(letters.read, page.settings, lambda one: (one.tenant, one.dead_letter_id) in wanted)
     again = await asyncio.to_thread(letters.sent_again, page.settings, some)
     left = [one for one in some if one.dead_letter_id not in (again or ())]
-    if len(left) < row["letters"]:
+    if named and (of_all := named[0]["of_all"]) > len(named):
+        ui.label(t(f"The newest {len(named):,} of {of_all:,} are tried."))
+    if len(left) < len(named):
         ui.label(t("What is older than Kafka keeps dead letters is known, but cannot be sent again.")).props("data-gone")
     mended = await asyncio.to_thread(letters.tried, page.settings, left)
     fit = sum(one.event is not None for one in mended)
@@ -85,11 +94,6 @@ async def _try(page: Page, row: dict[str, Any], then: Callable[[], Awaitable[Non
     if fit:
         button = ui.button(f"{t('Send again')} ({fit})")
         button.on_click(lambda: _send(page, mended, button, then))
-
-
-def _cause(letter: DeadLetter) -> tuple[str, str]:
-    """As the question to ClickHouse groups them."""
-    return letter.kind, ", ".join(message.path for message in letter.failure.messages)
 
 
 async def _send(page: Page, mended: list[Mended], button: ui.button, then: Callable[[], Awaitable[None]]) -> None:

@@ -50,9 +50,9 @@ async def models(page: Page) -> None:
     rows = [_row(one, by_version.get(one.model_version), one is current) for one in manifests]
     for row in rows:
         row["state"] = t(row["state"])
-    page.table(rows, {"model_version": "model", "state": "state", "data_to": "learned until", "ndcg": "NDCG@10, held out",
-                      "recall_new": "recall@20 of new items", "emissions": "emissions", "last": "served last",
-                      "parent": "parent"}, "Model versions")  # fmt: skip
+    page.table(rows, {"model_version": "model", "state": "state", "data_to": "learned until (UTC)",
+                      "ndcg": "NDCG@10, held out", "recall_new": "recall@20 of new items", "emissions": "emissions",
+                      "last": "served last (UTC)", "parent": "parent"}, "Model versions")  # fmt: skip
 
 
 def _row(one: Manifest, served: dict[str, Any] | None, current: bool) -> dict[str, Any]:

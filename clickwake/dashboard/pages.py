@@ -30,7 +30,8 @@ from stream.segments import load as load_rules
 from stream.settings import Settings
 
 log = structlog.get_logger()
-REFRESH_S = 3.0
+MODELS_MAX = 6  # in the picture, the newest: as many as it has colours
+TRAFFIC_S, HISTORY_S = 3.0, 15.0  # between two questions: about the last minutes, and about all there is
 
 
 async def live(page: Page) -> None:
@@ -44,42 +45,54 @@ async def live(page: Page) -> None:
             with ui.card().classes("min-w-[9rem]"):
                 tiles[name] = ui.label("–").classes("text-2xl").props(f'data-tile="{name}"')
                 ui.label(t(text))
-    traffic = picture(charts.over(t("Events per 10 seconds, as the broker took them"), [], {}, bars=True))
+    taken, stepped = t("Events per 10 seconds, as the broker took them (UTC)"), t("Funnel, the last 30 days with events")
+    traffic = picture(charts.over(taken, [], {}, bars=True))
     with ui.row().classes("w-full no-wrap max-md:flex-wrap"):
-        steps = picture(charts.funnel(t("Funnel, the last 30 days with events"), {}))
+        steps = picture(charts.funnel(stepped, {}))
         active = picture(charts.over(t("Active users"), [], {}, bars=True))
 
-    async def refresh() -> None:
-        totals, events, funnel, days = await asyncio.gather(*(
-            page.database.rows(sql, tenant=page.tenant)
-            for sql in (queries.TOTALS, queries.TRAFFIC, queries.FUNNEL, queries.ACTIVE)))  # fmt: skip
-        for name, label in tiles.items():
-            label.set_text(f"{totals[0][name]:,}")
-        draw(traffic, charts.over(t("Events per 10 seconds, as the broker took them"), [row["at"][11:19] for row in events],
-                                   {t("events"): [row["events"] for row in events]}, bars=True))  # fmt: skip
+    async def asked(sql: str) -> queries.Rows:
+        return await page.database.rows(sql, tenant=page.tenant)
+
+    async def passing() -> None:
+        events = await asked(queries.TRAFFIC)
+        draw(traffic, charts.over(taken, [row["at"][11:19] for row in events],
+                                  {t("events"): [row["events"] for row in events]}, bars=True))  # fmt: skip
+
+    async def counted() -> None:
+        for totals in await asked(queries.TOTALS):
+            for name, label in tiles.items():
+                label.set_text(f"{totals[name]:,}")
+
+    async def went_on() -> None:
+        funnel = await asked(queries.FUNNEL)
         names = {"viewed": "viewed", "added": "added to cart", "checkout": "checkout", "ordered": "ordered"}
-        draw(steps, charts.funnel(t("Funnel, the last 30 days with events"),
-                                   {t(text): funnel[0][name] for name, text in names.items() if funnel}))  # fmt: skip
-        days.reverse()
+        draw(steps, charts.funnel(stepped, {t(text): funnel[0][name] for name, text in names.items() if funnel}))
+
+    async def came() -> None:
+        days = (await asked(queries.ACTIVE))[::-1]
         draw(active, charts.over(t("Active users"), [row["day"][5:10] for row in days], {
             t("new"): [row["new"] for row in days], t("returning"): [row["returning"] for row in days],
         }, bars=True, stacked=True))  # fmt: skip
 
-    await page.kept_fresh(refresh, REFRESH_S, away)
+    await page.kept_fresh({passing: TRAFFIC_S, counted: HISTORY_S, went_on: HISTORY_S, came: HISTORY_S}, away)
 
 
 async def segments(page: Page) -> None:
     t = page.t
     rows = await page.database.rows(queries.SEGMENTS, tenant=page.tenant)
+    told = await _meanings(page)
+    nobody = told.keys() - {row["segment"] for row in rows}
+    rows = [*rows, *({"segment": name, "members": 0, "entered_1d": 0, "left_1d": 0, "changed_at": None}
+                     for name in told if name in nobody)]  # fmt: skip
     if not rows:
         ui.label(f"{t('No segments yet: write rules into')} {page.settings.segments_file.absolute()}")
         return
-    told = await _meanings(page)
     for row in rows:
         row["meaning"] = t(told.get(row["segment"], ""))
     columns = {"segment": "segment", "meaning": "meaning", "members": "members", "entered_1d": "entered, 1 day",
-               "left_1d": "left, 1 day", "changed_at": "changed"}  # fmt: skip
-    found = page.table(rows, columns, key="segment")
+               "left_1d": "left, 1 day", "changed_at": "changed (UTC)"}  # fmt: skip
+    found = page.table(rows, columns)
     assert found is not None
     choose_one(page, found, "segment", lambda row: show(row["segment"]))
     chosen = ""
@@ -108,13 +121,15 @@ async def segments(page: Page) -> None:
 async def _members(page: Page, segment: str, at: datetime) -> None:
     members = await page.database.rows(queries.MEMBERS, tenant=page.tenant, segment=segment, at=at)
     page.heading(f"{page.t('Members of')} {segment}")
-    made = page.table(members, {"user_id": "user", "entered_at": "entered", "left_at": "left", "values": "because"})
+    made = page.table(members, {"user_id": "user", "entered_at": "entered (UTC)", "left_at": "left (UTC)",
+                                "values": "because"})  # fmt: skip
     if made is not None:
         link_users(page, made, "user_id")
 
 
 async def _meanings(page: Page) -> dict[str, str]:
-    """Segment → what it is, by the file of rules: its description or condition, of a discovered cluster its words."""
+    """Each segment of the tenant → what it is, by the file of rules: its description or condition, of a discovered cluster
+    its words."""
     path = page.settings.segments_file
     if not path.exists():  # it is where the workers are
         return {}
@@ -128,7 +143,7 @@ async def _meanings(page: Page) -> dict[str, str]:
     except RulesError as error:
         page.problem("The rules cannot be used", str(error))
         return {}
-    return {rule.name: rule.description or rule.when for rule in rules.rules}
+    return {rule.name: rule.description or rule.when for rule in rules.rules if rule.tenant in (None, page.tenant)}
 
 
 async def churn(page: Page) -> None:
@@ -140,8 +155,9 @@ async def churn(page: Page) -> None:
     for row in alerts:
         row["reasons"] = "; ".join(map(page.t, row["reasons"].split("; ")))
         row["outcome"] = page.t(row["outcome"])
-    made = page.table(alerts, {"as_of_ts": "at", "user_id": "user", "probability": "probability", "horizon_days": "days",
-                               "reasons": "reasons", "outcome": "outcome"}, "Alerts raised, newest first")  # fmt: skip
+    made = page.table(alerts, {"as_of_ts": "at (UTC)", "user_id": "user", "probability": "probability",
+                               "horizon_days": "days", "reasons": "reasons", "outcome": "outcome"},
+                      "Alerts raised, newest first")  # fmt: skip
     if made is not None:
         link_users(page, made, "user_id")
 
@@ -151,11 +167,12 @@ async def recommendations(page: Page) -> None:
     asked = (queries.HIT_RATE, queries.HIT_RATE_DAILY, queries.SCENARIOS)
     rates, daily, scenarios = await asyncio.gather(*(page.database.rows(sql, tenant=page.tenant) for sql in asked))
     if daily:
-        days = sorted({row["day"] for row in daily})
         by_model: dict[str, dict[str, float]] = {}
         for row in daily:
             by_model.setdefault(row["model_version"], {})[row["day"]] = row["hit_rate"]
-        series = {model: [found.get(day) for day in days] for model, found in sorted(by_model.items())}
+        newest = sorted(by_model, key=lambda model: (max(by_model[model]), model))[-MODELS_MAX:]
+        days = sorted({day for model in newest for day in by_model[model]})
+        series = {model: [by_model[model].get(day) for day in days] for model in newest}
         picture(charts.over(t("Hit rate within a day, over time"), days, series))
     for row in (*rates, *scenarios):
         row |= {name: t(row[name]) for name in ("horizon", "scenario") if name in row}
@@ -183,16 +200,17 @@ async def user(page: Page, ident: str) -> None:
     called = Pseudonyms(page.settings.privacy).ids_of(page.tenant, ident)[0]
     timeline = await page.database.rows(queries.TIMELINE, tenant=page.tenant, user=called)
     was = await page.database.rows(queries.USER_SEGMENTS, tenant=page.tenant, user=called)
-    page.table(was, {"segment": "segment", "entered_at": "entered", "left_at": "left"}, "Segments")
-    page.table(timeline, {"timestamp": "at", "event": "event", "product_id": "item", "revenue": "revenue"}, "Timeline")
+    page.table(was, {"segment": "segment", "entered_at": "entered (UTC)", "left_at": "left (UTC)"}, "Segments")
+    page.table(timeline, {"timestamp": "at (UTC)", "event": "event", "product_id": "item", "revenue": "revenue"}, "Timeline")
     if not page.may_change:
         return
-    warning = t("Everything about this user will be erased, everywhere. This cannot be undone.")
-    with ui.dialog().props(f'aria-label="{warning}"') as sure, ui.card():
-        ui.label(warning)
+    warning = t(f"Everything about user {ident} of tenant {page.tenant} will be erased, everywhere. This cannot be undone.")
+    with ui.dialog() as sure, ui.card():
+        ui.label(warning).classes("break-words")
         with ui.row():
             ui.button(t("Erase"), color="negative", on_click=lambda: _forget(page, ident, sure))
             ui.button(t("Cancel"), on_click=sure.close).props("flat")
+    sure.props["aria-label"] = warning  # an id may hold what `props` reads as its own
     ui.button(t("Forget this user…"), on_click=sure.open).props("outline color=negative").classes("mt-6")
 
 
@@ -214,8 +232,9 @@ async def _known(page: Page, ident: str) -> None:
         return
     async with client as api:
         name, titled = quote(ident, safe=""), {"fields": "title"}
+        looked_at = {**titled, "log": "false"}  # the user sees none of it
         found, answer, near = await asyncio.gather(
-            api.get(f"/v1/users/{name}"), api.get(f"/v1/recommendations/{name}", params=titled),
+            api.get(f"/v1/users/{name}"), api.get(f"/v1/recommendations/{name}", params=looked_at),
             api.get(f"/v1/users/{name}/nearest", params=titled))
         last = next((one["item_id"] for one in found.json()["history"] if one["item_id"]), "") if found.is_success else ""
         alike = await api.get(f"/v1/items/{quote(last, safe='')}/neighbors", params=titled) if last else None
@@ -223,7 +242,8 @@ async def _known(page: Page, ident: str) -> None:
         ui.label(t("Nothing is known of this user.") if found.status_code == 404 else found.text)
         return
     known = found.json()
-    facts = [("Known since", (known["first_seen"] or "–")[:19]), ("last seen", (known["last_seen"] or "–")[:19]),
+    facts = [("Known since (UTC)", (known["first_seen"] or "–")[:19]),
+             ("last seen (UTC)", (known["last_seen"] or "–")[:19]),
              ("events", known["events"]),
              ("orders", known["orders"]), ("spent", known["revenue"]), ("active days", known["active_days"]),
              ("in now", ", ".join(known["segments"]) or "–")]  # fmt: skip
@@ -263,7 +283,7 @@ def _items(page: Page, answer: httpx.Response) -> queries.Rows:
 
 async def _why(page: Page, ident: str, item: str, told: ui.column) -> None:
     """Place, parts of the score, and what removed the item, below the question."""
-    if not item:
+    if not (item and page.holds()):
         return
     async with _read_api(page) as api:
         answer = await api.get(f"/v1/why/{quote(ident, safe='')}/{quote(item, safe='')}")
@@ -318,8 +338,10 @@ def routes(settings: Settings, sessions: Sessions) -> None:
         if allowed is None:
             return PlainTextResponse("This account may not open the pages of this tenant.", 403)
         page = Page(settings, sessions, request, path, lang, allowed)
+        others = asyncio.create_task(page.others())
         page.frame(page.t(title) if path in NAV else title)  # an id is no word
         await page.guarded(lambda: fill(page))
+        page.lead_to(await others)
         return None
 
     def add(path: str, fill: Callable[[Page], Awaitable[None]]) -> None:

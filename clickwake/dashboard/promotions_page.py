@@ -26,7 +26,7 @@ def _effect(page: Page, effects: Rows) -> None:
         row["says"] = t("helps" if row["effect_low"] > 0 else "harms" if row["effect_high"] < 0 else "not known yet")
     if effects:
         picture(charts.intervals(t("More orders a user than held out, with interval"), [
-            (row["placement"], row["effect_low"], row["effect"], row["effect_high"]) for row in effects]))
+            (row["placement"], row["effect_low"], row["effect"], row["effect_high"]) for row in effects]), len(effects))
     page.table(effects, {"placement": "placement", "offered": "users offered", "offered_rate": "of these ordered",
                          "held_out": "users held out", "held_out_rate": "of the held-out ordered", "effect": "effect",
                          "effect_low": "at least", "effect_high": "at most", "says": "so it"}, "Do offers help")  # fmt: skip
@@ -40,14 +40,13 @@ def _results(page: Page, results: Rows) -> None:
     if shown:
         picture(charts.intervals(t("Clicks an impression, with its interval"), [
             (f"{row['placement']}: {row['offer_id'] or t('nothing')}" + (f" ({t('hold-out')})" if row["holdout"] else ""),
-             row["click_low"], row["click_rate"], row["click_high"]) for row in shown]))  # fmt: skip
+             row["click_low"], row["click_rate"], row["click_high"]) for row in shown]), len(shown))  # fmt: skip
     for row in results:
         row["holdout"] = t("hold-out") if row["holdout"] else ""
-        row["id"] = f"{row['placement']} {row['offer_id']} {row['holdout']}"
     page.table(results, {"placement": "placement", "offer_id": "offer", "holdout": "hold-out", "users": "users",
                          "impressions": "impressions", "click_rate": "click rate", "click_low": "at least",
                          "click_high": "at most", "orders": "orders", "order_rate": "order rate", "revenue": "revenue",
-                         "spent": "spent"}, "Offers beside each other", key="id")  # fmt: skip
+                         "spent": "spent"}, "Offers beside each other")  # fmt: skip
 
 
 def _spend(page: Page, spend: Rows) -> None:

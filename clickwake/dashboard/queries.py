@@ -14,9 +14,10 @@ from stream.adapters.database import clickhouse
 from stream.settings import ClickHouse
 
 Rows = list[dict[str, Any]]
+TOO_LONG = (159, 160)  # what ClickHouse answers beyond `max_execution_time`, or where it would get there
 LIMITS = {"max_execution_time": 20, "max_result_rows": 10_000, "result_overflow_mode": "break"}
 
-TENANTS = "SELECT tenant, uniq(message_id) AS events FROM events GROUP BY tenant ORDER BY events DESC LIMIT 50"
+TENANTS = "SELECT tenant FROM events GROUP BY tenant ORDER BY count() DESC, tenant LIMIT 50"
 # dead letters without those whose event is stored on the lane `repair`, under the id of `producers.repair.event_id`
 UNSENT = """SELECT kind, paths, messages, failed_at, dead_letter_id, JSONExtractString(payload, 'messageId') AS own_id,
     if(JSONType(payload, 'messageId') = 'String' AND lengthUTF8(own_id) BETWEEN 1 AND """ + str(ID_CHARS_MAX) + """,
@@ -37,7 +38,7 @@ TO toStartOfInterval(now64(3), INTERVAL 10 SECOND) STEP INTERVAL 10 SECOND"""
 FUNNEL = """SELECT sum(viewing) AS viewed, sum(viewed_added) AS added, sum(viewed_added_checkout) AS checkout,
     sum(viewed_added_checkout_ordered) AS ordered
 FROM funnel_daily WHERE tenant = {tenant:String}
-    AND day > (SELECT max(day) FROM funnel_daily WHERE tenant = {tenant:String}) - 30"""
+    AND day > (SELECT toDate(max(timestamp), 'UTC') FROM events WHERE tenant = {tenant:String}) - 30"""
 ACTIVE = """SELECT day, active, new, returning FROM active_users_daily WHERE tenant = {tenant:String}
 ORDER BY day DESC LIMIT 60"""
 SEGMENTS = """SELECT segment, members, entered_1d, left_1d, changed_at FROM segment_sizes WHERE tenant = {tenant:String}
@@ -91,10 +92,13 @@ FROM satisfaction_alerts_served AS alerts
 LEFT JOIN (SELECT tenant, item_id, title FROM items FINAL) AS items
     ON items.tenant = alerts.tenant AND items.item_id = alerts.name AND alerts.about = 'item'
 WHERE alerts.tenant = {tenant:String} ORDER BY alerts.as_of_ts DESC LIMIT 30"""
-SATISFACTION_DAILY = """SELECT toMonday(daily.day) AS week, daily.brand AS brand,
-    sum(daily.satisfaction * daily.opinions) / sum(daily.opinions) AS mean
-FROM (SELECT * FROM satisfaction_daily WHERE tenant = {tenant:String}) AS daily WHERE daily.opinions > 0
-GROUP BY week, brand ORDER BY week DESC LIMIT 2000"""
+# of the brands spoken of most
+SATISFACTION_WEEKLY = """SELECT toMonday(daily.day) AS week, daily.brand AS brand, sum(daily.opinions) AS said,
+    sum(daily.satisfaction * daily.opinions) / said AS mean
+FROM (SELECT * FROM satisfaction_daily WHERE tenant = {tenant:String}) AS daily
+WHERE daily.opinions > 0 AND daily.brand IN (SELECT brand FROM satisfaction_by_brand
+    WHERE tenant = {tenant:String} AND brand != '' ORDER BY opinions DESC, brand LIMIT {most:UInt64})
+GROUP BY week, brand ORDER BY week DESC, brand LIMIT 2000"""
 SATISFACTION_ITEMS = """SELECT by_item.item_id AS item_id, items.title AS title, by_item.opinions AS opinions,
     by_item.satisfaction AS satisfaction, by_item.shrunk AS shrunk, by_item.unhappy AS unhappy, by_item.tickets AS tickets,
     count() OVER () AS of_all
@@ -108,6 +112,9 @@ WHERE tenant = {tenant:String} AND brand != '' ORDER BY satisfaction, brand LIMI
 LETTERS = """SELECT kind, arrayStringConcat(paths, ', ') AS where, any(messages[1]) AS why, count() AS letters,
     max(failed_at) AS newest, any(dead_letter_id) AS example, count() OVER () AS of_all
 FROM (""" + UNSENT + """) GROUP BY kind, where ORDER BY letters DESC LIMIT 200"""
+LETTERS_OF = """SELECT dead_letter_id, count() OVER () AS of_all FROM (""" + UNSENT + """)
+WHERE kind = {kind:String} AND arrayStringConcat(paths, ', ') = {where:String}
+ORDER BY failed_at DESC, dead_letter_id LIMIT 1000"""  # noqa: S608
 TIMELINE = """SELECT timestamp, if(event = '', type, event) AS event, product_id, revenue, lane, count() OVER () AS of_all
 FROM events FINAL
 WHERE tenant = {tenant:String} AND user = {user:String} ORDER BY timestamp DESC LIMIT 200"""
@@ -141,7 +148,7 @@ class Database:
 
 
 def _plain(value: Any) -> Any:
-    """As a table shows it.
+    """As a table shows it; times are UTC, as the columns' names say.
 
     >>> _plain(datetime(2026, 1, 2, 3, 4, 5, 600_000)), _plain(0.123456), _plain(["a", "b"]), _plain({"orders": 2.0})
     ('2026-01-02 03:04:05', 0.1235, 'a; b', 'orders 2')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 
 from nicegui import ui
 
@@ -15,12 +16,12 @@ LOW = 0.5
 
 
 async def satisfaction(page: Page) -> None:
-    alerts, daily, items, brands = await asyncio.gather(*(
-        page.database.rows(sql, tenant=page.tenant)
-        for sql in (queries.SATISFACTION_ALERTS, queries.SATISFACTION_DAILY, queries.SATISFACTION_ITEMS,
+    alerts, weekly, items, brands = await asyncio.gather(*(
+        page.database.rows(sql, tenant=page.tenant, most=BRANDS_MAX)
+        for sql in (queries.SATISFACTION_ALERTS, queries.SATISFACTION_WEEKLY, queries.SATISFACTION_ITEMS,
                     queries.SATISFACTION_BRANDS)))  # fmt: skip
     _alerts(page, alerts)
-    _over_time(page, daily, brands)
+    _over_time(page, weekly)
     page.table(items, {"item_id": "item", "title": "title", "opinions": "opinions", "satisfaction": "satisfaction",
                        "shrunk": "if few opinions count little", "unhappy": "unhappy", "tickets": "tickets"},
                "Items, the least satisfying first")  # fmt: skip
@@ -42,17 +43,19 @@ def _alerts(page: Page, alerts: Rows) -> None:
                 word, of = (t("fell") if fell else t("rose again")), t("opinions")
             said = f"{t(row['about'])} {row['title'] or row['name']} {word}: {row['before']:.2f} → {row['after']:.2f}"
             ui.label(said).classes("font-bold " + ("text-negative" if fell else "text-positive"))
-            ui.label(f"{t('since')} {row['changed_at']} · {row['opinions_after']} {of}")
+            ui.label(f"{t('since')} {row['changed_at']} UTC · {row['opinions_after']} {of}")
             for quote in filter(None, row["quotes"].split("\n")):
                 ui.label(f"“{quote}”").classes("italic")
 
 
-def _over_time(page: Page, daily: Rows, brands: Rows) -> None:
-    most = [row["brand"] for row in sorted(brands, key=lambda row: -row["opinions"]) if row["brand"]][:BRANDS_MAX]
-    weeks = sorted({row["week"] for row in daily})
-    if not weeks or not most:
+def _over_time(page: Page, weekly: Rows) -> None:
+    if not weekly:
         return
-    found = {(row["brand"], row["week"]): row["mean"] for row in daily}
-    series = {brand: [found.get((brand, week)) for week in weeks] for brand in most}
+    said = Counter[str]()
+    for row in weekly:
+        said[row["brand"]] += row["said"]
+    weeks = sorted({row["week"] for row in weekly})
+    found = {(row["brand"], row["week"]): row["mean"] for row in weekly}
+    series = {brand: [found.get((brand, week)) for week in weeks] for brand, _ in said.most_common()}
     title = page.t("Satisfaction of the brands spoken of most, by week")
     picture(charts.against(title, weeks, series, {page.t("half"): LOW}))

@@ -26,7 +26,7 @@ from rich.panel import Panel
 from rich.progress import Progress
 from rich.table import Table
 
-from clickwake.demo.stage import DemoFailed, Stage, begin_afresh, example_rules
+from clickwake.demo.stage import DemoFailed, Stage, begin_afresh, example_rules, tells_nobody
 from clickwake.local.observe import metric
 from clickwake.local.up import Local
 from producers.kafka import client_options
@@ -83,6 +83,7 @@ def run(home: Path, *, keep: bool = False, console: Console | None = None) -> di
     started = time.monotonic()
     end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
     days, live_from = HISTORY_DAYS + LIVE_DAYS, end - timedelta(days=LIVE_DAYS)
+    tells_nobody(Settings(home=home))
     console.rule("1 · broker, ClickHouse, workers")
     begin_afresh(home, console)
     example_rules(home)

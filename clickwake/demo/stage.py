@@ -17,8 +17,10 @@ from clickwake.local import process, up
 from clickwake.local.observe import owed
 from stream.adapters.database import clickhouse
 from stream.adapters.health.lag import Lag
+from stream.settings import Settings
 
 DATA = ("kafka/data", "clickhouse", "state", "models/bundles", "replay")  # of a home; programs and text encoders stay
+RULE_FILES = ("segments.yml", "deliveries.yml", "offers.yml", "experiments.yml")  # they are about real shoppers
 RULES = Path(__file__).with_name("segments.yml")
 WAIT_S_MAX = 240.0
 POLL_S = 0.1
@@ -29,19 +31,26 @@ class DemoFailed(RuntimeError):
 
 
 def begin_afresh(home: Path, console: Console) -> None:
-    """Set the data of earlier runs aside, so that counts are of this run alone. Nothing is deleted."""
-    found = [name for name in DATA if (home / name).exists()]
+    """Set the data of earlier runs aside, so that counts are of this run alone, and rules, so that no simulated shopper is
+    told of to anybody. Nothing is deleted."""
+    found = [name for name in (*DATA, *RULE_FILES) if (home / name).exists()]
     if not found or up.read_status(home) is not None:  # what runs there is told to whoever starts next
         return
     aside = home / f"before-{datetime.now(UTC):%Y%m%dT%H%M%S}"
     for name in found:
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).rename(aside / name)
-    console.print(f"  earlier data of this home is kept in {aside}; remove it if nobody needs it", style="dim")
+    console.print(f"  what this home had, data and rules, is kept in {aside}; remove it if nobody needs it", style="dim")
+
+
+def tells_nobody(settings: Settings) -> None:
+    """Raises `DemoFailed` where a file outside of the home says whom to tell."""
+    if settings.deliveries.rules is not None:
+        raise DemoFailed("CLICKWAKE_DELIVERIES__RULES is set: its channels would be told of simulated shoppers; unset it")
 
 
 def example_rules(home: Path) -> None:
-    """Rules of segments to look at, unless there are some."""
+    """Rules of segments to look at, unless there are some, as where something runs."""
     path = home / "segments.yml"
     if not path.exists():
         home.mkdir(parents=True, exist_ok=True)

@@ -96,7 +96,7 @@ class Local:
         self.home = home.absolute()
         self._names = tuple(PROCESSES if processes is None else processes)
         if unknown := set(self._names) - set(MODULES):
-            raise ValueError(f"no such process: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
+            raise StartError(f"no such process: {', '.join(sorted(unknown))}; there are {', '.join(MODULES)}")
         self._workers, self._train_every = workers, train_every
         self._say: Say = say or (lambda _: None)
         self._supervisor = Supervisor(on_change=self._write_status)

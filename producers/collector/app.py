@@ -221,7 +221,7 @@ class Collector:
     ) -> list[Admitted | NotAdmitted]:
         """Steps 4 and 5."""
         results, tenant = [admit(item, arrival) for item in raws], arrival.tenant
-        users = (one.key if isinstance(one, Admitted) else key(tenant, one.user) for one in results)
+        users = (one.key if isinstance(one, Admitted) else key(tenant, one.user) if one.user else None for one in results)
         self.rates.admit(tenant, write_key, users)
         await self._send(results, arrival, endpoint)
         return results
@@ -399,7 +399,8 @@ def create_app(settings: Settings) -> Starlette:
         Route("/", root),
     ]
     origins = settings.collector.cors_origins
-    cors = Middleware(CrossOrigin, {route.path for route in for_pages}, ANY_ORIGIN if origins is None else origins)
+    cors = Middleware(CrossOrigin, {route.path for route in for_pages}, ANY_ORIGIN if origins is None else origins,
+                      {path for path, one in DIALECTS.items() if one.name.startswith("snowplow")})  # fmt: skip
     app = Starlette(
         routes=routes, middleware=[cors, *collector.tracing.middleware()], lifespan=collector.lifespan,
         exception_handlers={HTTPException: server.http_error, Exception: server.unexpected},

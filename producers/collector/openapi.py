@@ -39,6 +39,8 @@ EXAMPLE = {
     "userId": "u1", "event": "Product Viewed", "properties": {"product_id": "85123A", "price": 2.55},
     "timestamp": "2026-01-31T12:00:00.000Z",
 }
+EXAMPLES = {"identify": {"userId": "u1", "traits": {"plan": "pro"}}, "alias": {"userId": "u1", "previousId": "a1"},
+            "group": {"userId": "u1", "groupId": "g1", "traits": {"seats": 5}}}  # fmt: skip
 
 
 class Rejected(msgspec.Struct, rename="camel"):
@@ -66,12 +68,14 @@ def _schemas() -> dict[str, Any]:
     for name in SET_BY_COLLECTOR:
         event["properties"].pop(name)
     event["properties"]["traits"] = {"type": "object"}
-    event["required"] = ["type"]
-    event["description"] = "An event as a client sends it. Unknown fields are kept. Needs userId or anonymousId."
+    event.pop("required", None)
+    event["description"] = ("An event as a client sends it. Unknown fields are kept. Needs userId or anonymousId. `type` is "
+                            "said by the address where that names a call.")  # fmt: skip
     components["Batch"] = {
         "type": "object", "required": ["batch"],
         "properties": {
-            "batch": {"type": "array", "minItems": 1, "items": {"$ref": "#/components/schemas/Event"}},
+            "batch": {"type": "array", "minItems": 1,
+                      "items": {"allOf": [{"$ref": "#/components/schemas/Event"}, {"required": ["type"]}]}},
             "sentAt": {"type": "string", "format": "date-time"}, "writeKey": {"type": "string"},
         },
     }
@@ -87,6 +91,7 @@ def _answers(ok: str) -> dict[str, Any]:
         "200": answer("Acknowledged by Kafka; events that are not are listed in `rejected` and kept as dead letters.", ok),
         "400": answer("Nothing was accepted; `messages` names each field and reason. Do not retry.", "Error"),
         "401": answer("No or an unknown write key.", "Error"),
+        "408": answer("The body did not come in time.", "Error"),
         "413": answer("Larger than the limits.", "Error"),
         "415": answer("Another media type or encoding than JSON, text/plain, gzip.", "Error"),
         "429": answer("Too many requests at once, or events a second: retry after Retry-After seconds.", "Error"),
@@ -119,7 +124,8 @@ def _regulations() -> dict[str, Any]:
         return {"description": description,
                 "content": {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}}  # fmt: skip
 
-    refused = {"401": answer("No or an unknown admin key.", "Error")}
+    refused = {"401": answer("No or an unknown admin key.", "Error"),
+               "429": answer("Too many requests at once: retry after Retry-After seconds.", "Error")}  # fmt: skip
     body = {"required": True, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Regulation"}}}}
     return {
         "/v1/regulations": {"post": {
@@ -127,6 +133,11 @@ def _regulations() -> dict[str, Any]:
             "security": [{"adminKey": []}], "requestBody": body, "responses": refused | {
                 "202": answer("Taken; the erasure worker carries it out.", "Regulations"),
                 "400": answer("The request cannot be read.", "Error"),
+                "408": answer("The body did not come in time.", "Error"),
+                "413": answer("Larger than the limits.", "Error"),
+                "415": answer("Another media type or encoding than JSON, text/plain, gzip.", "Error"),
+                "429": answer("Too many requests at once, or users to forget: retry after Retry-After seconds.", "Error"),
+                "503": answer("Kafka has not acknowledged: retry after Retry-After seconds.", "Error"),
             },
         }},
         "/v1/regulations/{regulateId}": {"get": {
@@ -146,7 +157,7 @@ def document(settings: Collector) -> dict[str, Any]:
     for name, summary in CALLS.items():
         batch = name == "batch"
         schema = {"$ref": f"#/components/schemas/{'Batch' if batch else 'Event'}"}
-        example = {"batch": [{"type": "track"} | EXAMPLE]} if batch else EXAMPLE
+        example = {"batch": [{"type": "track"} | EXAMPLE]} if batch else EXAMPLES.get(name, EXAMPLE)
         if name == "batch":
             summary = summary.replace("500", str(settings.batch_events_max))
         paths[f"/v1/{name}"] = {"post": {

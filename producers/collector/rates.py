@@ -24,11 +24,12 @@ class Rates:
                                    "users to forget")  # fmt: skip
         self._clock_s = clock_s
 
-    def admit(self, tenant: str, write_key: str, user_keys: Iterable[bytes]) -> None:
-        """`write_key` is the hash of the tenant's key that was used, `user_keys` one an event. Raises Refused 429 with the
-        time to wait."""
+    def admit(self, tenant: str, write_key: str, user_keys: Iterable[bytes | None]) -> None:
+        """`write_key` is the hash of the tenant's key that was used, `user_keys` one an event, None where nobody is named.
+        Raises Refused 429 with the time to wait."""
         counts = Counter(user_keys)
-        wanted = [Wanted(self._users, key, count, f"{key.decode()} sends") for key, count in counts.items()]
+        wanted = [Wanted(self._users, key, count, f"{key.decode()} sends")
+                  for key, count in counts.items() if key is not None]  # fmt: skip
         wanted.append(Wanted(self._write_keys, write_key, counts.total(), f"A write key of {tenant} sends"))
         take(wanted, self._clock_s())
 

@@ -124,17 +124,19 @@
       keepalive: !failures && bytes(text) < BEACON_BYTES // others on the page may have taken the room
     }).then(function (answer) {
       return answer.text().then(function (said) {
-        var status = answer.status, taken = answer.ok && parse(said, {}).success;
+        var status = answer.status, told = parse(said, {}), taken = answer.ok && told.success;
         if (status === 413 && events.length > 1) {
           atOnce = events.length >> 1;
           sent = {};
           return 0;
         }
-        // Of what it refuses with a 400 the collector keeps a dead letter that says why. An event that is too large even
-        // alone is kept nowhere. Other answers (a key being changed, a proxy's page) say nothing of the events: they wait.
+        // Of what it refuses, all with a 400 or some with a 200, the collector keeps a dead letter that says why. An event
+        // too large even alone is kept nowhere. Other answers (a key being changed, a proxy's page) say nothing of the events:
+        // they wait.
         if (taken || status === 400 || status === 413) {
           atOnce = Math.min(AT_ONCE, 2 * atOnce);
-          if (!taken && window.console) console.warn("clickwake: events were refused", status, said);
+          var refusal = !taken || (told.rejected || [])[0];
+          if (refusal && window.console) console.warn("clickwake: events were refused", status, said);
           return 0;
         }
         return Math.min(TOLD_MAX_MS, 1000 * answer.headers.get("Retry-After") || 1);
@@ -201,11 +203,7 @@
       forget();
       write("consent", heard); // into the room that is free now, if there was none
     },
-    reset: function () { // somebody else uses this browser now, or nobody is to be known
-      queue = [];
-      keep();
-      forget();
-    },
+    reset: forget, // somebody else uses this browser now; what waits is whose it was
     flush: function () { // a promise of the moment at which everything is acknowledged
       return new Promise(function (done) { waiters.push(done); send(); });
     },

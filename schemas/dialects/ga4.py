@@ -59,7 +59,8 @@ def translate(body: Any, query: Mapping[str, str]) -> Translated:
         params = object_of(one.get("params") or {}, f"events[{at}].params")
         micros = one.get("timestamp_micros") or body.get("timestamp_micros")
         found.append(about | _event(one.get("name"), params) | present(
-            messageId=derived_id(body.get("client_id"), at, one, at=micros), originalTimestamp=instant(micros, 1_000_000),
+            messageId=derived_id(about.get("anonymousId"), about.get("userId"), at, one, at=micros),
+            originalTimestamp=instant(micros, 1_000_000),
             context=present(sessionId=_text(params.get("session_id")), ip=body.get("ip_override"), consent=consent),
         ))  # fmt: skip
     return Translated(found, query.get("api_secret"))

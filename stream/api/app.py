@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from stream.adapters.clock import WallClock
 from stream.adapters.kafka.decisions import DecisionLog
+from stream.adapters.kafka.erasures import Erasures
 from stream.adapters.kafka.offers import OffersReader
 from stream.adapters.kafka.replica import StateReplica
 from stream.adapters.kafka.serving_readers import ServingReaders
@@ -63,7 +64,8 @@ class Api:
         self.replica = StateReplica(settings, "api")
         self.tracing = tracing.start(settings, "api", self.metrics.registry)
         self.decisions = DecisionLog(settings, self.tracing)
-        self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock())
+        self.erasures = Erasures(settings)
+        self.service = Service(settings, self.ranking, self.replica, self.decisions, WallClock(), self.erasures)
         self.learned = OffersReader(settings)
         self.offers = OfferDesk(settings.offers_file, self.learned, self.decisions, WallClock(), self.service.p_no_return,
                                 TextFeatures(settings, self.ranking.serving))
@@ -86,6 +88,7 @@ class Api:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._following
             await self.learned.stop()
+            await self.erasures.stop()
             await self.replica.close()
 
     async def _follow(self) -> None:
@@ -100,12 +103,13 @@ class Api:
     async def _read(self) -> None:
         async with asyncio.TaskGroup() as group:
             self.ranking.start(group)
-            self.learned.start()
-            group.create_task(self.learned.wait_failed())
+            for reader in (self.learned, self.erasures):
+                reader.start()
+                group.create_task(reader.wait_failed())
             group.create_task(only_when_asked(self.decisions.run)())
             await self.replica.open()
             group.create_task(only_when_asked(self.replica.follow)())
-            await asyncio.gather(self.ranking.ready(), self.learned.ready())
+            await asyncio.gather(self.ranking.ready(), self.learned.ready(), self.erasures.ready())
             self._reason = None
             log.info("ready")
 
@@ -152,6 +156,7 @@ class Api:
     async def recommendations_of_many(self, request: Request, tenant: str) -> Response:
         """`POST /v1/recommendations`"""
         ask = await self._posted(request, AskForMany)
+        self.service.check_count(ask.users)
         self._admit(request, tenant, len(ask.users) - 1)
         return Json({"recommendations": await self.service.recommend_many(tenant, ask.users, ask)})
 

@@ -11,6 +11,7 @@ from stream.adapters.watched import Watched
 from stream.core.experiments.experiments import Arm, Experiment, ExperimentsFile
 from stream.core.expressions.expression import ExpressionError, parse
 from stream.core.ranking.index import FIELDS
+from stream.core.ranking.scenarios import PERSONAL
 
 LOOK_S = 1.0
 NO_ARM = Arm(name="none")
@@ -32,6 +33,9 @@ def load(path: Path) -> tuple[Experiment, ...]:
         if len({arm.name for arm in one.arms}) < len(one.arms):
             raise ExperimentsError(f"{path}: experiment {one.name!r} has two arms of one name")
         for arm in one.arms:
+            if arm.explore and one.scenario not in PERSONAL:
+                raise ExperimentsError(f"{path}: experiment {one.name!r}, arm {arm.name!r}: `explore` counts in scenarios "
+                                       f"{' and '.join(PERSONAL)} only, and does nothing in {one.scenario}: leave it out")
             try:
                 for text, kind in ((arm.filter, "flag"), (arm.boost, "number")):
                     if text is not None:

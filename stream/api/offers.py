@@ -1,8 +1,9 @@
 """Which offer a user sees at a placement: the file of offers, and a decision with the chance it was taken with.
 
 A request: 1 offers that may not be shown are left out, each with the reason; 2 a user who is held out gets the control, or
-nothing; 3 for anybody else the policy gives each offer its chance, and a hash of user, placement and moment is held against
-them; 4 the decision is noted for the log, from which the offers worker learns. Nothing is drawn by chance: the same request
+nothing, and what step 3 would have chosen is logged where a guardrail compares with it; 3 for anybody else the policy gives
+each offer its chance, and a hash of user, placement and moment is held against them; 4 the decision is noted for the log,
+from which the offers worker learns, unless nothing may be kept of the user. Nothing is drawn by chance: the same request
 within DECISION_S against the same policy has the same answer and the same id.
 """
 
@@ -66,11 +67,13 @@ Text = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 
 class AskOffer(msgspec.Struct, frozen=True, kw_only=True):
     """`id`: what stands for the moment of the decision (a page view, a message): asking again with it chooses alike.
-    `offers`: only from these, of the file's."""
+    `offers`: only from these, of the file's. `log`: whether it is shown to the user, and counts as a
+    decision."""
 
     placement: str
     id: Annotated[str, msgspec.Meta(max_length=256)] = ""
     offers: Annotated[tuple[Id, ...], msgspec.Meta(max_length=200)] = ()
+    log: bool = True
 
 
 class AskOfferFor(AskOffer, frozen=True, kw_only=True):
@@ -108,12 +111,14 @@ class OfferAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Person(NamedTuple):
-    """Whom it is for. `now_ms`: the present in event time, by which the state is judged."""
+    """Whom it is for. `now_ms`: the present in event time, by which the state is judged. `kept`: whether the decision may be
+    kept, by the list of erasures."""
 
     tenant: str
     user: str
     state: UserState
     now_ms: int
+    kept: bool = True
 
 
 class _Weighed(NamedTuple):
@@ -126,6 +131,7 @@ class _Weighed(NamedTuple):
     holdout: bool
     groups: tuple[str, ...]
     candidates: dict[str, float]
+    instead: dict[str, float]  # chances that a held-out user would have had; empty where no guardrail asks
     refused: dict[str, str]
     at_ms: int
 
@@ -170,19 +176,23 @@ class OfferDesk:
         refused = self._refused(where, offers, person, values, at_ms)
         allowed = [one for one in offers if one.id not in refused]
         groups, made = where.groups_of(values), self._policy(person.tenant, ask.placement)
+        instead: dict[str, float] = {}
         if out:
+            if where.placement.guardrail is not None:
+                instead = _chances(made, allowed, about, groups)
             control = where.placement.control
             refused |= {one.id: "the user is held out" for one in allowed if one.id != control}
             candidates = {one.id: 1.0 for one in allowed if one.id == control}
         else:
             candidates = _chances(made, allowed, about, groups)
-        weighed = _Weighed(rules, where, about, made.version, out, groups, candidates, refused, at_ms)
+        weighed = _Weighed(rules, where, about, made.version, out, groups, candidates, instead, refused, at_ms)
         return self._decided(person, ask, weighed)
 
     def _decided(self, person: Person, ask: AskOffer, weighed: _Weighed) -> OfferAnswer:
         """Steps 3 and 4: the choice, its id, its log."""
         moment = ask.id or str(weighed.at_ms // (1000 * DECISION_S))
-        chosen, propensity = _taken(weighed.candidates, "\x1f".join((person.tenant, person.user, ask.placement, moment)))
+        lot = "\x1f".join((person.tenant, person.user, ask.placement, moment))
+        (chosen, propensity), (instead, _) = _taken(weighed.candidates, lot), _taken(weighed.instead, lot)
         taken = next((one for one in weighed.where.offers if one.id == chosen), None)
         hour = weighed.at_ms // HOUR_MS  # an id that comes again much later is another decision
         content = msgspec.json.encode((weighed.candidates, sorted(weighed.refused), weighed.groups,
@@ -191,12 +201,13 @@ class OfferDesk:
                                       weighed.rules.version, weighed.policy_version, content)  # fmt: skip
         state = person.state
         as_of = utc(state.last_ts_ms) if state.last_event_id else None
-        self.decisions.note(Decision(
-            recommendation_id=ident, tenant=person.tenant, user_id=person.user, scenario="offer", items=(),
-            candidates=len(weighed.candidates), as_of_event_id=state.last_event_id, as_of_ts=as_of,
-            served_at=utc(weighed.at_ms), model_version=weighed.policy_version, request={"id": ask.id} if ask.id else {},
-            offer=_offered(weighed, taken, propensity),
-        ))  # fmt: skip
+        if ask.log and person.kept:
+            self.decisions.note(Decision(
+                recommendation_id=ident, tenant=person.tenant, user_id=person.user, scenario="offer", items=(),
+                candidates=len(weighed.candidates), as_of_event_id=state.last_event_id, as_of_ts=as_of,
+                served_at=utc(weighed.at_ms), model_version=weighed.policy_version,
+                request={"id": ask.id} if ask.id else {}, offer=_offered(weighed, taken, propensity, instead),
+            ))  # fmt: skip
         return OfferAnswer(
             recommendation_id=ident, user_id=person.user, placement=ask.placement,
             offer=None if taken is None else _shown(taken), propensity=propensity, candidates=weighed.candidates,
@@ -253,12 +264,12 @@ def _chances(
     return {one.id: float(chance) for one, chance in zip(allowed, chances, strict=True)}
 
 
-def _offered(weighed: _Weighed, taken: Offer | None, propensity: float) -> Offered:
+def _offered(weighed: _Weighed, taken: Offer | None, propensity: float, instead: str) -> Offered:
     own = weighed.where.placement
     found = Offered(
         placement=own.name, offer_id="", propensity=propensity, candidates=weighed.candidates, refused=weighed.refused,
         holdout=weighed.holdout, rules_version=weighed.rules.version, policy_version=weighed.policy_version,
-        reward=own.reward, window_ms=round(own.window_hours * HOUR_MS), groups=weighed.groups,
+        reward=own.reward, window_ms=round(own.window_hours * HOUR_MS), groups=weighed.groups, instead=instead,
     )  # fmt: skip
     if taken is None:
         return found

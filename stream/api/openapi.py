@@ -35,12 +35,14 @@ SAID = {
     "id": "What stands for the moment of the decision (a page view, a message): asking again with it chooses alike.",
     "offers": "Only from these offers, separated by commas.",
     "fields": "What of the catalog comes along with each item, separated by commas.",
+    "log": "false: the answer is looked at and not shown to the user, so it is not logged as a decision.",
 }
 FRESHNESS = {
     STALE: {"description": "`stale_ms` of now, of a 304, too.", "schema": {"type": "integer"}},
     AS_OF: {"description": "`as_of_ts` of now; missing where it is null.",
             "schema": {"type": "string", "format": "date-time"}},
 }  # fmt: skip
+POSTED = ("400", "408", "413", "415")  # what a request with a body may be told
 BODIES = (AskForMany, ToRank, AskOfferFor)  # another field than theirs is refused
 
 
@@ -65,7 +67,8 @@ def _answers(description: str, schema: dict[str, Any], *others: str) -> dict[str
         "304": "The client has this answer (If-None-Match).",
         "400": "The request cannot be understood; `messages` says where.",
         "401": "No or an unknown read key.", "404": "Nobody knows this user, item or placement.",
-        "413": "Larger than the limits.",
+        "408": "The body did not come in time.", "413": "Larger than the limits.",
+        "415": "Another media type or encoding than JSON, gzip.",
         "429": "Too many requests at once, or answers a second: retry after Retry-After seconds.",
         "503": "Not ready: it is reading what the workers have written.",
     }  # fmt: skip
@@ -109,11 +112,11 @@ def document(settings: Api) -> dict[str, Any]:
         "/v1/recommendations": {"post": {
             "operationId": "recommendationsOfMany", "summary": f"The same for up to {settings.users_max} users at once.",
             "security": key, "requestBody": _body("AskForMany"),
-            "responses": _answers("In the order of the users.", _ref("Answers"), "400", "404", "413"),
+            "responses": _answers("In the order of the users.", _ref("Answers"), "404", *POSTED),
         }},
         "/v1/rank": {"post": {
             "operationId": "rank", "summary": "Given items in the order in which they suit the user.", "security": key,
-            "requestBody": _body("ToRank"), "responses": _answers("Best first.", _ref("Ranked"), "400", "413"),
+            "requestBody": _body("ToRank"), "responses": _answers("Best first.", _ref("Ranked"), *POSTED),
         }},
         "/v1/offers/{user}": {"get": {
             "operationId": "offer", "summary": "Which offer a user is to see at a placement, with the chance of it.",
@@ -123,7 +126,7 @@ def document(settings: Api) -> dict[str, Any]:
         "/v1/offers": {"post": {
             "operationId": "offerFor", "summary": "The same by a request's body.", "security": key,
             "requestBody": _body("AskOfferFor"),
-            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferServed"), "400", "404", "413"),
+            "responses": _answers("Chosen, and logged as a decision.", _ref("OfferServed"), "404", *POSTED),
         }},
         "/v1/users/{user}": {"get": {
             "operationId": "user", "summary": "What is known of a user: history, cart, and the curve of survival.",

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from starlette.datastructures import QueryParams
 
 from schemas.events import Id
 from stream.core.decode import message_of
@@ -29,7 +30,8 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
 
     `items`: what a scenario is about (similar: these; complements: goes with these, default the user's cart). `filter` and
     `boost` are expressions over items: a condition, and a factor of the score. `explore`: the share of places that go to
-    items nobody knows yet. `fields`: what of the catalog comes along.
+    items nobody knows yet. `fields`: what of the catalog comes along. `log`: whether the answer is shown to the user, and
+    counts as a decision.
     """
 
     scenario: Scenario = "for_you"
@@ -42,13 +44,14 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     diversity: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     explore: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     fields: tuple[Field, ...] = ()
+    log: bool = True
 
     def as_asked(self) -> dict[str, str]:
         """What differs from the defaults, for the log of decisions."""
         told = msgspec.to_builtins(self)
         return {
             name: value if isinstance(value, str) else msgspec.json.encode(value).decode() for name, value in told.items()
-            if name in _DEFAULTS and value != _DEFAULTS[name] and name not in ("scenario", "fields")
+            if name in _DEFAULTS and value != _DEFAULTS[name] and name not in ("scenario", "fields", "log")
         }  # fmt: skip
 
 
@@ -73,6 +76,7 @@ class ToRank(msgspec.Struct, frozen=True, kw_only=True):
     user_id: Id
     items: Annotated[tuple[Id, ...], msgspec.Meta(min_length=1, max_length=1_000)]
     boost: str | None = None
+    log: bool = True
 
 
 class Neighbors(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,13 +91,15 @@ class Nothing(msgspec.Struct, frozen=True):
     """Where no parameter may be given."""
 
 
-def from_query(query: Mapping[str, str], kind: type[T]) -> T:
-    """Parameters of a URL; lists are separated by commas. Raises Refused 400."""
+def from_query(query: QueryParams, kind: type[T]) -> T:
+    """Parameters of a URL; lists are separated by commas, or given one by one, so that an id may have a comma. Raises
+    Refused 400."""
     given: dict[str, Any] = dict(query)
     _known(given, kind, "parameter")
     for name in ("items", "fields", "offers"):
         if name in given:
-            given[name] = [one for one in given[name].split(",") if one]
+            several = query.getlist(name)
+            given[name] = [one for one in (several if len(several) > 1 else several[0].split(",")) if one]
     try:
         return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:

@@ -2,7 +2,8 @@
 
 A request: 1 the user's state is read from the replica; 2 scored, together with others that wait; 3 what the request asks to
 choose from and to prefer is applied to all items; 4 the rules rank; 5 the answer gets an id that stands for its content;
-6 it is noted for the log of decisions. Nothing waits for Kafka: an answer says how old what it knows is.
+6 it is noted for the log of decisions, unless the list of erasures says that nothing is kept of the user. Nothing waits for
+Kafka: an answer says how old what it knows is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from schemas.events import key
+from schemas.events import key, ms
 from schemas.outputs import Applied, Decision, RecommendedItem, output_id
 from stream.adapters.kafka.decisions import DecisionLog
 from stream.adapters.kafka.replica import StateReplica
@@ -62,7 +63,7 @@ from stream.core.user.totals import totals
 from stream.http.answers import Refused, invalid
 from stream.outbox import utc
 from stream.partition import NOBODY
-from stream.ports import Clock
+from stream.ports import Clock, Erasures
 from stream.pseudonyms import Pseudonyms
 from stream.recommending import Scored, degraded, rules_of
 from stream.serving import Serving
@@ -73,10 +74,12 @@ REASONED_MAX = 20  # items of a ranking that are logged with their reasons: a th
 
 class Who(NamedTuple):
     """A user who is asked about. `name` is what they are called downstream, in the log of decisions too; `held` is the name
-    that their state is under, which may be an older one. Answers say the id that was asked."""
+    that their state is under, which may be an older one; `names` are all that they may be on a list by. Answers say the id
+    that was asked."""
 
     name: str
     held: str
+    names: tuple[str, ...]
 
 
 class _Decided(NamedTuple):
@@ -93,8 +96,9 @@ class Service:
     """One process's answers. `run` follows, until cancelled; `ready` says why it cannot answer yet."""
 
     def __init__(self, settings: Settings, ranking: ServingReaders, replica: StateReplica, decisions: DecisionLog,
-                 clock: Clock) -> None:  # fmt: skip
+                 clock: Clock, erasures: Erasures) -> None:  # fmt: skip
         self.settings, self.ranking, self.replica, self.decisions, self.clock = settings, ranking, replica, decisions, clock
+        self.erasures = erasures
         self.pseudonyms = Pseudonyms(settings.privacy)
         self.experiments = Experiments(settings.experiments_file)
         self._coalescer = Coalescer(lambda: self.ranking.serving.current, ranking.run_model)
@@ -105,10 +109,10 @@ class Service:
     def who(self, tenant: str, user: str) -> Who:
         """Where ids are pseudonyms, the state is looked for under each key, newest first, and under the id itself."""
         if not self.pseudonyms:
-            return Who(user, user)
-        name = self.pseudonyms.ids_of(tenant, user)[0]
-        held = (one for one in self.pseudonyms.names_of(tenant, user) if self.replica.holds(key(tenant, one)))
-        return Who(name, next(held, name))
+            return Who(user, user, (user,))
+        name, names = self.pseudonyms.ids_of(tenant, user)[0], tuple(self.pseudonyms.names_of(tenant, user))
+        held = (one for one in names if self.replica.holds(key(tenant, one)))
+        return Who(name, next(held, name), names)
 
     async def recommend(self, tenant: str, user: str, ask: Ask) -> Answer:
         """The best items for a user in a scenario. Raises Refused."""
@@ -119,12 +123,14 @@ class Service:
             "decision", tenant, who.name, ask.scenario, state.last_event_id, version, chosen.degraded or "", wanted.arm.name,
             msgspec.json.encode((ask.as_asked(), applied, [(one.item_id, one.source) for one in items])).decode(),
         )
-        self._note(Decision(
-            recommendation_id=ident, tenant=tenant, user_id=who.name, scenario=ask.scenario, items=items,
-            candidates=choice.candidates, as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
-            model_version=version, request=ask.as_asked(), degraded=chosen.degraded, experiment=experiment, arm=arm,
-            applied=applied, propensities=tuple(round(one, 6) for one in choice.chances),
-        ))  # fmt: skip
+        if ask.log:
+            self._note(who, Decision(
+                recommendation_id=ident, tenant=tenant, user_id=who.name, scenario=ask.scenario, items=items,
+                candidates=choice.candidates, as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
+                served_at=self._now(), model_version=version, request=ask.as_asked(), degraded=chosen.degraded,
+                experiment=experiment, arm=arm, applied=applied,
+                propensities=tuple(round(one, 6) for one in choice.chances),
+            ))  # fmt: skip
         return Answer(
             recommendation_id=ident, user_id=user, scenario=ask.scenario, experiment=experiment, arm=arm,
             items=with_fields(items, chosen.catalog, ask.fields), categories=chosen.categories,
@@ -156,14 +162,22 @@ class Service:
                 chosen = about_items(serving.index(tenant), state, wanted, now_ms)
         return _Decided(serving.version, wanted, chosen, found.experiment if found else "", arm.name if found else "")
 
-    def _note(self, decision: Decision) -> None:
-        if self.settings.api.log_decisions:
+    def _note(self, who: Who, decision: Decision) -> None:
+        at = decision.as_of_ts or decision.served_at
+        if self.settings.api.log_decisions and self._kept(decision.tenant, who, ms(at)):
             self.decisions.note(decision)
+
+    def _kept(self, tenant: str, who: Who, at_ms: int) -> bool:
+        """Whether what is decided by what the user did up to then may be kept, by the list of erasures."""
+        return not any(self.erasures.covers(key(tenant, one), at_ms) for one in who.names)
+
+    def check_count(self, users: tuple[str, ...]) -> None:
+        """Raises Refused 413 for more users than one request may ask about."""
+        if len(users) > self.settings.api.users_max:
+            raise Refused(413, "too_many_users", f"At most {self.settings.api.users_max} users a request, not {len(users)}.")
 
     async def recommend_many(self, tenant: str, users: tuple[str, ...], ask: Ask) -> list[Answer]:
         """`recommend` for several users, scored together."""
-        if len(users) > self.settings.api.users_max:
-            raise Refused(413, "too_many_users", f"At most {self.settings.api.users_max} users a request, not {len(users)}.")
         return list(await asyncio.gather(*(self.recommend(tenant, user, ask) for user in users)))
 
     async def rank(self, tenant: str, ask: ToRank) -> Ranked:
@@ -180,12 +194,13 @@ class Service:
             "rank", tenant, who.name, state.last_event_id, serving.version, why_not or "", ask.boost or "",
             msgspec.json.encode([(one.item_id, one.source) for one in items]).decode(),
         )
-        self._note(Decision(
-            recommendation_id=ident, tenant=tenant, user_id=who.name, scenario="rank", items=_logged(items),
-            candidates=len(items), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
-            model_version=serving.version, request={"boost": ask.boost} if ask.boost else {}, degraded=why_not,
-            applied=Applied(n=len(items), exclude="none", boost=ask.boost), propensities=(1.0,) * len(items),
-        ))  # fmt: skip
+        if ask.log:
+            self._note(who, Decision(
+                recommendation_id=ident, tenant=tenant, user_id=who.name, scenario="rank", items=_logged(items),
+                candidates=len(items), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
+                model_version=serving.version, request={"boost": ask.boost} if ask.boost else {}, degraded=why_not,
+                applied=Applied(n=len(items), exclude="none", boost=ask.boost), propensities=(1.0,) * len(items),
+            ))  # fmt: skip
         return Ranked(
             recommendation_id=ident, user_id=ask.user_id, items=items,
             unknown=tuple(item for item in ask.items if item not in index.row_of), as_of_event_id=state.last_event_id,
@@ -260,7 +275,8 @@ class Service:
         """Whom an offer is for; with the state of nobody for who is not known."""
         who = self.who(tenant, user)
         state = self.replica.read(key(tenant, who.held)) or NOBODY
-        return Person(tenant, who.name, state, self._now_ms(tenant, who, state))
+        at_ms = state.last_ts_ms if state.last_event_id else self.clock.now_ms()
+        return Person(tenant, who.name, state, self._now_ms(tenant, who, state), self._kept(tenant, who, at_ms))
 
     def offered(self, user: str, answer: OfferAnswer) -> OfferServed:
         """An offer to the user who was asked about, with what every answer says of its making: it knows a user's state, and

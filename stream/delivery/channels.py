@@ -25,7 +25,7 @@ RETRIED = (408, 425, 429, 500, 502, 503, 504)
 PERMANENT = 500  # answers of a mail server from here on (RFC 5321, section 4.2.1)
 SECRET_PREFIX = "whsec_"  # noqa: S105  # of a secret, not one
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what OWASP names (CSV injection)
-COLUMNS = ("delivery_id", "at", "tenant", "user_id", "kind", "details")
+COLUMNS = ("delivery_id", "at", "tenant", "user_id", "kind", "details", "thing")
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -163,7 +163,7 @@ def _told(name: str, value: Any) -> str:
 def _write(channel: Csv, message: Message) -> None:
     path = Path(channel.folder) / f"{message.delivery}-{message.at:%Y-%m-%d}.csv"
     row = (message.delivery_id, message.at.isoformat(), message.tenant, message.user_id, message.kind,
-           msgspec.json.encode(message.details).decode())  # fmt: skip
+           msgspec.json.encode(message.details).decode(), message.thing)  # fmt: skip
     try:
         append_line(path, _line(row), _line(COLUMNS))
     except OSError as error:

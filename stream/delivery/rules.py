@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ import msgspec
 
 DAYS_KNOWN = 30  # as long as the log of deliveries is kept
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9 _-]{0,63}$")]
+LocalTime = Annotated[time, msgspec.Meta(tz=False)]  # of the `timezone` that is named beside it
 
 
 class DeliveryError(ValueError):
@@ -96,6 +98,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """One stream of messages. `about`: churn (an alert raised), reminder (a purchase is due) or segment (`change` of
     `segment`); to the shop's own people satisfaction (an item or a brand, as `of` says, has fallen, by `fall_min` at least,
     or has more support tickets than usual; `reason`: one of both alone).
+    `tenant`: whose users, items and brands; every tenant's without.
     `purpose`: only a service goes to users who refuse advertising, and whatever the `caps` of the file say. `priority`: what
     is high goes first, and may use what caps keep for such. `probability_min`: of the alert or reminder. `cap_days`: nobody,
     and of no item or brand, twice within so many days, by this delivery. `quiet`: between these times of `timezone` nothing
@@ -114,7 +117,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     change: Literal["entered", "left"] = "entered"
     probability_min: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     cap_days: Annotated[float, msgspec.Meta(ge=0, le=DAYS_KNOWN)] = 7.0
-    quiet: tuple[time, time] | None = None
+    quiet: tuple[LocalTime, LocalTime] | None = None
     timezone: str = "UTC"
     holdout: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     tenant: str | None = None
@@ -143,6 +146,16 @@ class DeliveryFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """The delivery of that name; None where there is none, or none any more."""
         return next((one for one in self.deliveries if one.name == name), None)
 
+    def under(self, names: Callable[[str, str], Iterable[str]]) -> DeliveryFile:
+        """With those of `suppress` by each of the `names` that tenant and user give.
+
+        >>> DeliveryFile(suppress=("shop/u1",)).under(lambda tenant, user: [f"pn_{user}", user]).suppress
+        ('shop/pn_u1', 'shop/u1')
+        """
+        whose = (one.partition("/") for one in self.suppress)
+        named = tuple(f"{tenant}/{name}" for tenant, _, user in whose for name in names(tenant, user))
+        return msgspec.structs.replace(self, suppress=named)
+
 
 def load(path: Path) -> DeliveryFile:
     """Raises DeliveryError."""
@@ -162,6 +175,10 @@ def load(path: Path) -> DeliveryFile:
         _check(f"{path}: delivery {one.name!r}", one)
     for number, cap in enumerate(found.caps, 1):
         _check_cap(f"{path}: cap {number}, {cap}", cap, found)
+    for entry in found.suppress:
+        tenant, _, user = entry.partition("/")
+        if not tenant or not user:
+            raise DeliveryError(f"{path}: `suppress` has {entry!r}: write tenant/user, such as demo/u17")
     return found
 
 

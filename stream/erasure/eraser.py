@@ -2,11 +2,13 @@
 
 1. The request is on the erasures topic: from now on collector, personalize and sink take nothing more of the user's past.
 2. The anonymous ids that only this user had are looked up in ClickHouse, put onto the list as well, and noted in the
-   request, since step 5 removes what they were found by.
+   request, since step 5 removes what they were found by. So are those that step 3 has put there.
 3. Every id is sent to the owner of its state as a message on the identity topic, which is folded like an event: the owner
    deletes it from the refusals' topic, the changelog and, on disk, from its store, and then acknowledges the message. The
-   changelog's tombstone and the acknowledgement are awaited, and that of what the owner told states that may name the user.
-4. What the sink has still to store is awaited: it was read before the list was known, or goes past it.
+   changelog's tombstone and the acknowledgement are awaited, and that of what the owner told states that may name the user:
+   where one is a device's that only they used, it goes too, and its owner puts the device on the list by its name.
+4. What the sink has still to store is awaited: it was read before the list was known, or goes past it. Then 2 again, and
+   where devices are found, 3 and 4 for them.
 5. Rows are deleted from ClickHouse by rewriting the parts they are in, until a count finds none.
 6. The request is written again without the name, with a receipt of what was done, signed where a key is set. Whether the
    user is suppressed is said as the list says it then: a request to delete lifts nothing, and undoes no lift.
@@ -30,7 +32,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from schemas import topics
 from schemas.erasure import Done, Erasure, Receipt, subject
-from schemas.events import key
+from schemas.events import key, ms
 from schemas.topics import Topic
 from stream.adapters.database.clickhouse import missing
 from stream.adapters.health.lag import Lag
@@ -39,6 +41,7 @@ from stream.adapters.kafka.producing import Message, send_keyed
 from stream.adapters.models import signing
 from stream.core.user import identity
 from stream.erasure.rows import Rows
+from stream.partition import unpack
 from stream.settings import Kafka, Settings
 from stream.tracing.port import UNTRACED, Tracing
 
@@ -54,6 +57,8 @@ COPIES = (*STORED, topics.IDENTITY, topics.STATE, topics.OFFERS, topics.ADS_REFU
 OUTSIDE = ("copies outside of this installation: backups, exports, what was delivered", "not reached from here")
 # Who is asked for nothing here, because nobody knows how many of them run, or whether any does
 BY_THEMSELVES = (
+    ("personalize: stores of partitions that a process has owned and does not own any more",
+     "deleted by that process as it reads the list of erasures; by one that does not run, when it starts"),
     ("read API: each process's copy of the states, memory and disk",
      "deleted by that process as it reads the changelog's tombstone; by one that does not run, when it starts"),
     ("offers worker: what the user saw and what is open",
@@ -80,6 +85,8 @@ class Listed(Protocol):
 
     def suppresses(self, user_key: bytes) -> bool: ...
 
+    def devices(self, erasure_id: str) -> list[str]: ...
+
     async def caught_up(self) -> None: ...
 
 
@@ -98,20 +105,18 @@ class Eraser:
         say.info("erasure begun")
         suppressed = self.listed.suppresses(key(request.tenant, user))
         rows = Rows(self.settings, request.tenant, request.requested_at, suppress=suppressed)
-        devices = await self._persist(partial(rows.devices, user))
-        if new := [one for one in devices if one not in request.devices]:
-            request = msgspec.structs.replace(request, devices=(*request.devices, *new), suppress=suppressed)
-            theirs = [key(request.tenant, one) for one in new]
-            await self.note([(subject(own), self._of_device(request, own)) for own in theirs] +
-                            [(subject(key(request.tenant, user)), request)])  # fmt: skip
+        request, asked = await self._with_devices(request, user, rows), subject(key(request.tenant, user))
+        told: tuple[str, ...] = ()
+        while new := tuple(one for one in (user, *request.devices) if one not in told):
+            with self.tracing.call("erase the state", asked):
+                await self._say_waiting("a personalize worker to delete the state", self._forgotten(request, new))
+            told += new
+            say.info("state deleted", ids=len(new))
+            await self._say_waiting("the sink to store what came before", self._stored())
+            request = await self._with_devices(request, user, rows)
         ids = (user, *request.devices)
         keys = [key(request.tenant, one) for one in ids]
-        asked = subject(keys[0])
-        with self.tracing.call("erase the state", asked):
-            await self._say_waiting("a personalize worker to delete the state", self._forgotten(request.tenant, ids))
-        say.info("state deleted", ids=len(ids))
         with self.tracing.call("erase rows", asked):
-            await self._say_waiting("the sink to store what came before", self._stored())
             done = await self._persist(partial(rows.delete, ids))
             while await self._persist(partial(rows.left, ids)):
                 await self._say_waiting("the sink to store what came before", self._stored())
@@ -124,6 +129,23 @@ class Eraser:
         say.info("erasure done", rows=sum(one.records for one in done), signed=self.signer is not None)
         return final
 
+    async def _with_devices(self, request: Erasure, user: str, rows: Rows) -> Erasure:
+        """Step 2: the request with the devices that tables or states know now. It names one before the device's own entry
+        ceases to: a crash in between would leave it to nobody. Where others came with it, as tables know, nothing late is
+        taken, and the rows stay."""
+        await self.listed.caught_up()
+        whose, told = key(request.tenant, user), self.listed.devices(request.erasure_id)
+        request = msgspec.structs.replace(request, suppress=self.listed.suppresses(whose))  # as it is now: see step 6
+        shared = await self._persist(partial(rows.shared, user, told)) if told else []
+        found = [*await self._persist(partial(rows.devices, user)), *(one for one in told if one not in shared)]
+        new = [one for one in dict.fromkeys(found) if one not in request.devices]
+        if new:
+            request = msgspec.structs.replace(request, devices=(*request.devices, *new))
+            await self.note([(subject(whose), request)])
+        if entries := [key(request.tenant, one) for one in dict.fromkeys((*new, *told))]:
+            await self.note([(subject(own), self._of_device(request, own)) for own in entries])
+        return request
+
     def _of_device(self, request: Erasure, own: bytes) -> Erasure:
         """The entry of an anonymous id; where that was suppressed itself, it stays so."""
         return msgspec.structs.replace(request, user_id=None, devices=(), device=True,
@@ -135,8 +157,10 @@ class Eraser:
         messages: list[Message] = [(record_key, msgspec.json.encode(value), []) for record_key, value in entries]
         await send_keyed(self.producer, name, messages, len(await self.producer.partitions_for(name)))
 
-    async def _forgotten(self, tenant: str, ids: Sequence[str]) -> None:
-        """Step 3: whoever owns the states deletes them; seen by tombstones in the changelog, and by what was committed."""
+    async def _forgotten(self, request: Erasure, ids: Sequence[str]) -> None:
+        """Step 3: whoever owns the states deletes them; seen by tombstones in the changelog, or by states that began after
+        the request, and by what was committed."""
+        tenant, requested_ms = request.tenant, ms(request.requested_at)
         prefix, partitions = self.settings.kafka.topic_prefix, self.settings.kafka.partitions
         commands = {key(tenant, one): identity.encode(identity.Erase(tenant, one)) for one in ids}
         theirs = sorted({partition_of(one, partitions) for one in commands})
@@ -151,7 +175,7 @@ class Eraser:
             while wanted:
                 for records in (await consumer.getmany(timeout_ms=500)).values():
                     for record in records:
-                        if record.value is None:
+                        if record.value is None or (record.key in wanted and unpack(record.value).since_ms > requested_ms):
                             wanted.discard(record.key)
         for _ in ("what was sent here", "what the owners tell other states that may name the user"):
             await self._committed("-personalize", topics.IDENTITY)

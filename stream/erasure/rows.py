@@ -33,6 +33,12 @@ class About(NamedTuple):
 
     which: str
     at: str
+    appended: str = "broker_time"
+
+    @property
+    def known_at(self) -> str:
+        """A client's clock may be ahead: what the broker had is of then at the latest."""
+        return f"least({self.at}, {self.appended})" if self.appended else self.at
 
 
 ABOUT = {
@@ -47,7 +53,7 @@ ABOUT = {
     "deliveries": About("user_id IN {ids:Array(String)}", "at"),
     "offer_decisions": About("user_id IN {ids:Array(String)}", "ifNull(as_of_ts, served_at)"),
     "opinions": About("user_id IN {ids:Array(String)}", "said_at"),
-    "satisfaction_predictions": About("user_id IN {ids:Array(String)}", "as_of_ts"),
+    "satisfaction_predictions": About("user_id IN {ids:Array(String)}", "as_of_ts", appended=""),
     "dead_letters": About(_LETTER, "first_seen"),
 }
 
@@ -87,6 +93,16 @@ class Rows:
             )
             return [row[0] for row in found.result_rows]
 
+    def shared(self, user: str, devices: Sequence[str]) -> list[str]:
+        """Which of these anonymous ids came with somebody else, too."""
+        with closing(clickhouse.open_client(self._settings)) as client:
+            found = client.query(
+                "SELECT DISTINCT anonymous_id FROM events WHERE tenant = {tenant:String} "
+                "AND anonymous_id IN {devices:Array(String)} AND user_id NOT IN ('', {user:String})",
+                parameters={"tenant": self._tenant, "user": user, "devices": list(devices)},
+            )
+            return [row[0] for row in found.result_rows]
+
     def delete(self, ids: Sequence[str]) -> list[Done]:
         """Rewrite the parts that hold rows of these ids without them; returns once that is done on disk."""
         with closing(clickhouse.open_client(self._settings)) as client:
@@ -109,7 +125,7 @@ class Rows:
         return Done(place=f"ClickHouse {table}", did="rows deleted", records=count)
 
     def _where(self, about: About) -> str:
-        bound = "" if self._until is None else f" AND {about.at} <= fromUnixTimestamp64Milli({{until_ms:Int64}})"
+        bound = "" if self._until is None else f" AND {about.known_at} <= fromUnixTimestamp64Milli({{until_ms:Int64}})"
         return f"tenant = {{tenant:String}} AND {about.which}{bound}"
 
     def _parameters(self, ids: Sequence[str]) -> dict[str, object]:

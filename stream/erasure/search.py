@@ -1,8 +1,9 @@
 """Is anything left of a user? Looks for the id's bytes in every store, whatever is said to have been done there.
 
 Looked for is the id as it stands in keys (`tenant/id`), in JSON (`"id"`, or a number called an id) and in MessagePack (with
-its length), not its bare characters: an id such as 12 is part of everything. In ClickHouse, also whole values; in dead
-letters, also what was refused.
+its length), not its bare characters: an id such as 12 is part of everything. The key likewise, which values hold too: a
+partition's own record, headers of Kafka, and what a state store notes about itself. In ClickHouse, also whole values; in
+dead letters, also what was refused.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from schemas.unreadable import UNREADABLE
 from stream.adapters.database import clickhouse
 from stream.adapters.kafka.global_reader import readable
 from stream.adapters.kafka.kafka_clients import records
+from stream.adapters.state.state_store import META_FAMILY, Meta
 from stream.erasure.eraser import OUTSIDE, until
 from stream.erasure.rows import HOLDS, numbers, quoted
 from stream.settings import Settings
@@ -58,12 +60,15 @@ class Needle:
 
     def __init__(self, tenant: str, ident: str) -> None:
         self.ident, self.key = ident, key(tenant, ident)
-        self.texts = (*(text.encode() for text in quoted([ident])), msgspec.msgpack.encode(ident))
+        names = ident, self.key.decode()
+        self.texts = (*(text.encode() for text in quoted(names)),
+                      *(msgspec.msgpack.encode(one) for one in (*names, self.key)))  # fmt: skip
         self.number = [re.compile(one.encode()) for one in numbers([ident])]
 
-    def of(self, record_key: bytes | None, value: bytes) -> bool:
+    def of(self, record_key: bytes | None, value: bytes, headers: Iterable[bytes]) -> bool:
         """Whether a record names it."""
-        return record_key in (self.key, b"#due/" + self.key) or self.inside(value)
+        return (record_key in (self.key, b"#due/" + self.key) or self.inside(value)
+                or any(one == self.key or self.inside(one) for one in headers))
 
     def inside(self, value: bytes) -> bool:
         return any(one in value for one in self.texts) or any(one.search(value) for one in self.number)
@@ -77,9 +82,9 @@ class Needles:
         self._all = [Needle(tenant, one) for one in ids]
         self.bytes_max = max(len(one) for needle in self._all for one in (needle.key, *needle.texts)) + BETWEEN_BYTES_MAX
 
-    def of(self, record_key: bytes | None, value: bytes | None) -> list[str]:
+    def of(self, record_key: bytes | None, value: bytes | None, headers: Sequence[bytes] = ()) -> list[str]:
         """Which ids a record names; a tombstone does by its key."""
-        return [one.ident for one in self._all if one.of(record_key, value or b"")]
+        return [one.ident for one in self._all if one.of(record_key, value or b"", headers)]
 
     def anywhere(self, piece: bytes) -> bool:
         """Whether a piece of a file names any."""
@@ -138,7 +143,7 @@ def in_topic(settings: Settings, topic: Topic, needles: Needles, done: Mapping[s
     last: dict[bytes, bool] = {}
     hits = newer = 0
     for record in records(settings, topic):
-        found = needles.of(record.key, _said(topic, record.value))
+        found = needles.of(record.key, _said(topic, record.value), [value for _, value in record.headers or () if value])
         hits += bool(found)
         if topic.cleanup == "compact":
             last[record.key or b""] = bool(found) and record.value is not None
@@ -195,13 +200,22 @@ def in_stores(folder: Path, needles: Needles) -> Iterator[Found]:
     """The state stores on this machine, read beside the process that has them open."""
     for path in sorted(folder.glob("*/*/db")):
         options = Options(raw_mode=True)
-        db = Rdict(str(path), options, access_type=AccessType.read_only(False), column_families={"meta": options})
+        db = Rdict(str(path), options, access_type=AccessType.read_only(False), column_families={META_FAMILY: options})
         try:
             hits = sum(1 for name, value in db.items() if needles.of(name, value))
+            hits += sum(1 for name, value in db.get_column_family(META_FAMILY).items() if needles.of(name, _noted(value)))
         finally:
             db.close()
         if hits:
             yield Found(place=f"state store {path.parent.name}", records=hits)
+
+
+def _noted(value: bytes) -> bytes:
+    """What a store notes about itself; with the keys in it, which are base64 there."""
+    try:
+        return value + msgspec.msgpack.encode(msgspec.json.decode(value, type=Meta))
+    except UNREADABLE:
+        return value
 
 
 def in_files(home: Path, needles: Needles) -> Iterator[Found]:

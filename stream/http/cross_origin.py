@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,13 +12,24 @@ PREFLIGHT_S = 86_400
 
 
 class CrossOrigin:
-    """Middleware. `origins` are exact, or `*`; other paths than `paths` say nothing of origins."""
+    """Middleware. `origins` are exact, or `*`; other paths than `paths` say nothing of origins. To `credentialed`, some of
+    the paths, browsers may send cookies: Snowplow's tracker has them do so by default, and no answer depends on it. They
+    want the origin itself there, not `*` (Fetch standard, "CORS protocol and credentials")."""
 
-    def __init__(self, app: ASGIApp, paths: Collection[str], origins: Sequence[str]) -> None:
-        self._app, self._paths = app, {path.rstrip("/") for path in paths}
-        self._answering = CORSMiddleware(app, allow_origins=origins, allow_methods=["GET", "POST"], allow_headers=["*"],
-                                         expose_headers=["Retry-After"], max_age=PREFLIGHT_S)  # fmt: skip
+    def __init__(
+        self, app: ASGIApp, paths: Collection[str], origins: Sequence[str], credentialed: Collection[str] = ()
+    ) -> None:  # fmt: skip
+        said: dict[str, Any] = {"allow_methods": ["GET", "POST"], "allow_headers": ["*"], "expose_headers": ["Retry-After"],
+                                "max_age": PREFLIGHT_S}  # fmt: skip
+        each = {"allow_origin_regex": ".*"} if "*" in origins else {"allow_origins": origins}
+        self._app = app
+        self._answering = dict.fromkeys(_plain(paths), CORSMiddleware(app, allow_origins=origins, **said))
+        self._answering |= dict.fromkeys(_plain(credentialed), CORSMiddleware(app, allow_credentials=True, **each, **said))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for_pages = scope["type"] == "http" and scope["path"].rstrip("/") in self._paths
-        await (self._answering if for_pages else self._app)(scope, receive, send)
+        answering = self._answering.get(scope["path"].rstrip("/")) if scope["type"] == "http" else None
+        await (answering or self._app)(scope, receive, send)
+
+
+def _plain(paths: Collection[str]) -> set[str]:
+    return {path.rstrip("/") for path in paths}

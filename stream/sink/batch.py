@@ -76,11 +76,12 @@ def freeze(
     outcomes: Counter[tuple[str, str]] = Counter()
     for record in records:
         outcome = to_rows[record.topic](record)
-        if isinstance(outcome, Rows) and erased(outcome.user, outcome.ts_ms):
+        known_ms = min(outcome.ts_ms, record.timestamp) if isinstance(outcome, Rows) else 0  # a clock may be ahead
+        if isinstance(outcome, Rows) and erased(outcome.user, known_ms):
             outcomes[record.topic, "skipped_erased"] += 1
         elif isinstance(outcome, Rows):
             outcomes[record.topic, "rows"] += 1
-            if outcome.device and erased(outcome.device, outcome.ts_ms):
+            if outcome.device and erased(outcome.device, known_ms):
                 outcome = outcome.without_device()
             for table, row in outcome.rows:
                 found = by_table.get(table.name)

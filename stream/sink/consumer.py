@@ -47,6 +47,7 @@ POLL_INTERVAL_MS_MAX = 24 * 3_600_000  # ClickHouse may be away for long: heartb
 COMMIT_TIMEOUT_S = 8.0  # the rows are stored; a commit that does not get through is made up for by the next
 LIST_BEHIND_MS_MAX = 2_000  # of erasures: its reader hears of the broker some twice a second, also while nothing comes
 TOPICS_PAUSE_S = 1.0
+LAG_S = 10.0  # the broker is asked this often how far behind the sink is
 T = TypeVar("T")
 
 
@@ -93,6 +94,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._generation = 0  # of the assignment: a batch read under an older one is stored, but never committed
         self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}  # with each, when the record before was appended
         self._unchecked = False  # whether the topics go on where this assignment's commits say
+        self._assigned = asyncio.Event()  # since it was last said how far behind the sink is
         self._read: set[TopicPartition] = set()  # partitions that anything was read of, so that they have a position
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
 
@@ -105,7 +107,12 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         try:
             await self._unless_stopped(self._connect())
             async with answered(self.settings, self._consumer, group(self.settings), self._begin_anew):
-                await self._loop()
+                telling = asyncio.create_task(self._tell_lag(), name="telling how far behind")
+                try:
+                    await self._loop()
+                finally:
+                    telling.cancel()
+                    await asyncio.wait((telling,))
         except Stopped as reason:
             log.warning("sink.stopped", reason=str(reason), next="offsets were not committed: a later start reads it again")
         finally:
@@ -167,6 +174,8 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         self._begin_anew()
         self._read.clear()
+        for tp in revoked:  # their next owner says how far behind they are
+            metrics.LAG.remove_by_labels({"topic": tp.topic, "partition": str(tp.partition)})
 
     def _begin_anew(self) -> None:
         """Nothing of what was read until now is committed."""
@@ -176,6 +185,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         log.info("sink.assigned", partitions=len(assigned))
         self._unchecked = True
+        self._assigned.set()
         self._on_ready()
 
     async def _check_places(self) -> None:
@@ -300,9 +310,23 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         for tp, offset in offsets.items():
             if self._uncommitted.get(tp) == offset:
                 del self._uncommitted[tp]
-            end = self._consumer.highwater(tp) if tp in self._consumer.assignment() else None
-            if end is not None:
-                metrics.LAG.labels(tp.topic, tp.partition).set(max(0, end - offset.offset))
+
+    async def _tell_lag(self) -> None:
+        """How far behind it is, by the broker's own word: what was fetched last stands still while ClickHouse is away."""
+        while True:
+            self._assigned.clear()
+            asked = self._consumer.assignment()
+            try:
+                async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                    ends = await self._consumer.end_offsets(asked)
+                    places = {tp: await self._consumer.committed(tp) or 0 for tp in asked}
+            except (KafkaError, IllegalStateError, TimeoutError) as error:
+                log.debug("sink.lag_unknown", kafka=self.settings.kafka.bootstrap_servers, error=repr(error))
+            else:
+                for tp in asked & self._consumer.assignment():
+                    metrics.LAG.labels(tp.topic, tp.partition).set(max(0, ends[tp] - places[tp]))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._assigned.wait(), LAG_S)
 
     def _count(self, batch: Batch, records: list[Record]) -> None:
         for (topic, outcome), count in batch.outcomes.items():

@@ -269,7 +269,7 @@ def test_every_page_has_its_figures(dashboard: tuple[Settings, str], now: dateti
         expect(page.get_by_role("status")).to_have_text(told)
     shot(page, "dashboard-user")
     page.get_by_role("button", name="Forget this user").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_contain_text("user u3 of tenant t")
     surfaces.at_rest(page)
     page.get_by_role("button", name="Erase").click()
     expect(page.get_by_text("The request was taken")).to_be_visible()
@@ -345,7 +345,7 @@ def test_keys_do_what_a_pointer_does(dashboard: tuple[Settings, str], page: Page
     page.keyboard.press("Enter")
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.closest('main') !== null"), "past the links of every page"
-    header = page.get_by_role("columnheader", name="at", exact=True)
+    header = page.get_by_role("columnheader", name="at (UTC)", exact=True)
     header.get_by_role("button").focus()
     for order in ("ascending", "descending"):
         page.keyboard.press("Enter")
@@ -378,6 +378,20 @@ def test_keys_do_what_a_pointer_does(dashboard: tuple[Settings, str], page: Page
     expect(forget).to_be_focused()
 
 
+def test_a_table_that_is_sorted_has_the_rows_it_had(dashboard: tuple[Settings, str], page: Page) -> None:
+    """Of a model there are several."""
+    _, url = dashboard
+    surfaces.opened(page, f"{url}/recommendations")
+    table = page.get_by_role("table").first
+    rows, header = table.locator("tbody tr"), table.get_by_role("columnheader", name="within")
+    before = sorted(rows.all_inner_texts())
+    assert len(before) >= 3
+    for order in ("ascending", "descending"):
+        header.get_by_role("button").click()
+        expect(header).to_have_attribute("aria-sort", order)
+        assert sorted(rows.all_inner_texts()) == before
+
+
 def test_it_says_what_it_does_not_know(dashboard: tuple[Settings, str], page: Page) -> None:
     _, url = dashboard
     page.goto(f"{url}/users/nobody")
@@ -390,7 +404,7 @@ def test_it_says_what_it_does_not_know(dashboard: tuple[Settings, str], page: Pa
 
 def test_one_signs_in_and_sees_what_the_role_lets_one_see(settings: Settings, page: Page, tmp_path: Path) -> None:
     path = settings.home / "dashboard-accounts.json"
-    bob = accounts.new("bob", "read", PASSWORD)
+    bob = accounts.new("bob", "read", PASSWORD, ("a", "b"))
     accounts.write(path, {"bob": bob, "ann": accounts.new("ann", "admin", PASSWORD)})
     port = process.free_port()
     url = f"http://127.0.0.1:{port}"
@@ -416,6 +430,13 @@ def test_one_signs_in_and_sees_what_the_role_lets_one_see(settings: Settings, pa
         expect(page).to_have_url(f"{url}/users/u1?lang=en")
         expect(page.get_by_role("alert").first).to_contain_text("does not answer")  # there is no ClickHouse in this test
         assert page.get_by_role("button", name="Forget this user").count() == 0
+        surfaces.is_live(page, "/users/u1")
+        page.get_by_text("Tenant a", exact=True).click()
+        surfaces.can_be_read(page)
+        surfaces.works_by_keyboard(page)
+        page.get_by_role("link", name="b", exact=True).click()
+        expect(page).to_have_url(f"{url}/users/u1?lang=en&tenant=b")
+        expect(page.get_by_text("Tenant b", exact=True)).to_be_visible()
         accounts.write(path, {"ann": accounts.read(path)["ann"]})
         expect(page.get_by_label("Password")).to_be_visible(timeout=20_000)  # bob is gone, and his page, by its socket
         page.get_by_label("Name").fill("ann")

@@ -23,10 +23,11 @@ CONSENT = "Segment Consent Preference Updated"
 
 class Collector:
     """Serves a page and the tracker, keeps what is sent. `answers` are what the next requests get, a status or somebody
-    else's page with a 200; then it takes all that is not too large."""
+    else's page with a 200; then it takes all that is not too large, and says `taken`."""
 
     def __init__(self) -> None:
         self.answers: list[int | bytes] = []
+        self.taken = b'{"success": true}'
         self.bytes_max, self.retry_after = Settings().collector.batch_bytes_max, "0"
         self.page = (b"<script>var clickwake = [['track', 'Early']]</script>"
                      b"<script src='/clickwake.js' data-write-key='key'></script>")  # fmt: skip
@@ -50,7 +51,7 @@ class Collector:
                 if isinstance(answer, bytes):
                     self.reply(200, answer, "text/html")
                 else:
-                    self.reply(answer, b'{"success": true}' if answer == 200 else b'{"error": {}}', "application/json")
+                    self.reply(answer, collector.taken if answer == 200 else b'{"error": {}}', "application/json")
 
             def reply(self, status: int, content: bytes, kind: str) -> None:
                 self.send_response(status)
@@ -118,6 +119,21 @@ def test_what_is_not_taken_is_sent_again_under_the_same_ids(collector: Collector
     page.evaluate("async () => { clickwake.track('never taken'); await clickwake.flush(); clickwake.track('C'); "
                   "await clickwake.flush(); }")  # fmt: skip
     assert collector.names()[3:] == ["C"], "what the collector refuses for good holds nobody up"
+
+
+def test_what_is_refused_beside_what_is_taken_is_said(collector: Collector, page: Page) -> None:
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    collector.taken = b'{"success": true, "accepted": 1, "rejected": []}'
+    page.evaluate("async () => { clickwake.track('A'); await clickwake.flush(); }")
+    assert [one for one in said if one.startswith("clickwake")] == []
+    collector.taken = b'{"success": true, "accepted": 1, "rejected": [{"index": 1, "messages": [{"message": "too long"}]}]}'
+    page.evaluate("async () => { clickwake.track('B'); clickwake.track('C'); await clickwake.flush(); }")
+    refused = f"clickwake: events were refused 200 {collector.taken.decode()}"
+    assert [one for one in said if one.startswith("clickwake")] == [refused]
+    assert collector.names() == ["Early", "A", "B", "C"], "it holds nobody up"
 
 
 def test_a_batch_is_as_large_as_the_collector_takes(collector: Collector, page: Page) -> None:
@@ -280,6 +296,31 @@ def test_who_refuses_is_neither_counted_nor_known(collector: Collector, page: Pa
     again = collector.events()[4:]
     assert [one["event"] for one in again] == ["Again"]
     assert again[0]["anonymousId"] != before, "a later visit is somebody else's"
+
+
+def test_what_waits_at_a_reset_is_sent_as_whose_it_was(collector: Collector, page: Page) -> None:
+    page.goto(collector.url)
+    page.evaluate("clickwake.flush()")
+    page.evaluate("""async () => {
+        clickwake.identify("u1");
+        clickwake.track("Signed Out");
+        clickwake.reset();
+        clickwake.track("Next");
+        await clickwake.flush();
+    }""")
+    early, _, leaving, following = collector.events()
+    assert (leaving["event"], leaving["userId"], leaving["anonymousId"]) == ("Signed Out", "u1", early["anonymousId"])
+    assert following["event"] == "Next" and "userId" not in following
+    assert following["anonymousId"] != early["anonymousId"]
+    assert following["context"]["sessionId"] != early["context"]["sessionId"]
+    page.evaluate("""async () => {
+        clickwake.consent({analytics: false, personalization: false});
+        clickwake.reset();
+        await clickwake.flush();
+    }""")
+    refusal = collector.events()[4]
+    assert collector.names()[4:] == [CONSENT] and refusal["anonymousId"] == following["anonymousId"]
+    assert refusal["context"]["consent"] == {"analytics": False, "personalization": False}
 
 
 def test_what_is_said_in_one_tab_is_obeyed_in_every_other(collector: Collector, page: Page) -> None:

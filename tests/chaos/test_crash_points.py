@@ -9,9 +9,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from clickwake import topics as topic_admin
+from schemas import topics
+from schemas.dead_letter import DeadLetter
 from stream.settings import Settings
 from tests.chaos import crashing
 from tests.chaos.town import (
@@ -36,7 +39,7 @@ from tests.chaos.town import (
 )
 from tests.support import bundles
 from tests.support.bundles import Exported
-from tests.support.cluster import Sender, of_short_sessions, running, sink_lag, until
+from tests.support.cluster import Sender, of_short_sessions, read_all, running, sink_lag, until
 from training.release import release as releases
 
 PERSONALIZE = [(point, times) for times in (1, 3) for point in crashing.PERSONALIZE] if FULL else [
@@ -47,7 +50,7 @@ CRASH_S = 60.0  # to start, join the group and come to the point
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
+def settings(settings: Settings, rules: None) -> Settings:
     """Short sessions, so that the short form is short; the full one has what workers have."""
     return settings if FULL else of_short_sessions(settings)
 
@@ -87,8 +90,10 @@ def test_personalize(settings: Settings, exported: Exported, registry: Path) -> 
 def test_sink(settings: Settings) -> None:
     topic_admin.create(settings)
     stream = Stream(seed=2)
-    with Sender(settings) as sender:
+    poison = 0
+    with Sender(settings) as sender, Sender(settings, topics.CHURN_ALERTS) as alerts:
         for point, times in SINK:
+            poison += alerts.send([(b"t/u1", b"{")] * 3)
             sender.send(stream.take(CHUNK))
             process = start_crashing(settings, "sink", point, times, settings.home)
             until(lambda process=process: process.poll() is not None or not sender.send(stream.take(5)), CRASH_S,
@@ -98,3 +103,7 @@ def test_sink(settings: Settings) -> None:
         with running(settings, "workers.sink"):
             until(lambda: sink_lag(settings) == 0, CONSUMING_AGAIN_S, "everything stored after the last crash")
     assert_aggregates_are_true(settings)
+    letters = [msgspec.json.decode(record.value, type=DeadLetter) for record in read_all(settings, topics.DEAD_LETTERS)]
+    found = [one for one in letters if one.source.topic == topics.CHURN_ALERTS.name(settings.kafka.topic_prefix)]
+    places = {(one.source.partition, one.source.offset) for one in found}
+    assert len({one.dead_letter_id for one in found}) == len(places) == poison, "sent again under the same id"

@@ -73,7 +73,7 @@ AS_SHIPPED = 4 if FULL else 0  # kills of workers whose sessions are those of th
 
 
 @pytest.fixture
-def town(settings: Settings, exported: Exported, registry: Path) -> Settings:
+def town(settings: Settings, exported: Exported, registry: Path, rules: None) -> Settings:
     settings = bundles.with_registry(of_short_sessions(settings), registry)  # more happens in the time there is
     topic_admin.create(settings)
     bundles.put_vectors(settings, [*bundles.ITEMS, TEA])

@@ -19,11 +19,14 @@ from schemas import topics
 from schemas.catalog import Item
 from schemas.dead_letter import DeadLetter
 from schemas.events import Event
-from schemas.outputs import ChurnAlert, Recommendation, Reminder, output_id
+from schemas.outputs import ChurnAlert, Recommendation, Reminder, SegmentChange, output_id
 from stream.adapters.database import clickhouse
 from stream.adapters.health.lag import Lag
+from stream.core.segments.segment_fields import values_of
+from stream.core.segments.segments import members
 from stream.core.survival.repurchase import FEATURES, Repurchase
 from stream.core.user.state import DAY_MS, Alert
+from stream.segments import load
 from stream.settings import Settings
 from tests.support import recount as by_hand
 from tests.support.bundles import LAPSE_DAYS
@@ -48,6 +51,14 @@ ODD = {"behind": -DAY_MS, "ahead": DAY_MS, "late": -3 * DAY_MS, "shy": 0}  # kin
 EACH_ODD = 4  # users of each of these kinds
 PORTION = 20  # events sent at once
 QUIET = 20  # users of `soon_silent`
+DEVICES = 6  # each of two users: the first and the second one to say that it is theirs
+RULES = """lifecycle: false
+clusters: false
+segments:
+  - {name: regulars, when: events >= 5}
+  - {name: buyers, when: orders >= 2}
+"""  # whoever is in stays in, but for who withdraws
+RULED = "CLICKWAKE_SEGMENTS__RULES"  # workers take the file from there
 NO_EVENT = b"{"  # what a client sends now and then
 TEA = Item(item_id="tea", tenant="t", title="tea")  # what reminders are about
 REPURCHASE = Repurchase(weights=(0.0,) * len(FEATURES), constant=0.0, shape=1.0, usual_days=30.0)  # for everybody
@@ -58,9 +69,10 @@ ON_ITS_WAY_MS_MAX = 500  # what a worker that is gone had handed to the network 
 
 
 class Stream:
-    """Live events as they come, a tenth of them twice, one in twenty some minutes late; one in fifty each of users whose
-    clocks are a day behind, a day ahead, or so far behind that their events are late, and of users who now and then withdraw
-    their consent to a profile; and one record in a hundred that is no event. Seeded."""
+    """Live events as they come, a tenth of them twice, one in twenty some minutes late; a tenth on devices, by guests and by
+    those who then say who they are; one in fifty each of users whose clocks are a day behind, a day ahead, or so far behind
+    that their events are late, and of users who now and then withdraw their consent to a profile; and one record in a
+    hundred that is no event. Seeded."""
 
     def __init__(self, seed: int) -> None:
         self._draw = random.Random(seed)
@@ -79,11 +91,17 @@ class Stream:
                 continue
             user, off_ms = self._who()
             shy = user.startswith("shy")
-            refused = {"context": {"consent": {"personalization": False}}} if shy and self._draw.random() < 0.25 else {}
+            more: dict[str, Any] = {}
+            if shy and self._draw.random() < 0.25:
+                more = {"context": {"consent": {"personalization": False}}}
+            elif off_ms == 0 and self._draw.random() < 0.1:
+                device = self._draw.randrange(DEVICES)
+                user = f"u{device + DEVICES * self._draw.randrange(2)}" if self._draw.random() < 0.5 else ""
+                more = {"anonymousId": f"d{device}"} | ({} if user else {"userId": None})
             one = event(
                 user=user, ts_ms=time.time_ns() // 1_000_000 + off_ms, lane="live",
                 item=f"i{self._draw.randrange(ITEMS)}", id=f"m{self._made}",
-                name=self._draw.choice(["Product Viewed", "Product Added", "Order Completed"]), **refused,
+                name=self._draw.choice(["Product Viewed", "Product Added", "Order Completed"]), **more,
             )  # fmt: skip
             self._made += 1
             found.append(one)
@@ -110,7 +128,8 @@ def caught_up(settings: Settings) -> bool:
 
 def assert_town_is_true(settings: Settings) -> None:
     """Nothing folds alerts but the worker: what states say of them is compared with what is on their topic."""
-    assert_states_are_true(settings, lambda state: comparable(msgspec.structs.replace(state, alert=Alert())))
+    assert_states_are_true(settings, lambda state: comparable(msgspec.structs.replace(state, alert=Alert(), segments={})))
+    assert_segments_are_true(settings)
     assert_counts_are_true(settings)
     standing = {one.user_id: one.state == "raised" for one in alerts(read_all(settings, topics.CHURN_ALERTS))}
     held = {key.decode().removeprefix("t/") for key, state in stored_states(settings).items()
@@ -131,7 +150,7 @@ def assert_the_recount_agrees(settings: Settings) -> None:
     assert {partition: one.ends for partition, one in accounts(settings).items()} == true.ends
     found = {key.decode(): (one.events, one.orders, one.first_ts_ms, one.last_ts_ms, one.last_event_id,
                             {item: stat.touches for item, stat in one.items.items()})
-             for key, one in stored_states(settings).items()}  # fmt: skip
+             for key, one in stored_states(settings).items() if one.events}  # fmt: skip  # else of a device, who claims it
     assert found == {key: (one.events, one.orders, one.first_ms, one.last_ms, one.newest, dict(one.touches))
                      for key, one in true.users.items()}  # fmt: skip
     letters = [msgspec.json.decode(record.value, type=DeadLetter) for record in read_all(settings, topics.DEAD_LETTERS)]
@@ -156,6 +175,34 @@ def assert_every_user_is_answered(settings: Settings) -> None:
         while wrong := _unanswered(said.poll(), owed):
             assert time.monotonic() < deadline, f"{len(wrong)} of {len(owed)}; answered as of, and owed: {wrong[:3]}"
     assert owed
+    until(lambda: not _misplaced(settings), ANSWERED_S, "everybody in the segments that rules put them in")
+
+
+def _misplaced(settings: Settings) -> dict[str, tuple[list[str], list[str]]]:
+    """User → the segments that their state names, and those that the rules do, where these differ."""
+    if RULED not in os.environ:
+        return {}
+    rules = load(Path(os.environ[RULED]))
+    found = {key.decode(): (members(state), [] if state.claims else sorted(rules.inside("t", values_of(state, 0, 0.0))))
+             for key, state in stored_states(settings).items() if state.events}  # fmt: skip
+    return {key: both for key, both in found.items() if both[0] != both[1]}
+
+
+def assert_segments_are_true(settings: Settings) -> None:
+    """What states say is what the rules say, and the last word on the topic; each change has one id. Of who withdraws
+    consent, of devices and of who has one the last word may be what a worker said right before it was gone, and read in
+    another order afterwards, with what undoes it (docs/privacy.md, "Not there")."""
+    wrong = _misplaced(settings)
+    assert not wrong, f"{len(wrong)} users; by their states, and by the rules: {[*wrong.items()][:3]}"
+    said = [msgspec.json.decode(record.value, type=SegmentChange) for record in read_all(settings, topics.SEGMENT_CHANGES)]
+    ids = {(one.user_id, one.segment, one.number, one.profile_since): one.change_id for one in said}
+    assert len({*ids.values()}) == len({one.change_id for one in said}) == len(ids)
+    undone = {*(f"u{n}" for n in range(2 * DEVICES)), *(f"d{n}" for n in range(DEVICES)),
+              *(f"shy{n}" for n in range(EACH_ODD))}  # fmt: skip
+    last = {(one.user_id, one.segment): one.change for one in said if one.user_id not in undone}
+    held = {(user, name) for key, state in stored_states(settings).items()
+            if (user := key.decode().removeprefix("t/")) not in undone for name in members(state)}  # fmt: skip
+    assert held == {which for which, change in last.items() if change == "entered"}
 
 
 def _unanswered(records: list[Any], owed: dict[str, set[str]]) -> list[tuple[str, str, set[str]]]:
@@ -255,7 +302,8 @@ def assert_little_was_sent_again(settings: Settings, deaths_ms: list[int]) -> No
         by_user.setdefault(one.user, []).append(one)
     deaths, ages_ms = sorted(one + ON_ITS_WAY_MS_MAX for one in deaths_ms), []
     for topic, ident in ((topics.RECOMMENDATIONS, "recommendation_id"), (topics.COMPLEMENTS, "recommendation_id"),
-                         (topics.REMINDERS, "reminder_id"), (topics.CHURN_ALERTS, "alert_id")):  # fmt: skip
+                         (topics.REMINDERS, "reminder_id"), (topics.CHURN_ALERTS, "alert_id"),
+                         (topics.SEGMENT_CHANGES, "change_id")):  # fmt: skip
         said_ms: dict[tuple[str, str], int] = {}
         for record in read_all(settings, topic):
             output = msgspec.json.decode(record.value)

@@ -195,7 +195,9 @@ def models(shell: Shell, exported: Exported, keys: Path) -> dict[str, str]:
     release.sign_again(settings.model_copy(update={"models": signed}), second, trust=True)
     changed = (f"CLICKWAKE_MODELS__SIGNING_KEY={settings.home}/keys/signing.key "
                f"CLICKWAKE_MODELS__VERIFY_KEYS='[\"{old.text}\"]'")  # fmt: skip
-    return {"clickwake models sign VERSION": f"{changed} clickwake models sign {second}", "VERSION": second, "OTHER": first}
+    again = " && ".join(f"clickwake release {one}" for one in (first, second))  # what was announced once is gone back to
+    return {"clickwake models sign VERSION": f"{changed} clickwake models sign {second}", "VERSION": second, "OTHER": first,
+            "clickwake rollback": f"{again} && clickwake rollback"}  # fmt: skip
 
 
 def filled(command: str, there: dict[str, str]) -> str:

@@ -107,16 +107,30 @@ def people() -> Iterator[tuple[int, str, bool, bool]]:
         yield number, arm, regular, draw.random() < ORDERING[arm, regular]
 
 
+def answers() -> Iterator[tuple[str, int, str, str, datetime]]:
+    """(id, number, experiment, arm, when): before, everybody was in another experiment; later some are answered again."""
+    for number, arm, regular, _ in people():
+        yield f"before-{number}", number, "before", "cd"[number // 2 % 2], START - timedelta(days=3)
+        yield f"x-{number}", number, "arms", arm, START
+        if arm == "a" and not regular:
+            yield f"again-{number}", number, "arms", arm, START + timedelta(hours=2)
+
+
 def decisions() -> list[dict[str, Any]]:
-    return [{"recommendation_id": f"x-{number}", "tenant": "demo", "user_id": f"x{number}", "as_of_event_id": "m",
-             "as_of_ts": START, "model_version": "v1", "scenario": "for_you", "candidates": 1, "served_at": START,
-             "experiment": "arms", "arm": arm, "items": [{"item_id": "A", "score": 1.0, "source": "model", "reasons": []}]}
-            for number, arm, _, _ in people()]  # fmt: skip
+    return [{"recommendation_id": ident, "tenant": "demo", "user_id": f"x{number}", "as_of_event_id": "m",
+             "as_of_ts": at, "model_version": "v1", "scenario": "for_you", "candidates": 1, "served_at": at,
+             "experiment": name, "arm": arm, "items": [{"item_id": "A", "score": 1.0, "source": "model", "reasons": []}]}
+            for ident, number, name, arm, at in answers()]  # fmt: skip
 
 
 def experiment_events() -> Iterator[dict[str, Any]]:
-    for number, _, regular, ordered in people():
-        did = [("Product List Viewed", START, f"x-{number}")] + [("Order Completed", START, f"x-{number}")] * ordered
+    """Who is answered again has ordered in between: that makes no regular of them, for an arm may have led to it."""
+    seen: dict[int, list[tuple[str, datetime, str]]] = {}
+    for ident, number, _, _, at in answers():
+        seen.setdefault(number, []).append(("Product List Viewed", at, ident))
+    for number, arm, regular, ordered in people():
+        did = seen[number] + [("Order Completed", START, f"x-{number}")] * ordered
+        did += [("Order Completed", START + timedelta(hours=1), "")] * (arm == "a" and not regular)
         for what, at, answer in did + [("Order Completed", START - timedelta(days=1), "")] * regular:
             yield EVENT | {"messageId": f"{number}-{what}-{answer}", "userId": f"x{number}", "event": what, "timestamp": at,
                            "properties": {"recommendation_id": answer} if answer else {}}  # fmt: skip
@@ -156,11 +170,12 @@ def test_it_is_kept_without_outputs(path: Path) -> None:
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
 
 
+AS_RULED = sum(arm == "ab"[regular] for _, arm, regular, _ in people())  # who got what the rule by the user gives
 # notebook → charts, and what its answers say of the truth that was planted
 FOUND = {
     "funnel_and_segments": (3, ["lookers"]),
     "alerts_and_experiments": (2, ["v1", "arms"]),
-    "models_and_policies": (2, ["'by the user': 'better'"]),
+    "models_and_policies": (2, ["'by the user': 'better'", f" {AS_RULED}"]),
 }
 
 

@@ -153,3 +153,13 @@ def test_training_learns_from_nobody_who_was_erased_and_nothing_of_a_suppressed_
     assert rows.left([GONE, DEVICE]) == 0 and learned(erased.settings) == {STAYS}
     needles = search.Needles("shop", [GONE, DEVICE])
     assert list(search.in_clickhouse(erased.settings, needles)) == [], "nor is the device in the neighbour's events"
+
+
+def test_a_device_is_shared_if_anybody_else_came_with_it(erased: Erased) -> None:
+    plain = msgspec.json.decode(FORMS["event.json"].write(FORMS["event.json"].sample)) | {"tenant": "elsewhere"}
+    with_whom = [("u", "theirs"), (None, "theirs"), ("u", "shared"), ("v", "shared"), ("v", "others")]
+    erased.database.store(on(topics.EVENTS, [plain | {"userId": user, "anonymousId": device, "messageId": f"with-{at}"}
+                                             for at, (user, device) in enumerate(with_whom)], 2_000))  # fmt: skip
+    rows = Rows(erased.settings, "elsewhere", ASKED_AT, suppress=False)
+    assert rows.devices("u") == ["theirs"]
+    assert sorted(rows.shared("u", ["theirs", "shared", "others", "unknown"])) == ["others", "shared"]

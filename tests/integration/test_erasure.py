@@ -23,6 +23,7 @@ from tests.support.cluster import await_stored, produce_events, read_all, runnin
 from tests.support.fakes import event
 
 GONE, DEVICE, STAYS = "user-to-be-forgotten", "device-of-that-user", "a-neighbour"
+BEFORE = "what-that-user-was-before-they-signed-up"  # no row of theirs has it, the alias is in no table
 
 
 def now_ms() -> int:
@@ -63,16 +64,21 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
         event(user="", userId=None, anonymousId=DEVICE, ts_ms=start - 5_000, id="a1"),
         event(user=GONE, anonymousId=DEVICE, ts_ms=start - 4_000, id="u1"),
         event(user=GONE, ts_ms=start - 3_000, id="u2", name="Order Completed"),
+        event(user="", userId=None, anonymousId=BEFORE, ts_ms=start - 5_000, id="b1"),
+        event(user=GONE, type="alias", event=None, item=None, previousId=BEFORE, ts_ms=start - 2_500, id="u3"),
         event(user=STAYS, ts_ms=start - 2_000, id="v1"),
     ]
     broken = (f"t/{GONE}".encode(), json.dumps(event(user=GONE, id="bad") | {"properties": {"price": "x"}}).encode())
-    late = [event(user=GONE, ts_ms=start - 60_000, id="late"), event(user=STAYS, ts_ms=start, id="v2")]
+    late = [event(user=GONE, ts_ms=start - 60_000, id="late"),
+            event(user="", userId=None, anonymousId=BEFORE, ts_ms=start - 60_000, id="late-too"),
+            event(user=STAYS, ts_ms=start, id="v2")]  # fmt: skip
     with (running(settings, "workers.personalize"), running(settings, "workers.sink"),
           running(settings, "workers.erasure") as eraser):  # fmt: skip
         produce_events(settings, [*before, broken])
         await_stored(settings)
-        until(lambda: len(rows(settings)) == 4 and rows(settings, "recommendations"), 60, "rows stored")
-        until(lambda: len(stored_states(settings)) == 3, 30, "three states")
+        until(lambda: len(rows(settings)) == 6 and rows(settings, "recommendations"), 60, "rows stored")
+        until(lambda: len(stored_states(settings)) == 4, 30, "four states")
+        until(lambda: {*stored_states(settings)[f"t/{GONE}".encode()].linked} == {DEVICE, BEFORE}, 30, "histories joined")
         assert say(GONE, "--verify")[0] == 1
 
         code, (done,) = say(GONE)
@@ -80,14 +86,15 @@ def test_a_user_is_forgotten_everywhere_while_events_go_on(signed: Settings) -> 
         counted = [f"clickwake_erasures_{what}" for what in ("done_total", "open", "oldest_timestamp_seconds")]
         until(lambda: [eraser.metrics()[name] for name in counted] == [1, 0, 0], 20, "it is counted")
         receipt = json.loads(done["receipt"])
-        assert receipt["subjects"] == [subject(f"t/{one}".encode()).decode().removeprefix("t/") for one in (GONE, DEVICE)]
+        hashes = [subject(f"t/{one}".encode()).decode().removeprefix("t/") for one in (GONE, DEVICE, BEFORE)]
+        assert receipt["subjects"] == hashes
         assert receipt["signed"] is True
         deleted = {one["place"]: one["records"] for one in receipt["done"]}
-        assert deleted["ClickHouse events"] == 3 and deleted["ClickHouse dead_letters"] == 1
+        assert deleted["ClickHouse events"] == 5 and deleted["ClickHouse dead_letters"] == 1
         assert signing.check(done["receipt"].encode(), done["signature"].encode(), signing.trusted(settings.models),
                              signing.RECEIPT)  # fmt: skip
 
-        for one in (GONE, DEVICE):
+        for one in (GONE, DEVICE, BEFORE):
             code, found = say(one, "--verify")
             assert code == 0 and all(place["until"] for place in found["found"]), found
             assert any(str(settings.home) in one["place"] for one in found["not_searched"])

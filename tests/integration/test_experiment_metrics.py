@@ -16,7 +16,7 @@ from clickwake import experiments as command
 from schemas import topics
 from stream.core.experiments.effects import MEASURES, judged
 from stream.core.experiments.experiments import Arm, Experiment
-from stream.core.statistics.confidence import Sample
+from stream.core.statistics.confidence import SOME_MIN, USERS_MIN, Sample
 from stream.settings import Api, Settings
 from tests.integration.test_sink_tables import alert as churn_alert
 from tests.integration.test_sink_tables import recommendation
@@ -121,6 +121,16 @@ class World:
         return found
 
 
+def ends(metric: str, one: Sample) -> Any:
+    """Of the confidence sequence: a share's with one user more who did and one who did not; else of enough users only."""
+    p, spread, is_share = (one.some + 1) / (one.n + 2), one.n * 0.085**2 + 1, metric not in ("orders", "revenue")
+    variance = p * (1 - p) if is_share else one.variance
+    half = sqrt(variance * 2 * spread / (one.n * (spread - 1)) * log(sqrt(spread) / 0.05))
+    if is_share:
+        return pytest.approx((max(0.0, one.mean - half), min(1.0, one.mean + half)))
+    return pytest.approx((one.mean - half, one.mean + half)) if one.n >= USERS_MIN and one.some >= SOME_MIN else (None, None)
+
+
 def _bought(acts: list[Record]) -> tuple[int, float]:
     money = sum(-one[3]["revenue"] if one[0] == "Order Refunded" else one[3]["revenue"] for one in acts)
     return len({one[3]["order_id"] for one in acts if one[0] == "Order Completed"}), money
@@ -142,12 +152,29 @@ def test_the_views_say_what_the_records_add_up_to(database: Database) -> None:
         for (arm, metric), one in world.samples().items():
             (row,) = (row for row in rows if row[:2] == (arm, metric))
             assert row[2] == one.n and row[2] + row[3] == sum(user[0] == arm for user in users.values())
-            spread = one.n * 0.085**2 + 1
-            half = sqrt(one.variance * 2 * spread / (one.n * (spread - 1)) * log(sqrt(spread) / 0.05))
-            assert row[4:] == pytest.approx((one.mean, one.mean - half, one.mean + half))
+            assert row[4] == pytest.approx(one.mean) and row[5:] == ends(metric, one)
         records = records[::-1]
     parts = [sum(user[at] for user in users.values()) for at in range(1, 7)]
     assert all(part > 0 for part in parts) and parts[0] < len(users), "there is some of everything"
+
+
+def test_a_user_or_two_are_not_sure_of_themselves(database: Database) -> None:
+    """One who clicked and ordered, and one who is not 7 days in it."""
+    shown = [{"messageId": f"m{n}", "type": "track", "event": name, "userId": user, "tenant": "shop",
+              "timestamp": f"2026-01-{day:02}T10:00:00Z", "properties": {"recommendation_id": user, **more}}
+             for n, (name, user, day, more) in enumerate((
+                 ("Product List Viewed", "u1", 5, {}), ("Product Clicked", "u1", 6, {}),
+                 ("Order Completed", "u1", 6, {"order_id": "o", "revenue": 9.0}), ("Product List Viewed", "u2", 13, {})))]
+    decisions = [recommendation(user, user, "05T10:00", "A") | {
+        "scenario": "for_you", "candidates": 2, "served_at": "2026-01-05T09:00:00Z", "experiment": "e", "arm": arm}
+        for user, arm in (("u1", "a"), ("u2", "b"))]  # fmt: skip
+    database.store([*on(topics.DECISIONS, decisions), *on(topics.EVENTS, shown)])
+    found = database.rows("SELECT arm, metric, users, mean, low, high FROM experiment_metrics WHERE metric != 'orders' "
+                          "ORDER BY arm, metric")  # fmt: skip
+    assert found == [(arm, metric, int(arm == "a"), mean, *(known or (None, None))) for arm, metric, mean, known in (
+        ("a", "alerted", 0.0, (0.0, 1.0)), ("a", "clicked", 1.0, (0.0, 1.0)), ("a", "dissatisfied", 0.0, (0.0, 1.0)),
+        ("a", "revenue", 9.0, None), ("b", "alerted", 0.0, (0.0, 1.0)), ("b", "clicked", 0.0, (0.0, 1.0)),
+        ("b", "dissatisfied", 0.0, (0.0, 1.0)), ("b", "revenue", 0.0, None))]  # fmt: skip
 
 
 def test_the_command_judges_them_by_what_the_file_says(

@@ -287,7 +287,7 @@ def test_a_process_that_cannot_start_leaves_nothing(external: Path, monkeypatch:
         Local(external, processes=("collector",)).start()
     assert os.environ["CLICKWAKE_CLICKHOUSE__PORT"] in str(caught.value)
     assert read_status(external) is None
-    with pytest.raises(ValueError, match="no such process: nothing"):
+    with pytest.raises(StartError, match="no such process: nothing"):
         Local(external, processes=("nothing",))
 
 

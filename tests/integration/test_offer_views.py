@@ -48,12 +48,13 @@ def words(offer: str, minute: int) -> str:
     return f"{offer}, {'then' if minute > 60 else 'first'}" if offer else ""
 
 
-def did(minute: int, ident: str, user: str, name: str, revenue: float | None = None) -> Any:
+def did(minute: int, ident: str, user: str, name: str, revenue: float | None = None, *, later: int = 0, **more: Any) -> Any:
+    """`later`: minutes from what was done to the log."""
     properties: dict[str, Any] = {"recommendation_id": f"offer-{ident}"} if ident else {}
     if revenue is not None:
         properties |= {"revenue": revenue, "order_id": f"o{minute}"}
     value = {"messageId": f"{user}-{minute}", "type": "track", "event": name, "userId": user, "tenant": "shop",
-             "timestamp": T0.isoformat(), "properties": properties}
+             "timestamp": (T0 + timedelta(minutes=minute - later)).isoformat(), "properties": properties, **more}
     return _record(topics.EVENTS, minute, msgspec.json.encode(value))
 
 
@@ -72,6 +73,8 @@ RECORDS = [
     did(8, "d1", "u1", ORDERED, 30.0), did(9, "d1", "u1", ORDERED, 99.0),  # the second order counts for the effect alone
     did(21, "d6", "u9", SEEN),  # somebody else
     did(30, "", "u4", ORDERED, 12.0), did(71, "d5", "u1", SEEN),  # when its hour was over
+    did(22, "", "u5", ORDERED, 70.0, lane="import"), did(23, "", "u5", ORDERED, 80.0, later=4),  # made before it was offered
+    did(32, "", "u4", "Order Refunded", 2.0),
     decided(DAY, "d7", "u2", "summer"), did(DAY + 1, "d7", "u2", SEEN),
 ]  # fmt: skip
 
@@ -135,7 +138,7 @@ def test_who_saw_what_how_often_with_what_effect_and_what_it_cost(client: Client
     width = half(1, 3, 0.025) + half(1, 2, 0.025)
     assert effect[:4] == ("shop", "home", 3, 2)
     low, high = max(-1.0, -1 / 6 - width), min(1.0, -1 / 6 + width)
-    assert effect[4:] == pytest.approx((1 / 3, 1 / 2, 43.0, 6.0, -1 / 6, low, high))
+    assert effect[4:] == pytest.approx((1 / 3, 1 / 2, 43.0, 5.0, -1 / 6, low, high))
     spend = {row[1:3]: row[3:] for row in found["offer_spend"]}
     assert spend["summer", date(2026, 3, 1)] == pytest.approx((2, 3.2, 2, 3.2, 100 + DAY, None, None, 50.0))
     assert spend["summer", date(2026, 3, 2)] == pytest.approx((1, 0.1, 3, 3.3, 100 + DAY, None, None, 50.0))

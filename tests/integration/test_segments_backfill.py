@@ -133,6 +133,42 @@ def test_a_rule_that_came_later_has_the_same_members_at_every_time(
         assert len(read_all(settings, topics.SEGMENT_CHANGES)) == said, "nobody who follows the topic is told of the past"
 
 
+def test_what_was_said_before_a_rule_counts_live_once_it_is_filled_in(settings: Settings, monkeypatch: Any) -> None:
+    def said(user: str, at_ms: int, **more: Any) -> dict[str, Any]:
+        row: dict[str, Any] = event(user=user, ts_ms=now_ms + at_ms, item=None, id=f"{user}-{at_ms}", type="identify",
+                                    name=None, traits={"plan": "pro"}, **more)  # fmt: skip
+        return row
+
+    now_ms, no = time.time_ns() // 1_000_000 - 60_000, {"consent": {"analytics": True, "personalization": False}}
+    rows = [said("stays", 0), said("changes", 0), said("changes", 1) | {"traits": {"plan": "free"}}, said("withdraws", 0),
+            said("withdraws", 1, context=no), said("withdraws", 2) | {"traits": {}}]  # fmt: skip
+    topic_admin.create(settings)
+    settings.home.mkdir(parents=True, exist_ok=True)
+    file, pros = settings.segments_file, "  - {name: pros, when: \"trait('plan') == 'pro'\"}\n"
+    file.write_text("lifecycle: false\nsegments:\n  - {name: all, when: events > 0}\n")
+
+    def changes() -> set[tuple[str, str, str]]:
+        found = [json.loads(record.value or b"") for record in read_all(settings, topics.SEGMENT_CHANGES)]
+        return {(one["user_id"], one["segment"], one["change"]) for one in found}
+
+    everybody = {(user, "all", "entered") for user in ("stays", "changes", "withdraws")}
+    with (Sender(settings) as sender, closing(Asked(settings)) as asked,
+          running(settings, "workers.personalize", CLICKWAKE_SEGMENTS__SWEEP_S="1"),
+          running(settings, "workers.sink")):  # fmt: skip
+        sender.send(rows)
+        until(lambda: everybody <= changes() and asked.count("events") == len(rows), 60, "folded and stored")
+        file.write_text(file.read_text() + pros)
+        environment(settings, monkeypatch)
+        assert backfill("--dry-run")["recalled"] == 0
+        assert backfill()["recalled"] == 2, "of those who have a profile with a trait"
+        until(lambda: ("stays", "pros", "entered") in changes(), 30, "what was said before counts")
+        again = len(read_all(settings, topics.SEGMENT_CHANGES))
+        assert backfill()["recalled"] == 2
+        until(lambda: lag(settings, "personalize", topics.IDENTITY) == 0, 30, "told again")
+        assert len(read_all(settings, topics.SEGMENT_CHANGES)) == again
+    assert {user for user, segment, _ in changes() if segment == "pros"} == {"stays"}
+
+
 class Asked:
     """What ClickHouse says."""
 
@@ -179,6 +215,7 @@ def environment(settings: Settings, monkeypatch: Any) -> None:
         "CLICKWAKE_CLICKHOUSE__DATABASE": settings.clickhouse.database, "CLICKWAKE_SEGMENTS__SWEEP_S": 1,
         "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
         "CLICKWAKE_KAFKA__TOPIC_PREFIX": settings.kafka.topic_prefix, "CLICKWAKE_MODELS__REGISTRY": settings.registry,
+        "CLICKWAKE_KAFKA__PARTITIONS": settings.kafka.partitions,
     }.items():  # fmt: skip
         monkeypatch.setenv(name, str(value))
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from math import log, sqrt
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 import pytest
 
-from clickwake import campaigns
+from clickwake import campaigns, segments
 from schemas import topics
 from stream.adapters.database import clickhouse as adapter
 from stream.core.user.featurize import ALERT_FEATURES
-from stream.settings import Settings
+from stream.settings import Kept, Settings
 from stream.sink.tables import TABLES
 from tests.golden.samples import FORMS
 from tests.support.database import APPENDED_MS, Database, on
@@ -201,9 +201,21 @@ def test_what_came_of_answers_and_of_arms(database: Database) -> None:
         ("x1", "a", 1, 1, 1), ("x2", "a", 0, 1, 0), ("x3", "b", 1, 0, 0), ("x4", "b", 1, 1, 0)]  # fmt: skip
     assert database.rows("SELECT arm, users, clicked, ordered, click_rate FROM experiment_results ORDER BY arm") == [
         ("a", 1, 1, 1, 1.0), ("b", 2, 1, 0, 0.5)], "who never saw an answer is in no arm"
-    ((low, high),) = database.rows("SELECT click_low, click_high FROM experiment_results WHERE arm = 'b'")
-    width = 0.5 * sqrt(2 * (2 * 0.085**2 + 1) / (4 * 0.085**2) * log(sqrt(2 * 0.085**2 + 1) / 0.05))
-    assert (low, high) == (max(0.0, 0.5 - width), min(1.0, 0.5 + width))
+    ends = database.rows("SELECT click_low, click_high, order_low, order_high FROM experiment_results ORDER BY arm")
+    assert ends == [(0.0, 1.0, 0.0, 1.0)] * 2, "one user who clicked, and two of whom nobody ordered, are not all users"
+
+
+@pytest.mark.parametrize("clicked", [0, 40, 400])
+def test_an_arm_whose_users_all_did_the_same_is_not_sure_of_itself(database: Database, clicked: int) -> None:
+    people = [f"p{n}" for n in range(400)]
+    acts = [*((SEEN, user) for user in people), *((CLICK, user) for user in people[:clicked])]
+    done = [event(f"{name} {user}", "05T10:00", user, name, properties={"recommendation_id": user}) for name, user in acts]
+    database.store([*on(topics.DECISIONS, [decision(user, user, "a") for user in people]), *on(topics.EVENTS, done)])
+    ((rate, low, high),) = database.rows("SELECT click_rate, click_low, click_high FROM experiment_results")
+    p = (clicked + 1) / 402
+    half = sqrt(p * (1 - p) * 2 * (400 * 0.085**2 + 1) / (400**2 * 0.085**2) * log(sqrt(400 * 0.085**2 + 1) / 0.05))
+    assert rate == clicked / 400 and half > 0.005
+    assert (low, high) == pytest.approx((max(0.0, rate - half), min(1.0, rate + half)))
 
 
 def test_who_was_in_a_segment_when(database: Database) -> None:
@@ -216,6 +228,21 @@ def test_who_was_in_a_segment_when(database: Database) -> None:
         then = f"entered_at <= '2026-01-{time}' AND (left_at IS NULL OR left_at > '2026-01-{time}')"
         assert [row[0] for row in database.rows(f"{intervals} WHERE {then} ORDER BY user_id")] == users
     assert database.rows("SELECT segment, members, entered_1d, left_1d FROM segment_sizes") == [("lookers", 2, 1, 0)]
+
+
+def test_segments_are_asked_about_by_tenant_or_for_all(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(_env_file=None, clickhouse=database.settings)  # type: ignore[call-arg]
+    monkeypatch.setattr(segments, "load_settings", lambda: settings)
+    others = [change(f"v{n}", 1, "08T10:00") | {"tenant": "other"} for n in range(3)]
+    database.store(on(topics.SEGMENT_CHANGES, [*CHANGES, *others]))
+    for tenant, users, sizes in (("shop", ["u1", "u2"], [2]), ("other", ["v0", "v1", "v2"], [3]), ("", ["v0", "v1"], [3, 2]),
+                                 ("nobody", [], [])):  # fmt: skip
+        assert segments.members("lookers", tenant, None, 3 if tenant else 2, as_json=True) == 0
+        assert [one["user_id"] for one in msgspec.json.decode(capsys.readouterr().out)] == users
+        assert segments.sizes(tenant, as_json=True) == 0
+        assert [one["members"] for one in msgspec.json.decode(capsys.readouterr().out)] == sizes
 
 
 def test_who_comes_back_after_a_withdrawal_is_in_a_segment_anew(database: Database) -> None:
@@ -245,26 +272,48 @@ def gained(ident: str, user: str, status: str, propensity: float, uplift: float,
         "about_id": alert}  # fmt: skip
 
 
-def test_what_a_campaign_is_worth_and_whether_the_model_knows(database: Database) -> None:
-    """Ten users whose week is over. Of the four told three come back, of the four left out one, of the two held out one."""
-    told = [gained(f"t{n}", f"t{n}", "sent" if n else "failed", 0.8, 0.5) for n in range(4)]
-    left = [gained(f"l{n}", f"l{n}", "left_out", 0.2, 0.05) for n in range(4)]
-    held = [gained(f"h{n}", f"h{n}", "held_out", 0.8 if n else 0.2, 0.5 if n else 0.05) for n in range(2)]
-    again = delivery("t9", "t0", "05T10:00", "held_out") | {"delivery": "pay", "decided_at": "2026-01-05T10:00:00Z"}
-    back = [event(f"b{user}", "06T10:00", user, VIEW, "A") for user in ("t0", "t1", "t2", "l0", "h1")]
+@pytest.mark.parametrize("times", [1, 15])
+def test_what_a_campaign_is_worth_and_whether_the_model_knows(database: Database, times: int) -> None:
+    """Users whose week is over, ten or so many times. Of four told three come back, of four left out one, of two held out
+    one."""
+    told = [gained(f"t{n}", f"t{n}", "sent" if n else "failed", 0.8, 0.5) for n in range(4 * times)]
+    left = [gained(f"l{n}", f"l{n}", "left_out", 0.2, 0.05) for n in range(4 * times)]
+    held = [gained(f"h{n}", f"h{n}", "held_out", *((0.8, 0.5) if n % 2 else (0.2, 0.05))) for n in range(2 * times)]
+    again = delivery("again", "t0", "05T10:00", "held_out") | {"delivery": "pay", "decided_at": "2026-01-05T10:00:00Z"}
+    users_back = [*(f"t{n}" for n in range(4 * times) if n % 4 < 3), *(f"l{n}" for n in range(0, 4 * times, 4)),
+                  *(f"h{n}" for n in range(1, 2 * times, 2))]  # fmt: skip
+    back = [event(f"b{user}", "06T10:00", user, VIEW, "A") for user in users_back]
     early = event("early", "05T08:00", "l1", VIEW, "A")  # when the lot was drawn, not after it
     database.store([*on(topics.DELIVERIES, [*told, *left, *held, again]), *on(topics.EVENTS, [*back, early])])
-    ((users, n_told, n_held, gained_, costs, foreseen, realised, low, high),) = database.rows(
-        "SELECT users, told, held_out, returns_gained, costs, expected_gain, realised_gain, realised_low, realised_high "
-        "FROM delivery_campaigns")  # fmt: skip
-    assert (users, n_told, n_held, gained_, costs) == (8, 4, 2, 0.0, 4.0), "half of the users came back, and of the held out"
-    assert foreseen == pytest.approx(16.0) and realised == pytest.approx(8 * (5 - 0.5 - 5))
-    money = [9.0, 9.0, 9.0, -1.0, 10.0, 0.0, 0.0, 0.0]
-    half = 1.96 * 8 * sqrt(np.var(money) / 8 + 25 / 2)
-    assert (low, high) == (pytest.approx(realised - half), pytest.approx(realised + half))
-    tenths = database.rows("SELECT tenth, users, told, uplift FROM delivery_gains ORDER BY tenth")
-    assert [row[0] for row in tenths] == list(range(1, 11)) and sum(row[2] for row in tenths) == 4
-    assert {row[3] for row in tenths} == {None}, "one user is on one side"
+    ((users, n_told, n_held, gained_, costs, foreseen, realised),) = database.rows(
+        "SELECT users, told, held_out, returns_gained, costs, expected_gain, realised_gain FROM delivery_campaigns")
+    assert (users, n_told, n_held) == (8 * times, 4 * times, 2 * times)
+    assert (gained_, costs) == (0.0, 4.0 * times), "half of the users came back, and of the held out"
+    assert foreseen == pytest.approx(16.0 * times) and realised == pytest.approx(users * (5 - 0.5 - 5))
+    ends = database.rows("SELECT returns_low, returns_high, realised_low, realised_high FROM delivery_campaigns")
+    if times == 1:
+        assert ends == [(None,) * 4], "of ten users nothing can be said"
+        tenths = database.rows("SELECT tenth, users, told, uplift FROM delivery_gains ORDER BY tenth")
+        assert [row[0] for row in tenths] == list(range(1, 11)) and sum(row[2] for row in tenths) == 4
+        assert {row[3] for row in tenths} == {None}, "one user is on one side"
+        return
+    half = 1.96 * users * sqrt(0.25 / users + 0.25 / n_held)
+    money, others = [9.0, 9.0, 9.0, -1.0, 10.0, 0.0, 0.0, 0.0] * times, [10.0, 0.0] * times
+    money_half = 1.96 * users * sqrt(np.var([*money, 9.5, -0.5]) / users + np.var([*others, 10.0, 0.0]) / n_held)
+    assert ends == [pytest.approx((-half, half, realised - money_half, realised + money_half))]
+
+
+def test_held_out_users_of_whom_nobody_came_back_do_not_make_a_campaign_sure_of_itself(database: Database) -> None:
+    told = [gained(f"t{n}", f"t{n}", "sent", 0.8, 0.5) for n in range(100)]
+    held = [gained(f"h{n}", f"h{n}", "held_out", 0.8, 0.5) for n in range(30)]
+    back = [event(f"b{n}", "06T10:00", f"t{n}", VIEW, "A") for n in range(40)]
+    database.store([*on(topics.DELIVERIES, [*told, *held[:2]]), *on(topics.EVENTS, back)])
+    asked = "SELECT returns_gained, returns_low, returns_high, realised_gain, realised_low FROM delivery_campaigns"
+    assert database.rows(asked) == [(40.0, None, None, pytest.approx(300.0), None)]
+    database.store(on(topics.DELIVERIES, held[2:], 1_000))
+    p, q = 41 / 102, 1 / 32
+    half = 1.96 * 100 * sqrt(p * (1 - p) / 100 + q * (1 - q) / 30)
+    assert database.rows(asked) == [pytest.approx((40.0, 40 - half, 40 + half, 300.0, 300 - 10 * half))]
 
 
 def test_campaigns_are_shown_with_their_intervals(
@@ -280,20 +329,36 @@ def test_campaigns_are_shown_with_their_intervals(
     monkeypatch.setenv("COLUMNS", "200")
     assert campaigns.results(as_json=False) == 0
     shown = capsys.readouterr().out
-    assert "4.00" in shown and "-1.00 (-1.00 to -1.00)" in shown, "one message, nobody came back"
+    assert "4.00" in shown and "-1.00" in shown and " to " not in shown, "one message, nobody came back: no interval of that"
 
 
-def test_effects_by_tenth_are_weighted_by_the_chances(database: Database) -> None:
-    some = [gained(f"t{n}", f"t{n}", "sent", 0.8 if n % 2 else 0.5, 1.0 - n / 100) for n in range(20)]
-    rest = [gained(f"h{n}", f"h{n}", "held_out", 0.8 if n % 2 else 0.5, 1.0 - n / 100) for n in range(20)]
-    back = [event(f"b{n}", "06T10:00", f"t{n}", VIEW, "A") for n in range(0, 20, 2)]
+@pytest.mark.parametrize("each", [1, 20])
+def test_effects_by_tenth_are_weighted_by_the_chances(database: Database, each: int) -> None:
+    """In a tenth so many of either chance a side; of the told those of the smaller one return, of the others nobody."""
+    people = range(20 * each)
+    some = [gained(f"t{n}", f"t{n}", "sent", 0.8 if n % 2 else 0.5, 1.0 - n / 1_000) for n in people]
+    rest = [gained(f"h{n}", f"h{n}", "held_out", 0.8 if n % 2 else 0.5, 1.0 - n / 1_000) for n in people]
+    back = [event(f"b{n}", "06T10:00", f"t{n}", VIEW, "A") for n in people[::2]]
     database.store([*on(topics.DELIVERIES, [*some, *rest]), *on(topics.EVENTS, back)])
-    first = database.rows("SELECT users, told, uplift, uplift_low, uplift_high, realised_gain FROM delivery_gains "
-                          "WHERE tenth = 1")  # fmt: skip
-    rate = (1 / 0.5) / (1 / 0.5 + 1 / 0.8)  # one of each chance came, the one of the smaller one returned
-    half = 1.96 * sqrt(4 * (1 - rate) ** 2 + rate**2 / 0.64) / (1 / 0.5 + 1 / 0.8)
-    assert first == [(4, 2, pytest.approx(rate), pytest.approx(rate - half), pytest.approx(rate + half),
-                      pytest.approx(10 * rate - 1))]  # fmt: skip
+    first = database.rows("SELECT users, told, uplift, uplift_low, uplift_high, realised_gain, realised_low "
+                          "FROM delivery_gains WHERE tenth = 1")  # fmt: skip
+    rate = (1 / 0.5) / (1 / 0.5 + 1 / 0.8)
+    known = (4 * each, 2 * each, pytest.approx(rate))
+    if each == 1:
+        assert first == [(*known, None, None, pytest.approx(10 * rate - 1), None)], "of two and two nothing can be said"
+        return
+
+    def spread(weights: list[float], returned: list[float], rate: float) -> float:
+        """Of a weighted rate, with one more who returned and one who did not, of the mean weight."""
+        n, w = len(weights), sum(weights)
+        p = (n * rate + 1) / (n + 2)
+        of_two = (w / n) ** 2 * ((1 - p) ** 2 + p**2)
+        return (sum(one**2 * (y - p) ** 2 for one, y in zip(weights, returned, strict=True)) + of_two) / w**2
+
+    told = spread([1 / 0.5, 1 / 0.8] * each, [1.0, 0.0] * each, rate)
+    half = 1.96 * sqrt(told + spread([1 / 0.5, 1 / 0.2] * each, [0.0, 0.0] * each, 0.0))
+    assert first == [(*known, *(pytest.approx(rate + one) for one in (-half, half)), pytest.approx(10 * rate - 1),
+                      pytest.approx(10 * (rate - half) - 1))]  # fmt: skip
 
 
 def test_trials_are_what_training_learns_from(database: Database) -> None:
@@ -473,22 +538,25 @@ def test_accounting_and_freshness(database: Database) -> None:
 
 
 def test_retention_is_what_the_settings_say_and_rows_go(database: Database) -> None:
-    def kept() -> list[int]:
-        database.client.command("OPTIMIZE TABLE events FINAL")
-        return [row[0] for row in database.rows("SELECT toYear(partition_time) FROM events ORDER BY 1")]
-
+    """Of each table by its own days: of two rows, a few days to either side, one goes."""
+    days = {table: 400 + 20 * number for number, table in enumerate(get_args(Kept))}
     now = datetime.now(UTC)
-    for year in (2020, now.year):
-        database.client.command(
-            "INSERT INTO events (tenant, message_id, timestamp, partition_time, broker_time) "
-            "VALUES ('t', {id:String}, {at:DateTime}, {at:DateTime}, {at:DateTime})",
-            parameters={"id": str(year), "at": now.replace(year=year)},
-        )
-    bounded = database.settings.model_copy(update={"retention_days": {"events": 400}})
-    assert kept() == [2020, now.year]
-    for settings, left in ((bounded, [now.year]), (bounded, [now.year]), (database.settings, [now.year])):
-        adapter.migrate(settings, wait_s=10)
-        with_ttl = database.rows("SELECT name FROM system.tables WHERE database = currentDatabase() "
-                                 "AND position(create_table_query, 'toIntervalDay(400)') > 0")  # fmt: skip
-        assert with_ttl == ([("events",)] if settings is bounded else [])
+    for table, of_it in days.items():
+        rows = [("older", now - timedelta(days=of_it + 5)), ("newer", now - timedelta(days=of_it - 5))]
+        database.client.insert(table, rows, column_names=["tenant", "partition_time"])
+
+    def kept() -> dict[str, tuple[str, ...]]:
+        for table in days:
+            database.client.command(f"OPTIMIZE TABLE {table} FINAL")
+        sql = "SELECT groupArray(tenant) FROM (SELECT tenant FROM {} ORDER BY 1)"
+        return {table: tuple(database.rows(sql.format(table))[0][0]) for table in days}
+
+    left = dict.fromkeys(days, ("newer", "older"))
+    assert kept() == left
+    for bounded in ({"events": days["events"]}, days, days, {}):
+        adapter.migrate(database.settings.model_copy(update={"retention_days": bounded}), wait_s=10)
+        held = database.rows("SELECT name, toInt32(extract(create_table_query, 'toIntervalDay[(]([0-9]+)[)]')) "
+                             "FROM system.tables WHERE database = currentDatabase() AND create_table_query LIKE '% TTL %'")
+        assert dict(held) == bounded
+        left |= dict.fromkeys(bounded, ("newer",))
         assert kept() == left

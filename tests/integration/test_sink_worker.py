@@ -109,6 +109,12 @@ def committed(settings: Settings) -> int:
         return sum(one.committed(tp) or 0 for tp in partitions(settings))
 
 
+def told_lag(settings: Settings) -> float:
+    """Events that wait, as the metric says."""
+    name = topics.EVENTS.name(settings.kafka.topic_prefix)
+    return sum(one.value for metric in metrics.LAG.collect() for one in metric.samples if one.labels["topic"] == name)
+
+
 def rewind(settings: Settings) -> None:
     """What a crash before the commit leaves: rows in ClickHouse, an older offset in Kafka."""
     with contextlib.closing(consumer(settings)) as one:
@@ -161,7 +167,10 @@ async def test_a_clean_stop_in_the_middle_of_the_flow_has_nothing_read_again(set
     assert taken() == sum(sent) == committed(settings)
 
 
-async def test_clickhouse_away_at_the_start_and_in_the_middle(settings: Settings, reader: Reader, tmp_path: Path) -> None:
+async def test_clickhouse_away_at_the_start_and_in_the_middle(
+    settings: Settings, reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stream.sink.consumer.LAG_S", 0.1)
     server = ClickHouseServer(tmp_path, port=process.free_port())
     settings = settings.model_copy(update={"clickhouse": settings.clickhouse.model_copy(update={"port": server.port})})
     produce_events(settings, [shop_event(n) for n in range(EVENTS)])
@@ -176,10 +185,12 @@ async def test_clickhouse_away_at_the_start_and_in_the_middle(settings: Settings
         produce_events(settings, [shop_event(n) for n in range(EVENTS, 2 * EVENTS)])
         await eventually(lambda: metrics.BLOCKED._value.get() == 1, "the sink notices")
         assert committed(settings) == EVENTS, "nothing is committed that is not stored"
+        await eventually(lambda: told_lag(settings) == EVENTS, "how many wait is said while they do")
         await asyncio.to_thread(server.start)
         own = Reader(settings.clickhouse)
         await eventually(lambda: own.count() == 2 * EVENTS, "stored once it is back")
         await eventually(lambda: committed(settings) == 2 * EVENTS, "committed")
+        await eventually(lambda: told_lag(settings) == 0, "nothing waits")
         assert metrics.BLOCKED._value.get() == 0
     assert own.rows("count(), uniqExact(message_id)", "events", "1") == [(2 * EVENTS, 2 * EVENTS)]
     own.client.close()

@@ -111,6 +111,15 @@ def test_each_opinion_has_the_strategy_by_which_its_user_came(database: Database
         ]  # fmt: skip
 
 
+def test_of_one_user_who_is_asked_about_only_their_groups_are_read(database: Database) -> None:
+    refused = event("r", "10T10:00", "u3", "page", context={"consent": {"personalization": False}})
+    database.store([*records(0), *on(topics.EVENTS, [refused], 900)])
+    everybody = read(database.settings, "shop")
+    assert everybody.users == {"u1": ("buyers",), "u3": ("buyers",)} and everybody.refusing == {"u3"}
+    assert read(database.settings, "shop", "u1") == everybody._replace(users={"u1": ("buyers",)}, refusing=frozenset())
+    assert read(database.settings, "shop", "u3") == everybody._replace(users={"u3": ("buyers",)})
+
+
 def test_a_simulated_shop_is_joined_as_in_the_evaluation_and_the_commands_answer(
     database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,7 +48,7 @@ from tests.support.fakes import event
 FOLDER = Path(__file__).parents[1] / "golden"
 BEFORE = max((path.name for path in FOLDER.iterdir() if path.is_dir() and path.name[0].isdigit() and path.name != VERSION),
              key=lambda name: tuple(map(int, name.split("."))))  # fmt: skip
-MIGRATIONS_BEFORE = 24  # the last one of that version
+MIGRATIONS_BEFORE = 27  # the last one of that version
 USER = b"shop/u1"  # whose state the golden one is
 FOLDED = 42  # records of the user's partition that the golden partition record stands for
 STORED: dict[str, Topic] = {
@@ -78,11 +78,15 @@ def before(settings: Settings) -> Iterator[int]:
     last = max(read_all(settings, topics.EVENTS), key=lambda record: record.offset)
     assert last.offset == FOLDED - 1
     partition = msgspec.msgpack.decode(golden("partition.msgpack"))
-    place, _, _, _, marks, _, (first, ends) = partition
+    place, _, _, _, marks, _, (first, ends), ahead, _ = partition
     assert list(place.values()) == [["id", FOLDED - 1]] and list(marks) == list(place)
     assert first == FOLDED - sum(ends.values())
     partition[0] = {events: [kafka_clients.topic_ids(settings, [events])[events], FOLDED - 1]}
     partition[4] = {events: last.timestamp}
+    assert USER not in ahead
+    partition[7] = {}  # it ended in order: no state stands for more than this record says
+    state = topics.STATE.name(settings.kafka.topic_prefix)
+    partition[8] = kafka_clients.topic_ids(settings, [state])[state]
     send(settings, topics.STATE, (USER, golden("state.msgpack")))
     producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all")
     with closing(producer):

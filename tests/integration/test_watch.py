@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -29,6 +30,8 @@ from tests.support import bundles
 from tests.support.bundles import SPACE, TEXT_DIM, Announced, Exported
 from tests.support.fakes import DAY_MS, T0_MS, event
 from tests.support.histories import drawn_texts, ring_walk
+from training.history import live
+from training.history.live import Live
 from training.release import release, shadow, verdicts, watch
 from training.release.compare_bundles import load
 
@@ -46,7 +49,8 @@ class Shop:
         publish = {"data_to": LEARNED, "data_from": LEARNED}
         self.parent = bundles.publish(settings.registry, exported, **publish).model_version
         self.current = bundles.publish(settings.registry, exported, seed=1, parent=self.parent, **publish).model_version
-        release.release(settings, self.current)
+        for one in (self.parent, self.current):
+            release.release(settings, one)
         self._offsets = itertools.count()
 
     def store(self, topic: Topic, values: list[dict[str, Any]]) -> None:
@@ -146,7 +150,8 @@ def test_other_inputs_roll_back_only_to_a_parent_whose_inputs_were_nearer(
     parent = bundles.publish(registry, exported, seed=2, data_to=moment(4), data_from=moment(0)).model_version
     newer = bundles.publish(registry, exported, seed=3, parent=parent, data_to=moment(8), data_from=moment(4))
     current = newer.model_version
-    release.release(shop.settings, current)
+    for one in (parent, current):
+        release.release(shop.settings, one)
     shop.events("Products Searched" if nearer else "Product Viewed", from_day=1)
     shop.events("Product Viewed", from_day=5)
     shop.events("Products Searched", from_day=9)
@@ -156,6 +161,18 @@ def test_other_inputs_roll_back_only_to_a_parent_whose_inputs_were_nearer(
         assert found.rolled_back_to == parent and "PSI event" in found.left_band[0]
     else:
         assert found.rolled_back_to is None and any("train again" in line for line in found.not_judged)
+
+
+def test_of_a_busy_shop_whole_users_are_drawn_over_the_whole_window(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shop.events("Product Viewed", from_day=1)  # 800 of forty users, in three days
+    from_ms, until_ms = T0_MS, T0_MS + 5 * DAY_MS
+    with Live(shop.settings, "t") as asked:
+        every = asked.inputs(from_ms, until_ms)
+        monkeypatch.setattr(live, "EVENTS_MAX", 200)
+        some = asked.inputs(from_ms, until_ms)
+    assert len(every.names) == 800 and 0 < len(some.names) <= 400
+    assert some.ts_ms.max() - some.ts_ms.min() > 2.5 * DAY_MS
+    assert Counter(some.users) == {user: count for user, count in Counter(every.users).items() if user in set(some.users)}
 
 
 def moment(day: int) -> datetime:

@@ -93,8 +93,16 @@ def test_what_is_given_back_is_said_by_revenue_total_or_lines() -> None:
     order = paid(0, "o", "Order Completed", order_id="o", revenue=100.0)
     lines = [{"product_id": "a", "price": 10.0, "quantity": 2}]
     for said, left in (({"revenue": 30}, 70), ({"total": "30"}, 70), ({"products": lines, "total": 25}, 75),
-                       ({"products": lines}, 80), ({}, 100)):  # fmt: skip
+                       ({"products": lines}, 80), ({}, 100), ({"revenue": 0, "products": lines}, 100)):  # fmt: skip
         assert folded([order, paid(5, "r", "Order Refunded", order_id="o", **said)]).revenue == left, said
+
+
+def test_what_costs_nothing_is_no_revenue() -> None:
+    """A coupon pays for all of it, or a line of it is none."""
+    for said, money in (({"revenue": 0, "products": [{"product_id": "a", "price": 40.0}]}, 0.0),
+                        ({"products": [{"product_id": "a", "price": 40.0, "quantity": 0}]}, 0.0),
+                        ({"products": [{"product_id": "a", "price": 40.0}]}, 40.0)):  # fmt: skip
+        assert folded([paid(0, "o", "Order Completed", **said)]).revenue == money, said
 
 
 @given(histories())

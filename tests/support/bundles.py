@@ -110,13 +110,16 @@ class Announced:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, registry: str) -> None:
         self.current: ModelRelease | None = None
+        self.versions: set[str] = set()
         self.registry = registry
         monkeypatch.setattr(release, "current", lambda settings: self.current)
+        monkeypatch.setattr(release, "ever_announced", lambda settings: self.versions)
         monkeypatch.setattr(release, "release", self.release)
 
     def release(self, settings: Settings, version: str, reason: str = "") -> ModelRelease:
         manifest = next(one for one in model_store.versions(self.registry) if one.model_version == version)
         self.current = msgspec.structs.replace(announcement(self.registry, manifest), reason=reason)
+        self.versions.add(version)
         return self.current
 
 

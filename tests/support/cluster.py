@@ -28,6 +28,7 @@ from schemas.topics import Topic
 from stream.adapters.health.lag import Lag
 from stream.core.decode import Drop, Reject, decode
 from stream.core.ranking.counts import CountsPolicy, ItemCount, PartitionCounts
+from stream.core.user import identity
 from stream.core.user.fold import Outcome, ads_stated, fold
 from stream.core.user.state import Reminders, UserState
 from stream.core.user.state import decode as decode_state
@@ -278,8 +279,10 @@ class Recomputed(NamedTuple):
 
 
 def oracle(settings: Settings) -> Recomputed:
-    """A plain recomputation from the input log: the truth every run must end in."""
+    """A plain recomputation from the input log: the truth every run must end in. Claims of devices count once all is folded:
+    until then their owners answer again with whatever comes."""
     own = settings.personalize
+    claims: list[identity.Claim] = []
     states: dict[bytes, UserState] = {}
     counted: dict[int, PartitionCounts] = {}
     ends: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -303,10 +306,17 @@ def oracle(settings: Settings) -> Recomputed:
         outcome, added = fold(state, event, clocks_ms[at], own.lateness_max_ms)
         if begins and outcome is Outcome.FOLDED:
             state.since_ms = record.timestamp
+        if outcome is Outcome.FOLDED:
+            claims += identity.claims_of(state, event)
         ends[at][outcome.value] += 1
         counts = counted.setdefault(at, PartitionCounts(CountsPolicy()))
         for touch in added:
             counts.observe(event.tenant, touch, state.ring, record.offset, {})
+    for claim in claims:
+        identity.note_claim(states.setdefault(user_key(claim.tenant, claim.anonymous), UserState()), claim)
+    for key, state in [*states.items()]:
+        for answer in identity.answers(state, *key.decode().split("/", 1)):
+            identity.link(states.setdefault(user_key(answer.tenant, answer.user), UserState()), answer)
     by_key = {f"{partition}/{key}": count for partition, some in counted.items() for key, count in some.counts.items()}
     return Recomputed({key: state for key, state in states.items() if state != UserState()}, by_key, dict(ends))
 

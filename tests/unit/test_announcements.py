@@ -165,6 +165,16 @@ def test_a_rollback_is_taken_and_what_was_rolled_back_is_not_brought_back_by_say
     assert running == here.first.model_version and "is said again" in refused[0]
 
 
+def test_only_what_was_announced_is_gone_back_to_whether_or_not_there_were_keys_then(
+    here: Here, exported: Exported
+) -> None:
+    third = bundles.publish(here.trainer.registry, exported, seed=2, parent=here.second.model_version)
+    releases.sign_again(here.trainer, third.model_version, trust=True)
+    unsigned(here)
+    releases.release(here.trainer, third.model_version)
+    assert releases.rollback(here.trainer).model_version == here.first.model_version, "nobody announced the second"
+
+
 def test_the_newest_counts_although_the_clock_of_who_announced_it_is_behind(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -195,3 +195,20 @@ def test_readers_end_with_the_catalog_as_it_is_whoever_is_ahead(
     assert shop_of(state) == ({} if last is None else {"mug": last})
     row = state.current.index("t").row_of.get("mug")
     assert last is None or state.current.index("t").matrix[row].any()  # and with its vector
+
+
+@pytest.mark.parametrize("other", ["an earlier space", "the next one"])
+def test_what_the_catalog_removes_is_gone_although_another_space_has_it_still(other: str) -> None:
+    """One that is out of use is tombstoned by nobody; of one that is still written its own worker comes to it later."""
+    state = ServingState()
+    state.current = state.prepare(cast(Any, FakeModels()))
+    for space, name in (("s", "i"), (other, "i"), ("s", "j")):
+        value = msgspec.msgpack.encode(ItemVector(space=space, content_hash="h", vector=b"\0" * 16,
+                                                  item=Item(item_id=name, tenant="t", title="x")))  # fmt: skip
+        if (told := state.on_vector(f"{space}/t/{name}".encode(), value)) is not None:
+            state.current.put_items([told])
+    index = state.current.index("t")
+    assert index.sells("i") and index.sells("j")
+    for space in ("s", UNENCODED):
+        state.on_vector(f"{space}/t/i".encode(), None)
+    assert not index.sells("i") and index.sells("j")

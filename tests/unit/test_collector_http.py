@@ -460,6 +460,14 @@ def test_openapi_describes_what_is_served(client: Client) -> None:
     validator = Draft202012Validator(schema)
     assert validator.is_valid(EVENT | {"type": "track", "colour": "red"})
     assert not validator.is_valid(EVENT | {"type": "sing"})
+    for path, calls in document["paths"].items():
+        for call in calls.values():
+            for said in call.get("requestBody", {}).get("content", {}).values():
+                if "example" in said:
+                    Draft202012Validator(said["schema"] | {"components": document["components"]}).validate(said["example"])
+                    assert post(client, path, said["example"]).status_code == 200, path
+    batch = {"$ref": "#/components/schemas/Batch", "components": document["components"]}
+    assert not Draft202012Validator(batch).is_valid({"batch": [EVENT]})
     assert "tenant" not in document["components"]["schemas"]["Event"]["properties"]
     page = client.get("/docs")
     assert page.status_code == 200

@@ -46,6 +46,14 @@ def test_a_burst_fits_then_the_rate_holds_and_the_wait_is_said(clock: Clock) -> 
         some.admit("t", "k", [b"t/u"])
 
 
+def test_what_names_nobody_counts_for_its_key_alone(clock: Clock) -> None:
+    some = made(clock, key_per_s=50.0)
+    some.admit("t", "k", [None] * 40)
+    some.admit("t", "k", [b"t/u"] * 10)
+    with pytest.raises(Refused, match="A write key of t"):
+        some.admit("t", "k", [None])
+
+
 def test_a_request_passes_whole_or_takes_nothing(clock: Clock) -> None:
     some = made(clock)
     some.admit("t", "k", [b"t/bot"] * 9)

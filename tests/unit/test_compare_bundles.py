@@ -16,7 +16,8 @@ from tests.support import bundles
 from tests.support.bundles import Exported
 from tests.support.histories import drawn_texts, ring_walk
 from training.history import snapshot
-from training.release import compare_bundles
+from training.release import compare_bundles, shadow, watch
+from training.release.watch import Watched
 from training.text import texts
 
 
@@ -24,7 +25,7 @@ from training.text import texts
 def drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawn text vectors in the bundles' space, instead of a BERT's."""
     known = drawn_texts(bundles.ITEMS, bundles.SPACE, bundles.TEXT_DIM)
-    monkeypatch.setattr(texts, "encode", lambda settings, items, say: known)
+    monkeypatch.setattr(texts, "encode", lambda settings, items, say, *, running: known)
 
 
 def test_a_bundle_that_asks_what_follows_is_better_than_one_that_asks_what_is_popular(
@@ -66,3 +67,18 @@ def test_the_command_prints_one_comparison(
     assert found["served"] == one and {"value", "low", "high"} == found["ahead"][two]["ndcg@10"].keys()
     refused = CliRunner().invoke(app, ["models", "compare", one, "v9"])
     assert refused.exit_code == 1
+
+
+def test_a_candidate_of_another_text_encoder_is_not_asked_what_was_asked_live(
+    tmp_path: Path, exported: Exported, drawn: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = bundles.publish(str(tmp_path), exported).model_version
+    two = bundles.publish(str(tmp_path), exported, seed=1, space="elsewhere").model_version
+    monkeypatch.setenv("CLICKWAKE_MODELS__REGISTRY", str(tmp_path))
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(snapshot, "from_clickhouse", lambda settings, tenant: ring_walk(60))
+    monkeypatch.setattr(watch, "watch", lambda settings, tenant, horizon, act: Watched(current=one, horizon=horizon))
+    monkeypatch.setattr(shadow, "compare", lambda *asked: pytest.fail("it was asked"))
+    refused = CliRunner().invoke(app, ["models", "watch", "--candidate", two])
+    assert refused.exit_code == 1 and isinstance(refused.exception, SystemExit), refused.exception
+    assert "were made for different text encoders" in " ".join(refused.output.split())

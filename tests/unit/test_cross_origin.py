@@ -43,6 +43,21 @@ def test_out_of_the_box_a_page_on_another_port_may_send(path: str) -> None:
     assert allowed(create_collector(Settings()), path, "http://localhost:5173") == ["*", "*"]
 
 
+@pytest.mark.parametrize("origins", [("*",), (SHOP,)])
+@pytest.mark.parametrize("path", ["/com.snowplowanalytics.snowplow/tp2", "/i"])
+def test_a_browser_may_send_cookies_to_where_snowplows_tracker_has_it_do_so(path: str, origins: tuple[str, ...]) -> None:
+    app = create_collector(Settings(collector=Collector(cors_origins=origins)))
+
+    async def preflight(asked: str) -> httpx.Headers:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as http:
+            return (await http.options(asked, headers={"Origin": SHOP, "Access-Control-Request-Method": "POST"})).headers
+
+    told = asyncio.run(preflight(path))
+    assert (told["access-control-allow-origin"], told["access-control-allow-credentials"]) == (SHOP, "true")
+    assert allowed(app, path, SHOP) == [SHOP, SHOP], "the origin itself, never *"
+    assert "access-control-allow-credentials" not in asyncio.run(preflight("/v1/track"))
+
+
 @pytest.mark.parametrize("path", ["/v1/regulations", "/v1/regulations/r1", "/metrics", "/health/live", "/openapi.json"])
 @pytest.mark.parametrize("origins", [None, ("*",), (SHOP,)])
 def test_nothing_but_what_takes_events_answers_other_pages(path: str, origins: tuple[str, ...] | None) -> None:

@@ -27,16 +27,23 @@ from stream.core.user.state import UserState
 
 LATIN = re.compile("[A-Za-z]{2}")
 chinese = Words("zh")
+SOURCE = "\n".join(path.read_text() for path in sorted(Path(frame.__file__).parent.glob("*.py")) if path.name != "charts.py")
+COLUMNS = [pair for columns in re.findall(r"\{((?:\s*\"\w+\": \"[^\"]*\",?)+)\s*\}", SOURCE)
+           for pair in re.findall(r'"(\w+)": "([^"]+)"', columns)]  # fmt: skip
+TIMES = {"as_of_ts", "changed_at", "data_to", "entered_at", "last", "left_at", "newest", "timestamp"}
 
 
 def test_every_label_has_its_chinese() -> None:
-    modules = sorted(Path(frame.__file__).parent.glob("*.py"))
-    source = "\n".join(path.read_text() for path in modules if path.name != "charts.py")
-    used = set(re.findall(r'\bt\("([^"]+)"\)', source)) | set(frame.NAV.values()) | set(models_page.FEATURES.values())
-    used |= {label for columns in re.findall(r"\{((?:\s*\"\w+\": \"[^\"]*\",?)+)\s*\}", source)
-             for label in re.findall(r': "([^"]+)"', columns)}  # fmt: skip
+    used = set(re.findall(r'\bt\("([^"]+)"\)', SOURCE)) | set(frame.NAV.values()) | set(models_page.FEATURES.values())
+    used |= {label for _, label in COLUMNS}
     assert len(used) > 50
     assert {word for word in used if word not in CHINESE and not word.startswith("/")} == set()
+
+
+def test_every_time_is_said_to_be_utc() -> None:
+    labels = [(field, label) for field, label in COLUMNS if field in TIMES]
+    assert {field for field, _ in labels} == TIMES
+    assert {label for _, label in labels if "(UTC)" not in label or "UTC" not in CHINESE[label]} == set()
 
 
 def test_every_code_has_its_chinese() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 from prometheus_client import REGISTRY
+from typer.testing import CliRunner
 
+from clickwake.cli import app
 from schemas.erasure import Erasure, subject
 from schemas.opinions import Quote, SatisfactionAlert
 from schemas.outputs import ChurnAlert, DeliveryRecord, Reminder, SegmentChange
@@ -389,6 +391,10 @@ async def test_nothing_goes_out_about_who_was_erased() -> None:
      "deliveries: [{name: a, channel: f, about: churn, priority: high}]", "no delivery that it is about"),
     ("caps: [{messages: 0, days: 7}]", ">= 1"),
     ("caps: [{messages: 1, days: 31}]", "<= 30"),
+    ("suppress: [demo/u1, u17]", "`suppress` has 'u17': write tenant/user"),
+    ("suppress: [/u17]", "`suppress` has '/u17'"),
+    ("channels: {f: {type: csv, folder: x}}\ndeliveries: [{name: a, channel: f, about: churn, "
+     "quiet: ['22:00:00Z', '08:00:00']}]", "no timezone component - at `$.deliveries[0].quiet[0]`"),
 ])
 def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "deliveries.yml"
@@ -396,3 +402,31 @@ def test_what_is_wrong_with_the_file_is_said(tmp_path: Path, text: str, complain
     with pytest.raises(DeliveryError) as refused:
         load(path)
     assert complaint in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_whose_users_a_delivery_is_about_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
+    (tmp_path / "deliveries.yml").write_text("""
+channels: {crm: {type: csv, folder: x}}
+deliveries:
+  - {name: save, channel: crm, about: churn}
+  - {name: cart, channel: crm, about: segment, segment: full cart, tenant: outlet}
+""")
+
+    def said(*more: str) -> str:
+        return CliRunner().invoke(app, ["deliveries", "--check", *more]).stdout
+
+    alone = ["save: every tenant's churn → crm", "cart: outlet's segment full cart entered → crm"]
+    monkeypatch.setenv("CLICKWAKE_COLLECTOR__WRITE_KEYS", '{"shop": "k"}')  # beside the demo's read key
+    assert said().splitlines() == alone and msgspec.json.decode(said("--json"))["of_several_tenants"] == []
+    monkeypatch.setenv("CLICKWAKE_COLLECTOR__WRITE_KEYS", '{"shop": "k", "outlet": "l"}')
+    assert said().splitlines() == [*alone, "about each of outlet, shop, to the same channel: save; say whose: `tenant`"]
+    found = msgspec.json.decode(said("--json"))
+    assert found["tenants"] == {"save": None, "cart": "outlet"} and found["of_several_tenants"] == ["save"]
+
+
+def test_what_became_of_messages_is_told_by_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"delivery": "save", "channel": "crm", "status": "sent", "why": "", "messages": 2, "newest": AT, "error": ""}
+    monkeypatch.setattr("clickwake.deliveries.rows", lambda *_: [[{"tenant": whose, **row} for whose in ("outlet", "shop")]])
+    head, *lines = CliRunner().invoke(app, ["deliveries"]).stdout.splitlines()
+    assert [line.split()[:2] for line in (head, *lines)] == [["tenant", "delivery"], ["outlet", "save"], ["shop", "save"]]

@@ -136,6 +136,13 @@ def about_a_brand() -> Message:
     return msgspec.structs.replace(MESSAGE, user_id="", kind="satisfaction-alert", thing="brand/Clay", details=details)
 
 
+async def test_files_name_what_a_message_is_about(tmp_path: Path) -> None:
+    for message in (MESSAGE, about_a_brand()):
+        await channels.send(Csv(folder=str(tmp_path)), message)
+    with (tmp_path / "save-2026-11-25.csv").open(newline="") as file:
+        assert [(row["user_id"], row["thing"]) for row in csv.DictReader(file)] == [("'=u1", ""), ("", "brand/Clay")]
+
+
 def test_messages_about_users_are_what_they_were() -> None:
     assert "thing" not in json.loads(msgspec.json.encode(MESSAGE))
     assert json.loads(msgspec.json.encode(about_a_brand()))["thing"] == "brand/Clay"

@@ -14,23 +14,28 @@ import msgspec
 import pytest
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaTimeoutError
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from schemas import topics
 from schemas.outputs import ChurnAlert, DeliveryRecord
 from stream.adapters.kafka import kafka_clients, producing
 from stream.delivery.channels import Message
+from stream.delivery.rules import Cap, Delivery
 from stream.endings import pause
-from stream.settings import Deliveries, Settings
+from stream.pseudonyms import Pseudonyms
+from stream.settings import Deliveries, Privacy, Settings
 from tests.support.fakes import FakeErasures, FakeRefusals
-from tests.unit.test_deliveries import AT, alert
+from tests.unit.test_deliveries import AT, TEA, Bench, alert, due
 from workers import delivery
 from workers.delivery import Worker
 
 ALERTS = TopicPartition(topics.CHURN_ALERTS.name("clickwake"), 0)
+REMINDERS = TopicPartition(topics.REMINDERS.name("clickwake"), 0)
 FILE = "channels: {crm: {type: webhook, url: 'http://crm.example', secret_env: S}}\n"
 SAVE = "deliveries: [{name: save, channel: crm, about: churn, cap_days: 0}]\n"
 QUIET = "deliveries: [{name: save, channel: crm, about: churn, cap_days: 0, quiet: ['11:00:00', '13:00:00']}]\n"
+OPEN = Privacy()  # ids are as they were sent
 
 
 class Topics:
@@ -94,6 +99,15 @@ class Consumer:
         self.kept.committed = self.at
 
 
+class OnePoll(Consumer):
+    """A reminder and an alert that come together."""
+
+    async def getmany(self, timeout_ms: int, max_records: int) -> dict[TopicPartition, list[Any]]:
+        self.at += 2
+        return {tp: [SimpleNamespace(value=msgspec.json.encode(said), topic=tp.topic)]
+                for tp, said in ((REMINDERS, due()), (ALERTS, alert()))}  # fmt: skip
+
+
 class Reader:
     """A topic that was read to its end."""
 
@@ -119,7 +133,8 @@ class NobodyRefuses(Reader, FakeRefusals):
 
 
 @contextlib.asynccontextmanager
-async def running(kept: Topics, path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+async def running(kept: Topics, path: Path, monkeypatch: pytest.MonkeyPatch,
+                  privacy: Privacy = OPEN) -> Any:  # fmt: skip
     """The worker's own loop on these topics and this file."""
     async def read_whole(settings: Settings, topic: str, on_records: Callable[[list[Any]], None]) -> None:
         on_records([SimpleNamespace(value=msgspec.json.encode(one)) for one in kept.log])
@@ -150,7 +165,7 @@ async def running(kept: Topics, path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(delivery, name, fake)
     monkeypatch.setattr(kafka_clients, "wait_for_kafka", there)
     monkeypatch.setattr(producing, "create_producer", lambda _: Consumer(kept))
-    worker = Worker(Settings(_env_file=None, deliveries=Deliveries(rules=path)), lambda: None)
+    worker = Worker(Settings(_env_file=None, deliveries=Deliveries(rules=path), privacy=privacy), lambda: None)
     monkeypatch.setattr(worker, "_write", write)
     monkeypatch.setattr(worker, "_deliver", send)
     working = asyncio.create_task(worker.run())
@@ -269,3 +284,34 @@ async def test_a_changed_file_is_taken_while_it_runs_and_one_that_cannot_be_used
             await kept.until(lambda: kept.statuses()[-1] == ("u8", "failed"))
     (refused,) = (one for one in logs if one["event"] == "deliveries refused")
     assert "names channel 'fax'" in refused["why"] and kept.log[-1].error == "there is no such delivery any more"
+
+
+async def test_who_is_suppressed_is_so_under_every_pseudonym(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, new = (SecretStr(letter * 32) for letter in "on")
+    path, kept = tmp_path / "deliveries.yml", Topics()
+    path.write_text(FILE + SAVE + "suppress: [shop/u1, other/u2]\n")
+    privacy = Privacy(pseudonym_keys=(new, old))
+    names = [*Pseudonyms(privacy).names_of("shop", "u1"), *Pseudonyms(privacy).names_of("shop", "u2")]
+    kept.alerts = [alert(name, f"a{number}") for number, name in enumerate(names)]
+    async with running(kept, path, monkeypatch, privacy):
+        await kept.until(lambda: kept.committed == len(names))
+    assert len(set(names)) == 6 and [status for _, status in kept.statuses()] == ["suppressed"] * 3 + ["sent"] * 3
+
+
+async def test_of_what_comes_at_once_on_several_topics_high_priority_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, save = Topics(), Delivery(name="save", channel="crm", about="churn", priority="high")
+    monkeypatch.setattr(producing, "create_producer", lambda _: Consumer(kept))
+    worker = Worker(Settings(_env_file=None), lambda: None)
+    consumer: Any = OnePoll(kept)
+    stopped = Bench(TEA, save)
+
+    async def last(channel: object, message: Message) -> None:
+        stopped.made.stopping.set()
+
+    stopped.made.send = last
+    await worker._turn(consumer, stopped.made)
+    assert [one.delivery for one in stopped.logged] == ["save"] and kept.committed == 0, "not all was handled"
+    bench = Bench(TEA, save, caps=(Cap(messages=1, days=7),))
+    await worker._turn(consumer, bench.made)
+    assert [(one.delivery, one.status) for one in bench.logged] == [("save", "sent"), ("again", "capped")]
+    assert kept.committed == consumer.at

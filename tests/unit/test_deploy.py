@@ -18,6 +18,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from fsspec import get_filesystem_class
 from prometheus_client import CollectorRegistry
 
 import clickwake
@@ -43,10 +44,10 @@ def test_compose_config_is_valid() -> None:
     docker = needs("docker")
     if subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
         without("docker compose: this docker client has no such plugin")
-    users = ("SINK_", "ERASURE_", "TRAINING_", "ANALYST_", "")
+    users = ("SINK_", "ERASURE_", "TRAINING_", "ANALYST_", "STRATEGIES_", "SEGMENTS_", "")
     secrets = {f"CLICKHOUSE_{user}PASSWORD": "x" for user in users} | {
         f"CLICKWAKE_{what}_KEYS": '{"shop": "k"}' for what in ("WRITE", "READ")}  # fmt: skip
-    secrets["CLICKWAKE_CORS_ORIGINS"] = "[]"
+    secrets |= {"CLICKWAKE_CORS_ORIGINS": "[]", "TRAINING_TENANT": "shop"}
     done = subprocess.run([docker, "compose", "-f", str(COMPOSE), "config", "--quiet"], cwd=ROOT, capture_output=True,
                           text=True, env={**os.environ, **secrets})  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -89,7 +90,10 @@ def test_readers_may_only_read_and_the_engine_knows_every_grant() -> None:
 
     assert grants("clickwake_strategies") == ["GRANT SELECT ON clickwake.*",
                                               f"GRANT INSERT, SHOW COLUMNS ON clickwake.{PREDICTIONS}"]  # fmt: skip
-    for user in ("clickwake_sink", "clickwake_erasure", "clickwake_training", "clickwake_strategies", "clickwake_analyst"):
+    assert grants("clickwake_segments") == [
+        "GRANT SELECT ON clickwake.*", "GRANT INSERT, SHOW COLUMNS, ALTER DELETE ON clickwake.segment_changes"]  # fmt: skip
+    for user in ("clickwake_sink", "clickwake_erasure", "clickwake_training", "clickwake_strategies", "clickwake_segments",
+                 "clickwake_analyst"):  # fmt: skip
         for grant in grants(user):
             assert chdb.query(f"EXPLAIN AST {grant} TO somebody").bytes().startswith(b'"GrantQuery"')
 
@@ -105,7 +109,8 @@ def test_every_user_has_a_password_from_the_environment_and_no_process_is_the_ow
               if (one.get("environment") or {}).get("CLICKWAKE_CLICKHOUSE__USER") == "clickwake"]  # fmt: skip
     assert owners == ["setup"]
     for name, user in (("sink", "clickwake_sink"), ("erasure", "clickwake_erasure"), ("training", "clickwake_training"),
-                       ("strategies", "clickwake_strategies"), ("dashboard", "clickwake_analyst")):  # fmt: skip
+                       ("strategies", "clickwake_strategies"), ("segments", "clickwake_segments"),
+                       ("dashboard", "clickwake_analyst")):  # fmt: skip
         assert services[name]["environment"]["CLICKWAKE_CLICKHOUSE__USER"] == user
     assert services["sink"]["environment"]["CLICKWAKE_SINK__MIGRATE"] == "false"
 
@@ -352,6 +357,15 @@ def test_whatever_the_manifests_name_is_in_them_or_said_to_be_made() -> None:
         named += [one["secret"]["secretName"] for one in pod["volumes"] if "secret" in one]
         named += [one["configMap"]["name"] for one in pod["volumes"] if "configMap" in one]
         assert all(one in made or f"`{one}`" in text for one in named), named
+
+
+def test_the_registry_of_the_manifests_can_be_opened_by_what_the_images_hold() -> None:
+    kustomization = yaml.safe_load((ROOT / "deploy" / "kubernetes" / "kustomization.yaml").read_text())
+    said = dict(one.split("=", 1) for one in kustomization["configMapGenerator"][0]["literals"])
+    scheme = said["CLICKWAKE_MODELS__REGISTRY"].split("://")[0]
+    package = get_filesystem_class(scheme).__module__.split(".")[0]
+    for lock in ("requirements.lock", "requirements-train.lock"):
+        assert re.search(rf"^{package}==", (ROOT / lock).read_text(), re.MULTILINE), (scheme, package)
 
 
 def test_the_keys_of_privacy_go_to_the_same_processes_everywhere() -> None:

@@ -55,6 +55,15 @@ def test_ga4_consent_and_a_second_sending(client: Client, kafka_fake: FakeKafka)
     assert again[1]["messageId"] == event["messageId"], "a second sending counts once"
 
 
+def test_ga4_of_two_apps_or_users_at_one_instant_are_two_events(client: Client, kafka_fake: FakeKafka) -> None:
+    for who in ({"app_instance_id": "a"}, {"app_instance_id": "b"}, {"client_id": "c", "user_id": "u"},
+                {"client_id": "c", "user_id": "v"}):  # fmt: skip
+        body = who | {"timestamp_micros": 1795602600000000, "events": [{"name": "login"}]}
+        sent(client, kafka_fake, f"/mp/collect?api_secret={KEY}", body, 204)
+    found = kafka_fake.sent("events")
+    assert len({one["messageId"] for one in found}) == 4 and found[0]["anonymousId"] == "a"
+
+
 def test_ga4_of_a_known_user(client: Client, kafka_fake: FakeKafka) -> None:
     body = {"client_id": "c", "user_id": "u1", "user_properties": {"customer_tier": {"value": "PREMIUM"}}, "events": [
         {"name": "view_search_results", "params": {"search_term": "Clothing", "session_id": 123}},

@@ -79,6 +79,13 @@ def test_the_rules_hold_however_much_they_differ(seed: int, diversity: float, ca
         assert rows[0] == plain[0], "the best one has nothing before it to differ from"
 
 
+def test_pinned_items_come_in_the_order_of_their_scores() -> None:
+    index, total = shop(np.random.default_rng(3), 40, 4, pinned=1.0), np.linspace(0.01, 0.02, 40, dtype=np.float32)
+    rows = rank(total, UserState(), index, Rules(top_n=5, category_cap=40))
+    best = np.flatnonzero(index.recommendable)[::-1][:5]
+    assert rows == best.tolist()
+
+
 def alike(index: ItemIndex, rows: list[int]) -> float:
     near = index.matrix[rows] @ index.matrix[rows].T
     return float(near[np.triu_indices(len(rows), 1)].mean())

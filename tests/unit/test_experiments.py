@@ -112,7 +112,8 @@ def test_what_is_pinned_keeps_its_place_and_the_cap_holds_with_the_chances_that_
 
 def half_width(users: int, rate: float) -> float:
     """As `experiment_results` has it."""
-    return sqrt(rate * (1 - rate)) * sqrt(2 * (users * RHO2 + 1) / (users**2 * RHO2) * log(sqrt(users * RHO2 + 1) / ALPHA))
+    p = (rate * users + 1) / (users + 2)
+    return sqrt(p * (1 - p)) * sqrt(2 * (users * RHO2 + 1) / (users**2 * RHO2) * log(sqrt(users * RHO2 + 1) / ALPHA))
 
 
 def test_who_looks_all_the_time_is_fooled_no_more_often_than_said() -> None:
@@ -133,6 +134,8 @@ def test_who_looks_all_the_time_is_fooled_no_more_often_than_said() -> None:
     ("experiments: [{name: a, arms: [{name: x, filter: price}]}]", "gives a number, wanted is a flag"),
     ("experiments: [{name: a, arms: [{name: x}]}, {name: a, arms: [{name: x}]}]", "have one name"),
     ("experiments: [{name: a, arms: []}]", "length >= 1"),
+    ("experiments: [{name: a, scenario: similar, arms: [{name: x}, {name: new, explore: 0.1}]}]", "arm 'new': `explore` "
+     "counts in scenarios for_you and again only, and does nothing in similar"),
 ])
 def test_what_is_wrong_with_the_file_is_said_and_what_ran_goes_on(tmp_path: Path, text: str, complaint: str) -> None:
     path = tmp_path / "experiments.yml"
@@ -145,6 +148,13 @@ def test_what_is_wrong_with_the_file_is_said_and_what_ran_goes_on(tmp_path: Path
     assert complaint in str(refused.value) and str(path) in str(refused.value)
     running._looked_at = 0.0
     assert [one.name for one in running.current()] == ["good"]
+
+
+def test_an_arm_explores_in_scenarios_that_are_scored_for_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "experiments.yml"
+    path.write_text("experiments: [{name: a, scenario: again, arms: [{name: x}, {name: new, explore: 0.1}]}, "
+                    "{name: b, scenario: popular, arms: [{name: x, explore: 0}]}]")
+    assert [arm.explore for one in load(path) for arm in one.arms] == [None, 0.1, 0.0]
 
 
 def test_popularity_is_a_number_at_any_time() -> None:

@@ -11,8 +11,9 @@ import pytest
 
 from schemas import topics
 from schemas.dead_letter import DeadLetter, Failure, Source
-from schemas.erasure import Erased, Erasure, subject
+from schemas.erasure import Erased, Erasure, decode, subject
 from schemas.outputs import output_id
+from stream.adapters.kafka.kafka_clients import partition_of
 from stream.adapters.state.state_store import Identity, PartitionStore
 from stream.core.user import identity
 from stream.core.user.state import UserState
@@ -59,13 +60,20 @@ async def told(bench: Bench) -> list[identity.Message]:
         await bench.feed(*new, source=IDENTITY)
 
 
+def put_on_the_list(bench: Bench) -> list[tuple[bytes, Erasure]]:
+    """What the owner of a device has said, where everybody else reads and writes it."""
+    sent = [(at, record) for topic, at, record in bench.outputs.sent if topic == "erasures"]
+    assert all(at == partition_of(record.key, topics.ERASURES.partitions) for at, record in sent)
+    return [(record.key, decode(record.value or b"")) for _, record in sent]
+
+
 def shopper(bench: Bench, key: bytes) -> UserState | None:
     raw = bench.store.values.get(key)
     return unpack(raw) if raw else None
 
 
 async def erase(bench: Bench, user: str, at_ms: int, **more: Any) -> None:
-    bench.erasures.note(subject(f"t/{user}".encode()), erasure(at_ms, **more))
+    bench.erasures.note(subject(f"t/{user}".encode()), erasure(at_ms, user_id=user, **more))
     await bench.feed(identity.encode(identity.Erase("t", user)), source=IDENTITY)
     await told(bench)
     await bench.close()
@@ -115,6 +123,71 @@ async def test_a_user_who_comes_back_within_the_same_interval_begins_anew() -> N
     assert states[-2].value is None and states[-1].value is not None  # whoever waits for the tombstone sees it
 
 
+@pytest.mark.parametrize("came_back_ms", [1, 0])
+async def test_an_erasure_that_is_read_again_leaves_who_came_back_since(came_back_ms: int) -> None:
+    """After `clickwake rewind`, or after a crash before the commit; a device is met again, too."""
+    bench = Bench(FakeModels())
+    await bench.feed(event(user="u", item="i1", anonymousId="d", id="u1"),
+                     event(user="", userId=None, anonymousId="d", id="d1"))  # fmt: skip
+    await told(bench)
+    erased_at_ms = bench.appended_ms
+    await erase(bench, "u", T0_MS + 10)
+    gone = [identity.Erase("t", "u"), identity.Forget("t", holder="d", other="u")]
+    bench.appended_ms += came_back_ms
+    back_ms = erased_at_ms + 2 * came_back_ms
+    await bench.feed(event(user="u", item="i3", anonymousId="d", ts_ms=back_ms, id="u2"))
+    await told(bench)
+    await bench.close()
+    bench.appended_ms = erased_at_ms
+    await bench.feed(*map(identity.encode, gone), source=IDENTITY)
+    await bench.close()
+    found, device = shopper(bench, b"t/u"), shopper(bench, b"t/d")
+    if came_back_ms:
+        assert found is not None and (list(found.items), found.claimed) == (["i3"], {"d": back_ms})
+        assert device is not None and [user for _, user in device.claims] == ["u"]
+    else:
+        assert found is None and device is None, "it is the first reading that finds them"
+
+
+async def test_of_who_came_back_before_the_erasure_was_read_nothing_older_stays() -> None:
+    bench = Bench(FakeModels())
+    requested_ms, ads = bench.appended_ms, {"consent": {"personalization": False, "ads": False}}
+    await bench.feed(event(user="u", item="i1", id="u1"), event(user="u", ts_ms=T0_MS + 1, id="u2", context=ads))
+    bench.appended_ms += 5
+    await bench.feed(event(user="u", item="i3", ts_ms=T0_MS + 20, id="u3"))
+    await bench.close()
+    found = shopper(bench, b"t/u")
+    assert found is not None and found.ads.refused and found.since_ms == requested_ms + 5
+    bench.appended_ms = requested_ms + 4
+    await erase(bench, "u", T0_MS + 10)
+    found = shopper(bench, b"t/u")
+    assert found is not None and list(found.items) == ["i3"] and not found.ads.refused
+    written = [record for topic, _, record in bench.outputs.sent if topic == "personalize-state" and record.key == b"t/u"]
+    assert unpack(written[-1].value or b"").since_ms > requested_ms  # whoever waits for them to be forgotten sees it
+
+
+async def test_a_clock_that_is_ahead_saves_nothing_from_an_erasure() -> None:
+    bench = Bench(FakeModels())
+    requested_ms = bench.appended_ms + 60_000
+    bench.erasures.note(subject(b"t/u"), erasure(requested_ms))
+    ahead = event(user="u", ts_ms=bench.appended_ms + 120_000, id="ahead")
+    await bench.feed(ahead)
+    assert bench.part.outcomes["dropped:erased"] == 1 and not bench.part.read(b"t/u").events
+    bench.appended_ms = requested_ms + 1
+    await bench.feed(ahead)
+    assert bench.part.read(b"t/u").events == 1
+
+
+async def test_a_withdrawal_that_comes_to_another_partition_is_passed_on() -> None:
+    bench = Bench(FakeModels())
+    bench.personalizer.partition_of = lambda key: 1
+    no = event(user="u", id="no", context={"consent": {"personalization": False}})
+    await bench.feed(no)
+    (record,) = [record for topic, _, record in bench.outputs.sent if topic == topics.EVENTS.entity]
+    assert (record.key, record.value) == (b"t/u", msgspec.json.encode(no))
+    assert bench.part.outcomes["dropped:misplaced"] == 1 and not bench.part.outcomes["dropped:no_consent"]
+
+
 async def test_the_device_of_one_user_is_forgotten_with_them_and_a_shared_one_keeps_the_other() -> None:
     bench = Bench()
     await bench.feed(event(user="", userId=None, anonymousId="own", item="i1", id="a1"),
@@ -132,6 +205,70 @@ async def test_the_device_of_one_user_is_forgotten_with_them_and_a_shared_one_ke
     assert shared is not None and [touch.item_id for touch in shared.ring] == ["i3"] and list(shared.items) == ["i3"]
     assert other is not None and [touch.item_id for touch in other.linked["shared"]] == ["i3"]
     assert not any(value == b"u" for value in bench.store.values) and [user for _, user in shared.claims] == ["v"]
+    assert [key for key, _ in put_on_the_list(bench)] == [subject(b"t/own")]
+
+
+async def joined_by_an_alias(bench: Bench, **more: Any) -> None:
+    """A guest's device `d`, of which no event of `u` says that it was theirs but the alias."""
+    await bench.feed(event(user="", userId=None, anonymousId="d", id="d1"))
+    await bench.feed(event(user="u", type="alias", event=None, item=None, previousId="d", ts_ms=T0_MS + 1, id="u1", **more))
+
+
+@pytest.mark.parametrize("suppress", [False, True])
+async def test_a_device_that_an_alias_joined_is_put_on_the_list_by_its_owner_before_its_state_goes(suppress: bool) -> None:
+    bench, at_ms = Bench(), T0_MS + DAY_MS
+    await joined_by_an_alias(bench)
+    await told(bench)
+    await bench.close()
+    bench.erasures.note(subject(b"t/u"), erasure(at_ms, user_id="u", suppress=suppress))
+    await bench.feed(identity.encode(identity.Erase("t", "u")), source=IDENTITY)
+    await told(bench)
+    ((whose, entry),) = put_on_the_list(bench)
+    assert bench.store.values[b"t/d"], "the state is there as long as nothing is written"
+    assert (whose, entry) == (subject(b"t/d"), erasure(at_ms, devices=("d",), device=True, suppress=suppress))
+    bench.part = bench.opened(bench.part.counts)  # a crash: all of it is read again
+    await bench.feed(identity.encode(identity.Erase("t", "u")), source=IDENTITY)
+    await bench.feed(identity.encode(identity.Forget("t", holder="d", other="u")), source=IDENTITY)
+    assert put_on_the_list(bench) == [(whose, entry)] * 2
+    await bench.close()
+    assert {b"t/u", b"t/d"}.isdisjoint(bench.store.values) and b"t/d" in bench.store.purged
+    bench.erasures.note(whose, entry)
+    await bench.feed(event(user="", userId=None, anonymousId="d", ts_ms=T0_MS + 9, id="late"))
+    assert bench.part.outcomes["dropped:erased"] == 1 and bench.part.read(b"t/d") == NOBODY
+    bench.erasures.note(subject(b"t/u"), erasure(at_ms, receipt="{}", suppress=suppress))
+    await bench.feed(identity.encode(identity.Forget("t", holder="d", other="u")), source=IDENTITY)
+    assert len(put_on_the_list(bench)) == 2, "once it is done nobody is named again"
+
+
+async def test_a_device_that_the_request_names_already_is_not_put_on_the_list_again() -> None:
+    bench = Bench()
+    await joined_by_an_alias(bench)
+    await told(bench)
+    await erase(bench, "u", T0_MS + DAY_MS, devices=("d",))
+    assert b"t/d" not in bench.store.values and put_on_the_list(bench) == []
+
+
+async def test_a_device_of_who_withdraws_consent_is_on_no_list() -> None:
+    bench = Bench()
+    await joined_by_an_alias(bench)
+    await told(bench)
+    await bench.feed(event(user="u", ts_ms=T0_MS + 2, id="u2", context=NO))
+    await told(bench)
+    await bench.close()
+    assert b"t/d" not in bench.store.values and put_on_the_list(bench) == []
+
+
+@pytest.mark.parametrize("used_later", [False, True])
+async def test_a_device_whose_claim_comes_when_its_user_is_on_the_list_goes_with_them(used_later: bool) -> None:
+    """The claim is not taken any more, so the device does not know whose it was, and is nobody else's. What was done there
+    after the request is a stranger's, who may be anybody."""
+    bench = Bench()
+    await joined_by_an_alias(bench)
+    if used_later:
+        await bench.feed(event(user="", userId=None, anonymousId="d", ts_ms=T0_MS + 11, id="d2"))
+    await erase(bench, "u", T0_MS + 10)
+    assert (b"t/d" in bench.store.values) == used_later and b"t/u" not in bench.store.values
+    assert [key for key, _ in put_on_the_list(bench)] == ([] if used_later else [subject(b"t/d")])
 
 
 async def test_answers_and_claims_that_were_on_their_way_bring_nothing_back() -> None:
@@ -365,6 +502,30 @@ def test_the_list_tells_by_tenant_and_time() -> None:
     assert erased.covers(b"t/u", T0_MS + DAY_MS) and not erased.covers(b"t/u", T0_MS + DAY_MS + 1)
     erased.note(subject(b"t/u"), None)
     assert not erased.covers(b"t/u", 0)
+
+
+def test_the_list_knows_what_is_not_done_and_what_goes_with_it() -> None:
+    erased, own = Erased(), erasure(T0_MS, devices=("d",), device=True)
+    request = erasure(T0_MS, user_id="u")
+    assert erased.request(b"t/u") is None and erased.devices("e1") == []
+    for whose, one in ((b"t/u", request), (b"t/d", own), (b"t/u", erasure(T0_MS))):  # the last one lifts
+        erased.note(subject(whose), one)
+    assert erased.request(b"t/u") == request and erased.request(b"t/d") is None
+    assert erased.devices("e1") == ["d"] and erased.devices("e2") == []
+    erased.note(subject(b"t/d"), msgspec.structs.replace(own, devices=()))
+    assert erased.devices("e1") == [] and erased.covers(b"t/d", T0_MS)
+    erased.note(subject(b"t/u"), msgspec.structs.replace(request, erasure_id="e0", user_id=None, receipt="{}"))
+    assert erased.request(b"t/u") == request, "the receipt of another request"
+    erased.note(subject(b"t/u"), msgspec.structs.replace(request, user_id=None, receipt="{}"))
+    assert erased.request(b"t/u") is None and erased.covers(b"t/u", T0_MS) and not erased.under_way
+    again = Erasure(erasure_id="e2", tenant="t", requested_at=utc(T0_MS + 1), user_id="u")
+    for one in (again, request):  # the older is written again, as where devices are found
+        erased.note(subject(b"t/u"), one)
+    assert erased.request(b"t/u") == request
+    erased.note(subject(b"t/u"), msgspec.structs.replace(request, user_id=None, receipt="{}"))
+    assert erased.request(b"t/u") == again and erased.under_way
+    erased.note(subject(b"t/u"), None)
+    assert not erased.under_way
 
 
 def test_the_sink_stores_nothing_more_about_an_erased_user() -> None:

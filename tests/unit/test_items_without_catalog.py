@@ -42,6 +42,23 @@ def test_a_shop_without_a_catalog_ranks_with_the_vectors_of_training(bundle: Bun
     assert serving.placed.tolist() == expected.placed.tolist() == [True, True, False]
 
 
+def test_of_items_that_no_catalog_names_the_most_touched_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among equals the lower id. Who touched others was there all the same."""
+    monkeypatch.setattr(snapshot, "UNLISTED_MAX", 2)
+    touched = ["x9", "cup", "x2", "x1", "x7", "x7", "x7"]
+    events = [event(user=f"u{at}", ts_ms=T0_MS + at, item=item) for at, item in enumerate(touched)]
+    order = {"products": [{"product_id": item} for item in ("x9", "x1", "cup")], "product_id": "cup", "revenue": 5.0}
+    events.append(event(user="buyer", ts_ms=T0_MS + 9, name="Order Completed", properties=order))
+    events.append(event(user="bot", ts_ms=T0_MS + 10, name="Order Completed", properties={
+        "products": [{"product_id": "x2"}], "product_id": "cup"}))  # fmt: skip
+    history = snapshot.from_events(events, [Item(item_id="cup", tenant="t", title="cup")])
+    assert list(history.items) == ["cup", "x1", "x7"] and history.items["cup"].title == "cup"
+    past, number = snapshot.interactions(history)
+    assert len(number) == 6 and np.bincount(past.items).tolist() == [2, 2, 3]
+    assert len(history.events) == len(events) and history.events[7].properties.revenue == 5.0
+    assert {len(snapshot.replay(history).states[user].ring) for user in ("u0", "bot")} == {0}
+
+
 def test_the_catalog_has_the_last_word() -> None:
     models = FakeModels()
     models.learned = {"a": np.array([1, 0, 0, 0], np.float32)}

@@ -25,7 +25,7 @@ def worker(openings: dict[int, asyncio.Task[Any]], highwaters: dict[int, int | N
     for name in ("unaccounted", "lag", "owed"):
         setattr(made.metrics, name, Gauge(name, name, ["partition"], registry=registry))
     made.metrics.accounts = Gauge("accounts", "accounts", ["end", "partition"], registry=registry)
-    made.events = "events"
+    made.events, made.left_behind = "events", SimpleNamespace(handing_out=lambda: None)
     made.app = SimpleNamespace(consumer=SimpleNamespace(highwater=lambda tp: highwaters[tp.partition]))
     made.fleet = SimpleNamespace(owned={number: Owned(number, one) for number, one in openings.items()}, revoked=revoked)
     return made

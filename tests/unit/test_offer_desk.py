@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 import pytest
 
 from schemas.catalog import Item, ItemVector
+from schemas.events import key
 from schemas.offers import OfferTotals, PlacementTotals
 from schemas.outputs import Decision
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.texts import TextFeatures
 from stream.core.offers.nearness import CUTS, nearness, steps, taste
-from stream.core.offers.offer_ledger import Learned
+from stream.core.offers.offer_ledger import CLICKED, SEEN, Learned, Ledger
 from stream.core.offers.offer_policy import expand, policy, text_about, text_id
-from stream.core.offers.offers import held_out
+from stream.core.offers.offers import guardrail, held_out, rates
 from stream.core.statistics.confidence import rate
-from stream.core.user.state import Kind, Touch, UserState
+from stream.core.user.state import DAY_MS, Kind, Touch, UserState
 from stream.http.answers import Refused
 from stream.serving import ServingState
 from stream.settings import Settings
@@ -149,6 +151,9 @@ async def test_who_is_held_out_sees_the_control_or_nothing_and_it_is_logged(desk
         assert offered.offer_id == (answer.offer.offer_id if answer.offer else "")
         assert offered.candidates == answer.candidates
         assert bool(offered.about) == (answer.offer is not None) and offered.policy_version == answer.policy_version
+    instead = {(one.placement, one.holdout, one.instead) for one in logged.values() if one is not None}
+    assert {name for where, held, name in instead if where == "home" and held} == {"plain", *others}, "by their chances"
+    assert {name for where, held, name in instead if where == "mail" or not held} == {""}, "no guardrail asks"
 
 
 async def test_what_may_not_be_shown_is_left_out_with_its_reason(desk: Desk) -> None:
@@ -168,18 +173,47 @@ async def test_what_may_not_be_shown_is_left_out_with_its_reason(desk: Desk) -> 
 
 async def test_an_offer_that_the_guardrail_stops_is_no_candidate_and_another_is(desk: Desk) -> None:
     ask, user = AskOffer(placement="home"), next(f"u{n}" for n in range(50) if not held_out(desk.rules(), "t", f"u{n}"))
-    control = OfferTotals(impressions=1_000, clicks=100, held_impressions=1_000, held_clicks=100)
-    of_few = {"plain": control, "summer": OfferTotals(impressions=150)}
-    desk.fake.by_placement["home"] = PlacementTotals(offers=of_few)
+    control: dict[str, Any] = {"control_impressions": 1_000, "control_clicks": 100}
+    desk.fake.by_placement["home"] = PlacementTotals(offers={"summer": OfferTotals(over_impressions=150, **control)})
     assert "summer" in (await desk.offer(person(user), ask)).candidates, "too little is known of it"
     desk.now.at_ms += 3_600_000
-    worse, as_good = OfferTotals(impressions=1_000, clicks=10), OfferTotals(impressions=1_000, clicks=80)
-    desk.fake.by_placement["home"] = PlacementTotals(offers={"plain": control, "summer": worse, "often": as_good})
+    worse, as_good = (OfferTotals(over_impressions=1_000, over_clicks=clicks, **control) for clicks in (10, 80))
+    desk.fake.by_placement["home"] = PlacementTotals(offers={"summer": worse, "often": as_good})
     answer = await desk.offer(person(user), ask)
     assert answer.candidates.keys() == {"plain", "often", "rich"}
     assert answer.refused["summer"] == f"stopped: clicks {rate(10, 1_000)} are below the control's {rate(100, 1_000)}"
     logged = desk.log[-1].offer
     assert logged and logged.refused == answer.refused and logged.candidates == answer.candidates
+
+
+async def test_an_offer_that_suits_who_hardly_clicks_is_not_stopped_by_those_who_click_anything(desk: Desk) -> None:
+    """Buyers click three in ten of the control, the others one in a hundred, and of summer three: so they are given that."""
+    rates_of = {("plain", 1): 0.3, ("plain", 0): 0.01, ("summer", 1): 0.05, ("summer", 0): 0.03}
+    learned = Learned(PlacementTotals())
+    for (offer, orders), clicked in rates_of.items():
+        about = ("*", f"offer={offer}", *(("tag=new",) if offer == "summer" else ()))
+        rows = learned.rows(expand(about, ("buyer",) if orders else ()))
+        learned.gram[np.ix_(rows, rows)] += 4_000
+        learned.moment[rows] += round(4_000 * clicked)
+        learned.outcomes, learned.rewards = learned.outcomes + 4_000, learned.rewards + round(4_000 * clicked)
+    desk.fake.by_placement["home"] = learned.totals()
+    draw, ledger = random.Random(3), Ledger(lambda user: 0)
+    for number in range(4_000):
+        await desk.offer(person(f"v{number}", number % 2), AskOffer(placement="home", offers=("plain", "summer")))
+        logged = desk.log[-1]
+        assert logged.offer is not None
+        user = key("t", logged.user_id)
+        ledger.decide(user, logged.recommendation_id, logged.offer, T0_MS)
+        clicks = draw.random() < rates_of[logged.offer.offer_id, number % 2]
+        ledger.react(user, logged.recommendation_id, CLICKED if clicks else SEEN, T0_MS)
+    ledger.tick(0, T0_MS + 2 * DAY_MS)
+    totals = ledger.placements["t", "home"].offers
+    plain, summer = totals["plain"], totals["summer"]
+    assert rate(summer.clicks, summer.impressions).high < rate(plain.held_clicks, plain.held_impressions).low
+    own, other = rates("click", summer)
+    assert (own.n, own.value) == (summer.impressions, summer.clicks / summer.impressions)
+    assert 200 < other.n < plain.held_impressions and other.value < own.value
+    assert guardrail(desk.rules().placements["home"].placement, "summer", totals) is None
 
 
 async def test_of_given_texts_what_is_liked_is_learned_for_texts_like_it(desk: Desk) -> None:

@@ -8,13 +8,14 @@ import zlib
 from collections import Counter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.events import Product, Properties
-from schemas.offers import MICROS, OfferTotals, PlacementTotals
+from schemas.offers import MICROS, OfferTotals, PlacementTotals, UserOffers
 from schemas.outputs import OfferCap, OfferCost, Offered
 from stream.core.offers.offer_ledger import (
     BITS,
@@ -42,11 +43,11 @@ def partition_of(key: bytes) -> int:
 
 
 def offered(offer: str = "red", groups: tuple[str, ...] = (), *, reward: Any = "click", holdout: bool = False,
-            cap: OfferCap | None = None) -> Offered:  # fmt: skip
+            cap: OfferCap | None = None, instead: str = "") -> Offered:  # fmt: skip
     return Offered(
         placement="home", offer_id=offer, propensity=1.0, candidates={offer: 1.0}, refused={}, holdout=holdout,
         rules_version="r", policy_version="p", reward=reward, window_ms=WINDOW, about=("*", f"offer={offer}"), groups=groups,
-        cost=OfferCost(impression=0.1, click=0.3, order=2.5), cap=cap,
+        cost=OfferCost(impression=0.1, click=0.3, order=2.5), cap=cap, instead=instead,
     )  # fmt: skip
 
 
@@ -62,11 +63,13 @@ class Said(NamedTuple):
 
 users = st.sampled_from([b"t/u1", b"t/u2", b"t/u3", b"s/u1"])
 decisions = st.builds(
-    lambda user, number, at, offer, groups, reward, holdout: Said(
+    lambda user, number, at, offer, groups, reward, holdout, instead: Said(
         T0 + at, user, f"offer-{user.decode()}-{number}",
-        offered(offer, groups, reward=reward, holdout=holdout, cap=OfferCap(count=2, hours=0.5) if number % 2 else None)),
+        offered(offer, groups, reward=reward, holdout=holdout, cap=OfferCap(count=2, hours=0.5) if number % 2 else None,
+                instead=instead if holdout else "")),
     users, st.integers(0, 4), st.integers(0, 4 * WINDOW), st.sampled_from(OFFERS),
     st.sampled_from([(), ("buyer",), ("away", "buyer")]), st.sampled_from(["click", "order"]), st.booleans(),
+    st.sampled_from(["", "red", "never shown"]),
 )  # fmt: skip
 reactions = st.builds(
     lambda user, number, at, bit, revenue: Said(T0 + at, user, f"offer-{user.decode()}-{number}", bit, revenue),
@@ -90,6 +93,7 @@ def recomputed(of: dict[int, tuple[list[Said], list[Said]]]) -> dict[tuple[str, 
     gram: Counter[tuple[str, str]] = Counter()
     found: dict[tuple[str, str], Any] = {}
     for made, done in of.values():
+        clock = done[-1].at if done else 0
         for one in made:
             assert isinstance(one.what, Offered)
             about = [event for event in done if event.ident == one.ident and event.user == one.user
@@ -113,6 +117,10 @@ def recomputed(of: dict[int, tuple[list[Said], list[Said]]]) -> dict[tuple[str, 
             totals.orders, totals.held_orders = totals.orders + bool(orders), totals.held_orders + (out and bool(orders))
             totals.revenue_micros += orders[0].revenue if orders else 0
             totals.spent_micros += 100_000 + 300_000 * bool(clicks) + 2_500_000 * bool(orders)
+            if one.at + WINDOW < clock and (judged := one.what.instead if out else one.what.offer_id):
+                totals, side = offers.setdefault(judged, OfferTotals()), "control" if out else "over"
+                for what, count in (("impressions", 1), ("clicks", bool(clicks)), ("orders", bool(orders))):
+                    setattr(totals, f"{side}_{what}", getattr(totals, f"{side}_{what}") + count)
     return {where: PlacementTotals(
         names=sorted(names), outcomes=counts[0], rewards=counts[1], offers={name: offers[name] for name in sorted(offers)},
         gram=np.array([[gram[f"{where}{a}", b] for b in sorted(names)] for a in sorted(names)], dtype=np.uint32).tobytes(),
@@ -193,6 +201,28 @@ def test_an_impression_is_seen_within_its_window_and_counted_once() -> None:
     assert (totals.outcomes, totals.rewards) == (1, 0)
 
 
+def test_what_guardrails_compare_is_counted_once_the_window_is_over_and_for_what_would_have_been_shown() -> None:
+    ledger = Ledger(partition_of)
+    for user, offer, instead in ((b"t/u1", "red", ""), (b"t/u2", "plain", "red"), (b"t/u3", "plain", ""),
+                                 (b"t/u4", "plain", "blue")):  # fmt: skip
+        ledger.decide(user, "offer-1", offered(offer, holdout=offer == "plain", instead=instead), T0)
+        if user != b"t/u4":  # who has not seen it
+            ledger.react(user, "offer-1", CLICKED if user == b"t/u1" else SEEN, T0 + WINDOW)
+    (learned,) = ledger.placements.values()
+
+    def final(clock: int) -> dict[str, tuple[int, ...]]:
+        for partition in range(PARTITIONS):
+            ledger.tick(partition, clock)
+        return {name: (one.over_impressions, one.over_clicks, one.control_impressions, one.control_clicks)
+                for name, one in learned.offers.items()}  # fmt: skip
+
+    assert final(T0 + WINDOW) == {"red": (0, 0, 0, 0), "plain": (0, 0, 0, 0)}, "an order may still come"
+    ledger.take_changed()
+    assert final(T0 + WINDOW + 1) == {"red": (1, 1, 1, 0), "plain": (0, 0, 0, 0)}
+    assert b"#placement/t/home" in ledger.take_changed() and not ledger.users
+    assert final(T0 + DAY_MS) == {"red": (1, 1, 1, 0), "plain": (0, 0, 0, 0)}
+
+
 def test_users_who_are_erased_are_forgotten_and_the_sums_stay() -> None:
     ledger = Ledger(partition_of)
     for user in (b"t/u", b"t/v"):
@@ -202,6 +232,19 @@ def test_users_who_are_erased_are_forgotten_and_the_sums_stay() -> None:
     assert ledger.forget([b"t/u", b"t/nobody"], lambda key, newest: newest <= T0) == 1
     assert ledger.take_changed() == {b"t/u": None}
     assert [one.outcomes for one in ledger.placements.values()] == [2]
+
+
+def test_who_is_erased_and_comes_back_is_known_by_what_came_after() -> None:
+    ledger = Ledger(partition_of)
+    for at_ms, ident in ((T0, "offer-1"), (T0 + 10, "offer-2")):
+        ledger.decide(b"t/u", ident, offered(cap=OfferCap(count=3, hours=24.0)), at_ms)
+        ledger.react(b"t/u", ident, SEEN, at_ms + 1)
+        ledger.react(b"t/u", f"{ident} unknown", CLICKED, at_ms + 1)
+    assert ledger.forget([b"t/u"], lambda key, at_ms: at_ms <= T0 + 5) == 1
+    left = msgspec.msgpack.decode(ledger.users[b"t/u"], type=UserOffers)
+    assert [*left.open] == ["offer-2"] and [ident for ident, *_ in left.early] == ["offer-2 unknown"]
+    assert [*left.seen.values()] == [[T0 + 11]] and left.seen_until_ms.keys() == left.seen.keys()
+    assert ledger.forget([b"t/u"], lambda key, at_ms: at_ms <= T0 + 5) == 0
 
 
 def learned_from(clicks: dict[tuple[str, tuple[str, ...]], tuple[int, int]]) -> PlacementTotals:

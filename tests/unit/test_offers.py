@@ -52,6 +52,8 @@ HOME, AND = "placements: [{name: home}]", "placements: [{name: home}]\noffers: [
      "are contains(text, part), number(text). count(…) is for rules of segments: word it there, and name the segment in "
      "`segments` of an"),
     (f"{AND}, when: 'revenue > buyers_quantile(revenue, 0.9)'}}]", "buyers_quantile(…) is for rules of segments"),
+    (f"{AND}, when: 'trait(\"plan\") == \"pro\"'}}]", "offers[0].when: \"trait('plan')\": the only functions are "
+     "contains(text, part), number(text). trait(…) is for rules of segments: word it there"),
     (f"{AND}, when: orders}}]", "offers[0].when: 'orders' gives a number"),
     ("placements: [{name: home, groups: {big: revenue}}]", "placements[0].groups.big: 'revenue' gives a number"),
     ("placements: [{name: home}, {name: home}]", "placements[1].name: there is one named 'home' before"),
@@ -174,13 +176,10 @@ def test_the_share_held_out_is_what_the_file_says_and_differs_by_tenant() -> Non
 def rail(own: tuple[int, int], control: tuple[int, int], metric: Literal["click", "order"] = "click") -> str | None:
     placement = Placement(name="home", control="plain", guardrail=Guardrail(metric=metric))
     name = f"{metric}s"
-    totals = {
-        "a": OfferTotals(**{"impressions": own[1], name: own[0]}),  # type: ignore[arg-type]
-        "plain": OfferTotals(**{"impressions": control[1], name: control[0],  # type: ignore[arg-type]
-                                "held_impressions": control[1], f"held_{name}": control[0]}),
-    }  # fmt: skip
-    assert guardrail(placement, "plain", totals) is None, "the control is never stopped"
-    return guardrail(placement, "a", totals)
+    found = OfferTotals(**{"over_impressions": own[1], f"over_{name}": own[0],  # type: ignore[arg-type]
+                           "control_impressions": control[1], f"control_{name}": control[0]})  # fmt: skip
+    assert guardrail(placement, "plain", {"plain": found}) is None, "the control is never stopped"
+    return guardrail(placement, "a", {"a": found})
 
 
 @pytest.mark.parametrize("metric", ["click", "order"])
@@ -189,7 +188,19 @@ def test_an_offer_credibly_worse_than_the_control_is_stopped_and_says_why(metric
         f"stopped: {metric}s {rate(10, 1_000)} are below the control's {rate(100, 1_000)}")
     assert rail((80, 1_000), (100, 1_000), metric) is None, "not credibly"
     assert rail((0, 150), (100, 1_000), metric) is None, "too little is known of it"
+    assert rail((10, 1_000), (150, 150), metric) is None, "or of the control"
     assert rail((200, 1_000), (100, 1_000), metric) is None
+
+
+def test_an_offer_is_held_against_the_control_of_its_own_people_and_not_before_windows_are_over() -> None:
+    """Everybody else clicks the control ten times as often; and of a new offer's first hour most clicks have yet to come."""
+    placement = Placement(name="home", control="plain", guardrail=Guardrail())
+    control = OfferTotals(impressions=40_000, clicks=4_000, held_impressions=20_000, held_clicks=2_000)
+    lapsed = OfferTotals(impressions=2_000, clicks=60, over_impressions=2_000, over_clicks=60, control_impressions=1_000,
+                         control_clicks=10)  # fmt: skip
+    new = OfferTotals(impressions=2_000, clicks=2)
+    for offer in (lapsed, new):
+        assert guardrail(placement, "a", {"plain": control, "a": offer}) is None
 
 
 def test_who_looks_after_every_impression_stops_an_offer_as_good_as_the_control_in_few_cases() -> None:

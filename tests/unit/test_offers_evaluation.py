@@ -82,6 +82,22 @@ def test_the_learned_policy_finds_what_each_group_likes_and_the_hold_out_agrees_
     assert 0 < float(said["home: effective impressions, always grey"]) < 4_800 * 0.3
 
 
+def test_verdicts_go_by_what_rewards_are_worth_as_the_policy_does(tmp_path: Path) -> None:
+    """Red is taken the most often; a reward of blue is worth ten."""
+    offers = ", ".join(f"{{id: {name}, placements: [home], value: {10 if name == 'blue' else 1}}}" for name in OFFERS)
+    (tmp_path / "offers.yml").write_text(f"placements: [{{name: home}}]\noffers: [{offers}]")
+    comparison = judged(tmp_path, home=World(1_500).shown())
+    found, said = comparison.models, comparison.settings
+    for name, rate in TRUTH.items():
+        one, value = found[f"always {name}"], rate * (10 if name == "blue" else 1)
+        assert one["home.DR"].low <= rate <= one["home.DR"].high and one["home.value"].low <= value <= one["home.value"].high
+    assert found["always red"]["home.DR"].value > found["always blue"]["home.DR"].value
+    assert said["home: always blue"] == "better" and said["home: always red"] == "worse"
+    assert found[HELD_OUT]["home.value"] == found[HELD_OUT]["home.rate"], "red is worth one"
+    assert said["home: as served against held out"] == "better"
+    assert comparison.ahead["always red"]["home.value"].low > 0
+
+
 def test_nothing_is_decided_where_intervals_overlap_or_the_log_hardly_tells(tmp_path: Path) -> None:
     draw = random.Random(5)
     same = [Shown(f"u{n}", offer := draw.choice(("red", "blue")), "", {"red": 0.5, "blue": 0.5}, ("*", f"offer={offer}"), (),

@@ -172,12 +172,28 @@ def test_an_erased_id_beside_is_no_matter_where_nothing_is_kept(monkeypatch: pyt
 
 def test_consent_is_stated_where_the_event_says_nothing() -> None:
     client, kafka = running(consent={"shop": ConsentDefault(personalization=False)})
-    own = {"context": {"consent": {"personalization": True}}}
+    own = {"context": {"consent": {"personalization": True, "ads": True}}}
     for more in ({}, {"context": {}}, own, {"context": {"consent": None}}):
         assert post(client, "/v1/track", EVENT | more).status_code == 200
     assert [event["context"]["consent"].get("assumed", False) for event in kafka.sent("events")] == [True, True, False, True]
     said = [event["context"]["consent"]["personalization"] for event in kafka.sent("events")]
     assert said == [False, False, True, False]
+
+
+@pytest.mark.parametrize(("said", "stated"), [
+    ({"analytics": True}, {"analytics": True, "personalization": False, "ads": False, "assumed": True}),
+    ({"ads": True}, {"analytics": True, "personalization": False, "ads": True}),
+    ({"ads": None, "personalization": True}, {"analytics": True, "personalization": True, "ads": False, "assumed": True}),
+    ({"categoryPreferences": {"Advertising": True}}, {"analytics": True, "personalization": False, "ads": False,
+                                                      "assumed": True, "categoryPreferences": {"Advertising": True}}),
+    ({"analytics": False, "personalization": True, "ads": True},
+     {"analytics": False, "personalization": True, "ads": True}),
+])
+def test_of_consent_that_is_said_in_part_the_rest_is_the_default(said: dict[str, Any], stated: dict[str, Any]) -> None:
+    client, kafka = running(consent={"shop": ConsentDefault(personalization=False, ads=False)})
+    assert post(client, "/v1/track", EVENT | {"context": {"consent": said}}).status_code == 200
+    (event,) = kafka.sent("events")
+    assert event["context"]["consent"] == stated
 
 
 def test_a_regulation_asks_for_every_pseudonym_a_user_had_and_needs_an_admin_key() -> None:

@@ -130,6 +130,20 @@ async def test_each_id_that_is_answered_is_logged_once_and_no_other(shop: Shop) 
     assert sorted(logged) == sorted(set(answered)) and len(logged) == 4, "for you twice, a ranking, an offer"
 
 
+async def test_what_nobody_is_shown_is_answered_alike_and_not_logged(tmp_path: Path) -> None:
+    tried = 0
+    for at, ((method, route), (path, body)) in enumerate(REQUESTS.items()):
+        shop = Shop(tmp_path / str(at))
+        shown = await answers(shop, method, route)
+        if not shop.logged():
+            continue
+        looked_at = await (shop.post(path, body | {"log": False}) if body else shop.get(f"{path}&log=false"))
+        assert looked_at.status_code == 200, looked_at.text
+        assert looked_at.json() in (shown[0], {"recommendations": shown}) and shop.logged() == [], route
+        tried += 1
+    assert tried == 5, "recommendations, a ranking and an offer, by both ways"
+
+
 async def test_a_ranking_is_a_decision_that_can_be_attributed(shop: Shop) -> None:
     said = (await shop.post("/v1/rank", {"user_id": "u1", "items": ["i9", "i1", "zzz"], "boost": "price"})).json()
     other = (await shop.post("/v1/rank", {"user_id": "u1", "items": ["i9", "i1"], "boost": "-price"})).json()

@@ -41,6 +41,11 @@ async def test_a_batch_read_counts_as_many_answers_as_it_names_users(shop: Shop)
     assert (await shop.post("/v1/recommendations", asked)).status_code == 429
 
 
+async def test_a_batch_read_of_too_many_is_told_so_and_not_to_come_back(shop: Shop) -> None:
+    refused = await shop.post("/v1/recommendations", {"users": [f"u{n}" for n in range(1_500)]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "too_many_users")
+
+
 def test_the_largest_batch_read_fits_at_first(tmp_path: Path) -> None:
     buckets = Shop(tmp_path, limits=ApiSettings(key_answers_per_s_max=1.0, users_max=50)).api._read_keys
     assert buckets.wait_s("k", 50, 0.0) == 0.0 < buckets.wait_s("k", 51, 0.0)

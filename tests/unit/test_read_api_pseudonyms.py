@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from schemas.erasure import Erasure, subject
+from stream.outbox import utc
 from stream.pseudonyms import Pseudonyms
 from stream.settings import Privacy
+from tests.support.fakes import T0_MS
 from tests.support.read_api import HISTORIES, Shop, folded
 
 NEW, OLD = "n" * 32, "o" * 32
@@ -79,3 +82,38 @@ async def test_without_keys_ids_are_as_they_are(tmp_path: Path) -> None:
     assert (await shop.get("/v1/users/u1")).json()["user_id"] == "u1"
     await shop.get("/v1/recommendations/u1")
     assert [one.user_id for one in shop.logged()] == ["u1"]
+
+
+async def ask_everything(shop: Shop, user: str) -> None:
+    for answer in (await shop.get(f"/v1/recommendations/{user}"), await shop.get(f"/v1/offers/{user}?placement=home"),
+                   await shop.post("/v1/recommendations", {"users": [user]}),
+                   await shop.post("/v1/rank", {"user_id": user, "items": ["i1"]}),
+                   await shop.post("/v1/offers", {"user_id": user, "placement": "home"})):  # fmt: skip
+        assert answer.status_code == 200
+
+
+def forgotten(shop: Shop, name: str, at_ms: int, **more: Any) -> None:
+    """As the reader of the list would note it."""
+    shop.api.erasures.erased.note(subject(f"t/{name}".encode()),
+                                  Erasure(erasure_id="e", tenant="t", requested_at=utc(at_ms), user_id=name, **more))
+
+
+@pytest.mark.parametrize("listed", [called("seen"), called("seen", OLD), "seen"])
+async def test_who_is_suppressed_under_whichever_name_is_answered_and_not_logged(shop: Shop, listed: str) -> None:
+    forgotten(shop, listed, T0_MS - 1, suppress=True)
+    await ask_everything(shop, "seen")
+    assert shop.logged() == []
+    await ask_everything(shop, "before")
+    assert {one.scenario for one in shop.logged()} == {"for_you", "rank", "offer"}, "of others everything is"
+
+
+async def test_what_is_decided_by_an_erased_past_is_not_logged_and_what_comes_after_it_is(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "home")
+    forgotten(shop, "u1", T0_MS + 1_000)  # up to the last event that the copy of the state knows
+    forgotten(shop, "u2", T0_MS + 999)
+    forgotten(shop, "stranger", T0_MS - 1)
+    await ask_everything(shop, "u1")
+    assert shop.logged() == []
+    for user in ("u2", "stranger"):
+        await ask_everything(shop, user)
+        assert {one.user_id for one in shop.logged()} == {user}

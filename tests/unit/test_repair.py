@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from clickhouse_connect.driver.exceptions import DatabaseError
 from typer.testing import CliRunner
 
 from clickwake import dead_letters as commands
@@ -19,7 +20,7 @@ from producers.collector.admission import Arrival, NotAdmitted, admit
 from producers.repair import Cause, Change
 from schemas.dead_letter import DeadLetter, Message, Source
 from schemas.events import Event
-from stream.settings import Personalize, Settings
+from stream.settings import Personalize, Privacy, Settings
 from stream.sink.message_ids import MessageIds
 from tests.support import hostile
 from tests.support.database import SETTINGS
@@ -56,7 +57,8 @@ def test_a_cause_is_called_the_same_whatever_is_listed(monkeypatch: pytest.Monke
     stored = list[tuple[str, str]]()
     clickhouse = SimpleNamespace(query=lambda sql, parameters: SimpleNamespace(result_rows=stored), close=lambda: None)
     monkeypatch.setattr(commands.query, "connected", lambda _: clickhouse)
-    monkeypatch.setattr(commands, "read", lambda _: [*prices, other, *ids, *again])
+    kept = [*prices, other, *ids, *again]
+    monkeypatch.setattr(commands, "read", lambda _, wanted: [one for one in kept if wanted(one)])
 
     def say(*arguments: str) -> Any:
         return json.loads(CliRunner().invoke(app, ["dead-letters", *arguments, "--json"]).stdout)
@@ -88,6 +90,34 @@ def test_an_event_without_consent_counts_as_sent_again_under_the_hash_of_its_id(
     assert commands.sent_again(SETTINGS, [first, second, third]) == {first.dead_letter_id, second.dead_letter_id}
 
 
+def test_of_many_letters_a_few_are_asked_about_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [letter(changed(messageId=f"m{n}", properties=7), n) for n in range(1_300)]
+    asked = list[list[str]]()
+
+    def query(sql: str, parameters: dict[str, list[str]]) -> SimpleNamespace:
+        asked.append(parameters["ids"])
+        return SimpleNamespace(result_rows=[("shop", one) for one in parameters["ids"] if one.startswith("m")])
+
+    monkeypatch.setattr(commands.query, "connected", lambda _: SimpleNamespace(query=query, close=lambda: None))
+    assert commands.sent_again(SETTINGS, many) == {one.dead_letter_id for one in many}
+    assert max(map(len, asked)) <= 500 and sum(map(len, asked)) == 2 * len(many), "each by its id and the hash of it"
+
+
+@pytest.mark.parametrize("error", [
+    commands.query.QueryFailed("no ClickHouse answers"), DatabaseError("Code: 241. Memory limit"), ConnectionError("reset"),
+])
+def test_why_clickhouse_does_not_say_what_was_sent_again_is_told(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    def refused(*_: object, **__: object) -> None:
+        raise error
+
+    client = SimpleNamespace(query=refused, close=lambda: None)
+    monkeypatch.setattr(commands.query, "connected", refused if "answers" in str(error) else lambda _: client)
+    assert commands.sent_again(SETTINGS, [letter(changed(properties=7))]) is None
+    assert str(error) in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("payload", "fix"), [
     (changed(properties={"product_id": "sku-1", "price": "9.50 €"}), "--set properties.price=9.5"),
     (changed(userId=17), '--set userId="17"'),
@@ -115,6 +145,16 @@ def test_what_is_mended_may_be_as_far_ahead_as_at_the_collector(skew_max_ms: int
     (mended,) = tried(Settings(personalize=Personalize(skew_max_ms=skew_max_ms)), [one])
     assert mended.event is not None, mended.messages
     assert msgspec.json.decode(mended.event.value, type=Event).timestamp == AT + timedelta(minutes=ahead_min)
+
+
+def test_what_was_refused_before_consent_was_stated_gets_the_default() -> None:
+    one = letter(changed(userId=17))
+    refusing = Privacy.model_validate({"pseudonym_keys": ("k" * 32,), "consent": {"shop": {"personalization": False}}})
+    (mended,) = tried(Settings(privacy=refusing), [one])
+    assert mended.event is not None, mended.messages
+    event = msgspec.json.decode(mended.event.value, type=Event)
+    assert event.context.consent is not None and event.context.consent.personalization is False
+    assert event.user_id == "17", "what a letter keeps is as it was sent on: it has its pseudonyms"
 
 
 @pytest.mark.parametrize("payload", [

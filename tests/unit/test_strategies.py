@@ -221,6 +221,13 @@ def test_a_strategy_that_pleases_one_group_and_displeases_another() -> None:
         model.asked({}, {"i": ""})
 
 
+def test_a_strategy_alone_is_not_better_than_anything() -> None:
+    model = learn([rated(at * DAY_MS, A, 1.0, user=f"u{at}") for at in range(300)])
+    found = compare(model, model.asked({"u1": ()}, {"i": "garden"}))
+    assert [(one.strategy, one.verdict) for one in found.arms] == [(A, "no decision")]
+    assert found.seed.arms == (A,) and found.seed.why == "there is no other strategy to compare it with"
+
+
 def test_rare_names_are_not_told_apart() -> None:
     rows = [rated(at, f"offer/home/o{at % 25}", groups=(f"g{at % 30}",)) for at in range(300)]
     rows = [row._replace(category=f"c{at % 40}") for at, row in enumerate(rows)]

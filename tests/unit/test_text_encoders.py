@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
+from typer.testing import CliRunner
 
+from clickwake.cli import app
 from stream.adapters.models.onnx import TextEncoder
 from stream.settings import Models, Settings, Training
+from tests.support.fakes import event
 from tests.support.reviews import BAD, GOOD, PLAIN, tiny_bert
+from training import schedule
 from training.evaluation.metrics import Interval
 from training.history.snapshot import DAY_MS
 from training.panel.method import Past
+from training.release import release
 from training.text import text_adaptation, text_encoder
 from training.text.evaluate_text import ADAPTED, INT8, verdicts
 from training.text.text_adaptation import Recipe
@@ -76,6 +84,37 @@ def test_eight_bits_are_another_space_with_nearly_the_same_vectors(bert: Path, t
     exact, small = (TextEncoder(graph, tokenizer, threads=1).encode(["red mug", "ceramic x"]) for graph in graphs)
     assert (exact * small).sum(axis=1).min() > 0.95
     assert not np.array_equal(exact, small)
+
+
+@pytest.mark.parametrize(("there", "why"), [((), "has no tokenizer.json"), (("tokenizer.json",), "has no *.safetensors")])
+def test_a_folder_that_is_no_bert_is_said(
+    there: tuple[str, ...], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, events = tmp_path / "bert", tmp_path / "events.jsonl"
+    folder.mkdir()
+    for name in there:
+        (folder / name).write_text("{}")
+    events.write_bytes(msgspec.json.encode(event()) + b"\n")
+    monkeypatch.setenv("CLICKWAKE_HOME", str(tmp_path))
+    monkeypatch.setenv("CLICKWAKE_TRAINING__TEXT_MODEL", str(folder))
+    done = CliRunner().invoke(app, ["train", "--events", str(events), "--no-release"])
+    assert done.exit_code == 1 and isinstance(done.exception, SystemExit), done.exception
+    assert why in " ".join(done.output.split())
+
+
+def test_the_schedule_goes_on_with_a_folder_that_is_no_bert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(home=tmp_path, training=Training(text_model=tmp_path))
+    stop = threading.Event()
+
+    def tried(settings: Settings, tenant: str) -> None:
+        stop.set()
+        text_encoder.export(settings)
+
+    monkeypatch.setattr(schedule, "run_once", tried)
+    monkeypatch.setattr(release, "current", lambda settings: None)
+    with capture_logs() as said:
+        schedule.run(settings, 60.0, "t", stop)
+    assert [one["event"] for one in said] == ["text encoder not exported", "no training this time"]
 
 
 def test_what_is_worth_having() -> None:

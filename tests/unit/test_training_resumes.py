@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,30 @@ def test_a_damaged_checkpoint_is_left_out(tmp_path: Path) -> None:
     (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes()[:-40])
     assert Checkpoint(tmp_path, "run", [b"data"]).load() is None
+
+
+def test_a_changed_file_in_any_room_makes_it_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("training/recommend/fit.py", "stream/core/user/fold.py"):
+        for version in ("before", "after"):
+            file = tmp_path / name.replace("/", "-") / version / name
+            file.parent.mkdir(parents=True)
+            file.write_text(f"# {version}\n")
+        monkeypatch.setattr(checkpoint, "ROOT", tmp_path / name.replace("/", "-") / "before")
+        Checkpoint(tmp_path, "run", [b"data"]).save({"steps": 3})
+        assert Checkpoint(tmp_path, "run", [b"data"]).load() == {"steps": 3}
+        monkeypatch.setattr(checkpoint, "ROOT", tmp_path / name.replace("/", "-") / "after")
+        assert Checkpoint(tmp_path, "run", [b"data"]).load() is None, name
+
+
+def test_who_is_done_leaves_what_others_are_learning(tmp_path: Path) -> None:
+    others, forgotten = tmp_path / "user-encoder-0123456789abcdef.pt", tmp_path / "satisfaction-0123456789abcdef.pt"
+    for file in (others, forgotten):
+        file.write_bytes(b"state")
+    os.utime(forgotten, (0, 0))
+    Checkpoint(tmp_path, "run", [b"data"]).save({"steps": 3})
+    checkpoint.clear(tmp_path)
+    assert list(tmp_path.iterdir()) == [others]
+    checkpoint.clear(tmp_path / "nowhere")
 
 
 def test_nothing_is_kept_without_a_folder(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from clickwake.cli import app
+from schemas.erasure import subject
 from schemas.events import Event
 from stream.core.ranking.counts import CountsPolicy, PartitionCounts
 from stream.core.segments.segment_fields import values_of
@@ -20,9 +21,10 @@ from stream.core.segments.segments import members
 from stream.core.user import identity
 from stream.core.user.fold import Outcome, fold
 from stream.core.user.replay import Recorded
-from stream.core.user.state import ACTIVITY_CHARS_MAX, DAY_MS, UserState
-from stream.core.user.traits import NAMES_MAX, NOTHING_SAID, Names, described
+from stream.core.user.state import ACTIVITY_CHARS_MAX, DAY_MS, Trait, UserState
+from stream.core.user.traits import NAMES_MAX, NOTHING_SAID, Names, Said, described, let_go
 from tests.support.fakes import T0_MS, FakeModels, event
+from tests.unit.test_forgetting import IDENTITY, erasure
 from tests.unit.test_personalize import Bench
 
 NAMES = Names(frozenset({"plan", "age", "vip"}), frozenset({"size", "score"}))
@@ -156,6 +158,21 @@ def test_a_shared_device_forgets_what_was_said_in_the_time_of_who_is_erased() ->
     assert identity.forget(device, "u") and list(device.traits) == ["age"]
 
 
+def test_what_was_said_on_a_device_counts_for_whose_it_is() -> None:
+    known, device = rules(pros=WHENS["pros"]), taken(UserState(), said(traits={"plan": "pro"}))
+    user = taken(UserState(), said(at_ms=3, user="u"))
+    device.claims = [(T0_MS + 4, "u")]
+    (answer,) = identity.answers(device, "t", "a")
+    assert identity.link(user, answer) and not identity.link(user, answer) and inside(user, known) == ["pros"]
+    taken(device, said(at_ms=8, traits={"plan": "free"}))  # by who comes next
+    device.claims = [(T0_MS + 4, "u"), (T0_MS + 9, "v")]
+    mine, other = identity.answers(device, "t", "a")
+    assert not identity.link(user, mine) and inside(user, known) == ["pros"] and other.traits["plan"].text == "free"
+    assert inside(taken(user, said(at_ms=5, traits={"plan": "free"})), known) == [], "the later one stands"
+    assert not let_go(user, known.kept) and let_go(user, Names()) and not (user.traits or user.linked_traits)
+    assert identity.link(user, answer) and identity.forget(user, "a") and not user.linked_traits
+
+
 async def test_it_is_kept_from_the_rule_on_and_let_go_with_it(tmp_path: Path) -> None:
     path = tmp_path / "segments.yml"
     path.write_text("{lifecycle: false, segments: [{name: buyers, when: orders > 0}]}")
@@ -177,6 +194,36 @@ async def test_it_is_kept_from_the_rule_on_and_let_go_with_it(tmp_path: Path) ->
     bench.part.unsorted[b"t/u"] = True  # what a sweep does
     await bench.close()
     assert bench.opened(PartitionCounts(CountsPolicy())).read(b"t/u").traits == {}
+
+
+async def test_what_was_said_before_a_rule_was_there_is_recalled(tmp_path: Path) -> None:
+    path, pros = tmp_path / "segments.yml", '{lifecycle: false, segments: [{name: pros, when: \'trait("plan") == "pro"\'}]}'
+    bench = Bench(FakeModels(), rules=path)
+    bench.items()
+    taken_ms = bench.appended_ms
+    await bench.feed(said(traits={"plan": "pro", "age": 3}))
+    await bench.close()
+
+    async def recall(user: str, *told: Said) -> list[str]:
+        await bench.feed(identity.encode(identity.Recall("t", user, told)), source=IDENTITY)
+        await bench.close()
+        return members(bench.part.read(f"t/{user}".encode()))
+
+    plan, age = Said("plan", Trait(T0_MS, 7, "pro"), taken_ms), Said("age", Trait(T0_MS, 7, "3"), taken_ms)
+    assert await recall("u", plan) == [], "no rule asks for it"
+    path.write_text(pros)
+    before = msgspec.structs.replace(plan, append_ms=taken_ms - 1)
+    assert await recall("u", before) == [], "the broker took it before this profile began"
+    assert await recall("u", plan, age) == ["pros"], "the file is looked at right then"
+    state = bench.opened(PartitionCounts(CountsPolicy())).read(b"t/u")
+    assert {name: one.text for name, one in state.traits.items()} == {"plan": "pro"}
+    await bench.feed(said(at_ms=1, traits={"plan": "free"}))
+    assert await recall("u", plan) == [], "what was said later stands"
+    assert [one["change"] for one in bench.outputs.values("segment-changes")] == ["entered", "left"]
+    assert await recall("nobody", plan) == [] and not bench.part.read(b"t/nobody").traits
+    bench.erasures.note(subject(b"t/u"), erasure(T0_MS + 5))
+    for at_ms, is_in in ((4, []), (6, ["pros"])):
+        assert await recall("u", Said("plan", Trait(T0_MS + at_ms, 7, "pro"), taken_ms)) == is_in, "erased up to 5"
 
 
 def test_the_past_of_a_rule_has_what_was_said_then() -> None:

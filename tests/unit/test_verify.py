@@ -21,8 +21,12 @@ from schemas.dead_letter import Source
 from schemas.erasure import Erased, Erasure, Receipt, subject
 from schemas.events import key
 from stream.adapters.models import signing
+from stream.adapters.state.state_store import META_FAMILY, Identity, PartitionStore, directory
+from stream.core.terms import CLOSING_KEY
 from stream.erasure import search
 from stream.erasure.eraser import Eraser, until
+from stream.outbox import cloud_event
+from stream.partition import DUE_PREFIX, Brought, Meta
 from stream.pseudonyms import pseudonym
 from stream.settings import Kafka, Models, Settings
 from tests.support.fakes import T0_MS, event
@@ -40,6 +44,7 @@ class Record(NamedTuple):
     topic: str = ""
     partition: int = 0
     offset: int = 0
+    headers: tuple[tuple[str, bytes], ...] = ()
 
 
 def said(user: str, at_ms: int, **more: Any) -> Record:
@@ -88,6 +93,66 @@ def test_a_tombstone_names_its_user_until_compaction_has_taken_it(monkeypatch: p
     # closed after a day, compacted within one, kept as a tombstone for one, and taken by the next compaction
     assert until(topics.STATE, AT, Kafka()) == AT + timedelta(days=5)
     assert until(topics.EVENTS, AT, Kafka()) == AT + timedelta(days=31)
+
+
+def of_partition(who: bytes, how: str) -> bytes:
+    """A partition's own record that names somebody."""
+    return msgspec.msgpack.encode(Meta(owed=[who]) if how == "owed" else Meta(ahead={who: Brought(7, {"folded": 1})}))
+
+
+ALIKE = (key("t", GONE + "2"), key("t", "other-" + GONE), key("other", GONE), key("t", "v"))
+
+
+@pytest.mark.parametrize("how", ["owed", "ahead"])
+def test_a_partitions_record_that_names_somebody_in_it_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    place = f"Kafka {topics.STATE.name('clickwake')}"
+    for who in ALIKE:
+        assert found(monkeypatch, tmp_path, [GONE], personalize_state=[Record(CLOSING_KEY, of_partition(who, how))]) == {}
+    named = Record(CLOSING_KEY, of_partition(key("t", GONE), how))
+    assert found(monkeypatch, tmp_path, [GONE], personalize_state=[named]) == {place: (1, False)}
+    later = [named, Record(CLOSING_KEY, of_partition(ALIKE[0], how))]
+    assert found(monkeypatch, tmp_path, [GONE], personalize_state=later) == {f"{place}, older records": (1, True)}
+
+
+def test_a_header_that_names_somebody_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def alerts(*subjects: str) -> list[Record]:
+        return [Record(b"t/w", b"{}", headers=tuple(cloud_event("churn-alert", "a", one, T0_MS))) for one in subjects]
+
+    place = f"Kafka {topics.CHURN_ALERTS.name('clickwake')}, newer than any receipt"
+    assert found(monkeypatch, tmp_path, [GONE], churn_alerts=alerts(*(one.decode() for one in ALIKE))) == {}
+    assert found(monkeypatch, tmp_path, ["1.0"], churn_alerts=alerts("t/v")) == {}, "the version of the headers is no user"
+    assert found(monkeypatch, tmp_path, [GONE], churn_alerts=alerts("t/v", f"t/{GONE}")) == {place: (1, False)}
+
+
+PLANTED: dict[str, Any] = {
+    "its key": lambda store, who: store.write({who: b""}, 1, T0_MS),
+    "when it is due": lambda store, who: store.write({DUE_PREFIX + who: b""}, 1, T0_MS),
+    "owed": lambda store, who: store.write({CLOSING_KEY: of_partition(who, "owed")}, 1, T0_MS),
+    "ahead": lambda store, who: store.write({CLOSING_KEY: of_partition(who, "ahead")}, 1, T0_MS),
+    "unsettled": lambda store, who: store.write({}, 1, T0_MS, unsettled=[who]),
+    "begun": lambda store, who: store.write({}, 1, T0_MS, begun={who: (b"brought",)}),
+}
+
+
+@pytest.mark.parametrize("where", PLANTED)
+def test_whatever_a_state_store_holds_of_somebody_is_found(tmp_path: Path, where: str) -> None:
+    for who, hits in ((key("t", GONE), 1), *((one, 0) for one in ALIKE)):
+        settings = Settings(home=tmp_path / str(hits) / who.decode().replace("/", "-"))
+        store = PartitionStore.open(directory(settings, "personalize", 0), Identity("t1", 1, T0_MS))
+        PLANTED[where](store, who)
+        store.close()
+        said = [one.records for one in search.in_stores(settings.state_dir, search.Needles("t", [GONE]))]
+        assert said == [hits] * hits, who
+
+
+def test_what_a_store_notes_and_nobody_can_read_is_searched_as_it_stands(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    store = PartitionStore.open(directory(settings, "personalize", 0), Identity("t1", 1, T0_MS))
+    store._open_db().get_column_family(META_FAMILY)[b"a note"] = b'of "' + GONE.encode() + b'"'
+    store.close()
+    assert [one.records for one in search.in_stores(settings.state_dir, search.Needles("t", [GONE]))] == [1]
 
 
 def test_what_nobody_was_asked_to_erase_is_left_on_every_topic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ experiments:
     arms: [{name: cheap, filter: price < 6}, {name: new, explore: 0.4, category_cap: 1, exclude: none}]
   - name: unlike
     scenario: trending
-    arms: [{name: unlike, diversity: 0.6}, {name: mixed, diversity: 0.6, explore: 0.4}]
+    arms: [{name: unlike, diversity: 0.6}, {name: mixed, diversity: 0.6}]
   - name: rising
     scenario: popular
     arms: [{name: dear, filter: price > 1, boost: price}]
@@ -75,6 +75,13 @@ async def test_what_is_not_shown_has_its_reason(
     said = await why(shop, user, item, **params)
     assert said["removed_by"] == [reason] and not said["shown"]
     assert (said["place"] is None) == (not reason.startswith(("its place", "its category")))
+
+
+async def test_an_id_with_a_comma_can_be_asked_about(shop: Shop) -> None:
+    shop.also_known_as("1,5")
+    for items in (["1,5", ""], ["1,5", "i4"]):
+        said = await why(shop, "u1", "1,5", scenario="similar", items=items)
+        assert said["removed_by"] == ["it is what was asked about"]
 
 
 async def test_several_reasons_are_all_said(shop: Shop) -> None:

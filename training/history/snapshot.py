@@ -8,8 +8,8 @@ last event, and how long the user then stayed away, or at least stayed away unti
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from producers.datasets.registry import DATASETS
 from producers.datasets.table import Accepted, opened
@@ -24,6 +25,7 @@ from schemas.catalog import Item
 from schemas.events import ORDER_REFUNDED, Event
 from schemas.unreadable import UNREADABLE
 from stream.core.ranking.counts import CountsPolicy, PartitionCounts
+from stream.core.ranking.index import NOTICED_ITEMS_MAX
 from stream.core.user import identity
 from stream.core.user.featurize import CHURN_FEATURES, Float32, Sequence, churn_features, sequence
 from stream.core.user.fold import Outcome, fold, order_began, touches
@@ -35,11 +37,13 @@ EVENTS_MAX_OF_ENCODER = 50  # L of the user encoder; the ring holds 64
 TARGETS_MAX = 64  # of one moment; a wholesaler's order of 500 lines would drown the others
 VISIT_GAP_MS = 6 * 3_600_000  # silence after which the next event is a return; shorter pauses are one visit
 EVENTS_MAX = 5_000_000  # newest events of a history: some 1 KB of memory each
+UNLISTED_MAX = NOTICED_ITEMS_MAX  # items that no catalog names, most touched first: no worker's index notices more of them
 NO_RETURN = frozenset({ORDER_REFUNDED})  # who only gives something back has not come back: watched until then, not longer
 INTEREST = frozenset({Kind.VIEW, Kind.CLICK, Kind.CART, Kind.WISH, Kind.ORDER, Kind.REVIEW, Kind.SHARE, Kind.OTHER})
 
 
 NO_SEQUENCE = Sequence([], [], [], [])
+log = structlog.get_logger()
 
 
 class EmptyHistory(ValueError):
@@ -266,10 +270,13 @@ def from_dataset(name: str, path: Path) -> History:
 def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
     """A tenant's history and catalog from ClickHouse.
 
-    Raises `EmptyHistory` when the sink has stored nothing yet, and ClickHouseMissing when no server answers.
+    Raises `EmptyHistory` when the sink has stored nothing of the tenant yet, and ClickHouseMissing when no server answers,
+    or it refuses.
     """
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
     from stream.adapters.database import stored_events
-    from stream.adapters.database.clickhouse import connect
+    from stream.adapters.database.clickhouse import ClickHouseMissing, connect, missing
 
     client = connect(settings.clickhouse, wait_s=10.0)
     try:
@@ -279,8 +286,15 @@ def from_clickhouse(settings: Settings, tenant: str = "demo") -> History:
             "ORDER BY timestamp DESC, message_id LIMIT {most:UInt64}) ORDER BY timestamp, message_id"
         )
         rows = client.query(query, parameters={"tenant": tenant, "most": EVENTS_MAX}).result_rows
+        if not rows:
+            others = sorted(name for (name,) in client.query("SELECT DISTINCT tenant FROM events").result_rows)
+            raise EmptyHistory(f"ClickHouse holds no events with a user of tenant {tenant!r}"
+                               + (f", but of {', '.join(others)}: set CLICKWAKE_TRAINING__TENANT, or --tenant" if others
+                                  else "; send some first"))  # fmt: skip
         events = (stored_events.event(tenant, row) for row in rows)
         return _history(f"ClickHouse, tenant {tenant}", events, _catalog(client, tenant))
+    except ClickHouseError as error:
+        raise ClickHouseMissing(missing(settings.clickhouse, error)) from error
     finally:
         client.close()
 
@@ -310,11 +324,23 @@ def _history(name: str, events: Iterable[Event], items: Iterable[Item]) -> Histo
     if not newest:
         raise EmptyHistory(f"{name} holds no events with a user; send some first, or name another source")
     catalog = {item.item_id: item for item in items}
-    for event in newest:
-        for touch in touches(event, event.ts_ms):
-            if touch.item_id not in catalog:
-                catalog[touch.item_id] = Item(item_id=touch.item_id, tenant=event.tenant)
+    about = (touch.item_id for event in newest for touch in touches(event, event.ts_ms))
+    unlisted = Counter(item_id for item_id in about if item_id not in catalog)
+    kept = set(sorted(unlisted, key=lambda item_id: (-unlisted[item_id], item_id))[:UNLISTED_MAX])
+    catalog |= {item_id: Item(item_id=item_id, tenant=newest[0].tenant) for item_id in unlisted if item_id in kept}
+    if len(unlisted) > len(kept):
+        log.warning("items left out that no catalog names", of=name, left_out=len(unlisted) - len(kept), kept=len(kept))
+        newest = [_less(event, catalog) for event in newest]
     return History(name, newest, catalog)
+
+
+def _less(event: Event, items: Mapping[str, Item]) -> Event:
+    """The event without what it says of other items; that its user was there stays."""
+    if all(touch.item_id in items for touch in touches(event, event.ts_ms)):
+        return event
+    lines = tuple(line for line in event.properties.products if line.product_id in items)
+    properties = msgspec.structs.replace(event.properties, products=lines, product_id=None)
+    return msgspec.structs.replace(event, properties=properties)
 
 
 def _when(event: Event) -> tuple[int, str]:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from producers.datasets.table import DatasetError, opened
-from stream.adapters.database.clickhouse import connect
+from stream.adapters.database.clickhouse import ClickHouseMissing, connect, missing
 from stream.adapters.models.opinion_reader import UNKNOWN, Languages
 from stream.core.opinions.opinions import FORMS, Said, said
 from stream.settings import Settings
@@ -138,6 +139,8 @@ def stored(settings: Settings, tenant: str, language: str = "") -> Reviews:
     client = connect(settings.clickhouse, wait_s=10.0)
     try:
         rows = client.query(sql, parameters={"tenant": tenant, "names": names}).result_rows
+    except ClickHouseError as error:
+        raise ClickHouseMissing(missing(settings.clickhouse, error)) from error
     finally:
         client.close()
     languages, found = Languages(), dict[str, dict[str, Said]]()

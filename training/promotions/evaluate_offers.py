@@ -1,8 +1,8 @@
 """Which policy would have earned how much at a shop's own placements, from the log of what was decided by lot.
 
-Judged are decisions that were seen and whose window is over, by whether the reward came. Intervals are bootstraps over
-users: what one user does again is no news. Held-out users saw the control alone, so that their own rate says, without any
-estimate, what always showing it brings.
+Judged are decisions that were seen and whose window is over, by whether the reward came, and by what it is worth: that is
+what the policy goes by, and so the verdicts do. Intervals are bootstraps over users: what one user does again is no news.
+Held-out users saw the control alone, so that their own rate says, without any estimate, what always showing it brings.
 """
 
 from __future__ import annotations
@@ -71,40 +71,55 @@ def _placement(
     if len(offers) > OFFERS_MAX:
         raise DatasetError(f"{len(offers)} offers or texts were in question at {name}, {OFFERS_MAX} at most can be judged "
                            "beside each other: ask about a shorter period with --since and --until")  # fmt: skip
+    log, chances = logged(judged, offers)
+    users = [one.user for one in judged]
+    folds = np.array([fold(user) for user in users])
+    expected = crossed(log, folds, len(offers))
+    each = np.array([worth.get(offer, 1.0) for offer in offers])  # (A,) of one reward
+    chosen = policies(judged, shown, offers, chances, folds, worth)
+    found = {policy_name: judge(log, one, expected, seed, users) for policy_name, one in chosen.items()}
+    valued = log._replace(rewards=log.rewards * each[log.actions])
+    earned = {policy_name: judge(valued, one, expected * each, seed, users) for policy_name, one in chosen.items()}
+    for policy_name, by in found.items():
+        models.setdefault(policy_name, {}).update({f"{name}.{estimator}": value for estimator, value in by.values.items()})
+        models[policy_name][f"{name}.value"] = earned[policy_name].values["DR"]
+        said[f"{name}: effective impressions, {policy_name}"] = by.effective
+        if policy_name != SERVED:
+            differences.setdefault(policy_name, {})[f"{name}.DR"] = ahead(found[SERVED], by)
+            differences[policy_name][f"{name}.value"] = ahead(earned[SERVED], earned[policy_name])
+            more = ahead(earned[policy_name], earned[SERVED])
+            said[f"{name}: {policy_name}"] = decision(more) if by.effective >= EFFECTIVE_MIN else "no decision"
+    own, draws = rate(users, log.rewards, seed)
+    models[SERVED][f"{name}.rate"] = own
+    held = [one for one in shown if one.within and one.holdout]
+    if held:
+        came = np.array([one.rewarded for one in held], dtype=np.float64)
+        theirs, their_draws = rate([one.user for one in held], came, seed + 1)
+        brought = came * np.array([worth.get(one.offer, 1.0) for one in held])
+        value, value_draws = rate([one.user for one in held], brought, seed + 1)
+        models.setdefault(HELD_OUT, {}).update({f"{name}.rate": theirs, f"{name}.value": value})
+        served = earned[SERVED]
+        difference = interval(served.values["DR"].value - value.value, served.draws["DR"] - value_draws)
+        differences.setdefault(HELD_OUT, {}).update({
+            f"{name}.rate": interval(own.value - theirs.value, draws - their_draws), f"{name}.value": difference,
+        })  # fmt: skip
+        enough = min(len({one.user for one in held}), len(set(users))) >= EFFECTIVE_MIN
+        said[f"{name}: {SERVED} against {HELD_OUT}"] = decision(difference) if enough else "no decision"
+    said |= {f"{name}: impressions": float(len(judged)), f"{name}: users": float(len(set(users))),
+             f"{name}: impressions held out": float(len(held))}  # fmt: skip
+    return len(judged)
+
+
+def logged(judged: Sequence[Shown], offers: Sequence[str]) -> tuple[Log, FloatArray]:
+    """What was done, and the chance of each offer at each decision (N, A)."""
     at = {offer: number for number, offer in enumerate(offers)}
     chances = np.zeros((len(judged), len(offers)))  # (N, A)
     for row, one in enumerate(judged):
         for offer, chance in one.chances.items():
             chances[row, at[offer]] = chance
     actions = np.array([at[one.offer] for one in judged], dtype=np.int64)  # (N,)
-    rewards = np.array([one.rewarded for one in judged], dtype=np.float64)
-    log = Log(actions, rewards, chances[np.arange(len(judged)), actions])
-    users = [one.user for one in judged]
-    folds = np.array([fold(user) for user in users])
-    expected = crossed(log, folds, len(offers))
-    found = {policy_name: judge(log, chosen, expected, seed, users)
-             for policy_name, chosen in policies(judged, shown, offers, chances, folds, worth).items()}  # fmt: skip
-    for policy_name, by in found.items():
-        models.setdefault(policy_name, {}).update({f"{name}.{estimator}": value for estimator, value in by.values.items()})
-        said[f"{name}: effective impressions, {policy_name}"] = by.effective
-        if policy_name != SERVED:
-            differences.setdefault(policy_name, {})[f"{name}.DR"] = ahead(found[SERVED], by)
-            enough = by.effective >= EFFECTIVE_MIN
-            said[f"{name}: {policy_name}"] = decision(ahead(by, found[SERVED])) if enough else "no decision"
-    own, draws = rate(users, rewards, seed)
-    models[SERVED][f"{name}.rate"] = own
-    held = [one for one in shown if one.within and one.holdout]
-    if held:
-        came = np.array([one.rewarded for one in held], dtype=np.float64)
-        theirs, their_draws = rate([one.user for one in held], came, seed + 1)
-        models.setdefault(HELD_OUT, {})[f"{name}.rate"] = theirs
-        difference = interval(own.value - theirs.value, draws - their_draws)
-        differences.setdefault(HELD_OUT, {})[f"{name}.rate"] = difference
-        enough = min(len({one.user for one in held}), len(set(users))) >= EFFECTIVE_MIN
-        said[f"{name}: {SERVED} against {HELD_OUT}"] = decision(difference) if enough else "no decision"
-    said |= {f"{name}: impressions": float(len(judged)), f"{name}: users": float(len(set(users))),
-             f"{name}: impressions held out": float(len(held))}  # fmt: skip
-    return len(judged)
+    rewards = np.array([one.rewarded for one in judged], dtype=np.float64)  # (N,)
+    return Log(actions, rewards, chances[np.arange(len(judged)), actions]), chances
 
 
 def fold(user: str) -> int:

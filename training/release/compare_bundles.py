@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from stream.adapters.models import model_store, signing
 from stream.adapters.models.model_store import BundleRefused
@@ -15,6 +15,7 @@ from training.recommend import held_out
 from training.recommend.judging import Values
 from training.release import gate, release
 from training.text import texts
+from training.text.texts import Texts
 
 
 def load(settings: Settings, version: str) -> Bundle:
@@ -22,6 +23,22 @@ def load(settings: Settings, version: str) -> Bundle:
     uri = model_store.bundle_uri(settings.registry, version)
     raw = release.manifest_bytes(settings.registry, version)
     return model_store.admit(settings.registry, uri, raw, settings.training.threads, signing.trusted(settings.models))
+
+
+def texts_for(
+    settings: Settings, history: History, bundles: Mapping[str, Bundle], say: Callable[[str], None], *, running: bool = False
+) -> Texts:
+    """The catalog's texts in the one space of the bundles, see `texts.encode`. Raises `BundleRefused` when they were made
+    for different text encoders, or for another one than this installation has."""
+    spaces = {one.manifest.text_space for one in bundles.values()}
+    if len(spaces) > 1:
+        raise BundleRefused(f"{' and '.join(bundles)} were made for different text encoders ({', '.join(sorted(spaces))}): "
+                            "their vectors cannot be compared on one catalog")  # fmt: skip
+    known = texts.encode(settings, history.items, say, running=running)
+    if spaces != {known.space}:
+        raise BundleRefused(f"{next(iter(bundles))} was made for text encoder {spaces.pop()}, this installation has "
+                            f"{known.space}; set CLICKWAKE_TRAINING__TEXT_MODEL to the one it was trained with")  # fmt: skip
+    return known
 
 
 def compare(
@@ -34,14 +51,7 @@ def compare(
     apart: `settings` of the result says up to when each has learned.
     """
     bundles = {one: load(settings, one) for one in (version, other)}
-    spaces = {one.manifest.text_space for one in bundles.values()}
-    if len(spaces) > 1:
-        raise BundleRefused(f"{version} and {other} were made for different text encoders ({', '.join(sorted(spaces))}): "
-                            "their vectors cannot be compared on one catalog")  # fmt: skip
-    known = texts.encode(settings, history.items, say)
-    if spaces != {known.space}:
-        raise BundleRefused(f"{version} was made for text encoder {spaces.pop()}, this installation has {known.space}; set "
-                            "CLICKWAKE_TRAINING__TEXT_MODEL to the one it was trained with")  # fmt: skip
+    known = texts_for(settings, history, bundles, say)
     _, from_ms, end_ms = train.windows(history)
     found: dict[str, Values] = {}
     for name, bundle in bundles.items():

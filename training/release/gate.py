@@ -20,7 +20,7 @@ from stream.adapters.models.onnx import Bundle
 from stream.serving import Serving
 from stream.settings import Settings
 from training import export, train
-from training.evaluation.metrics import FloatArray, Interval, bootstrap
+from training.evaluation.metrics import FloatArray, Interval, as_arrays, bootstrap
 from training.history.snapshot import History
 from training.recommend import held_out as offline
 from training.recommend import judging
@@ -59,11 +59,11 @@ def values(history: History, bundle: Bundle, texts: Texts, held_out: Days) -> ju
 
     Whom it asks and for what depends on the history alone, so the values of two bundles pair. `texts` are in the bundle's
     space. A bundle that has seen the days is asked with links learned before them: its own know the
-    answers.
+    answers. A sub-task that nobody was asked has values of nobody.
     """
     seen = int(bundle.manifest.data_to.timestamp() * 1000) >= held_out.from_ms
     found = offline.values(history, held_out.from_ms, held_out.end_ms, texts, bundle, Serving(bundle).blend, relink=seen)
-    return found[offline.SERVED]
+    return {task: as_arrays([]) for task in SUB_TASKS} | found[offline.SERVED]
 
 
 def differences(candidate: Values, current: Values) -> dict[str, Interval]:

@@ -144,8 +144,7 @@ def watch(tenant: str, horizon: Horizon, candidate: str | None, act: bool, as_js
     from training.evaluation import comparison
     from training.release import shadow
     from training.release import watch as watching
-    from training.release.compare_bundles import load
-    from training.text import texts
+    from training.release.compare_bundles import load, texts_for
 
     settings = settings_module.load()
     shadowed = None
@@ -154,7 +153,7 @@ def watch(tenant: str, horizon: Horizon, candidate: str | None, act: bool, as_js
         if candidate is not None:
             history = history_of(settings, "clickhouse", None, None, None, tenant)
             current, other = load(settings, found.current), load(settings, candidate)
-            known = texts.encode(settings, history.items, _errors.print, running=True)
+            known = texts_for(settings, history, {candidate: other, found.current: current}, _errors.print, running=True)
             shadowed = shadow.compare(settings, tenant, history, known, current, other, horizon, _errors.print)
     except EXPECTED as error:
         fail(error)

@@ -3,7 +3,9 @@ in-sync replica."""
 
 from __future__ import annotations
 
+from collections.abc import Set
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -29,6 +31,14 @@ class NothingReleased(LookupError):
     """There is no release, or none before the current one; the message says what to do."""
 
 
+class _Said(NamedTuple):
+    """What the models topic says."""
+
+    newest: ModelRelease | None  # of the announcements that count
+    left_out: str  # the version of the last one that does not
+    versions: Set[str]  # of all of them
+
+
 def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     """Verify a bundle as a worker would, its signature included, then announce it. Returns once the broker has acknowledged.
 
@@ -49,7 +59,7 @@ def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
     topic = MODELS.name(settings.kafka.topic_prefix)
     with Producer(settings.kafka, [topic], wait_s=0) as producer:
         if signer is not None:
-            announced = _after(_newest(settings)[0], announced)
+            announced = _after(_read(settings).newest, announced)
         value = msgspec.json.encode(announced)
         producer.send(topic, announcements.KEY, value, announcements.signed(value, signer))
     if verdicts.kept(settings.registry, version) is not None:  # somebody knows better; from now on it may be rolled back to
@@ -104,52 +114,72 @@ def current(settings: Settings) -> ModelRelease | None:
     """The announced release, read to the topic's end; None when nothing was released yet. Those that do not count are left
     out. Raises ConnectionError, and `NothingReleased` where there is no topic, or none of what was announced counts: a
     bundle runs then that nobody here knows of."""
-    newest, left_out = _newest(settings)
+    newest, left_out, _ = _read(settings)
     if newest is None and left_out:
         raise NothingReleased(f"{left_out} was announced, but not under a signature that the keys here know, so nobody here "
                               "can say what runs: announce it once more with clickwake release")
     return newest
 
 
-def _newest(settings: Settings) -> tuple[ModelRelease | None, str]:
-    """The newest announcement that counts, and the version of the last one that does not."""
+def ever_announced(settings: Settings) -> Set[str]:
+    """The versions of all bundles that were ever announced, under keys of earlier days, too. Raises as `current`."""
+    return _read(settings).versions
+
+
+def _read(settings: Settings) -> _Said:
     from kafka.errors import KafkaError
 
-    found, left_out = Announcements(signing.trusted(settings.models)), ""
+    found, left_out, versions = Announcements(signing.trusted(settings.models)), "", set[str]()
     try:
         with from_the_beginning(settings.kafka, MODELS.name(settings.kafka.topic_prefix)) as consumer:
             for record in to_its_end(consumer):
                 try:
-                    found.note(record)
+                    if found.note(record) and found.newest is not None:
+                        versions.add(found.newest.model_version)
                 except NotBelieved as error:
                     left_out = error.version
+                    versions.add(left_out)
                     log.warning("announcement left out", model_version=error.version, why=str(error))
     except KafkaUnavailable as error:
         raise NothingReleased(str(error)) from error
     except KafkaError as error:
         raise ConnectionError(unreachable(settings.kafka, error)) from error
-    return found.newest, left_out
+    return _Said(found.newest, left_out, versions)
 
 
 def rollback(settings: Settings, reason: str = "") -> ModelRelease:
-    """Announce the bundle that ran before the current one: its parent, or that one's if the parent was never released.
+    """Announce the bundle that ran before the current one: its parent, or that one's if the parent was never released. That
+    the current one was left is kept beside it, so that nobody goes back to it.
 
     Raises `NothingReleased` when there is none to go back to.
     """
     now = current(settings)
     if now is None:
         raise NothingReleased("nothing was released yet, so there is nothing to roll back; see clickwake models")
-    return release(settings, before(settings, now.model_version), reason or f"rolled back from {now.model_version}")
+    return go_back(settings, now.model_version, before(settings, now.model_version),
+                   reason or f"rolled back from {now.model_version}", reason or "by hand")  # fmt: skip
+
+
+def go_back(settings: Settings, left: str, to: str, reason: str, why: str) -> ModelRelease:
+    """Announce a bundle with the reason, and keep beside the one that is left why it was. Raises as `release`."""
+    announced = release(settings, to, reason)
+    try:
+        verdicts.write(settings.registry, Verdict(model_version=left, against=to, released=False,
+                                                  reason=f"rolled back: {why}", judged_at=datetime.now(UTC)))  # fmt: skip
+    except Exception as error:  # each kind of store has its own client's errors; what is to run is announced by now
+        log.warning("not kept why a bundle was left", model_version=left, why=f"{type(error).__name__}: {error}")
+    return announced
 
 
 def before(settings: Settings, version: str) -> str:
-    """The nearest ancestor of a bundle that was not kept back as a candidate. Raises `NothingReleased`."""
-    at = version
+    """The nearest ancestor of a bundle that was announced once, and neither kept back nor rolled back since. Raises
+    `NothingReleased`."""
+    released, at = ever_announced(settings), version
     while True:
         parent = manifest_of(settings.registry, at).parent
         if parent is None:
             raise NothingReleased(f"{version} has no parent that was released; name a bundle with clickwake release")
-        if verdicts.kept(settings.registry, parent) is None:
+        if parent in released and verdicts.kept(settings.registry, parent) is None:
             return parent
         at = parent
 

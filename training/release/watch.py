@@ -7,19 +7,16 @@ the bundle learned from (`drift`). Run by `clickwake models watch` and between t
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import msgspec
 import numpy as np
 import structlog
 
-from schemas.release import ModelRelease, Verdict
 from stream.core.statistics import drift
 from stream.core.user.state import DAY_MS
 from stream.settings import Settings
 from training.evaluation.metrics import BOOTSTRAP_ROUNDS, FloatArray, Interval, interval
 from training.history.live import Hits, Horizon, Live
-from training.release import release, verdicts
+from training.release import release
 
 log = structlog.get_logger()
 
@@ -40,7 +37,7 @@ class Watched(msgspec.Struct, kw_only=True):
     difference: tuple[float, float, float] | None = None  # current minus parent
     drift: dict[str, dict[str, float]] = {}  # bundle → feature → PSI
     left_band: list[str] = []  # in words; empty: all is well, or there is too little to say
-    not_judged: list[str] = []
+    not_judged: list[str] = []  # in words, what of it before a colon
     rolled_back_to: str | None = None
 
 
@@ -63,7 +60,7 @@ def watch(settings: Settings, tenant: str, horizon: Horizon = "1d", *, act: bool
         _hit_rates(found, live, newest_ms)
         _drifts(found, live, newest_ms, settings)
     if found.left_band and found.parent is not None and act:
-        _roll_back(settings, found, now)
+        _roll_back(settings, found)
     return found
 
 
@@ -114,17 +111,14 @@ def _drifts(found: Watched, live: Live, newest_ms: int, settings: Settings) -> N
         found.left_band.append(f"inputs are others than it learned from: PSI {said}, at most {drift.PSI_MAX}; its parent's "
                                "were nearer")  # fmt: skip
     else:
-        found.not_judged.append(f"inputs are others than it learned from (PSI {said}), its parent's no nearer: train again")
+        found.not_judged.append(f"inputs: others than it learned from (PSI {said}), its parent's no nearer; train again")
 
 
-def _roll_back(settings: Settings, found: Watched, now: ModelRelease) -> None:
+def _roll_back(settings: Settings, found: Watched) -> None:
     assert found.parent is not None
     reason = "; ".join(found.left_band)
-    release.release(settings, found.parent, f"rolled back from {found.current}: {reason}")
+    release.go_back(settings, found.current, found.parent, f"rolled back from {found.current}: {reason}", reason)
     found.rolled_back_to = found.parent
-    verdicts.write(settings.registry, Verdict(
-        model_version=now.model_version, against=found.parent, released=False, reason=f"rolled back: {reason}",
-        judged_at=datetime.now(UTC)))  # fmt: skip
     log.error("rolled back", model_version=found.parent, before=found.current, why=reason)
 
 

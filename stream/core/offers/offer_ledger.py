@@ -2,7 +2,8 @@
 
 A decision has an impression once it was seen (or clicked, or ordered from), and a click and an order once each. What its
 user did counts from EARLY_MS before the broker's time of the decision until its window is over. So each decision's part is
-a function of the logs alone; parts are counts; and sums of counts are the same in whatever order partitions are read.
+a function of the logs alone; parts are counts; and sums of counts are the same in whatever order partitions are read. What
+guardrails compare is counted once a window is over, by the time of the user's partition: until then more may come of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -65,6 +67,13 @@ class Learned:
             found.append(row)
         return np.array(found, dtype=np.int64)
 
+    def offer(self, name: str) -> OfferTotals | None:
+        """Its counts; None of a new one where there is no room."""
+        if name not in self.offers and len(self.offers) >= OFFERS_COUNTED_MAX:
+            self.left_out += 1
+            return None
+        return self.offers.setdefault(name, OfferTotals())
+
     def totals(self) -> PlacementTotals:
         """As it is published: features in alphabetical order, so that equal totals are equal bytes."""
         names = sorted(self.row_of)
@@ -106,13 +115,13 @@ class Ledger:
         one = user.open[ident] = Open(
             offered.placement, offered.offer_id, logged_ms, offered.window_ms, offered.reward, offered.about, offered.groups,
             (round(cost.impression * MICROS), round(cost.click * MICROS), round(cost.order * MICROS)),
-            None if cap is None else (cap.count, round(cap.hours * HOUR_MS)), offered.holdout,
+            None if cap is None else (cap.count, round(cap.hours * HOUR_MS)), offered.holdout, instead=offered.instead,
         )  # fmt: skip
         for early in [early for early in user.early if early[0] == ident]:
             user.early.remove(early)
             _, bit, at_ms, revenue = early
             self._count(user_key, user, one, bit, at_ms, revenue)
-        self._note_due(user_key, logged_ms + offered.window_ms)
+        self._note_due(user_key, _end(one))
         self._write(user_key, user)
 
     def react(self, user_key: bytes, ident: str, bit: int, at_ms: int, revenue_micros: int = 0) -> None:
@@ -127,24 +136,29 @@ class Ledger:
         self._write(user_key, user)
 
     def tick(self, partition: int, clock_ms: int) -> None:
-        """Everything of a partition's events before this time has been read: what is over is forgotten."""
+        """Everything of a partition's events before this time has been read: what is over is final, and forgotten."""
         heap = self._due.get(partition, [])
         while heap and heap[0][0] < clock_ms:
             _, user_key = heapq.heappop(heap)
             user = self._read(user_key)
-            user.open = {ident: one for ident, one in user.open.items() if one.logged_ms + one.window_ms >= clock_ms}
+            for one in user.open.values():
+                if _end(one) < clock_ms:
+                    self._final(user_key, one)
+            user.open = {ident: one for ident, one in user.open.items() if _end(one) >= clock_ms}
             user.early = [one for one in user.early if one[2] + EARLY_MS >= clock_ms]
             user.seen_until_ms = {offer: until for offer, until in user.seen_until_ms.items() if until >= clock_ms}
             user.seen = {offer: user.seen[offer] for offer in user.seen_until_ms}
             self._write(user_key, user)
 
     def forget(self, user_keys: Iterable[bytes], covers: Callable[[bytes, int], bool]) -> int:
-        """Forget those of these users of whom nothing may be kept: `covers(user, newest time)`. Returns how many there were.
-        What they did stays in the sums."""
-        gone = [one for one in user_keys if one in self.users and covers(one, _newest_ms(self._read(one)))]
-        for one in gone:
-            self._write(one, UserOffers())
-        return len(gone)
+        """Forget of these users what may not be kept: `covers(user, its time)`. Returns of how many there was any. What they
+        did stays in the sums."""
+        touched = 0
+        for one in user_keys:
+            if one in self.users and (left := _without(user := self._read(one), partial(covers, one))) != user:
+                self._write(one, left)
+                touched += 1
+        return touched
 
     def take_changed(self) -> dict[bytes, bytes | None]:
         """What is to be published since it was taken last: key → value, None for a tombstone."""
@@ -160,12 +174,8 @@ class Ledger:
         new = (bit | SEEN) & ~one.done
         if not new or not one.logged_ms - EARLY_MS <= at_ms <= one.logged_ms + one.window_ms:
             return
-        where = (user_key.partition(b"/")[0].decode(), one.placement)
-        learned = self.placements.get(where)
-        if learned is None:
-            learned = self.placements[where] = Learned(PlacementTotals())
+        learned = self._moving(user_key, one)
         one.done |= new
-        self._moved.add(where)
         rows = learned.rows(expand(one.about, one.groups))
         if new & SEEN:
             learned.gram[np.ix_(rows, rows)] += 1
@@ -176,10 +186,27 @@ class Ledger:
         if new & (CLICKED if one.reward == "click" else ORDERED):
             learned.moment[rows] += 1
             learned.rewards += 1
-        if one.offer_id in learned.offers or len(learned.offers) < OFFERS_COUNTED_MAX:
-            _add(learned.offers.setdefault(one.offer_id, OfferTotals()), one, new, at_ms // DAY_MS, revenue_micros)
-        else:
-            learned.left_out += 1
+        totals = learned.offer(one.offer_id)
+        if totals is not None:
+            _add(totals, one, new, at_ms // DAY_MS, revenue_micros)
+
+    def _final(self, user_key: bytes, one: Open) -> None:
+        """Nothing more can come of a decision: if it was seen, it is among those that guardrails go by."""
+        offer = one.instead if one.holdout else one.offer_id
+        if not one.done or not offer:
+            return
+        totals = self._moving(user_key, one).offer(offer)
+        if totals is not None:
+            _add_final(totals, one)
+
+    def _moving(self, user_key: bytes, one: Open) -> Learned:
+        """What is learned where a decision was made, which is to be published."""
+        where = (user_key.partition(b"/")[0].decode(), one.placement)
+        self._moved.add(where)
+        learned = self.placements.get(where)
+        if learned is None:
+            learned = self.placements[where] = Learned(PlacementTotals())
+        return learned
 
     def _read(self, user_key: bytes) -> UserOffers:
         value = self.users.get(user_key)
@@ -227,16 +254,38 @@ def _add(totals: OfferTotals, one: Open, new: int, day: int, revenue_micros: int
     totals.days = {one: totals.days[one] for one in sorted(totals.days) if one > newest - DAYS_KEPT}
 
 
+def _add_final(totals: OfferTotals, one: Open) -> None:
+    clicked, ordered = bool(one.done & CLICKED), bool(one.done & ORDERED)
+    if one.holdout:
+        totals.control_impressions += 1
+        totals.control_clicks += clicked
+        totals.control_orders += ordered
+    else:
+        totals.over_impressions += 1
+        totals.over_clicks += clicked
+        totals.over_orders += ordered
+
+
+def _end(one: Open) -> int:
+    """When its window is over."""
+    return one.logged_ms + one.window_ms
+
+
 def _ends(user: UserOffers) -> list[int]:
     """When something of a user is over."""
-    return [*(one.logged_ms + one.window_ms for one in user.open.values()), *(one[2] + EARLY_MS for one in user.early),
+    return [*(_end(one) for one in user.open.values()), *(one[2] + EARLY_MS for one in user.early),
             *user.seen_until_ms.values()]  # fmt: skip
 
 
-def _newest_ms(user: UserOffers) -> int:
-    """The time of the newest thing that is known of a user."""
-    times = [*(one.logged_ms for one in user.open.values()), *(one[2] for one in user.early)]
-    return max((*times, *(at for some in user.seen.values() for at in some)), default=0)
+def _without(user: UserOffers, covers: Callable[[int], bool]) -> UserOffers:
+    """What is known of a user but for what is of a time that is covered."""
+    times = {offer: [at_ms for at_ms in some if not covers(at_ms)] for offer, some in user.seen.items()}
+    seen = {offer: some for offer, some in times.items() if some}
+    return UserOffers(
+        open={ident: one for ident, one in user.open.items() if not covers(one.logged_ms)},
+        early=[one for one in user.early if not covers(one[2])],
+        seen=seen, seen_until_ms={offer: until for offer, until in user.seen_until_ms.items() if offer in seen},
+    )  # fmt: skip
 
 
 def revenue_micros(properties: Properties) -> int:

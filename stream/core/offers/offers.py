@@ -34,7 +34,7 @@ Event = Literal["click", "order"]
 GROUPS: Mapping[str, str] = {
     "buyer": "orders > 0", "loyal": "orders >= 3", "away": "days_since_seen > 7", "full cart": "cart_items > 0",
 }  # fmt: skip
-_OF_SEGMENTS = re.compile(rf"\b({'|'.join((*FUNCTIONS, *POPULATIONS))})\s*\(")
+_OF_SEGMENTS = re.compile(rf"\b({'|'.join((*FUNCTIONS, *POPULATIONS, 'trait'))})\s*\(")
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -42,7 +42,8 @@ class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class Guardrail(_Part, frozen=True, kw_only=True):
-    """Stops an offer whose rate of `metric` an impression is credibly below the control's."""
+    """Stops an offer whose rate of `metric` an impression is credibly below the control's among held-out users who would
+    have been shown it; by impressions whose window is over, at least `impressions_min` on either side."""
 
     metric: Event = "click"
     impressions_min: Annotated[int, msgspec.Meta(ge=10)] = 200
@@ -285,19 +286,21 @@ def _micros(money: float | None) -> int | None:
     return None if money is None else round(money * MICROS)
 
 
-def rates(metric: Event, totals: OfferTotals, *, held: bool) -> Rate:
-    """Clicks or orders an impression; of held-out users alone, or of the others alone."""
-    done, held_done = (totals.clicks, totals.held_clicks) if metric == "click" else (totals.orders, totals.held_orders)
-    n = totals.held_impressions if held else totals.impressions - totals.held_impressions
-    return rate(held_done if held else done - held_done, n)
+def rates(metric: Event, totals: OfferTotals) -> tuple[Rate, Rate]:
+    """Clicks or orders an impression whose window is over: of the offer, and of the control among held-out users who would
+    have been shown it. Whom it suits, and how new it is, is thus no difference (Johnson, Lewis & Nubbemeyer, "Ghost Ads:
+    Improving the Economics of Measuring Online Ad Effectiveness", Journal of Marketing Research 54, 2017)."""
+    if metric == "click":
+        return rate(totals.over_clicks, totals.over_impressions), rate(totals.control_clicks, totals.control_impressions)
+    return rate(totals.over_orders, totals.over_impressions), rate(totals.control_orders, totals.control_impressions)
 
 
 def guardrail(placement: Placement, offer_id: str, totals: Mapping[str, OfferTotals]) -> str | None:
     """Why the offer is stopped; None while it is not. It is by the counts alone: it holds as long as they say so."""
-    rail, control = placement.guardrail, placement.control
-    if rail is None or control is None or offer_id == control or offer_id not in totals or control not in totals:
+    rail = placement.guardrail
+    if rail is None or offer_id == placement.control or offer_id not in totals:
         return None
-    own, other = rates(rail.metric, totals[offer_id], held=False), rates(rail.metric, totals[control], held=True)
+    own, other = rates(rail.metric, totals[offer_id])
     if min(own.n, other.n) < rail.impressions_min or own.high >= other.low:
         return None
     return f"stopped: {rail.metric}s {own} are below the control's {other}"

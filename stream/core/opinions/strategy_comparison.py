@@ -65,7 +65,7 @@ def compare(model: Model, asked: Asked, least: float = LEAST) -> Compared:
     found = {name: model.posterior.of(one) for name, one in x.items()}
     order = sorted(found, key=lambda name: (-found[name].value, name))
     arms = [_arm(name, model, order[0], found[name], model.posterior.of(x[name] - x[order[0]])) for name in order]
-    if all(one.verdict == "worse" for one in arms[1:]):
+    if arms[1:] and all(one.verdict == "worse" for one in arms[1:]):
         arms[0] = msgspec.structs.replace(arms[0], verdict="better")
     noise, opinions = model.posterior.noise, sum(one.opinions for one in model.carried.values())
     return Compared(users=asked.users, items=asked.items, opinions=opinions, noise=noise, arms=tuple(arms),
@@ -87,7 +87,7 @@ def compared_by_lot(one: Carried, other: Carried) -> bool:
 def seed(arms: Sequence[Arm], noise: float, least: float) -> Seed:
     """What to try, of arms with the best first."""
     tried = [one for one in arms[1:] if one.verdict == "no decision"]
-    why = "cannot be told from the best yet"
+    why = "cannot be told from the best yet" if len(arms) > 1 else "there is no other strategy to compare it with"
     if not tried and len(arms) > 1:
         tried = [] if arms[1].by_lot else [arms[1]]
         why = "the best one is clear of it, but by choices that were not by lot" if tried else "the best one is clear"

@@ -235,7 +235,8 @@ def rank(
     allowed[[row for row in excluded(state, index, rules) if row < n]] = False
     if only is not None:
         allowed &= only[:n]
-    lifted = total + index.pinned[:n] * np.float32(1e6) if index.pinned[:n].any() else total
+    # in float64: at 1e6 the next float32 is further away than chances differ, and what is pinned would be in rows' order
+    lifted = total + index.pinned[:n] * np.float64(1e6) if index.pinned[:n].any() else total
     masked = np.where(allowed, lifted, _NEVER)
     width = min(n, max(POOL if rules.diversity else 0, rules.top_n * (8 if rules.category_cap else 1)))
     while True:

@@ -60,7 +60,7 @@ def values_of(
         "alerted": state.alert.raised and not state.alert.silenced, "known": state.known, "cluster": state.placed.cluster,
         "ads_refused": state.ads.refused, **_counted(state, now_ms),
         **(measured(state, now_ms, counted, catalog) if counted else {}),
-        **{field_of("trait", name): state.traits[name].text if name in state.traits else "" for name in traits},
+        **{field_of("trait", name): state.trait(name) for name in traits},
     }  # fmt: skip
 
 

@@ -65,13 +65,18 @@ def touches(event: Event, ts_ms: int) -> list[Touch]:
         if kind == Kind.OTHER:
             return []  # lists that were merely shown (Product List Viewed) are exposure, not interest
         return [
-            Touch(ts_ms, event.message_id, line.product_id, kind, (line.price or 0.0) * (line.quantity or 1.0))
+            Touch(ts_ms, event.message_id, line.product_id, kind, _value(line.price, line.quantity))
             for line in properties.products
         ]
     if properties.product_id is None:
         return []
-    value = (properties.price or 0.0) * (properties.quantity or 1.0)
+    value = _value(properties.price, properties.quantity)
     return [Touch(ts_ms, event.message_id, properties.product_id, kind, value)]
+
+
+def _value(price: float | None, quantity: float | None) -> float:
+    """One piece, where nobody says how many."""
+    return (price or 0.0) * (1.0 if quantity is None else quantity)
 
 
 def activity(event: Event, ts_ms: int, mark: int, said: Described = NOTHING_SAID) -> Activity | None:
@@ -208,7 +213,8 @@ def _amount(event: Event, added: list[Touch]) -> float:
     """Money of an order, or given back for one."""
     said = event.properties
     total = names.number(said.total) if event.event == names.ORDER_REFUNDED else None
-    return said.revenue or total or sum(touch.value for touch in added)
+    named = (amount for amount in (said.revenue, total) if amount is not None)  # 0 is an amount: a coupon paid for it all
+    return next(named, sum(touch.value for touch in added))
 
 
 def _add_day(days: list[int], day: int) -> None:

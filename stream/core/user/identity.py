@@ -13,7 +13,8 @@ from collections.abc import Callable
 import msgspec
 
 from schemas.events import Event, Lane, key
-from stream.core.user.state import NOTHING_STATED, Activity, Stated, Touch, UserState, count_item
+from stream.core.user.state import NOTHING_STATED, Activity, Stated, Touch, Trait, UserState, count_item
+from stream.core.user.traits import Said, merged
 
 CLAIM_INTERVAL_MS = 30 * 60_000  # an event with both ids renews the claim at most this often
 CLAIMS_MAX = 16  # users of one shared device remembered; more is a kiosk, whose history belongs to nobody
@@ -30,8 +31,8 @@ class Claim(msgspec.Struct, frozen=True, tag="claim", array_like=True):
 
 
 class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
-    """The anonymous history that belongs to `user`, oldest first, and what was said there of advertising. Keyed by the
-    user. `ring`: older ordered lines too."""
+    """The anonymous history that belongs to `user`, oldest first, and what was said there of advertising and of the user.
+    Keyed by the user. `ring`: older ordered lines too."""
 
     tenant: str
     anonymous: str
@@ -39,11 +40,14 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
     ring: tuple[Touch, ...]
     ads: Stated = NOTHING_STATED
     activities: tuple[Activity, ...] = ()
+    traits: dict[str, Trait] = {}
 
     @property
     def known_ms(self) -> int:
         """The newest of what it tells, ms; 0 where it tells nothing."""
-        return max((told[-1].ts_ms for told in (self.ring, self.activities) if told), default=self.ads.ts_ms)
+        newest = (*(touch.ts_ms for touch in self.ring[-1:]), *(one.ts_ms for one in self.activities[-1:]),
+                  *(trait.ts_ms for trait in self.traits.values()))  # fmt: skip
+        return max(newest, default=self.ads.ts_ms)
 
 
 def nobody(user_key: bytes, ts_ms: int) -> bool:
@@ -88,7 +92,15 @@ class Forget(msgspec.Struct, frozen=True, tag="forget", array_like=True):
     ads_stay: bool = False
 
 
-Message = Claim | Answer | Erase | Forget
+class Recall(msgspec.Struct, frozen=True, tag="recall", array_like=True):
+    """What `user` said of themselves before a rule of segments asked for it, as ClickHouse knows it. Keyed by the user."""
+
+    tenant: str
+    user: str
+    said: tuple[Said, ...]
+
+
+Message = Claim | Answer | Erase | Forget | Recall
 encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Message).decode
 
@@ -106,8 +118,8 @@ def note_claim(state: UserState, claim: Claim) -> bool:
 
 
 def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
-    """What each claiming user is owed now. Of what was said of advertising the newest is known, and it goes to whom its time
-    belongs.
+    """What each claiming user is owed now. Of what was said of advertising, and of each trait, the newest is known, and it
+    goes to whom its time belongs.
 
     >>> ring = [Touch(ts, f"m{ts}", "i", 1, 0.0) for ts in (1, 5, 9)]
     >>> [(a.user, [t.ts_ms for t in a.ring]) for a in answers(UserState(ring=ring, claims=[(5, "u"), (9, "v")]), "t", "x")]
@@ -119,7 +131,9 @@ def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
         ring = tuple(touch for touch in touches if after < touch.ts_ms <= ts_ms)
         did = tuple(one for one in state.activities if after < one.ts_ms <= ts_ms)
         ads = state.ads if after < state.ads.ts_ms <= ts_ms else NOTHING_STATED
-        result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring, ads=ads, activities=did))
+        traits = {name: one for name, one in state.traits.items() if after < one.ts_ms <= ts_ms}
+        result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring, ads=ads, activities=did,
+                             traits=traits))  # fmt: skip
         after = ts_ms
     return result
 
@@ -127,6 +141,11 @@ def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
 def others(state: UserState) -> list[str]:
     """Ids whose states may name this one: those it claimed or was linked to, and those that claimed it."""
     return sorted({*state.claimed, *state.linked, *(user for _, user in state.claims)})
+
+
+def met_last_ms(state: UserState, other: str) -> int:
+    """When this id and the other were seen together last; 0: never, as far as is known."""
+    return max([state.claimed.get(other, 0), *(ts_ms for ts_ms, user in state.claims if user == other)])
 
 
 def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
@@ -142,6 +161,7 @@ def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
     known = other in state.linked or other in state.claimed
     state.linked.pop(other, None)
     state.linked_activities.pop(other, None)
+    state.linked_traits.pop(other, None)
     state.claimed.pop(other, None)
     after = -1
     for ts_ms, user in state.claims:
@@ -179,11 +199,15 @@ def link(state: UserState, answer: Answer) -> bool:
         before, state.ads = state.ads, max(state.ads, answer.ads)
         return state.ads != before
     ring, did, ads = list(answer.ring), list(answer.activities), max(state.ads, answer.ads)
-    known = (state.linked.get(answer.anonymous), state.linked_activities.get(answer.anonymous, []), state.ads)
-    if known == (ring, did, ads):
+    said = state.linked_traits.get(answer.anonymous, {})
+    traits = merged(said, answer.traits)  # what another user of the device said later leaves this one theirs
+    known = (state.linked.get(answer.anonymous), state.linked_activities.get(answer.anonymous, []), state.ads, said)
+    if known == (ring, did, ads, traits):
         return False
     state.linked[answer.anonymous], state.ads = ring, ads
     state.linked_activities.pop(answer.anonymous, None)
     if did:
         state.linked_activities[answer.anonymous] = did
+    if traits:
+        state.linked_traits[answer.anonymous] = traits
     return True

@@ -214,6 +214,7 @@ class UserState(msgspec.Struct, array_like=True):
     ordered_ts_ms: int = 0  # the last order, also one without lines; 0: none, or before this field: see `totals`
     since_ms: int = 0  # when the broker took the event that began the profile: tells it from one that was cleared before it
     traits: dict[str, Trait] = {}  # those that rules of segments ask for, by name
+    linked_traits: dict[str, dict[str, Trait]] = {}  # anonymous id → those said there, of those that have any
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.
@@ -239,6 +240,15 @@ class UserState(msgspec.Struct, array_like=True):
         merged = _merged(self.own_touches(), self.linked)
         ordered = [touch for touch in merged[:-RING_TOUCHES_MAX] if touch.kind == Kind.ORDER]
         return ordered[-ORDERED_TOUCHES_MAX:] + merged[-RING_TOUCHES_MAX:]
+
+    def trait(self, name: str) -> str:
+        """What was said last, here or on a linked device; "" where nothing was.
+
+        >>> UserState(traits={"plan": Trait(5, 0, "pro")}, linked_traits={"a": {"plan": Trait(7, 0, "free")}}).trait("plan")
+        'free'
+        """
+        said = [traits[name] for traits in (self.traits, *self.linked_traits.values()) if name in traits]
+        return max(said).text if said else ""
 
     def activity(self) -> list[Activity]:
         """Own activities and linked ones in total order, at most ACTIVITIES_MAX, oldest first."""

@@ -7,7 +7,7 @@ company's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -39,6 +39,16 @@ class Described(NamedTuple):
 
 
 NOTHING_SAID = Described()
+
+
+class Said(msgspec.Struct, frozen=True, array_like=True):
+    """A trait of a user, and when the broker took the event that said it, ms."""
+
+    name: str
+    trait: Trait
+    append_ms: int
+
+
 _texts = msgspec.json.Decoder(EventTexts)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -71,18 +81,43 @@ def described(event: Event, texts: EventTexts | bytes, names: Names) -> Describe
 
 def note(state: UserState, said: Described, ts_ms: int, mark: int) -> None:
     """Keep what an event says of its user; `mark` is the hash of its id."""
-    for name, text in said.traits.items():
-        trait = Trait(ts_ms, mark, text)
-        if name not in state.traits or state.traits[name] < trait:
-            state.traits[name] = trait
+    if said.traits:
+        state.traits = merged(state.traits, {name: Trait(ts_ms, mark, text) for name, text in said.traits.items()})
+
+
+def recall(state: UserState, said: Iterable[Said], names: Names) -> bool:
+    """Keep what was said before a rule asked for it; False when it changes nothing. What the broker took before the profile
+    began is of one that its user withdrew.
+
+    >>> names = Names(frozenset({"plan", "age"}))
+    >>> state = UserState(events=1, since_ms=5, traits={"plan": Trait(7, 0, "pro")})
+    >>> recall(state, [Said("age", Trait(4, 0, "41"), 4), Said("plan", Trait(6, 0, "free"), 6)], names)
+    False
+    >>> recall(state, [Said("age", Trait(8, 0, "42"), 8)], names), {name: one.text for name, one in state.traits.items()}
+    (True, {'plan': 'pro', 'age': '42'})
+    """
+    if not state.events:
+        return False
+    told = {one.name: one.trait for one in said if one.name in names.traits and one.append_ms >= state.since_ms}
+    known, state.traits = state.traits, merged(state.traits, told)
+    return state.traits != known
+
+
+def merged(known: Mapping[str, Trait], told: Mapping[str, Trait]) -> dict[str, Trait]:
+    """Of two statements the greater stands."""
+    return {**known, **{name: max(trait, known.get(name, trait)) for name, trait in told.items()}}
 
 
 def let_go(state: UserState, names: Names) -> bool:
     """Forget traits that no rule asks for any more; False when there are none."""
-    gone = state.traits.keys() - names.traits if state.traits else ()
-    for name in gone:
-        del state.traits[name]
-    return bool(gone)
+    every = (state.traits, *state.linked_traits.values())
+    if all(traits.keys() <= names.traits for traits in every):
+        return False
+    for traits in every:
+        for name in traits.keys() - names.traits:
+            del traits[name]
+    state.linked_traits = {device: traits for device, traits in state.linked_traits.items() if traits}
+    return True
 
 
 def _said(raw: msgspec.Raw | None, names: frozenset[str]) -> dict[str, str]:
