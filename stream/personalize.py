@@ -214,12 +214,12 @@ class Personalizer:
             part.meta.accounts.first = new[0].offset
         for record in new:
             decoded = decode(record.value, record.timestamp, self.settings.skew_max_ms)
-            if isinstance(decoded, Ok):
-                key = user_key(decoded.event.tenant, decoded.event.user)
-                if self.partition_of(key) != part.partition:
-                    part.ended("dropped:misplaced")
-                    outbox.add(topics.EVENTS, key, record.value)
-                    continue
+            event = None if isinstance(decoded, Reject) else decoded.event
+            key = b"" if event is None else user_key(event.tenant, event.user)
+            if event is not None and self.partition_of(key) != part.partition:
+                part.ended("dropped:misplaced")
+                outbox.add(topics.EVENTS, key, record.value)
+            elif isinstance(decoded, Ok):
                 known_ms = min(decoded.ts_ms, record.timestamp)  # a client's clock may be ahead
                 if self.erasures.covers(key, known_ms) and not part.stands_for(key, record.offset):
                     part.ended_for(key, record.offset, "dropped:erased")
@@ -231,19 +231,12 @@ class Personalizer:
                 self._reject(part, source, record, decoded, outbox)
             else:
                 assert isinstance(decoded, Drop)
-                if (event := decoded.event) is None:
-                    part.ended(f"dropped:{decoded.reason}")
-                    continue
-                key = user_key(event.tenant, event.user)
-                if self.partition_of(key) != part.partition:
-                    part.ended("dropped:misplaced")
-                    outbox.add(topics.EVENTS, key, record.value)
-                    continue
                 part.ended(f"dropped:{decoded.reason}")
-                erased = self.erasures.covers(key, min(event.ts_ms, record.timestamp))
-                ads = NOTHING_STATED if erased else fold.ads_stated(event)
-                at_ms = event.ts_ms if event.lane == "live" else 0  # else it is not the present
-                events.append(_Decoded(record.offset, key, None, at_ms, record.timestamp, ads))
+                if event is not None:
+                    erased = self.erasures.covers(key, min(event.ts_ms, record.timestamp))
+                    ads = NOTHING_STATED if erased else fold.ads_stated(event)
+                    at_ms = event.ts_ms if event.lane == "live" else 0  # else it is not the present
+                    events.append(_Decoded(record.offset, key, None, at_ms, record.timestamp, ads))
         part.load([one.key for one in events])
         return events
 
