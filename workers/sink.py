@@ -46,7 +46,7 @@ from collections.abc import Callable
 import structlog
 
 from stream.adapters.database.clickhouse import MigrationError
-from stream.adapters.health import metrics_port
+from stream.adapters.health import metrics_port, stuck
 from stream.adapters.kafka.producing import SendFailed
 from stream.adapters.state.changelog import InputChanged
 from stream.logs import configure
@@ -58,8 +58,9 @@ STOP_TIMEOUT_S = 17.0  # `clickwake up` and container runtimes wait for 20 s bef
 log = structlog.get_logger()
 
 
-def _end() -> None:
-    log.error("sink.stop_timeout", seconds=STOP_TIMEOUT_S, next="ending as if crashed; the batch will be read again")
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    log.error("sink.stop_timeout", seconds=STOP_TIMEOUT_S, waits="; ".join(stuck.waits(loop)),
+              next="ending as if crashed; the batch will be read again")
     os._exit(1)  # a thread that waits for a server which does not answer cannot be ended otherwise
 
 
@@ -70,7 +71,7 @@ async def serve(settings: Settings, on_ready: Callable[[], object]) -> None:
 
     def on_signal() -> None:
         log.info("sink.stopping")
-        timer = threading.Timer(STOP_TIMEOUT_S, _end)
+        timer = threading.Timer(STOP_TIMEOUT_S, _end, (loop,))
         timer.daemon = True
         timer.start()
         sink.stop()

@@ -1,10 +1,14 @@
-"""A connection breaks under aiokafka: what `kafka_clients.stopped` and `broken_connections` guard against."""
+"""A connection breaks under aiokafka: what `kafka_clients.stopped` and `connection_ends` guard against."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from clickwake import topics as topic_admin
 from schemas import topics
 from stream.adapters.kafka import kafka_clients
 from stream.settings import Settings
+from tests.support.certificates import Authority
 
 BACKOFF_MS = 60_000  # before aiokafka fetches again: it is within this pause when it is stopped
 
@@ -98,5 +103,50 @@ async def write_after_reset(write: str, what: object) -> tuple[BaseException, li
 def test_a_write_that_comes_before_the_news_of_a_reset_says_that_the_connection_is_broken(write: str, what: object) -> None:
     error, reasons, connected = uvloop.run(write_after_reset(write, what))
     assert isinstance(error, KafkaConnectionError) and "broken" in str(error)
-    assert isinstance(error.__cause__, RuntimeError)  # where it is not, uvloop was mended, and `broken_connections` may go
+    assert isinstance(error.__cause__, RuntimeError)  # where it is not, uvloop was mended, and `connection_ends` may go
     assert reasons == [CloseReason.CONNECTION_BROKEN] and not connected
+
+
+VERSIONS = struct.pack(">hihhh", 0, 1, 18, 0, 2)  # of ApiVersions: no error, and one kind of request that is known
+
+
+async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A peer that then takes nothing any more, no goodbye either."""
+    (size,) = struct.unpack(">i", await reader.readexactly(4))
+    request = await reader.readexactly(size)
+    writer.write(struct.pack(">i", 4 + len(VERSIONS)) + request[4:8] + VERSIONS)  # with its correlation id
+    writer.transport.pause_reading()
+
+
+async def closed_in_s(server_context: ssl.SSLContext | None, client_context: ssl.SSLContext | None) -> float:
+    peers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peers.append(writer)
+        await answer_once(reader, writer)
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_context) as server:
+        port = server.sockets[0].getsockname()[1]
+        connection = AIOKafkaConnection("127.0.0.1", port, security_protocol="SSL" if client_context else "PLAINTEXT",
+                                        ssl_context=client_context)  # fmt: skip
+        await connection.connect()
+        connection._writer.write(bytes(50_000_000))  # more than the kernel holds for a peer that does not read
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(20):
+                await connection.close(reason=CloseReason.SHUTDOWN)
+            return time.monotonic() - started
+        finally:
+            for peer in peers:
+                peer.transport.abort()
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_connection_that_is_closed_does_not_wait_for_a_broker_that_takes_nothing(
+    run: Callable[[Coroutine[Any, Any, float]], float], tls: bool, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path)
+    server = authority.server() if tls else None
+    client = ssl.create_default_context(cafile=str(authority.file)) if tls else None
+    assert run(closed_in_s(server, client)) < 5

@@ -1,6 +1,6 @@
 """Ends a process whose consumer gets no answer although the broker answers others, and notices topics that were made again.
 
-aiokafka's tasks can end without anybody knowing (the known way is closed in `broken_connections`): what would be read then
+aiokafka's tasks can end without anybody knowing (the known way is closed in `connection_ends`): what would be read then
 waits for ever, and nothing is said. A broker that is away answers nobody, and is waited for.
 
 Nor does a consumer know a topic by more than its name: where one was deleted and made again, and has grown beyond the place

@@ -19,7 +19,7 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from aiokafka.partitioner import murmur2
 
 from schemas.topics import Topic
-from stream.adapters.kafka.broken_connections import tell_broken_connections
+from stream.adapters.kafka.connection_ends import mend_ends
 from stream.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ REQUEST_TIMEOUT_S = 40.0  # aiokafka's own; must exceed the longest session time
 METADATA_S_MAX = 2.0  # a topic that was just made is unknown to a busy broker for a moment
 CACHED_KEYS_MAX = 100_000  # pure-Python murmur2 costs 5 µs a key; users come back within a batch and after it
 
-tell_broken_connections()  # whoever makes a client of aiokafka takes its arguments from here
+mend_ends()  # whoever makes a client of aiokafka takes its arguments from here
 
 
 class KafkaMissing(ConnectionError):
