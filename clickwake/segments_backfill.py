@@ -276,7 +276,7 @@ class Backfill:
         told: list[Message] = []
         for user, said in (await asyncio.to_thread(past.traits, page, names)).items():
             whose = key(past.tenant, user)
-            if kept := tuple(one for one in said if not self.erasures.covers(whose, one.trait.ts_ms)):
+            if kept := tuple(one for one in said if not self.erasures.covers(whose, min(one.trait.ts_ms, one.append_ms))):
                 told.append((whose, identity.encode(identity.Recall(past.tenant, user, kept)), ()))
         kafka = self.settings.kafka
         await send_keyed(self.producer, topics.IDENTITY.name(kafka.topic_prefix), told, kafka.partitions)

@@ -184,10 +184,9 @@ def _outcome(topic: Topic, settings: Settings, found: _Existing | None) -> Outco
     for key in ("cleanup.policy", "message.timestamp.type"):
         if found.config.get(key) != topic.config()[key]:
             differences.append(f"{key} is {found.config.get(key)}, not {topic.config()[key]}: alter it with kafka-configs")
-    signed = bool(settings.models.verify_keys or settings.models.signing_key)  # else the last record counts anyhow
-    if topic is MODELS and signed and int(found.config["min.compaction.lag.ms"]) < FOREVER_MS:
-        differences.append("older announcements may go, and one said again be all there is: alter max.compaction.lag.ms, "
-                           f"then min.compaction.lag.ms, to {FOREVER_MS} with kafka-configs")  # fmt: skip
+    if topic is MODELS and int(found.config["min.compaction.lag.ms"]) < FOREVER_MS:
+        differences.append("older announcements may go, which rollbacks need, and one said again be all there is: alter "
+                           f"max.compaction.lag.ms, then min.compaction.lag.ms, to {FOREVER_MS} with kafka-configs")
     kept, wanted_ms = found.config.get("retention.ms"), _config(topic, settings).get("retention.ms")
     if wanted_ms not in (None, kept):
         differences.append(f"it is kept for {_days(kept)}, not {_days(wanted_ms)} as receipts of erasure say: name "

@@ -6,6 +6,7 @@ A letter's payload is what a client sent, or an event as it stood on the topic. 
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -157,7 +158,9 @@ def mend(
     except NoPath as error:
         return failed("path", str(error))
     payload["messageId"] = _event_id(payload, letter)
-    after = _text(payload)
+    shown = copy.deepcopy(payload)
+    privacy.clean(shown, letter.tenant)  # as `admit` will: what the tenant's consent and settings make of it is shown, too
+    after = _text(shown)
     diff = "\n".join(difflib.unified_diff(before.splitlines(), after.splitlines(), "kept", "mended", lineterm="", n=1))
     history: Lane | None = "repair" if letter.source.topic == events.NAME else None
     arrival = Arrival(tenant=letter.tenant, received_at=_received(payload, letter), event_bytes_max=event_bytes_max,

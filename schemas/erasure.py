@@ -85,6 +85,7 @@ class Erased:
 
     def __init__(self) -> None:
         self._until_ms: dict[bytes, int] = {}  # subject → time up to which nothing is taken
+        self._erased_ms: dict[bytes, int] = {}  # … and up to which all was erased: not by a lift
         self._suppressed: set[bytes] = set()  # subjects of whom nothing is taken at all
         self._open: dict[bytes, dict[str, Erasure]] = {}  # subject → by request, what is not done and names somebody
 
@@ -95,10 +96,13 @@ class Erased:
         """One record of the topic, None for a tombstone, in the topic's order; read again they come to the same."""
         if erasure is None:
             self._until_ms.pop(record_key, None)
+            self._erased_ms.pop(record_key, None)
             self._suppressed.discard(record_key)
             self._open.pop(record_key, None)
             return
         self._until_ms[record_key] = max(ms(erasure.requested_at), self._until_ms.get(record_key, 0))
+        if not erasure.lifts:
+            self._erased_ms[record_key] = max(ms(erasure.requested_at), self._erased_ms.get(record_key, 0))
         if erasure.suppress:
             self._suppressed.add(record_key)
         elif erasure.lifts:
@@ -136,6 +140,14 @@ class Erased:
             return False
         whom = subject(user_key)
         return whom in self._suppressed or ts_ms <= self._until_ms.get(whom, -1)
+
+    def until_ms(self, user_key: bytes) -> int:
+        """Up to when the user was erased, -1 for never."""
+        return self._erased_ms.get(subject(user_key), -1) if self._erased_ms else -1
+
+    def takes(self, user_key: bytes, began_ms: int) -> bool:
+        """Whether the profile that began then is one that an erasure takes, so that nothing more is to be said of it."""
+        return began_ms <= self.until_ms(user_key) or self.suppresses(user_key)
 
 
 decode = msgspec.json.Decoder(Erasure).decode

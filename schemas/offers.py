@@ -25,8 +25,8 @@ def placement_key(tenant: str, placement: str) -> bytes:
 class OfferTotals(msgspec.Struct, array_like=True):
     """What became of one offer at one placement. `days`: day since 1970 → impressions and millionths of money spent, of the
     newest days; `held_*`: of users who are held out, for whom it is the control (in the sums as well). Of decisions that
-    were seen and whose window is over: `over_*` of those who are not held out; `control_*` of the control, by held-out users
-    who would have been shown this offer. These six are missing before 0.10.0."""
+    were seen and whose window is over, where the control could have been shown: `over_*` of those who are not held out;
+    `control_*` of the control, by held-out users who would have been shown this offer (all six missing before 0.10.0)."""
 
     impressions: int = 0
     clicks: int = 0
@@ -59,8 +59,8 @@ class PlacementTotals(msgspec.Struct, array_like=True):
 
 
 class Open(msgspec.Struct, array_like=True):
-    """A decision whose reward may still come. Times are the broker's, in ms. `instead`: what would have been shown to a
-    user who is held out, where a guardrail asks; missing before 0.10.0."""
+    """A decision whose reward may still come. Times are the broker's, in ms. `instead`: what a guardrail compares with, see
+    `Offered`, and its cap; missing before 0.10.0."""
 
     placement: str
     offer_id: str
@@ -74,11 +74,13 @@ class Open(msgspec.Struct, array_like=True):
     holdout: bool
     done: int = 0  # bits of what has been counted: 1 seen, 2 clicked, 4 ordered
     instead: str = ""
+    instead_cap: tuple[int, int] | None = None
 
 
 class UserOffers(msgspec.Struct, array_like=True):
     """`open`: by recommendation id; `early`: what was done about decisions that are not known yet, (id, bit, when, revenue
-    in millionths); `seen`: offer → when it was seen, of offers with a cap, until `seen_until_ms`."""
+    in millionths); `seen`: offer → when it was seen, of offers with a cap, until `seen_until_ms`; by who is held out what
+    would have been, where a guardrail compares."""
 
     open: dict[str, Open] = {}
     early: list[tuple[str, int, int, int]] = []

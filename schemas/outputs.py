@@ -85,8 +85,9 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     """What a decision about an offer was made of, so that its log alone tells what was learned from it. `candidates`: offers
     that might have been shown, and the chance of each; `refused`: the others, and why not. `offer_id` is empty, and nothing
     is learned, where nothing was shown. `about` and `groups`: what the chosen offer is, and which groups the user is in;
-    `text`: its words, as they were shown (missing before 0.7.0). `instead`: what would have been shown to a user who is held
-    out, where the placement has a guardrail (missing before 0.10.0)."""
+    `text`: its words, as they were shown (missing before 0.7.0). `instead`: what a guardrail compares with, where the
+    control could have been shown: of a user who is held out what would have been, of others the control; `instead_cap`: its
+    cap (both missing before 0.10.0)."""
 
     placement: str
     offer_id: str
@@ -105,6 +106,7 @@ class Offered(msgspec.Struct, frozen=True, kw_only=True):
     cap: OfferCap | None = None
     text: str = ""
     instead: str = ""
+    instead_cap: OfferCap | None = None
 
 
 class Applied(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from schemas.outputs import ChurnAlert, output_id
@@ -101,11 +103,14 @@ class AlertDesk:
             part.outcomes["alert_cleared"] += 1
         state.alert = Alert(cleared_ts_ms=state.last_ts_ms)
 
-    def forget(self, part: PartitionState, serving: Serving, key: bytes, at_ms: int, outbox: Outbox) -> None:
-        """A user's profile goes: an alert that stands is taken back, and no model is asked of them any more."""
+    def forget(
+        self, part: PartitionState, serving: Serving, key: bytes, ends_ms: Callable[[int], int], outbox: Outbox
+    ) -> None:  # fmt: skip
+        """A user's profile goes: an alert that stands is taken back, and no model is asked of them any more. `ends_ms`: as
+        of when what began then ends."""
         state = part.read(key)
         if state.alert.raised and not state.alert.silenced:
-            self._emit("cleared", key, state, None, max(at_ms, state.alert.raised_ts_ms), serving, outbox, why=NO_PROFILE)
+            self._emit("cleared", key, state, None, ends_ms(state.alert.raised_ts_ms), serving, outbox, why=NO_PROFILE)
             part.outcomes["alert_cleared"] += 1
 
     async def _foresee(self, serving: Serving, states: list[UserState]) -> tuple[Float32, list[int]]:

@@ -6,6 +6,7 @@ time has come, everything that foresees is asked, and the timer is set to what c
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from stream.outbox import Outbox
@@ -13,6 +14,12 @@ from stream.partition import Cause, PartitionState
 from stream.serving import Serving
 
 DUE_USERS_MAX = 512  # users whose timers are handled in one model call
+Silent = Callable[[PartitionState, bytes], bool]
+
+
+def nobody(part: PartitionState, key: bytes) -> bool:
+    """Of everybody something may be said."""
+    return False
 
 
 class Foresight(Protocol):
@@ -40,10 +47,11 @@ class Foresight(Protocol):
 
 
 class DueDesk:
-    """The timers of a partition's users, for everything in `foresights`, in their order."""
+    """The timers of a partition's users, for everything in `foresights`, in their order. `silent(part, key)`: of whom
+    nothing more is to be said."""
 
-    def __init__(self, *foresights: Foresight) -> None:
-        self.foresights = foresights
+    def __init__(self, *foresights: Foresight, silent: Silent = nobody) -> None:
+        self.foresights, self.silent = foresights, silent
 
     def advance(self, part: PartitionState, ts_ms: int) -> None:
         """A live event moves the clock; the first one begins live: users who lapsed before it are not news, as nobody knows
@@ -91,8 +99,9 @@ class DueDesk:
         users = self._first(part, 0 if behind else DUE_USERS_MAX)
         for start in range(0, len(users), DUE_USERS_MAX):
             some = users[start : start + DUE_USERS_MAX]
-            for one in self.foresights:
-                await one.foresee(part, serving, some, outbox)
+            if told := [(key, cause) for key, cause in some if not self.silent(part, key)]:
+                for one in self.foresights:
+                    await one.foresee(part, serving, told, outbox)
             for key, _ in some:
                 del part.unscheduled[key]
                 part.set_timer(key)
@@ -114,8 +123,9 @@ class DueDesk:
     async def _bring_about(
         self, part: PartitionState, serving: Serving, keys: list[bytes], clock_ms: int, outbox: Outbox
     ) -> None:
+        told = [key for key in keys if not self.silent(part, key)]
         for one in self.foresights:
-            await one.bring_about(part, serving, keys, clock_ms, outbox)
+            await one.bring_about(part, serving, told, clock_ms, outbox)
         for key in keys:
             self._set_timer(part, key, clock_ms)
 

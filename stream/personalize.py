@@ -97,7 +97,7 @@ class Personalizer:
         self.due = DueDesk(self.alerts, ReminderDesk(Policy(
             week_max=settings.reminders_week_max, probability_min=settings.reminders_probability_min,
             window_days=settings.reminders_window_days,
-        )))  # fmt: skip
+        )), silent=self._taken)  # fmt: skip
         self.segments = segments
         self.rules = rules_of(settings)
         self._warned: set[str] = set()  # tenants whose items are left out of the counts
@@ -168,7 +168,7 @@ class Personalizer:
         await self.due.reschedule(part, self.serving.current, outbox, behind=behind)
         if not behind:
             now_ms = part.carried_clock_ms(self.clock.now_ms(), caught_up=waiting == 0)
-            await self.segments.settle(part, self.serving.current, now_ms, outbox)
+            await self.segments.settle(part, self.serving.current, now_ms, outbox, self._taken)
         await self.send(part, outbox)
         await self._publish_counts(part)
         while part.dirty or part.erased or part.meta_changed():
@@ -254,11 +254,12 @@ class Personalizer:
                 self._reject(part, source, record, Reject("undecodable", (message_of(error),)), outbox)
                 continue
             if isinstance(message, identity.Claim):
-                self._claim(part, message, outbox)
+                self._claim(part, message, record.timestamp, outbox)
             elif isinstance(message, identity.Answer):
                 key = user_key(message.tenant, message.user)
                 before = part.read(key).ads
-                if not self.erasures.covers(key, message.known_ms) and identity.link(part.read(key), message):
+                known_ms = min(message.known_ms, record.timestamp)
+                if not self.erasures.covers(key, known_ms) and identity.link(part.read(key), message):
                     part.change(key)
                     part.unsorted.setdefault(key, False)  # what was done as a guest counts in rules
                     self._heed(part, key, before, outbox)
@@ -269,23 +270,23 @@ class Personalizer:
                 if part.read(key).since_ms > record.timestamp:  # it is read again, or they came back before it was read
                     self._keep_since(part, key, record.timestamp, outbox)
                 else:
-                    self._erase(part, key, outbox)
+                    self._erase(part, key, outbox, until_ms=self.erasures.until_ms(key))
                     part.outcomes["erased"] += 1
             elif isinstance(message, identity.Recall):
                 self._recall(part, message, outbox)
             else:
                 assert isinstance(message, identity.Forget)
                 holder = part.read(user_key(message.tenant, message.holder))
-                if identity.met_last_ms(holder, message.other) <= record.timestamp:
-                    await self._forget(part, message, outbox)
+                if identity.met_last_ms(holder, message.other) <= max(record.timestamp, message.met_ms):
+                    await self._forget(part, message, outbox)  # else it is read again, and they have met since
         part.mark_folded(source.topic, source.topic_id, records[-1].offset, records[-1].timestamp)
 
-    def _claim(self, part: PartitionState, claim: identity.Claim, outbox: Outbox) -> None:
-        key = user_key(claim.tenant, claim.anonymous)
-        if self.erasures.covers(user_key(claim.tenant, claim.user), claim.ts_ms):
+    def _claim(self, part: PartitionState, claim: identity.Claim, append_ms: int, outbox: Outbox) -> None:
+        key, known_ms = user_key(claim.tenant, claim.anonymous), min(claim.ts_ms, append_ms)  # a client's clock may be ahead
+        if self.erasures.covers(user_key(claim.tenant, claim.user), known_ms):
             return
-        if self.erasures.covers(key, claim.ts_ms):  # the user's partition did not know it yet
-            outbox.forget(identity.Forget(claim.tenant, holder=claim.user, other=claim.anonymous))
+        if self.erasures.covers(key, known_ms):  # the user's partition did not know it yet
+            outbox.forget(identity.Forget(claim.tenant, holder=claim.user, other=claim.anonymous, met_ms=claim.ts_ms))
             return
         if identity.note_claim(part.read(key), claim):
             part.touched(key, part.read(key), claim.lane)
@@ -297,28 +298,41 @@ class Personalizer:
         are told to whose they are."""
         key = user_key(message.tenant, message.user)
         self.segments.look(self.serving.current)
-        said = [one for one in message.said if not self.erasures.covers(key, one.trait.ts_ms)]
+        said = [one for one in message.said if not self.erasures.covers(key, min(one.trait.ts_ms, one.append_ms))]
         if recall(part.read(key), said, self.segments.rules.kept_of(message.tenant)):
             part.change(key)
             part.unsorted.setdefault(key, False)
             for answer in identity.answers(part.read(key), message.tenant, message.user):
                 outbox.answer(answer)
 
-    def _erase(self, part: PartitionState, key: bytes, outbox: Outbox, withdrawn_ms: int | None = None) -> None:
+    def _erase(
+        self, part: PartitionState, key: bytes, outbox: Outbox, withdrawn_ms: int | None = None, until_ms: int = -1
+    ) -> None:  # fmt: skip
         """Forget a user; the states that may name them are told, and who follows segments and alerts. `withdrawn_ms`: when
         they withdrew consent, then what they said of advertising stays; None for an erasure: what is said of it is as of
-        what it ends, so that it goes with that."""
-        ads_stay, at_ms = withdrawn_ms is not None, withdrawn_ms or 0
+        what it ends, and no later than `until_ms`, up to which the profile is erased, so that it goes with that."""
+        ads_stay, state = withdrawn_ms is not None, part.read(key)
         tenant, user = key.decode().split("/", 1)
-        ads = part.read(key).ads
-        self.alerts.forget(part, self.serving.current, key, at_ms, outbox)
-        self.segments.forget(part, self.serving.current, key, at_ms, outbox)
-        for other in identity.others(part.read(key)):
-            outbox.forget(identity.Forget(tenant, holder=other, other=user, ads_stay=ads_stay))
+        ads = state.ads
+
+        def ends_ms(began_ms: int) -> int:
+            if withdrawn_ms is not None:
+                return max(withdrawn_ms, began_ms)
+            return min(began_ms, until_ms) if state.began_ms <= until_ms else began_ms
+
+        self.alerts.forget(part, self.serving.current, key, ends_ms, outbox)
+        self.segments.forget(part, self.serving.current, key, ends_ms, outbox)
+        for other in identity.others(state):
+            met_ms = identity.met_last_ms(state, other)
+            outbox.forget(identity.Forget(tenant, holder=other, other=user, ads_stay=ads_stay, met_ms=met_ms))
         part.erase(key)
         if ads_stay and ads != NOTHING_STATED:
             part.change(key).ads = ads
         self._heed(part, key, ads, outbox)
+
+    def _taken(self, part: PartitionState, key: bytes) -> bool:
+        """Whether an erasure takes this profile: what would be said of it now would outlast that."""
+        return self.erasures.takes(key, part.read(key).began_ms)
 
     def _keep_since(self, part: PartitionState, key: bytes, at_ms: int, outbox: Outbox) -> None:
         """Of an erased user whose profile began after the request only what was said of advertising may be older. The state
@@ -349,12 +363,14 @@ class Personalizer:
     async def _forget(self, part: PartitionState, message: identity.Forget, outbox: Outbox) -> None:
         """What one device knows of an erased user goes. A device that only they used is theirs, so all of it goes; for an
         erasure it is put on the list, since nobody else may know whose it was: not the tables, where an alias joined it, or
-        the sink leaves out the rows that do. It is on the list before anything of it is acknowledged."""
+        the sink leaves out the rows that do. It is on the list before anything of it is acknowledged. Whether it is
+        suppressed, too, says the eraser, who sees in the tables whether it is an account, or others used it."""
         key = user_key(message.tenant, message.holder)
         request = None if message.ads_stay else await self._request_of(user_key(message.tenant, message.other))
         state = part.read(key)
         before = state.ads
-        if not identity.forget(state, message.other, ads_stay=message.ads_stay) and not _unclaimed(state, request):
+        forgot = identity.forget(state, message.other, ads_stay=message.ads_stay)
+        if not forgot and not _unclaimed(state, request, message.met_ms):
             return
         self._heed(part, key, before, outbox)
         if state.claims or state.known:
@@ -363,11 +379,11 @@ class Personalizer:
             for answer in identity.answers(state, message.tenant, message.holder):
                 outbox.answer(answer)
         else:
-            self._erase(part, key, outbox, withdrawn_ms=part.meta.clock_ms if message.ads_stay else None)
+            self._erase(part, key, outbox, withdrawn_ms=part.meta.clock_ms if message.ads_stay else None,
+                        until_ms=-1 if request is None else ms(request.requested_at))  # fmt: skip
             if request is not None and message.holder not in request.devices:
-                suppress = self.erasures.suppresses(user_key(message.tenant, message.other)) or self.erasures.suppresses(key)
                 outbox.erased_device(msgspec.structs.replace(request, user_id=None, devices=(message.holder,), device=True,
-                                                             suppress=suppress), key)  # fmt: skip
+                                                             suppress=self.erasures.suppresses(key)), key)  # fmt: skip
         part.purging.add(key)
 
     async def _request_of(self, key: bytes) -> Erasure | None:
@@ -397,7 +413,11 @@ class Personalizer:
             part.counts.observe(event.tenant, touch, state.ring, one.offset, part.published)
             if part.counts.left_out:
                 self._uncounted(part, event.tenant, touch.item_id)
-        for claim in identity.claims_of(state, event, self.erasures.covers):
+
+        def erased(other: bytes, ts_ms: int) -> bool:
+            return self.erasures.covers(other, min(ts_ms, one.append_ms))
+
+        for claim in identity.claims_of(state, event, erased):
             outbox.claim(claim)
         if event.lane == "live":
             if added and added[0].kind == Kind.CART:  # an event's touches are of one kind
@@ -429,6 +449,7 @@ class Personalizer:
         keys = part.owed.take(clock_ms, limit)
         by_tenant: dict[str, list[tuple[str, UserState]]] = {}
         part.load(keys)
+        keys = [key for key in keys if not self._taken(part, key)]
         for key in keys:
             state = part.change(key)
             state.recommended_ts_ms = clock_ms
@@ -485,8 +506,8 @@ class Personalizer:
             counts.dirty.clear()
 
 
-def _unclaimed(state: UserState, request: Erasure | None) -> bool:
+def _unclaimed(state: UserState, request: Erasure | None, met_ms: int) -> bool:
     """Whether a device of an erased user is nobody else's although it does not know of them either, since their claim came
-    when they were on the list. What was done there after the request is a stranger's."""
+    when they were on the list. What was done there after the request, and after they had met, is a stranger's."""
     return (request is not None and not state.known and not state.claims and state.events > 0
-            and state.last_ts_ms <= ms(request.requested_at))  # fmt: skip
+            and state.last_ts_ms <= max(ms(request.requested_at), met_ms))  # fmt: skip

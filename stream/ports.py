@@ -81,6 +81,14 @@ class Erasures(Protocol):
         """Whether what the user did at this time is not to be taken."""
         ...
 
+    def until_ms(self, user_key: bytes) -> int:
+        """Up to when the user was erased, -1 for never."""
+        ...
+
+    def takes(self, user_key: bytes, began_ms: int) -> bool:
+        """Whether the profile that began then is one that an erasure takes, so that nothing more is to be said of it."""
+        ...
+
     def suppresses(self, user_key: bytes) -> bool:
         """Whether nothing of the user is taken, whenever they did it."""
         ...

@@ -3,7 +3,7 @@ moment; everybody in sweeps, so new rules and releases take effect, and what tim
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,6 +21,7 @@ from stream.core.survival import churn
 from stream.core.user.featurize import Float32, churn_features
 from stream.core.user.state import DAY_MS, UserState
 from stream.core.user.traits import let_go
+from stream.due import Silent, nobody
 from stream.outbox import Outbox, utc
 from stream.partition import PartitionState
 from stream.placing import place, place_some, stale
@@ -81,8 +82,11 @@ class SegmentDesk:
         for row in at:
             part.unsorted.setdefault(f"{tenant}/{users[row][0]}".encode(), False)
 
-    async def settle(self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox) -> None:
-        """Move USERS_MAX of the users whose membership may be out of date; those touched first come first."""
+    async def settle(
+        self, part: PartitionState, serving: Serving, clock_ms: int, outbox: Outbox, silent: Silent = nobody
+    ) -> None:  # fmt: skip
+        """Move USERS_MAX of the users whose membership may be out of date, but for those of whom nothing more is to be said;
+        those touched first come first."""
         if part.meta.live_since_ms == 0:
             return  # while history is imported, no time is the present; the sweep after it looks at everybody
         self.look(serving)
@@ -91,7 +95,7 @@ class SegmentDesk:
         swept = {key for key in keys if part.unsorted[key]}  # what an event does, time undoes after a day at the earliest
         for key in keys:
             del part.unsorted[key]
-        keys = [key for key in keys if part.read(key).events]
+        keys = [key for key in keys if part.read(key).events and not silent(part, key)]
         if self.rules is not NO_RULES:  # of a file that could not be used nobody knows what it asks for
             for key in keys:
                 if let_go(part.read(key), self.rules.kept_of(key.decode().split("/", 1)[0])):
@@ -100,7 +104,8 @@ class SegmentDesk:
             for key in keys:  # whoever is owed a recommendation by now is placed with it
                 if (part.owed.waits(key) or key not in part.owed) and stale(part.read(key), serving):
                     (part.unplaced if key in swept else part.strayed)[key] = None
-            keys = list(dict.fromkeys([*keys, *await place_some(part, serving, self.run)]))
+            placed = [key for key in await place_some(part, serving, self.run) if not silent(part, key)]
+            keys = list(dict.fromkeys([*keys, *placed]))
         if not keys or not (self.rules.rules or any(part.read(key).segments for key in keys)):
             return
         states, until_ms = [part.read(key) for key in keys], clock_ms + 2 * self.sweep_s * 1_000
@@ -123,13 +128,16 @@ class SegmentDesk:
                 self._emit(change, tenant, user, state, moved_by, clock_ms, serving, outbox)
                 part.outcomes["segment_entered" if change.entered else "segment_left"] += 1
 
-    def forget(self, part: PartitionState, serving: Serving, key: bytes, at_ms: int, outbox: Outbox) -> None:
-        """A user's profile goes: they leave all segments, and no rule is asked about them any more."""
+    def forget(
+        self, part: PartitionState, serving: Serving, key: bytes, ends_ms: Callable[[int], int], outbox: Outbox
+    ) -> None:  # fmt: skip
+        """A user's profile goes: they leave all segments, and no rule is asked about them any more. `ends_ms`: as of when
+        what began then ends."""
         tenant, user = key.decode().split("/", 1)
         state = part.read(key)
         for name in segments.members(state):
             number, entered_ms = state.segments[name]
-            self._emit(Change(name, number + 1), tenant, user, state, {}, max(at_ms, entered_ms), serving, outbox,
+            self._emit(Change(name, number + 1), tenant, user, state, {}, ends_ms(entered_ms), serving, outbox,
                        forgotten=True)  # fmt: skip
             part.outcomes["segment_left"] += 1
 

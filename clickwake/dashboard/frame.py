@@ -25,7 +25,7 @@ from producers.kafka import KafkaUnavailable
 from stream.settings import Settings
 
 Work = Callable[[], Awaitable[None]]
-SLOW = "ClickHouse takes too long"
+SLOW, FAILS = "ClickHouse takes too long", "ClickHouse answers with an error"
 CHECK_S = 5.0  # whether the session still holds
 NAV = {"/": "Live", "/segments": "Segments", "/churn": "Churn", "/recommendations": "Recommendations",
        "/promotions": "Promotions", "/satisfaction": "Satisfaction", "/models": "Models", "/dead-letters": "Dead letters",
@@ -196,8 +196,8 @@ class Page:
 
     async def kept_fresh(self, works: Mapping[Work, float], said_in: ui.column) -> None:
         """Do each of `works` now, and again and again after so many seconds, whatever becomes of the others; one that got no
-        answer as soon as another gets one. While somebody does not answer, `said_in` says who, once; it is empty again as
-        soon as they do."""
+        answer as soon as another gets one, but not one that got an error: asking again would be as much work, for the same.
+        While somebody does not answer as they should, `said_in` says who, once; it is empty again as soon as they do."""
         away: dict[Work, tuple[str, str]] = {}
         said: set[str] = set()
 
@@ -222,7 +222,7 @@ class Page:
                 if why is not None:
                     away[work] = why
             say()
-            again = [work for work, (who, _) in away.items() if who != SLOW]
+            again = [work for work, (who, _) in away.items() if who not in (SLOW, FAILS)]
             if again and None in answers.values():
                 await turn(*again)
 
@@ -271,11 +271,12 @@ def numbered(rows: Rows) -> Rows:
 
 
 async def _away(work: Work) -> tuple[str, str] | None:
-    """Do it; who did not answer, and why, where somebody did not."""
+    """Do it; who did not answer as they should, and why, where somebody did not."""
     try:
         await work()
     except ClickHouseError as error:
-        return SLOW if getattr(error, "code", None) in TOO_LONG else "ClickHouse does not answer", str(error)
+        code = getattr(error, "code", None)  # the server's own
+        return "ClickHouse does not answer" if code is None else SLOW if code in TOO_LONG else FAILS, str(error)
     except KafkaUnavailable as error:
         return "Kafka does not answer", str(error)
     except httpx.HTTPError as error:

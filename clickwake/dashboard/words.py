@@ -42,7 +42,7 @@ CHINESE = {
     "The request was taken: the erasure worker carries it out.": "请求已提交：由删除进程执行。",
     "The request was not taken": "请求未被接受", "Nothing is known of this user.": "没有该用户的数据。",
     "The read API does not answer": "读取接口无响应", "ClickHouse does not answer": "ClickHouse 无响应",
-    "ClickHouse takes too long": "ClickHouse 耗时过长",
+    "ClickHouse takes too long": "ClickHouse 耗时过长", "ClickHouse answers with an error": "ClickHouse 返回错误",
     "Tenant": "租户", "no tenant": "无租户", "Other tenants": "其他租户", "Dark or light": "深色或浅色",
     "Nothing here yet.": "暂无数据。",
     "Models": "模型", "No released model has served anything yet.": "尚无已发布的模型提供过服务。", "state": "状态",

@@ -131,7 +131,7 @@ class _Weighed(NamedTuple):
     holdout: bool
     groups: tuple[str, ...]
     candidates: dict[str, float]
-    instead: dict[str, float]  # chances that a held-out user would have had; empty where no guardrail asks
+    instead: dict[str, float]  # chances of what a guardrail compares with; empty where none asks, or nothing can be compared
     refused: dict[str, str]
     at_ms: int
 
@@ -175,12 +175,11 @@ class OfferDesk:
         at_ms, out = self.clock.now_ms(), held_out(rules, person.tenant, person.user)
         refused = self._refused(where, offers, person, values, at_ms)
         allowed = [one for one in offers if one.id not in refused]
-        groups, made = where.groups_of(values), self._policy(person.tenant, ask.placement)
+        groups, made, control = where.groups_of(values), self._policy(person.tenant, ask.placement), where.placement.control
         instead: dict[str, float] = {}
+        if where.placement.guardrail is not None and any(one.id == control for one in allowed):  # both sides could see it
+            instead = _chances(made, allowed, about, groups) if out else {str(control): 1.0}
         if out:
-            if where.placement.guardrail is not None:
-                instead = _chances(made, allowed, about, groups)
-            control = where.placement.control
             refused |= {one.id: "the user is held out" for one in allowed if one.id != control}
             candidates = {one.id: 1.0 for one in allowed if one.id == control}
         else:
@@ -266,10 +265,12 @@ def _chances(
 
 def _offered(weighed: _Weighed, taken: Offer | None, propensity: float, instead: str) -> Offered:
     own = weighed.where.placement
+    other = next((one for one in weighed.where.offers if one.id == instead), None)
     found = Offered(
         placement=own.name, offer_id="", propensity=propensity, candidates=weighed.candidates, refused=weighed.refused,
         holdout=weighed.holdout, rules_version=weighed.rules.version, policy_version=weighed.policy_version,
         reward=own.reward, window_ms=round(own.window_hours * HOUR_MS), groups=weighed.groups, instead=instead,
+        instead_cap=None if other is None else other.cap,
     )  # fmt: skip
     if taken is None:
         return found

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from schemas.events import key, ms
+from schemas.events import key
 from schemas.outputs import Applied, Decision, RecommendedItem, output_id
 from stream.adapters.kafka.decisions import DecisionLog
 from stream.adapters.kafka.replica import StateReplica
@@ -124,7 +124,7 @@ class Service:
             msgspec.json.encode((ask.as_asked(), applied, [(one.item_id, one.source) for one in items])).decode(),
         )
         if ask.log:
-            self._note(who, Decision(
+            self._note(who, state, Decision(
                 recommendation_id=ident, tenant=tenant, user_id=who.name, scenario=ask.scenario, items=items,
                 candidates=choice.candidates, as_of_event_id=state.last_event_id, as_of_ts=_as_of(state),
                 served_at=self._now(), model_version=version, request=ask.as_asked(), degraded=chosen.degraded,
@@ -162,14 +162,14 @@ class Service:
                 chosen = about_items(serving.index(tenant), state, wanted, now_ms)
         return _Decided(serving.version, wanted, chosen, found.experiment if found else "", arm.name if found else "")
 
-    def _note(self, who: Who, decision: Decision) -> None:
-        at = decision.as_of_ts or decision.served_at
-        if self.settings.api.log_decisions and self._kept(decision.tenant, who, ms(at)):
+    def _note(self, who: Who, state: UserState, decision: Decision) -> None:
+        if self.settings.api.log_decisions and self._kept(decision.tenant, who, state):
             self.decisions.note(decision)
 
-    def _kept(self, tenant: str, who: Who, at_ms: int) -> bool:
-        """Whether what is decided by what the user did up to then may be kept, by the list of erasures."""
-        return not any(self.erasures.covers(key(tenant, one), at_ms) for one in who.names)
+    def _kept(self, tenant: str, who: Who, state: UserState) -> bool:
+        """Whether what is decided by this profile may be kept, by the list of erasures."""
+        began_ms = state.began_ms if state.last_event_id else self.clock.now_ms()
+        return not any(self.erasures.takes(key(tenant, one), began_ms) for one in who.names)
 
     def check_count(self, users: tuple[str, ...]) -> None:
         """Raises Refused 413 for more users than one request may ask about."""
@@ -195,7 +195,7 @@ class Service:
             msgspec.json.encode([(one.item_id, one.source) for one in items]).decode(),
         )
         if ask.log:
-            self._note(who, Decision(
+            self._note(who, state, Decision(
                 recommendation_id=ident, tenant=tenant, user_id=who.name, scenario="rank", items=_logged(items),
                 candidates=len(items), as_of_event_id=state.last_event_id, as_of_ts=_as_of(state), served_at=self._now(),
                 model_version=serving.version, request={"boost": ask.boost} if ask.boost else {}, degraded=why_not,
@@ -275,8 +275,7 @@ class Service:
         """Whom an offer is for; with the state of nobody for who is not known."""
         who = self.who(tenant, user)
         state = self.replica.read(key(tenant, who.held)) or NOBODY
-        at_ms = state.last_ts_ms if state.last_event_id else self.clock.now_ms()
-        return Person(tenant, who.name, state, self._now_ms(tenant, who, state), self._kept(tenant, who, at_ms))
+        return Person(tenant, who.name, state, self._now_ms(tenant, who, state), self._kept(tenant, who, state))
 
     def offered(self, user: str, answer: OfferAnswer) -> OfferServed:
         """An offer to the user who was asked about, with what every answer says of its making: it knows a user's state, and

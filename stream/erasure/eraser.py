@@ -131,25 +131,27 @@ class Eraser:
 
     async def _with_devices(self, request: Erasure, user: str, rows: Rows) -> Erasure:
         """Step 2: the request with the devices that tables or states know now. It names one before the device's own entry
-        ceases to: a crash in between would leave it to nobody. Where others came with it, as tables know, nothing late is
-        taken, and the rows stay."""
+        ceases to: a crash in between would leave it to nobody. Where others came with it, or it is an account, as tables
+        know, nothing late is taken, and the rows stay; it is not suppressed."""
         await self.listed.caught_up()
-        whose, told = key(request.tenant, user), self.listed.devices(request.erasure_id)
+        whose = key(request.tenant, user)
+        told = [one for one in self.listed.devices(request.erasure_id) if one != user]
         request = msgspec.structs.replace(request, suppress=self.listed.suppresses(whose))  # as it is now: see step 6
         shared = await self._persist(partial(rows.shared, user, told)) if told else []
         found = [*await self._persist(partial(rows.devices, user)), *(one for one in told if one not in shared)]
-        new = [one for one in dict.fromkeys(found) if one not in request.devices]
+        new = [one for one in dict.fromkeys(found) if one != user and one not in request.devices]
         if new:
             request = msgspec.structs.replace(request, devices=(*request.devices, *new))
             await self.note([(subject(whose), request)])
-        if entries := [key(request.tenant, one) for one in dict.fromkeys((*new, *told))]:
-            await self.note([(subject(own), self._of_device(request, own)) for own in entries])
+        if entries := dict.fromkeys((*new, *told)):
+            await self.note([self._of_device(request, one, shared=one in shared) for one in entries])
         return request
 
-    def _of_device(self, request: Erasure, own: bytes) -> Erasure:
-        """The entry of an anonymous id; where that was suppressed itself, it stays so."""
-        return msgspec.structs.replace(request, user_id=None, devices=(), device=True,
-                                       suppress=request.suppress or self.listed.suppresses(own))
+    def _of_device(self, request: Erasure, device: str, *, shared: bool) -> tuple[bytes, Erasure]:
+        """The entry of an anonymous id, by its subject; where that was suppressed itself, it stays so."""
+        own = key(request.tenant, device)
+        suppress = (request.suppress and not shared) or self.listed.suppresses(own)
+        return subject(own), msgspec.structs.replace(request, user_id=None, devices=(), device=True, suppress=suppress)
 
     async def note(self, entries: Sequence[tuple[bytes, Erasure]]) -> None:
         """Write entries of the list, by their subjects."""

@@ -82,26 +82,29 @@ class Rows:
         self._until = None if suppress else requested_at
 
     def devices(self, user: str) -> list[str]:
-        """Anonymous ids that came with this user and with no other: their histories are the user's. Of a shared device
-        nobody can say whose its anonymous visits were; they stay."""
+        """Anonymous ids that came with this user and with no other, and are no account: their histories are the user's. Of a
+        shared device nobody can say whose its anonymous visits were; they stay."""
+        theirs = "SELECT anonymous_id FROM events WHERE tenant = {tenant:String} AND user_id = {user:String}"
         with closing(clickhouse.open_client(self._settings)) as client:
             found = client.query(
-                "SELECT anonymous_id FROM events WHERE tenant = {tenant:String} AND user_id != '' AND anonymous_id != '' "
-                "AND anonymous_id IN (SELECT anonymous_id FROM events WHERE tenant = {tenant:String} "
-                "AND user_id = {user:String}) GROUP BY anonymous_id HAVING uniqExact(user_id) = 1 ORDER BY anonymous_id",
+                "SELECT anonymous_id FROM events WHERE tenant = {tenant:String} AND user_id != '' AND anonymous_id != '' "  # noqa: S608
+                f"AND anonymous_id IN ({theirs}) AND anonymous_id NOT IN (SELECT user_id FROM events "
+                f"WHERE tenant = {{tenant:String}} AND user_id IN ({theirs})) "
+                "GROUP BY anonymous_id HAVING uniqExact(user_id) = 1 ORDER BY anonymous_id",
                 parameters={"tenant": self._tenant, "user": user},
             )
             return [row[0] for row in found.result_rows]
 
     def shared(self, user: str, devices: Sequence[str]) -> list[str]:
-        """Which of these anonymous ids came with somebody else, too."""
+        """Which of these anonymous ids came with somebody else, too, or are an account."""
+        parameters = {"tenant": self._tenant, "user": user, "devices": list(devices)}
         with closing(clickhouse.open_client(self._settings)) as client:
-            found = client.query(
+            met, accounts = (client.query(sql, parameters=parameters).result_rows for sql in (
                 "SELECT DISTINCT anonymous_id FROM events WHERE tenant = {tenant:String} "
                 "AND anonymous_id IN {devices:Array(String)} AND user_id NOT IN ('', {user:String})",
-                parameters={"tenant": self._tenant, "user": user, "devices": list(devices)},
-            )
-            return [row[0] for row in found.result_rows]
+                "SELECT DISTINCT user_id FROM events WHERE tenant = {tenant:String} AND user_id IN {devices:Array(String)}",
+            ))  # fmt: skip
+            return sorted({row[0] for row in (*met, *accounts)})
 
     def delete(self, ids: Sequence[str]) -> list[Done]:
         """Rewrite the parts that hold rows of these ids without them; returns once that is done on disk."""

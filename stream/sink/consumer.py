@@ -95,6 +95,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         self._uncommitted: dict[TopicPartition, OffsetAndMetadata] = {}  # with each, when the record before was appended
         self._unchecked = False  # whether the topics go on where this assignment's commits say
         self._assigned = asyncio.Event()  # since it was last said how far behind the sink is
+        self._ours: set[TopicPartition] = set()  # none during a rebalance, when aiokafka still has those of before
         self._read: set[TopicPartition] = set()  # partitions that anything was read of, so that they have a position
         self._dead_letters = topics.DEAD_LETTERS.name(settings.kafka.topic_prefix)
 
@@ -174,6 +175,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def on_partitions_revoked(self, revoked: list[TopicPartition]) -> None:
         self._begin_anew()
         self._read.clear()
+        self._ours = set()
         for tp in revoked:  # their next owner says how far behind they are
             metrics.LAG.remove_by_labels({"topic": tp.topic, "partition": str(tp.partition)})
 
@@ -185,6 +187,7 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
     async def on_partitions_assigned(self, assigned: list[TopicPartition]) -> None:
         log.info("sink.assigned", partitions=len(assigned))
         self._unchecked = True
+        self._ours = set(assigned)
         self._assigned.set()
         self._on_ready()
 
@@ -315,16 +318,18 @@ class Sink(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ships n
         """How far behind it is, by the broker's own word: what was fetched last stands still while ClickHouse is away."""
         while True:
             self._assigned.clear()
-            asked = self._consumer.assignment()
+            asked = self._ours
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_S):
                     ends = await self._consumer.end_offsets(asked)
-                    places = {tp: await self._consumer.committed(tp) or 0 for tp in asked}
-            except (KafkaError, IllegalStateError, TimeoutError) as error:
-                log.debug("sink.lag_unknown", kafka=self.settings.kafka.bootstrap_servers, error=repr(error))
+                    async with asyncio.TaskGroup() as group:  # at once: one by one, of many partitions, takes too long
+                        places = {tp: group.create_task(self._consumer.committed(tp)) for tp in asked}
+            except* (KafkaError, IllegalStateError, TimeoutError) as errors:
+                log.warning("sink.lag_unknown", kafka=self.settings.kafka.bootstrap_servers,
+                            error=repr(errors.exceptions[0]), again_in_s=LAG_S)
             else:
-                for tp in asked & self._consumer.assignment():
-                    metrics.LAG.labels(tp.topic, tp.partition).set(max(0, ends[tp] - places[tp]))
+                for tp in asked & self._ours:
+                    metrics.LAG.labels(tp.topic, tp.partition).set(max(0, ends[tp] - (places[tp].result() or 0)))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._assigned.wait(), LAG_S)
 

@@ -7,10 +7,12 @@ import logging
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import httpx
 import msgspec
 import pytest
 from kafka import KafkaProducer
@@ -23,6 +25,7 @@ from clickwake.local.clickhouse.launch import ClickHouseServer
 from schemas import topics
 from stream.settings import Settings
 from tests.support.cluster import (
+    answers,
     assert_states_are_true,
     lag,
     produce_events,
@@ -124,24 +127,36 @@ def test_a_disk_that_fills_up_under_a_running_worker(settings: Settings, small_d
 
 
 class Acknowledged:
-    """Sends single records until told to stop, and keeps the ids of those that the broker has acknowledged."""
+    """Sends single records until told to stop, over HTTP and to the topic in turn, and keeps the ids of those that were
+    acknowledged and how many were not."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, collector: str) -> None:
         self._producer = KafkaProducer(bootstrap_servers=settings.kafka.bootstrap_servers, acks="all", retries=0,
                                        request_timeout_ms=2_000, delivery_timeout_ms=3_000, max_block_ms=2_000)  # fmt: skip
+        self._http = httpx.Client(base_url=collector, auth=("key", ""), timeout=60, trust_env=False)
         self._topic = topics.EVENTS.name(settings.kafka.topic_prefix)
         self.ids: set[str] = set()
-        self.refused = 0
+        self.refused: Counter[str] = Counter()
 
-    def send(self, one: dict[str, object]) -> None:
+    def send(self, one: dict[str, object], two: dict[str, object]) -> None:
         try:
             self._producer.send(self._topic, key=f"t/{one['userId']}".encode(), value=msgspec.json.encode(one)).get(5)
         except KafkaError:
-            self.refused += 1
+            self.refused["kafka"] += 1
         else:
             self.ids.add(str(one["messageId"]))
+        self.post(two)
+
+    def post(self, one: dict[str, object]) -> bool:
+        answer = self._http.post("/v1/track", json={name: value for name, value in one.items() if name != "tenant"})
+        if answer.status_code == 200:
+            self.ids.add(str(one["messageId"]))
+        else:
+            self.refused[str(answer.status_code)] += 1
+        return answer.status_code == 200
 
     def close(self) -> None:
+        self._http.close()
         self._producer.close(timeout=5)
         del self._producer
         gc.collect()
@@ -153,7 +168,8 @@ class Acknowledged:
 def test_a_full_disk_at_the_broker(
     settings: Settings, small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip
-    """It ends; what it has acknowledged is there when it comes back with room.
+    """It ends; what it has acknowledged is there when it comes back with room. The collector answers 503 and takes events
+    again, the sink waits and stores all of it.
 
     A worker whose output it refuses ends and says so; its supervisor, here the test, starts it again.
     """
@@ -164,31 +180,42 @@ def test_a_full_disk_at_the_broker(
     data.mkdir()
     (home / "kafka").mkdir(parents=True)
     (home / "kafka" / "data").symlink_to(data)
-    broker = Broker(home, port=process.free_port())
+    broker, port = Broker(home, port=process.free_port()), process.free_port()
     with broker:
         own = settings.model_copy(update={"kafka": settings.kafka.model_copy(update={"bootstrap_servers": broker.address})})
         topic_admin.create(own)
         doomed = start_worker(own, "workers.personalize")
-        produce_events(own, some(0, 300))
-        until(lambda: lag(own, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
-        ballast, sending = fill(small_disk), Acknowledged(own)
-        numbers = iter(range(1_000, 20_000))
-        until(lambda: sending.send(some(next(numbers), 1)[0]) or broker.exit_code() is not None, 90, "the broker ends")
-        sending.close()
-        assert "No space left on device" in broker.log.read_text() and "disk is full" in broker.advice()
-        broker.stop()
-        ballast.unlink()
-        broker.start()
-        if doomed.poll() is None:  # it had nothing to send in that moment, and waits
-            doomed.terminate()
-        assert doomed.wait(60) == 0 or "the broker refuses" in "".join(one.read_text() for one in own.home.glob("*.log"))
-        produce_events(own, some(30_000, 50))
-        with running(own, "workers.personalize") as worker:
-            until(lambda: lag(own, "personalize", topics.EVENTS) == 0, 90, "everything folded")
-            worker.stop()
-        on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(own, topics.EVENTS)}
+        with (running(own, "workers.sink", tmp_path / "sink"),  # asked at the end of its block whether it has lived
+              running(own, "producers.collector", tmp_path / "collector", CLICKWAKE_COLLECTOR__PORT=str(port),
+                      CLICKWAKE_COLLECTOR__WRITE_KEYS='{"t": "key"}')):  # fmt: skip
+            produce_events(own, some(0, 300))
+            until(lambda: lag(own, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
+            until(lambda: stored_events(own.clickhouse) == (300, 300), 60, "and stored")
+            collector = f"http://127.0.0.1:{port}"
+            until(lambda: answers(f"{collector}/health/ready"), 60, "the collector takes events")
+            ballast, sending = fill(small_disk), Acknowledged(own, collector)
+            numbers = iter(range(1_000, 40_000, 2))
+            until(lambda: sending.send(*some(next(numbers), 2)) or broker.exit_code() is not None, 90, "the broker ends")
+            assert not sending.post(some(next(numbers), 1)[0])
+            assert "No space left on device" in broker.log.read_text() and "disk is full" in broker.advice()
+            broker.stop()
+            ballast.unlink()
+            broker.start()
+            if doomed.poll() is None:  # it had nothing to send in that moment, and waits
+                doomed.terminate()
+            log = "".join(one.read_text() for one in own.home.glob("*.log"))
+            assert doomed.wait(60) == 0 or "the broker refuses" in log
+            until(lambda: sending.post(some(next(numbers), 1)[0]), 60, "the collector takes events again")
+            sending.close()
+            produce_events(own, some(50_000, 50))
+            with running(own, "workers.personalize") as worker:
+                until(lambda: lag(own, "personalize", topics.EVENTS) == 0, 90, "everything folded")
+                worker.stop()
+            on_topic = {msgspec.json.decode(record.value)["messageId"] for record in read_all(own, topics.EVENTS)}
+            until(lambda: stored_events(own.clickhouse) == (len(on_topic),) * 2, 60, "everything stored once")
         assert_states_are_true(own)
-    assert sending.refused and sending.ids | {f"m{n}" for n in (*range(300), *range(30_000, 30_050))} <= on_topic
+    assert sending.refused["503"] and sending.refused.keys() <= {"kafka", "503"}, "whichever ends first"
+    assert sending.ids | {f"m{n}" for n in (*range(300), *range(50_000, 50_050))} <= on_topic
 
 
 @pytest.mark.timeout(240)

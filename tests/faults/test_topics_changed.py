@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,9 @@ from schemas import topics
 from schemas.topics import Topic
 from stream.adapters.database import clickhouse as adapter
 from stream.settings import ClickHouse, Kafka, Settings
+from tests.chaos.town import assert_aggregates_are_true
 from tests.support.cluster import (
+    Worker,
     await_stored,
     comparable,
     item_counts,
@@ -42,6 +44,7 @@ from tests.support.cluster import (
     stored_states,
     until,
 )
+from tests.support.database import stored_events
 from tests.support.fakes import event
 from tests.support.offering import api, published, recomputed
 
@@ -57,26 +60,42 @@ def some(first: int, count: int) -> list[dict[str, object]]:
     return [event(user=f"u{n % 40}", item=f"i{n % 12}", id=f"m{n}", ts_ms=now_ms + n) for n in range(first, first + count)]
 
 
-def test_events_in_added_partitions_reach_their_users_and_none_is_taken_for_a_duplicate(settings: Settings) -> None:
+@pytest.mark.parametrize("meanwhile", ["ended", "running"])
+def test_events_in_added_partitions_reach_their_users_and_none_is_taken_for_a_duplicate(
+    meanwhile: str, settings: Settings
+) -> None:
+    """Whether the workers run while partitions are added or are started afterwards."""
     topic_admin.create(settings)
     name, before = topics.EVENTS.name(settings.kafka.topic_prefix), settings.kafka.partitions
-    with running(settings, "workers.personalize") as first:
+    with ExitStack() as stack:
+
+        def start() -> tuple[Worker, Worker]:
+            return (stack.enter_context(running(settings, "workers.personalize")),
+                    stack.enter_context(running(settings, "workers.sink")))  # fmt: skip
+
+        personalize, sink = start()
         produce_events(settings, some(0, 200))
         until(lambda: lag(settings, "personalize", topics.EVENTS) == 0, 60, "the first events folded")
-        first.stop()
-    admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
-    admin.create_partitions({name: NewPartitions(2 * before)})
-    admin.close()
-    produce_events(settings, some(200, 300))
-    moved = [one for one in read_all(settings, topics.EVENTS) if one.partition >= before]
-    assert moved and all(partition_of(one.key, 2 * before) == one.partition for one in moved)
-    with running(settings, "workers.personalize") as second:
-        until(lambda: sum(one.events for one in stored_states(settings).values()) == 500, 60, "every event folded")
-        assert "partition without states" in second.log() and "docs/faults.md" in second.log()
-        assert outcomes(second)["dropped:misplaced"] == len(moved) and outcomes(second)["duplicate"] == 0
-        second.stop()
+        until(lambda: stored_events(settings.clickhouse) == (200, 200), 60, "and stored")
+        if meanwhile == "ended":
+            personalize.stop()
+            sink.stop()
+        admin = KafkaAdminClient(bootstrap_servers=settings.kafka.bootstrap_servers)
+        admin.create_partitions({name: NewPartitions(2 * before)})
+        admin.close()
+        produce_events(settings, some(200, 300))
+        moved = [one for one in read_all(settings, topics.EVENTS) if one.partition >= before]
+        assert moved and all(partition_of(one.key, 2 * before) == one.partition for one in moved)
+        if meanwhile == "ended":
+            personalize, sink = start()
+        until(lambda: sum(one.events for one in stored_states(settings).values()) == 500, 90, "every event folded")
+        assert "partition without states" in personalize.log() and "docs/faults.md" in personalize.log()
+        seen = outcomes(personalize)
+        assert seen["dropped:misplaced"] == len(moved) and seen["duplicate"] == 0
+        until(lambda: stored_events(settings.clickhouse) == (500, 500), 90, "every event stored once, passed on or not")
     truth, found = oracle_once(settings), stored_states(settings)
     assert {key: comparable(state) for key, state in found.items()} == truth
+    assert_aggregates_are_true(settings)
 
 
 def test_a_broker_whose_events_are_an_older_copy_loses_what_it_lost_and_no_event_after_that(

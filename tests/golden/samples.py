@@ -102,7 +102,7 @@ STATE = UserState(
     linked_activities={"a1": [Activity(1_795_602_500_000, 5, "page", "/", {"size": "XL"})]},
     ordered=[Touch(1_795_602_400_000, "m-2", "sku-3", Kind.ORDER, 4.5)], ordered_ts_ms=1_795_602_600_125,
     since_ms=1_795_602_500_000, traits={"plan": Trait(1_795_602_600_000, 7, "pro")},
-    linked_traits={"a1": {"size": Trait(1_795_602_500_000, 5, "XL")}},
+    linked_traits={"a1": {"size": Trait(1_795_602_500_000, 5, "XL")}}, forgot_ms=1_795_602_400_000,
 )  # fmt: skip
 ITEM = Item(item_id="sku-1", tenant="shop", title="Red mug", brand="Clay", category="Kitchen", description="Warm.",
             pinned=True)  # fmt: skip
@@ -134,7 +134,8 @@ FORMS: dict[str, Form] = {
             refused={"late": "over since 2026-11-01 00:00 UTC"}, holdout=False, rules_version="cd", policy_version="ab",
             reward="click", window_ms=86_400_000, about=("*", "offer=summer", "tag=new"), groups=("buyer",),
             cost=OfferCost(impression=0.01, click=0.2), budget=OfferBudget(impressions_per_day=100, money=9.5),
-            cap=OfferCap(count=3, hours=24.0), text="20% off", instead="plain"))),
+            cap=OfferCap(count=3, hours=24.0), text="20% off", instead="plain",
+            instead_cap=OfferCap(count=2, hours=48.0)))),
     "segment-change.json": _json(SegmentChange(
         change_id="s1", tenant="shop", user_id="u1", segment="lifecycle/new", change="left", number=2,
         values={"days_since_first": 7.5}, as_of_event_id="m1", as_of_ts=AT, rules_version="ab", model_version="v1",
@@ -190,7 +191,7 @@ FORMS: dict[str, Form] = {
                                                   1, 1, 0, 2, 1, 1)})),
     "user-offers.msgpack": _msgpack(UserOffers(
         open={"offer-r3": Open("home", "summer", 5, 86_400_000, "click", ("*", "offer=summer"), ("buyer",),
-                               (10_000, 200_000, 0), (3, 86_400_000), False, 3, "plain")},
+                               (10_000, 200_000, 0), (3, 86_400_000), False, 3, "plain", (2, 172_800_000))},
         early=[("offer-r4", 1, 6, 0)], seen={"summer": [6]}, seen_until_ms={"summer": 86_400_006})),
     "positions.msgpack": _msgpack(Positions(offsets={"events": {0: 7}, "decisions": {0: 2}}, clocks_ms={0: 6},
                                              topic_ids={"events": "a"})),
@@ -209,9 +210,9 @@ FORMS: dict[str, Form] = {
         signature="c2ln")),
     "claim.msgpack": _identity(identity.Claim("shop", "a1", "u1", 8, "import")),
     "answer.msgpack": _identity(identity.Answer("shop", "a1", "u1", tuple(STATE.ring), STATE.ads, tuple(STATE.activities),
-                                                STATE.traits)),
+                                                STATE.traits, 7)),
     "erase.msgpack": _identity(identity.Erase("shop", "u1")),
-    "forget.msgpack": _identity(identity.Forget("shop", holder="a1", other="u1", ads_stay=True)),
+    "forget.msgpack": _identity(identity.Forget("shop", holder="a1", other="u1", ads_stay=True, met_ms=8)),
     "recall.msgpack": _identity(identity.Recall("shop", "u1", (Said("plan", STATE.traits["plan"], 1_795_602_600_200),))),
     "item-count.msgpack": _msgpack(ItemCount(2.5, 7, {"sku-2": 1.0}, 7, 41, 1.5, 3.5)),
 }  # fmt: skip

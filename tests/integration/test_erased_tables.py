@@ -157,9 +157,10 @@ def test_training_learns_from_nobody_who_was_erased_and_nothing_of_a_suppressed_
 
 def test_a_device_is_shared_if_anybody_else_came_with_it(erased: Erased) -> None:
     plain = msgspec.json.decode(FORMS["event.json"].write(FORMS["event.json"].sample)) | {"tenant": "elsewhere"}
-    with_whom = [("u", "theirs"), (None, "theirs"), ("u", "shared"), ("v", "shared"), ("v", "others")]
+    with_whom = [("u", "theirs"), (None, "theirs"), ("u", "shared"), ("v", "shared"), ("v", "others"),
+                 ("u", "account"), ("account", None), ("u", "u")]  # fmt: skip
     erased.database.store(on(topics.EVENTS, [plain | {"userId": user, "anonymousId": device, "messageId": f"with-{at}"}
                                              for at, (user, device) in enumerate(with_whom)], 2_000))  # fmt: skip
     rows = Rows(erased.settings, "elsewhere", ASKED_AT, suppress=False)
-    assert rows.devices("u") == ["theirs"]
-    assert sorted(rows.shared("u", ["theirs", "shared", "others", "unknown"])) == ["others", "shared"]
+    assert rows.devices("u") == ["theirs"], "neither an account, nor themselves"
+    assert rows.shared("u", ["theirs", "shared", "others", "account", "unknown"]) == ["account", "others", "shared"]

@@ -63,13 +63,13 @@ class Shop:
         assert writer.write(freeze(records, row_functions(self.settings))) == []
         writer.close()
 
-    def recommend(self, version: str, rate: float, each: int = 5) -> None:
-        """Each user is recommended i1 once a day, and looks at it within the hour on that share of days, else at i2. The
-        parent recommends in the morning, the current bundle at noon."""
+    def recommend(self, version: str, rate: float, each: int = 5, *, day: int = 1, hour: int = 9) -> None:
+        """Each user is recommended i1 once a day, and looks at it within the hour on that share of days, else at i2, from
+        that day on at that hour."""
         rng = np.random.default_rng(len(version) + round(100 * rate))
         said, done = [], []
         for user, turn in itertools.product(range(USERS), range(each)):
-            ts_ms = T0_MS + turn * DAY_MS + (12 * HOUR_MS if version == self.current else 0) + int(rng.integers(HOUR_MS))
+            ts_ms = T0_MS - T0_MS % DAY_MS + (day + turn) * DAY_MS + hour * HOUR_MS + int(rng.integers(HOUR_MS))
             ident = f"{version}-{user}-{turn}"
             said.append(recommendation(ident, f"u{user}", ts_ms, version, "i1"))
             item = "i1" if rng.random() < rate else "i2"
@@ -77,7 +77,7 @@ class Shop:
         self.store(topics.RECOMMENDATIONS, said)
         self.store(topics.EVENTS, done)
 
-    def later(self, days: float = 8.0) -> None:
+    def later(self, days: float = 12.0) -> None:
         """Time goes on, so that every horizon has passed."""
         self.store(topics.EVENTS, [event(user="last", ts_ms=T0_MS + int(days * DAY_MS), id="last", lane="live")])
 
@@ -110,7 +110,7 @@ def shop(
 
 def test_a_hit_rate_below_the_parents_rolls_back_and_the_reason_is_kept(shop: Shop) -> None:
     shop.recommend(shop.parent, 0.5)
-    shop.recommend(shop.current, 0.15)
+    shop.recommend(shop.current, 0.15, day=6)
     shop.later()
     looked = watch.watch(shop.settings, "t", "1h", act=False)
     assert looked.rolled_back_to is None and shop.topic.current is not None
@@ -126,7 +126,7 @@ def test_a_hit_rate_below_the_parents_rolls_back_and_the_reason_is_kept(shop: Sh
 
 def test_a_hit_rate_within_its_band_stays(shop: Shop) -> None:
     shop.recommend(shop.parent, 0.3)
-    shop.recommend(shop.current, 0.31)
+    shop.recommend(shop.current, 0.31, day=6)
     shop.later()
     found = watch.watch(shop.settings, "t", "1h")
     assert found.left_band == [] and found.rolled_back_to is None
@@ -135,10 +135,37 @@ def test_a_hit_rate_within_its_band_stays(shop: Shop) -> None:
 
 def test_little_is_no_reason(shop: Shop) -> None:
     shop.recommend(shop.parent, 0.5)
-    shop.recommend(shop.current, 0.0, each=2)
+    shop.recommend(shop.current, 0.0, each=2, day=6)
     shop.later()
     found = watch.watch(shop.settings, "t", "1h")
-    assert found.left_band == [] and f"hit rate: fewer than 200 recommendations of {shop.current}" in found.not_judged
+    few = f"hit rate: fewer than 200 recommendations of {shop.current} at the hours of the day at which both ran"
+    assert found.left_band == [] and few in found.not_judged
+
+
+def test_bundles_are_compared_at_the_same_hours_with_all_that_ran_before(shop: Shop, exported: Exported) -> None:
+    shop.recommend(shop.parent, 0.5)
+    shop.recommend(shop.current, 0.15, day=6, hour=15)
+    shop.later()
+    found = watch.watch(shop.settings, "t", "1h")
+    assert found.left_band == [] and found.served == {shop.current: 0, shop.parent: 0}
+    learned = {"data_to": LEARNED, "data_from": LEARNED}
+    newest = bundles.publish(shop.settings.registry, exported, seed=6, parent=shop.current, **learned).model_version
+    release.release(shop.settings, newest)
+    shop.recommend(newest, 0.3, day=6)  # at the hour of its grandparent
+    found = watch.watch(shop.settings, "t", "1h")
+    assert found.before == [shop.current, shop.parent] and found.served == {newest: 300, shop.current: 300}
+    assert found.rolled_back_to == shop.current and f"{shop.current} and before reach 0.5" in found.left_band[0]
+
+
+def test_what_the_registry_has_no_more_of_the_past_is_left_out(shop: Shop, exported: Exported) -> None:
+    older = {"data_to": LEARNED, "data_from": LEARNED, "parent": "gone"}
+    first = bundles.publish(shop.settings.registry, exported, seed=7, **older).model_version
+    newest = bundles.publish(shop.settings.registry, exported, seed=8, **older | {"parent": first}).model_version
+    for one in (first, newest):
+        release.release(shop.settings, one)
+    shop.topic.versions.add("gone")
+    shop.later()
+    assert watch.watch(shop.settings, "t", "1h").before == [first, "gone"]
 
 
 @pytest.mark.parametrize("nearer", [True, False])

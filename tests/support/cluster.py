@@ -104,7 +104,8 @@ def produce_events(settings: Settings, events: Iterable[dict[str, Any] | tuple[b
 def read_all(settings: Settings, topic: Topic) -> list[Any]:
     """Every record on a topic, by partition and offset."""
     consumer = KafkaConsumer(bootstrap_servers=settings.kafka.bootstrap_servers, group_id=None, auto_offset_reset="earliest",
-                             consumer_timeout_ms=1_000, enable_auto_commit=False)  # fmt: skip
+                             consumer_timeout_ms=1_000, enable_auto_commit=False,
+                             check_crcs=False)  # fmt: skip  # of a long changelog they take minutes, in plain Python
     name = topic.name(settings.kafka.topic_prefix)
     parts = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
     consumer.assign(parts)
@@ -168,13 +169,9 @@ def await_stored(settings: Settings) -> None:
 _started: list[subprocess.Popen[bytes]] = []
 
 
-def start_worker(
-    settings: Settings, module: str, home: Path | None = None, arguments: Sequence[str] = (), **extra: str
-) -> subprocess.Popen[bytes]:
-    """A worker process with these settings; its log is `<home>/<module>-N.log`."""
-    home = home or settings.home
-    home.mkdir(parents=True, exist_ok=True)
-    env = {
+def worker_environment(settings: Settings, home: Path, **extra: str) -> dict[str, str]:
+    """What a worker process with these settings is started with."""
+    return {
         **{name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},  # it is no test itself
         "CLICKWAKE_HOME": str(home),
         "CLICKWAKE_KAFKA__BOOTSTRAP_SERVERS": settings.kafka.bootstrap_servers,
@@ -186,10 +183,19 @@ def start_worker(
         "CLICKWAKE_MODELS__REGISTRY": settings.registry,
         **extra,
     }
+
+
+def start_worker(
+    settings: Settings, module: str, home: Path | None = None, arguments: Sequence[str] = (), **extra: str
+) -> subprocess.Popen[bytes]:
+    """A worker process with these settings; its log is `<home>/<module>-N.log`."""
+    home = home or settings.home
+    home.mkdir(parents=True, exist_ok=True)
     log = home / f"{module}-{len(list(home.glob('*.log')))}.log"
     with log.open("wb") as out:
         command = [sys.executable, "-m", module, *arguments]
-        _started.append(subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT))
+        _started.append(subprocess.Popen(command, cwd=ROOT, env=worker_environment(settings, home, **extra), stdout=out,
+                                         stderr=subprocess.STDOUT))  # fmt: skip
         return _started[-1]
 
 

@@ -42,10 +42,10 @@ def blocks(path: Path, *languages: str) -> list[Block]:
 
 
 def spoken(path: Path) -> list[Block]:
-    """The calls of clickwake between backticks, outside of blocks."""
+    """The calls of clickwake between backticks, outside of blocks, with the variables set for them."""
     prose = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [Block("", " ".join(one.split()), None, str(path.relative_to(ROOT)))
-            for one in re.findall(r"`(clickwake [a-z][^`\\]*)`", prose)]  # fmt: skip
+            for one in re.findall(rf"`({VARIABLES}clickwake\s[a-z][^`\\]*)`", prose)]  # fmt: skip
 
 
 def rule_files(path: Path) -> list[tuple[str, str, str]]:

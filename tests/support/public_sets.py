@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from producers.datasets import cdnow, deskdrop, online_retail
+from producers.datasets import cdnow, deskdrop, online_retail, taobao
 
 RING = 12
 TITLES = [f"{how} {what}" for how in ("SOFT", "BLUE", "RED", "CHEAP") for what in ("DRESS", "SHIRT", "MUG")]
@@ -62,6 +62,18 @@ def readers(path: Path, people: int = 80) -> Path:
                          f"{person}-{step}", "", "SP", "BR"))  # fmt: skip
             day += rng.uniform(0.5, 1.5)
     return write(path, deskdrop.HEADER, rows)
+
+
+def browsers(path: Path, people: int = 80) -> Path:
+    """Taobao: people look their way round a ring of twelve items, three a day; some they want, and some they buy."""
+    rng, rows = np.random.default_rng(9), []
+    for person in range(people):
+        place, at_s = int(rng.integers(RING)), taobao.WINDOW_S[0] + rng.uniform(0, 86_400)
+        while at_s < taobao.WINDOW_S[1]:
+            kind = ("pv", "cart", "fav", "buy")[int(rng.choice(4, p=(0.7, 0.1, 0.1, 0.1)))]
+            rows.append((person, 4_000 + place % RING, 70 + place % 3, kind, int(at_s)))
+            place, at_s = place + 1, at_s + rng.uniform(20_000, 36_000)
+    return write(path, taobao.HEADER, rows)
 
 
 def purchases(path: Path, customers: int = 120) -> Path:

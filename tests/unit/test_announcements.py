@@ -241,9 +241,20 @@ def test_the_topic_keeps_every_announcement() -> None:
     assert int(config["max.compaction.lag.ms"]) >= int(config["min.compaction.lag.ms"]) > DAY_MS
 
 
-def test_a_topic_made_by_an_older_version_is_said_to_differ_where_keys_are_set(here: Here) -> None:
+def test_a_topic_made_by_an_older_version_is_said_to_differ(here: Here) -> None:
     found = admin._Existing(1, MODELS.config() | {"min.compaction.lag.ms": "0", "max.compaction.lag.ms": str(DAY_MS)})
-    assert admin._outcome(MODELS, Settings(), found).result == "exists"
-    (difference,) = admin._outcome(MODELS, here.worker, found).differences
-    assert difference.startswith("older announcements may go")
-    assert admin._outcome(MODELS, here.worker, admin._Existing(1, MODELS.config())).result == "exists"
+    for settings in (here.worker, Settings()):
+        (difference,) = admin._outcome(MODELS, settings, found).differences
+        assert difference.startswith("older announcements may go")
+        assert admin._outcome(MODELS, settings, admin._Existing(1, MODELS.config())).result == "exists"
+
+
+def test_nobody_without_a_key_names_a_bundle_to_go_back_to(here: Here) -> None:
+    unsigned(here)  # before keys were set
+    releases.release(here.trainer, here.second.model_version)
+    assert releases.before(here.trainer, here.second.model_version) == here.first.model_version
+    here.topic.records.clear()
+    releases.release(here.trainer, here.second.model_version)
+    unsigned(here)
+    with pytest.raises(releases.NothingReleased, match="no parent that was released"):
+        releases.before(here.trainer, here.second.model_version)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from clickwake.dashboard import accounts, pages, promotions_page, queries, satisfaction_page
 from clickwake.dashboard.accounts import Accounts
-from clickwake.dashboard.frame import SLOW, Page
+from clickwake.dashboard.frame import FAILS, SLOW, Page
 from clickwake.dashboard.gate import ANYBODY
 from clickwake.dashboard.sessions import Sessions, Visitor
 from clickwake.local import process
@@ -27,19 +27,19 @@ PASSWORD = "a long way to the sea"  # noqa: S105 - of these tests
 
 
 class Store:
-    """ClickHouse, as far as a page asks it: `answers` by question, the empty list for any other; `slow` are those that take
-    too long."""
+    """ClickHouse, as far as a page asks it: `answers` by question, the empty list for any other; to those of `failing` with
+    an error of its own."""
 
     def __init__(self, **answers: queries.Rows) -> None:
         self.answers = {getattr(queries, name): rows for name, rows in answers.items()}
-        self.away, self.slow, self.asked = False, set[str](), list[str]()
+        self.away, self.failing, self.code, self.asked = False, set[str](), 0, list[str]()
 
     async def rows(self, sql: str, **parameters: Any) -> queries.Rows:
         self.asked.append(sql)
         if self.away:
             raise OperationalError("connection refused")
-        if sql in self.slow:
-            raise OperationalError("Timeout exceeded", code=159)
+        if sql in self.failing:
+            raise OperationalError("exceeded", code=self.code)
         return self.answers.get(sql, [])
 
 
@@ -92,25 +92,26 @@ async def test_a_page_opened_while_the_store_is_away_has_its_figures_later(tmp_p
         assert "5" in texts(client) and AWAY not in texts(client)
 
 
-async def test_what_takes_too_long_holds_up_nothing_else(tmp_path: Path) -> None:
-    """It is not said to be away, and not asked again before its time."""
+@pytest.mark.parametrize(("code", "said"), [(159, SLOW), (160, SLOW), (241, FAILS)])
+async def test_what_takes_too_much_holds_up_nothing_else(tmp_path: Path, code: int, said: str) -> None:
+    """Time or memory. It is not said to be away, and not asked again before its time."""
     totals = {"events": 5, "users": 2, "recommendations": 0, "alerts": 0, "letters": 0}
     store = Store(TOTALS=[totals], TRAFFIC=[{"at": "2026-01-01 00:00:10", "events": 3}])
-    store.slow = {queries.TOTALS, queries.ACTIVE}
+    store.failing, store.code = {queries.TOTALS, queries.ACTIVE}, code
     with Client(ui.page("/"), request=None) as client:
         await pages.live(page_on(store, tmp_path))
         traffic = next(one for one in client.elements.values() if isinstance(one, ui.echart))
         assert traffic.options["series"][0]["data"] == [3]
-        assert texts(client).count(SLOW) == 1 and AWAY not in texts(client) and "5" not in texts(client)
+        assert texts(client).count(said) == 1 and AWAY not in texts(client) and "5" not in texts(client)
         turns = timers(client)
         store.asked.clear()
         for turn in turns[pages.TRAFFIC_S]:
             await turn()
-        assert store.asked == [queries.TRAFFIC] and texts(client).count(SLOW) == 1
-        store.slow.clear()
+        assert store.asked == [queries.TRAFFIC] and texts(client).count(said) == 1
+        store.failing.clear()
         for turn in turns[pages.HISTORY_S]:
             await turn()
-        assert "5" in texts(client) and SLOW not in texts(client)
+        assert "5" in texts(client) and said not in texts(client)
 
 
 @pytest.mark.parametrize(("lang", "said"), [("en", "The first 2 of 1,234."), ("zh", "共 1,234 条，仅显示前 2 条。")])

@@ -153,6 +153,12 @@ def test_lock_files_are_hashed_and_name_no_index() -> None:
         assert "://" not in text and "--index" not in text
 
 
+def test_the_images_know_every_zone_whatever_their_system_knows() -> None:
+    """As a dependency of our own: one of a dependency's was left out on everything but Windows."""
+    (pin,) = re.findall(r"^tzdata==(.*)$", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert re.fullmatch(r"[\d.]+ \\", pin), "there is no marker"
+
+
 def test_the_workers_image_holds_what_it_runs_and_no_embedded_servers() -> None:
     """Every module that compose runs from it, and every command, is imported with nothing beyond `requirements.lock`."""
     locked = set(re.findall(r"^([\w.-]+)(?:\[[\w,]+\])?==", (ROOT / "requirements.lock").read_text(), re.MULTILINE))

@@ -88,9 +88,10 @@ class Bench(Eraser):
         assert request is not None
         for one in self.world.joined if "u" in ids else ():
             if one not in request.devices:
+                whose = key(asked.tenant, one)
                 own = msgspec.structs.replace(request, user_id=None, devices=(one,), device=True,
-                                              suppress=self.world.suppresses(b"t/u"))  # fmt: skip
-                self.world.written.append((subject(key(asked.tenant, one)), own))
+                                              suppress=self.world.suppresses(whose))  # fmt: skip
+                self.world.written.append((subject(whose), own))
         self.world.joined = []  # they are gone
 
     async def _stored(self) -> None:
@@ -139,6 +140,25 @@ async def test_a_device_that_others_came_with_keeps_its_rows_and_no_name_stays_o
     tables.append(world)
     assert subjects(await Bench(world).erase(REQUEST)) == [WHOSE]
     assert world.done == [("states", "u"), ("stored",), ("rows", "u")] and world.devices("e1") == []
+
+
+async def test_an_id_that_is_somebodys_account_too_is_neither_erased_nor_suppressed(tables: list[World]) -> None:
+    world = World(known=["own"], shared=["w"], joined=("w",))
+    tables.append(world)
+    asked = msgspec.structs.replace(REQUEST, suppress=True)
+    world.written = [(WHOSE, asked)]
+    assert subjects(await Bench(world).erase(asked)) == [WHOSE, subject(b"t/own")]
+    assert [world.suppresses(one) for one in (b"t/u", b"t/own", b"t/w")] == [True, True, False]
+
+
+async def test_a_user_who_came_as_their_own_device_is_erased_once(tables: list[World]) -> None:
+    """Else the device's entry would end the request, which is under the same name."""
+    world = World(known=["u"])
+    tables.append(world)
+    final = await Bench(world).erase(REQUEST)
+    assert subjects(final) == [WHOSE, DEVICE] and final.device is msgspec.UNSET
+    assert world.done == [("states", "u"), ("stored",), ("states", "d"), ("stored",), ("rows", "u", "d")]
+    assert [one.device for whose, one in world.written if whose == WHOSE] == [msgspec.UNSET] * 3
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 4, 5, 6])  # the third is what the owner of a state says

@@ -34,6 +34,17 @@ def test_users_are_split_as_the_weights_say_and_stay_where_they_are() -> None:
     assert assigned([CAPS], "shop", users[0], "similar") is None
 
 
+def test_no_version_draws_anew_who_is_in_which_arm_and_which_places_explore() -> None:
+    """As running experiments have drawn them: another answer would move their users."""
+    arms = [one.arm.name if (one := assigned([CAPS], "shop", f"u{n}", "for_you")) else "out" for n in range(12)]
+    assert arms == ["out"] * 6 + ["five", "out", "out", "three", "out", "five"]
+    index, scores = scored(40)
+    only, rows = np.ones(40, dtype=bool), list(range(10))
+    drawn = [explored(rows, scores, index, only, 3, 0.2, f"t/u{user}", 5).rows for user in range(1, 4)]
+    places = [[place for place, row in enumerate(found) if row > 9] for found in drawn]
+    assert places == [[2, 3, 4, 7, 9], [3, 4, 7], [2, 4, 6]]
+
+
 def scored(n: int) -> tuple[ItemIndex, Scores]:
     """n items of which the later half is cold; the encoder likes high numbers."""
     index = ItemIndex(2, CountsPolicy())

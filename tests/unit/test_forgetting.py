@@ -16,13 +16,13 @@ from schemas.outputs import output_id
 from stream.adapters.kafka.kafka_clients import partition_of
 from stream.adapters.state.state_store import Identity, PartitionStore
 from stream.core.user import identity
-from stream.core.user.state import UserState
+from stream.core.user.state import Kind, Touch, UserState
 from stream.outbox import utc
 from stream.partition import DUE_PREFIX, NOBODY, unpack
 from stream.personalize import Input
 from stream.sink.batch import freeze
 from stream.sink.message_ids import MessageIds
-from stream.sink.rows import dead_letter_rows, event_rows
+from stream.sink.rows import churn_alert_rows, dead_letter_rows, event_rows, segment_change_rows
 from stream.sink.tables import EVENTS
 from tests.support.database import SETTINGS
 from tests.support.fakes import DAY_MS, T0_MS, FakeModels, event
@@ -48,11 +48,11 @@ def erasure(at_ms: int, **more: Any) -> Erasure:
     return Erasure(erasure_id="e1", tenant="t", requested_at=datetime.fromtimestamp(at_ms / 1000, UTC), **more)
 
 
-async def told(bench: Bench) -> list[identity.Message]:
-    """Hand the identity messages that were sent back in, until there are no more; returns them."""
+async def told(bench: Bench, after: int = 0) -> list[identity.Message]:
+    """Hand the identity messages that were sent back in, but for the first ones, until there are no more; returns them."""
     seen: list[identity.Message] = []
     while True:
-        sent = [record.value for topic, _, record in bench.outputs.sent if topic == "identity"]
+        sent = [record.value for topic, _, record in bench.outputs.sent if topic == "identity"][after:]
         if len(sent) == len(seen):
             return seen
         new = [value for value in sent[len(seen) :] if value is not None]
@@ -178,6 +178,75 @@ async def test_a_clock_that_is_ahead_saves_nothing_from_an_erasure() -> None:
     assert bench.part.read(b"t/u").events == 1
 
 
+MINUTE_MS = 60_000
+
+
+@pytest.mark.parametrize(("how", "again"), [("erased", False), ("erased", True), ("withdrawn", False)])
+async def test_a_clock_that_is_ahead_keeps_no_device_from_being_forgotten(how: str, again: bool) -> None:
+    """`again`: all that was told is read again, as after `clickwake rewind`, when user and device have met anew."""
+    bench = Bench(FakeModels())
+    begun_ms = bench.appended_ms
+    ahead_ms = begun_ms + 2 * MINUTE_MS
+    await bench.feed(event(user="", userId=None, anonymousId="d", item="i1", ts_ms=begun_ms, id="d1"))
+    await bench.feed(event(user="u", type="alias", event=None, item=None, previousId="d", ts_ms=ahead_ms, id="u1"))
+    await told(bench)
+    await bench.close()
+    bench.appended_ms += MINUTE_MS
+    asked_ms = bench.appended_ms
+    if how == "erased":
+        await erase(bench, "u", asked_ms)
+    else:
+        await bench.feed(event(user="u", ts_ms=asked_ms, id="u2", context=NO))
+        await told(bench)
+        await bench.close()
+    assert {b"t/u", b"t/d"}.isdisjoint(bench.store.values)
+    assert [key for key, _ in put_on_the_list(bench)] == ([subject(b"t/d")] if how == "erased" else [])
+    if not again:
+        return
+    for key, entry in put_on_the_list(bench):
+        bench.erasures.note(key, entry)
+    bench.erasures.note(subject(b"t/u"), erasure(asked_ms, receipt="{}"))
+    spoken = [record.value for topic, _, record in bench.outputs.sent if topic == "identity" and record.value is not None]
+    bench.appended_ms += 2 * MINUTE_MS  # within the time by which a clock may be ahead
+    back_ms = bench.appended_ms
+    await bench.feed(event(user="", userId=None, anonymousId="d", item="i2", ts_ms=back_ms, id="d2"),
+                     event(user="u", anonymousId="d", item="i3", ts_ms=back_ms, id="u3"))  # fmt: skip
+    await told(bench, len(spoken))
+    bench.appended_ms = asked_ms
+    await bench.feed(*spoken, source=IDENTITY)
+    await bench.close()
+    device, user = shopper(bench, b"t/d"), shopper(bench, b"t/u")
+    assert device is not None and device.claims == [(back_ms, "u")] and list(device.items) == ["i2"]
+    assert user is not None and user.claimed == {"d": back_ms} and list(user.items) == ["i3"]
+
+
+async def test_a_clock_that_is_ahead_brings_no_erased_id_back_beside_another() -> None:
+    bench = Bench()
+    asked_ms, ahead_ms = bench.appended_ms + 1, bench.appended_ms + 2 * MINUTE_MS
+    for one in ("u", "device"):
+        bench.erasures.note(subject(f"t/{one}".encode()), erasure(asked_ms))
+    await bench.feed(event(user="v", anonymousId="device", ts_ms=ahead_ms, id="v1"))
+    assert await told(bench) == [] and not bench.part.read(b"t/v").claimed
+    ring = (Touch(ahead_ms, "m", "i1", Kind.VIEW, 0.0),)
+    bench.part.change(b"t/u").events = 1
+    await bench.feed(identity.encode(identity.Claim("t", "a", "u", ahead_ms)),
+                     identity.encode(identity.Answer("t", "a", "u", ring)), source=IDENTITY)  # fmt: skip
+    assert not bench.part.read(b"t/a").claims and not bench.part.read(b"t/u").linked
+    bench.appended_ms = asked_ms + 1
+    await bench.feed(identity.encode(identity.Answer("t", "a", "u", ring)), source=IDENTITY)
+    assert list(bench.part.read(b"t/u").linked) == ["a"], "what comes of what was done since"
+
+
+async def test_a_device_whose_clock_is_ahead_goes_with_its_user_when_their_claim_is_not_taken() -> None:
+    bench = Bench()
+    ahead_ms = bench.appended_ms + 2 * MINUTE_MS
+    await bench.feed(event(user="", userId=None, anonymousId="d", ts_ms=ahead_ms, id="d1"))
+    await bench.feed(event(user="u", type="alias", event=None, item=None, previousId="d", ts_ms=ahead_ms + 1, id="u1"))
+    await erase(bench, "u", bench.appended_ms + MINUTE_MS)
+    assert {b"t/u", b"t/d"}.isdisjoint(bench.store.values)
+    assert [key for key, _ in put_on_the_list(bench)] == [subject(b"t/d")]
+
+
 async def test_a_withdrawal_that_comes_to_another_partition_is_passed_on() -> None:
     bench = Bench(FakeModels())
     bench.personalizer.partition_of = lambda key: 1
@@ -225,7 +294,7 @@ async def test_a_device_that_an_alias_joined_is_put_on_the_list_by_its_owner_bef
     await told(bench)
     ((whose, entry),) = put_on_the_list(bench)
     assert bench.store.values[b"t/d"], "the state is there as long as nothing is written"
-    assert (whose, entry) == (subject(b"t/d"), erasure(at_ms, devices=("d",), device=True, suppress=suppress))
+    assert (whose, entry) == (subject(b"t/d"), erasure(at_ms, devices=("d",), device=True)), "the eraser says the rest"
     bench.part = bench.opened(bench.part.counts)  # a crash: all of it is read again
     await bench.feed(identity.encode(identity.Erase("t", "u")), source=IDENTITY)
     await bench.feed(identity.encode(identity.Forget("t", holder="d", other="u")), source=IDENTITY)
@@ -315,7 +384,8 @@ async def test_whose_partition_learns_of_an_erased_device_last_is_told_by_the_de
     assert list(bench.part.read(b"t/v").claimed) == ["device"]
     bench.erasures.note(subject(b"t/device"), erasure(T0_MS + 10))
     claim, forget = await told(bench)
-    assert isinstance(claim, identity.Claim) and forget == identity.Forget("t", holder="v", other="device")
+    assert isinstance(claim, identity.Claim) and claim.ts_ms == T0_MS
+    assert forget == identity.Forget("t", holder="v", other="device", met_ms=T0_MS)
     await bench.close()
     found = shopper(bench, b"t/v")
     assert found is not None and found.events == 1 and not found.claimed
@@ -353,16 +423,21 @@ def rules(tmp_path: Path) -> Path:
     return path
 
 
-async def gone_silent(rules: Path) -> Bench:
-    """Somebody who ordered, was alerted about, and is in two segments."""
+async def gone_silent(rules: Path, ahead_ms: int | None = None) -> Bench:
+    """Somebody who ordered, was alerted about, and is in two segments; by a clock that is so far ahead, or long since."""
     bench = Bench(FakeModels(hazard_per_day=0.01), rules=rules)
     bench.items()
+    if ahead_ms is not None:
+        bench.appended_ms = T0_MS - ahead_ms
     await bench.feed(event(name="Order Completed", id="1"))
     await bench.close()
     await bench.personalizer.tick(bench.part, caught_up=True)
     await bench.close()
     assert changed(bench) == [("buyers", "entered", 1), ("call them", "entered", 1)] and alerted(bench) == ["raised"]
     return bench
+
+
+SAID = ("recommendations", "complements", "segment-changes", "churn-alerts", "reminders")
 
 
 def changed(bench: Bench) -> list[tuple[str, str, int]]:
@@ -434,6 +509,56 @@ async def test_the_erased_leave_as_of_what_is_erased(rules: Path) -> None:
     assert len(bench.outputs.values("segment-changes")) == 4, "there is nothing to leave a second time"
 
 
+async def test_of_who_is_ahead_nothing_that_an_erasure_says_outlasts_it(rules: Path) -> None:
+    """What they were in began after the request, as their clock has it: what ends it is stored no more."""
+    bench = await gone_silent(rules, ahead_ms=2 * MINUTE_MS)
+    bench.appended_ms += MINUTE_MS
+    asked_ms, said = bench.appended_ms, len(bench.outputs.sent)
+    bench.appended_ms += 1
+    await erase(bench, "u", asked_ms)
+    assert changed(bench)[2:] == [("buyers", "left", 2), ("call them", "left", 2)] and alerted(bench)[1:] == ["cleared"]
+    ended = [Stored(topic, offset, record.key, record.value or b"", timestamp=bench.appended_ms)
+             for offset, (topic, _, record) in enumerate(bench.outputs.sent[said:])
+             if topic in ("segment-changes", "churn-alerts")]  # fmt: skip
+    functions = {"segment-changes": segment_change_rows, "churn-alerts": churn_alert_rows}
+    assert len(ended) == 3 and freeze(ended, functions, bench.erasures.covers).inserts == []
+
+
+async def test_of_a_past_that_is_being_erased_nothing_more_is_said(rules: Path) -> None:
+    """From when the list has the request until it is carried out; what it says of a past that is ahead would stay."""
+    bench = Bench(FakeModels(hazard_per_day=0.01), rules=rules)
+    bench.items()
+    bench.appended_ms = T0_MS - 2 * MINUTE_MS
+    await bench.feed(*(event(user=user, name="Order Completed", id=f"{user}1") for user in ("u", "v")))
+    await bench.feed(*(event(user=user, name="Product Added", ts_ms=T0_MS + 1, id=f"{user}2") for user in ("u", "v")))
+    before = {topic: len(bench.outputs.values(topic)) for topic in SAID}
+    bench.erasures.note(subject(b"t/u"), erasure(bench.appended_ms, user_id="u"))
+    bench.appended_ms += 1
+    bench.clock.at_ms += DAY_MS
+    await bench.feed(*(event(user=user, ts_ms=T0_MS + 20_000, id=f"{user}3") for user in ("u", "v")))
+    await bench.close()
+    bench.appended_ms += 40 * DAY_MS
+    await bench.feed(event(user="w", ts_ms=bench.appended_ms, id="w"))
+    await bench.close()
+    new = [one for topic in SAID for one in bench.outputs.values(topic)[before[topic] :]]
+    assert {"t/u", "t/v"} & {f"{one['tenant']}/{one['user_id']}" for one in new} == {"t/v"}
+    assert ("buyers", "entered", 1) in changed(bench) and "raised" in alerted(bench)
+    await bench.feed(identity.encode(identity.Erase("t", "u")), source=IDENTITY)
+    bench.appended_ms += 1
+    await bench.feed(event(user="u", ts_ms=bench.appended_ms, id="u4"))
+    assert bench.outputs.values("recommendations")[-1]["as_of_event_id"] == "u4", "who comes back has a new profile"
+
+
+async def test_a_lift_of_who_was_never_erased_silences_nobody() -> None:
+    bench = Bench(FakeModels())
+    bench.items()
+    await bench.feed(event(user="u", id="1"))
+    bench.erasures.note(subject(b"t/u"), erasure(bench.appended_ms))
+    bench.appended_ms += 1
+    await bench.feed(event(user="u", ts_ms=bench.appended_ms, id="2"))
+    assert [one["as_of_event_id"] for one in bench.outputs.values("recommendations")] == ["1", "2"]
+
+
 async def test_the_device_of_who_withdraws_leaves_its_segments_too(rules: Path) -> None:
     bench = Bench(FakeModels(), rules=rules)
     bench.items()
@@ -444,7 +569,7 @@ async def test_the_device_of_who_withdraws_leaves_its_segments_too(rules: Path) 
     await bench.feed(event(ts_ms=T0_MS + 2, id="3", context=NO))
     (forget,) = [record.value for topic, _, record in bench.outputs.sent
                   if topic == "identity" and record.value is not None][2:]  # fmt: skip
-    assert forget == identity.encode(identity.Forget("t", holder="d", other="u", ads_stay=True))
+    assert forget == identity.encode(identity.Forget("t", holder="d", other="u", ads_stay=True, met_ms=T0_MS + 1))
     await bench.feed(forget, source=IDENTITY)
     await bench.close()
     assert [(one["user_id"], one["change"]) for one in bench.outputs.values("segment-changes")] == [
@@ -500,8 +625,10 @@ def test_the_list_tells_by_tenant_and_time() -> None:
     assert erased.covers(b"t/u", 2**60) and not erased.covers(b"other/u", 0) and not erased.covers(b"t/v", 0)
     erased.note(subject(b"t/u"), erasure(T0_MS + timedelta(days=1) // timedelta(milliseconds=1)))
     assert erased.covers(b"t/u", T0_MS + DAY_MS) and not erased.covers(b"t/u", T0_MS + DAY_MS + 1)
+    assert erased.until_ms(b"t/u") == T0_MS and erased.until_ms(b"t/v") == -1, "a lift erases nothing"
+    assert erased.takes(b"t/u", T0_MS) and not erased.takes(b"t/u", T0_MS + 1) and not erased.takes(b"t/v", 0)
     erased.note(subject(b"t/u"), None)
-    assert not erased.covers(b"t/u", 0)
+    assert not erased.covers(b"t/u", 0) and not erased.takes(b"t/u", 0)
 
 
 def test_the_list_knows_what_is_not_done_and_what_goes_with_it() -> None:

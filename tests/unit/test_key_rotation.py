@@ -160,10 +160,12 @@ def test_the_last_record_says_what_the_list_says_then_and_the_receipt_what_was_s
     listed.note(subject(WHOSE), request)
     if lifted:
         listed.note(subject(WHOSE), entry(1))
-    entry_of_device = eraser._of_device(msgspec.structs.replace(request, suppress=False), b"t/a")
-    assert entry_of_device.device and not entry_of_device.suppress and not entry_of_device.lifts
+    whose, entry_of_device = eraser._of_device(msgspec.structs.replace(request, suppress=False), "a", shared=False)
+    assert whose == subject(b"t/a") and entry_of_device.device
+    assert not entry_of_device.suppress and not entry_of_device.lifts
+    assert [eraser._of_device(request, "a", shared=one)[1].suppress for one in (False, True)] == [True, False]
     listed.note(subject(b"t/a"), entry(suppress=True))
-    assert eraser._of_device(msgspec.structs.replace(request, suppress=False), b"t/a").suppress
+    assert eraser._of_device(msgspec.structs.replace(request, suppress=False), "a", shared=True)[1].suppress
     final = eraser._finished(request, [WHOSE], [])
     assert (final.suppress, final.user_id) == (not lifted, None) and not final.lifts
     done = {one["place"]: one for one in msgspec.json.decode(final.receipt or "")["done"]}

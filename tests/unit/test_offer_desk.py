@@ -15,7 +15,7 @@ import pytest
 from schemas.catalog import Item, ItemVector
 from schemas.events import key
 from schemas.offers import OfferTotals, PlacementTotals
-from schemas.outputs import Decision
+from schemas.outputs import Decision, OfferCap
 from stream.api.offers import AskOffer, AskOfferFor, OfferDesk, Person
 from stream.api.texts import TextFeatures
 from stream.core.offers.nearness import CUTS, nearness, steps, taste
@@ -153,7 +153,19 @@ async def test_who_is_held_out_sees_the_control_or_nothing_and_it_is_logged(desk
         assert bool(offered.about) == (answer.offer is not None) and offered.policy_version == answer.policy_version
     instead = {(one.placement, one.holdout, one.instead) for one in logged.values() if one is not None}
     assert {name for where, held, name in instead if where == "home" and held} == {"plain", *others}, "by their chances"
-    assert {name for where, held, name in instead if where == "mail" or not held} == {""}, "no guardrail asks"
+    assert {name for where, held, name in instead if where == "home" and not held} == {"plain"}, "with the control"
+    assert {name for where, held, name in instead if where == "mail"} == {""}, "no guardrail asks"
+
+
+async def test_nothing_is_compared_without_the_control_and_caps_are_of_what_would_be_shown(desk: Desk) -> None:
+    for n in range(60):
+        await desk.offer(person(f"u{n}"), AskOffer(placement="home", offers=("often", "summer")))
+    assert {(one.offer.instead, one.offer.instead_cap) for one in desk.log if one.offer} == {("", None)}
+    desk.log.clear()
+    for n in range(300):
+        await desk.offer(person(f"u{n}"), AskOffer(placement="home"))
+    caps = {one.offer.instead: one.offer.instead_cap for one in desk.log if one.offer and one.offer.holdout}
+    assert caps == {"plain": None, "summer": None, "rich": None, "often": OfferCap(count=2, hours=1)}
 
 
 async def test_what_may_not_be_shown_is_left_out_with_its_reason(desk: Desk) -> None:

@@ -43,11 +43,12 @@ def partition_of(key: bytes) -> int:
 
 
 def offered(offer: str = "red", groups: tuple[str, ...] = (), *, reward: Any = "click", holdout: bool = False,
-            cap: OfferCap | None = None, instead: str = "") -> Offered:  # fmt: skip
+            cap: OfferCap | None = None, instead: str = "", instead_cap: OfferCap | None = None) -> Offered:  # fmt: skip
     return Offered(
         placement="home", offer_id=offer, propensity=1.0, candidates={offer: 1.0}, refused={}, holdout=holdout,
         rules_version="r", policy_version="p", reward=reward, window_ms=WINDOW, about=("*", f"offer={offer}"), groups=groups,
         cost=OfferCost(impression=0.1, click=0.3, order=2.5), cap=cap, instead=instead,
+        instead_cap=instead_cap,
     )  # fmt: skip
 
 
@@ -66,7 +67,7 @@ decisions = st.builds(
     lambda user, number, at, offer, groups, reward, holdout, instead: Said(
         T0 + at, user, f"offer-{user.decode()}-{number}",
         offered(offer, groups, reward=reward, holdout=holdout, cap=OfferCap(count=2, hours=0.5) if number % 2 else None,
-                instead=instead if holdout else "")),
+                instead=instead, instead_cap=OfferCap(count=1, hours=0.5) if number == 3 else None)),
     users, st.integers(0, 4), st.integers(0, 4 * WINDOW), st.sampled_from(OFFERS),
     st.sampled_from([(), ("buyer",), ("away", "buyer")]), st.sampled_from(["click", "order"]), st.booleans(),
     st.sampled_from(["", "red", "never shown"]),
@@ -117,7 +118,8 @@ def recomputed(of: dict[int, tuple[list[Said], list[Said]]]) -> dict[tuple[str, 
             totals.orders, totals.held_orders = totals.orders + bool(orders), totals.held_orders + (out and bool(orders))
             totals.revenue_micros += orders[0].revenue if orders else 0
             totals.spent_micros += 100_000 + 300_000 * bool(clicks) + 2_500_000 * bool(orders)
-            if one.at + WINDOW < clock and (judged := one.what.instead if out else one.what.offer_id):
+            if one.at + WINDOW < clock and one.what.instead:
+                judged = one.what.instead if out else one.what.offer_id
                 totals, side = offers.setdefault(judged, OfferTotals()), "control" if out else "over"
                 for what, count in (("impressions", 1), ("clicks", bool(clicks)), ("orders", bool(orders))):
                     setattr(totals, f"{side}_{what}", getattr(totals, f"{side}_{what}") + count)
@@ -203,10 +205,10 @@ def test_an_impression_is_seen_within_its_window_and_counted_once() -> None:
 
 def test_what_guardrails_compare_is_counted_once_the_window_is_over_and_for_what_would_have_been_shown() -> None:
     ledger = Ledger(partition_of)
-    for user, offer, instead in ((b"t/u1", "red", ""), (b"t/u2", "plain", "red"), (b"t/u3", "plain", ""),
-                                 (b"t/u4", "plain", "blue")):  # fmt: skip
+    for user, offer, instead in ((b"t/u1", "red", "plain"), (b"t/u2", "plain", "red"), (b"t/u3", "plain", ""),
+                                 (b"t/u4", "plain", "blue"), (b"t/u5", "red", "")):  # fmt: skip
         ledger.decide(user, "offer-1", offered(offer, holdout=offer == "plain", instead=instead), T0)
-        if user != b"t/u4":  # who has not seen it
+        if user != b"t/u4":  # who has not seen it; of u3 and u5 nothing can be compared
             ledger.react(user, "offer-1", CLICKED if user == b"t/u1" else SEEN, T0 + WINDOW)
     (learned,) = ledger.placements.values()
 
@@ -221,6 +223,20 @@ def test_what_guardrails_compare_is_counted_once_the_window_is_over_and_for_what
     assert final(T0 + WINDOW + 1) == {"red": (1, 1, 1, 0), "plain": (0, 0, 0, 0)}
     assert b"#placement/t/home" in ledger.take_changed() and not ledger.users
     assert final(T0 + DAY_MS) == {"red": (1, 1, 1, 0), "plain": (0, 0, 0, 0)}
+
+
+def test_who_is_held_out_uses_up_the_cap_of_what_would_have_been_shown() -> None:
+    ledger, cap = Ledger(partition_of), OfferCap(count=2, hours=1)
+    for number in range(3):
+        ledger.decide(b"t/held", f"offer-{number}", offered("plain", holdout=True, instead="red", instead_cap=cap), T0)
+        ledger.react(b"t/held", f"offer-{number}", SEEN, T0 + number)
+        ledger.decide(b"t/free", f"offer-{number}", offered("blue", instead="plain"), T0)
+        ledger.react(b"t/free", f"offer-{number}", SEEN, T0 + number)
+    assert msgspec.msgpack.decode(ledger.users[b"t/held"], type=UserOffers).seen == {"red": [T0 + 1, T0 + 2]}
+    assert msgspec.msgpack.decode(ledger.users[b"t/free"], type=UserOffers).seen == {}
+    for partition in range(PARTITIONS):
+        ledger.tick(partition, T0 + 3 + 3_600_000)
+    assert not ledger.users
 
 
 def test_users_who_are_erased_are_forgotten_and_the_sums_stay() -> None:

@@ -60,6 +60,8 @@ HOME, AND = "placements: [{name: home}]", "placements: [{name: home}]\noffers: [
     (f"{AND}}}, {{id: a, placements: [home]}}]", "offers[1].id: there is one named 'a' before"),
     ("placements: [{name: home, control: plain}]", "placements[0].control: no offer 'plain' at this placement"),
     (AND.replace("home}", "home, control: a, guardrail: {}}") + "}]", "placements[0].guardrail: it compares"),
+    ("holdout: 0.1\n" + AND.replace("home}", "home, control: a, guardrail: {}}") + ", cap: {count: 2, hours: 1}}]",
+     "placements[0].guardrail: it compares with the control, 'a', which may have no cap"),
     (f"{AND}, budget: {{money: 5}}}}]", "offers[0].cost: a budget of money"),
     (f"{AND}, from: 2026-02-01T00:00:00Z, until: 2026-01-01T00:00:00Z}}]", "offers[0].until: 2026-01-01 00:00 is not after"),
     (f"{AND}, cap: {{count: 0, hours: 1}}}}]", "$.offers[0].cap.count"),

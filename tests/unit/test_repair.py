@@ -157,6 +157,18 @@ def test_what_was_refused_before_consent_was_stated_gets_the_default() -> None:
     assert event.user_id == "17", "what a letter keeps is as it was sent on: it has its pseudonyms"
 
 
+def test_what_would_be_sent_is_shown_with_the_default_and_without_the_end_of_an_address() -> None:
+    kept = changed(userId=17, context={"ip": "203.0.113.77"})
+    one = msgspec.structs.replace(letter(kept), payload=raw_of(kept))
+    (mended,) = tried(Settings(privacy=Privacy.model_validate({"consent": {"shop": {"personalization": False}}})), [one])
+    assert mended.event is not None, mended.messages
+    sent = json.loads(mended.event.value)["context"]
+    assert sent["ip"] == "203.0.113.0" and sent["consent"]["personalization"] is False
+    shown = [line.strip("+ ,") for line in mended.diff.splitlines() if line.startswith("+ ")]
+    assert '"ip": "203.0.113.0"' in shown and '"personalization": false' in shown
+    assert json.loads(one.payload)["context"] == {"ip": "203.0.113.77"}, "what is kept is as it was"
+
+
 @pytest.mark.parametrize("payload", [
     b"{", b"\xff\xfe", b"[1]", changed(properties={"product_id": "sku-1", "price": "cheap"}), changed(event=""),
     changed(userId="x" * 300), changed(originalTimestamp="yesterday"), changed(originalTimestamp=1e300),

@@ -24,7 +24,7 @@ from stream.core.user.replay import Recorded
 from stream.core.user.state import ACTIVITY_CHARS_MAX, DAY_MS, Trait, UserState
 from stream.core.user.traits import NAMES_MAX, NOTHING_SAID, Names, Said, described, let_go
 from tests.support.fakes import T0_MS, FakeModels, event
-from tests.unit.test_forgetting import IDENTITY, erasure
+from tests.unit.test_forgetting import IDENTITY, erasure, told
 from tests.unit.test_personalize import Bench
 
 NAMES = Names(frozenset({"plan", "age", "vip"}), frozenset({"size", "score"}))
@@ -156,6 +156,7 @@ def test_a_shared_device_forgets_what_was_said_in_the_time_of_who_is_erased() ->
     device = taken(UserState(), said(traits={"plan": "pro"}), said(at_ms=5, traits={"age": 3}))
     device.claims = [(T0_MS, "u"), (T0_MS + 9, "v")]
     assert identity.forget(device, "u") and list(device.traits) == ["age"]
+    assert (device.claims, device.forgot_ms) == ([(T0_MS + 9, "v")], T0_MS)
 
 
 def test_what_was_said_on_a_device_counts_for_whose_it_is() -> None:
@@ -224,6 +225,38 @@ async def test_what_was_said_before_a_rule_was_there_is_recalled(tmp_path: Path)
     bench.erasures.note(subject(b"t/u"), erasure(T0_MS + 5))
     for at_ms, is_in in ((4, []), (6, ["pros"])):
         assert await recall("u", Said("plan", Trait(T0_MS + at_ms, 7, "pro"), taken_ms)) == is_in, "erased up to 5"
+
+
+@pytest.mark.parametrize("erased", [False, True])
+async def test_what_was_said_on_a_shared_device_by_who_was_forgotten_is_not_recalled(tmp_path: Path, erased: bool) -> None:
+    """The device's rows stay, so that a backfill tells of them; nobody else gets it. What was said later is recalled."""
+    path = tmp_path / "segments.yml"
+    path.write_text('{lifecycle: false, segments: [{name: pros, when: \'trait("plan") == "pro"\'}]}')
+    bench = Bench(FakeModels(), rules=path)
+    guest: dict[str, Any] = {"user": "", "userId": None, "anonymousId": "d"}
+    taken_ms = bench.appended_ms
+    await bench.feed(said(traits={"plan": "pro"}, **guest))
+    await bench.feed(event(user="u", anonymousId="d", item=None, ts_ms=T0_MS + 1, id="u1"))
+    await bench.feed(event(ts_ms=T0_MS + 2, id="d2", item=None, **guest),
+                     event(user="v", anonymousId="d", item=None, ts_ms=T0_MS + 4, id="v1"))  # fmt: skip
+    await hear(bench)
+    if erased:
+        bench.erasures.note(subject(b"t/u"), erasure(T0_MS + 5, user_id="u"))
+        await bench.feed(identity.encode(identity.Erase("t", "u")), source=IDENTITY)
+    else:
+        await bench.feed(event(user="u", ts_ms=T0_MS + 5, id="u2", context={"consent": {"personalization": False}}))
+    await hear(bench)
+    assert not bench.part.read(b"t/d").traits and bench.part.read(b"t/d").claims == [(T0_MS + 4, "v")]
+    for at_ms, known in ((0, {}), (3, {"d": {"plan": Trait(T0_MS + 3, 7, "pro")}})):
+        one = Said("plan", Trait(T0_MS + at_ms, 7, "pro"), taken_ms)
+        await bench.feed(identity.encode(identity.Recall("t", "d", (one,))), source=IDENTITY)
+        await hear(bench)
+        assert bench.part.read(b"t/v").linked_traits == known
+
+
+async def hear(bench: Bench) -> None:
+    await told(bench)
+    await bench.close()
 
 
 def test_the_past_of_a_rule_has_what_was_said_then() -> None:

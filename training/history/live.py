@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
 
@@ -19,10 +20,10 @@ EVENTS_MAX = 500_000  # of a window; a few users who do very much may make it tw
 
 
 class Hits(NamedTuple):
-    """Recommendations of one bundle by user, those whose horizon has passed."""
+    """Recommendations by user and hour of the day (UTC), those whose horizon has passed."""
 
-    served: Any  # (U,) recommendations
-    hit: Any  # (U,) of these, with at least one item viewed or ordered
+    served: Any  # (U, 24) recommendations
+    hit: Any  # (U, 24) of these, with at least one item viewed or ordered
 
     @property
     def total(self) -> int:
@@ -54,18 +55,21 @@ class Live:
         (found,) = self._rows("SELECT max(timestamp), count() FROM events WHERE tenant = {tenant:String} AND lane = 'live'")
         return _ms(found[0]) if found[1] else 0
 
-    def hits(self, version: str, since_ms: int, horizon: Horizon) -> Hits:
-        """What a bundle's recommendations since then led to within the horizon, those only whose horizon has passed."""
+    def hits(self, versions: Sequence[str], since_ms: int, horizon: Horizon) -> Hits:
+        """What some bundles' recommendations since then led to within the horizon, those only whose horizon has passed."""
         sql = f"""
-            SELECT count(), sum(hit) FROM (
-                SELECT user_id, recommendation_id, max(hit_{horizon}) AS hit, max(closed_{horizon}) AS closed
+            SELECT dense_rank() OVER (ORDER BY user_id) - 1, hour, count(), sum(hit) FROM (
+                SELECT user_id, recommendation_id, toHour(min(as_of_ts), 'UTC') AS hour,
+                       max(hit_{horizon}) AS hit, max(closed_{horizon}) AS closed
                 FROM recommendation_hits
-                WHERE tenant = {{tenant:String}} AND model_version = {{version:String}}
+                WHERE tenant = {{tenant:String}} AND has({{versions:Array(String)}}, model_version)
                     AND as_of_ts >= {{since:DateTime64(3)}}
                 GROUP BY user_id, recommendation_id)
-            WHERE closed GROUP BY user_id ORDER BY user_id"""  # noqa: S608 - the horizon is one of three words
-        rows = np.array(self._rows(sql, version=version, since=_at(since_ms)), dtype=np.int64).reshape(-1, 2)
-        return Hits(rows[:, 0], rows[:, 1])
+            WHERE closed GROUP BY user_id, hour"""  # noqa: S608 - the horizon is one of three words
+        rows = np.array(self._rows(sql, versions=list(versions), since=_at(since_ms)), dtype=np.int64).reshape(-1, 4)
+        found = Hits(*np.zeros((2, int(rows[:, 0].max(initial=-1)) + 1, 24), dtype=np.int64))
+        found.served[rows[:, 0], rows[:, 1]], found.hit[rows[:, 0], rows[:, 1]] = rows[:, 2], rows[:, 3]
+        return found
 
     def served(self, version: str, since_ms: int, until_ms: int, most: int) -> list[Served]:
         """At most so many of a bundle's recommendations made in [since, until), drawn by their ids, in time order."""

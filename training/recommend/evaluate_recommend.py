@@ -41,6 +41,7 @@ from training.train import Say
 SERVED = held_out.SERVED
 MOMENTS_MAX = 3_000  # asked before each
 FRESHNESS_DAYS = (0, 1, 3, 7, 14)
+LEARNED_AGAIN = ("without text", "without ids", "without time", "pre-trained")  # of the ablations
 
 Make = Callable[[PartitionCounts], Ranker]  # makes a ranker where the counts of a replay stand at the split
 
@@ -187,7 +188,8 @@ def _ablations(stage: Stage, learned: train.Learned, blend: Blend) -> dict[str, 
         "without time": {"config": dataclasses.replace(plain, time=False)},
         "pre-trained": {"pretrain": True},
     }
-    for name, change in variants.items():
+    for name in LEARNED_AGAIN:
+        change = variants[name]
         stage.say(f"learning {name}")
         found[name] = stage.ours(*stage.learned(**change), texts=change.get("texts"))
     return {f"{SERVED}, {name}": make for name, make in found.items()}

@@ -170,7 +170,8 @@ def _print_watched(found: Watched) -> None:
     for version in (one for one in (found.current, found.parent) if one is not None):
         hit = found.hit_rate.get(version)
         moved = ", ".join(f"{name} {value:.3f}" for name, value in found.drift.get(version, {}).items())
-        table.add_row(version, str(found.served.get(version, 0)), "–" if hit is None else cell(Interval(*hit)), moved or "–")
+        label = version if version == found.current else f"{version} and before"
+        table.add_row(label, str(found.served.get(version, 0)), "–" if hit is None else cell(Interval(*hit)), moved or "–")
     Console().print(table)
     for line in found.not_judged:
         Console().print(line, highlight=False)

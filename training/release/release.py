@@ -3,7 +3,7 @@ in-sync replica."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ class _Said(NamedTuple):
 
     newest: ModelRelease | None  # of the announcements that count
     left_out: str  # the version of the last one that does not
-    versions: Set[str]  # of all of them
+    versions: Set[str]  # of those that count or did once
 
 
 def release(settings: Settings, version: str, reason: str = "") -> ModelRelease:
@@ -138,7 +138,8 @@ def _read(settings: Settings) -> _Said:
                         versions.add(found.newest.model_version)
                 except NotBelieved as error:
                     left_out = error.version
-                    versions.add(left_out)
+                    if found.newest is None:  # of earlier keys, or of none; nobody can put a record before what counts
+                        versions.add(left_out)
                     log.warning("announcement left out", model_version=error.version, why=str(error))
     except KafkaUnavailable as error:
         raise NothingReleased(str(error)) from error
@@ -172,23 +173,26 @@ def go_back(settings: Settings, left: str, to: str, reason: str, why: str) -> Mo
 
 
 def before(settings: Settings, version: str) -> str:
-    """The nearest ancestor of a bundle that was announced once, and neither kept back nor rolled back since. Raises
-    `NothingReleased`."""
+    """The nearest of a bundle's ancestors. Raises `NothingReleased` where there is none."""
+    nearest = next(ancestors(settings, version), None)
+    if nearest is None:
+        raise NothingReleased(f"{version} has no parent that was released; name a bundle with clickwake release")
+    return nearest
+
+
+def ancestors(settings: Settings, version: str) -> Iterator[str]:
+    """The bundles that a bundle comes from, the nearest first, which were announced once and neither kept back nor rolled
+    back since. Raises as `ever_announced`, and BundleRefused where the manifest of one is gone."""
     released, at = ever_announced(settings), version
-    while True:
-        parent = manifest_of(settings.registry, at).parent
-        if parent is None:
-            raise NothingReleased(f"{version} has no parent that was released; name a bundle with clickwake release")
+    while (parent := manifest_of(settings.registry, at).parent) is not None:
         if parent in released and verdicts.kept(settings.registry, parent) is None:
-            return parent
+            yield parent
         at = parent
 
 
 def manifest_bytes(registry: str, version: str) -> bytes:
     """The manifest of a bundle as it lies in the registry. Raises `BundleRefused` when there is none."""
-    import fsspec
-
-    fs, path = fsspec.core.url_to_fs(f"{model_store.bundle_uri(registry, version)}/manifest.json")
+    fs, path = model_store.opened(f"{model_store.bundle_uri(registry, version)}/manifest.json")
     try:
         return bytes(fs.cat_file(path))
     except FileNotFoundError as error:

@@ -5,7 +5,6 @@ It is not part of the bundle: the manifest does not name it, and workers do not 
 
 from __future__ import annotations
 
-import fsspec
 import msgspec
 import structlog
 
@@ -19,13 +18,13 @@ _verdict = msgspec.json.Decoder(Verdict)
 
 def write(registry: str, verdict: Verdict) -> None:
     """Keep it; one that was there is replaced."""
-    fs, path = _at(registry, verdict.model_version)
+    fs, path = model_store.opened(_uri(registry, verdict.model_version))
     fs.pipe_file(path, msgspec.json.format(msgspec.json.encode(verdict), indent=2))
 
 
 def read(registry: str, version: str) -> Verdict | None:
     """None when nobody judged the bundle, or what lies there is unreadable, which is logged."""
-    fs, path = _at(registry, version)
+    fs, path = model_store.opened(_uri(registry, version))
     try:
         return _verdict.decode(fs.cat_file(path))
     except FileNotFoundError:
@@ -41,6 +40,5 @@ def kept(registry: str, version: str) -> str | None:
     return None if verdict is None or verdict.released else verdict.reason
 
 
-def _at(registry: str, version: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    fs, path = fsspec.core.url_to_fs(f"{model_store.bundle_uri(registry, version)}/verdict.json")
-    return fs, path
+def _uri(registry: str, version: str) -> str:
+    return f"{model_store.bundle_uri(registry, version)}/verdict.json"

@@ -1,16 +1,20 @@
 """Whether the released bundle does live what it promised; it is rolled back when it does not.
 
 Two things are watched, both read from ClickHouse, so that serving pays nothing for it. The hit rate: the share of served
-recommendations with a hit, against the parent's in the same weeks. The inputs: events and times between them, against those
-the bundle learned from (`drift`). Run by `clickwake models watch` and between two trainings of `training.schedule`.
+recommendations with a hit, against those of the bundles it comes from, in the same weeks and at the same hours of the day:
+bundles that run for six hours would else be compared night with day. The inputs: events and times between them, against
+those the bundle learned from (`drift`). Run by `clickwake models watch` and between two trainings of `training.schedule`.
 """
 
 from __future__ import annotations
+
+from itertools import islice
 
 import msgspec
 import numpy as np
 import structlog
 
+from stream.adapters.models.model_store import BundleRefused
 from stream.core.statistics import drift
 from stream.core.user.state import DAY_MS
 from stream.settings import Settings
@@ -22,15 +26,19 @@ log = structlog.get_logger()
 
 HITS_DAYS = 14.0  # recommendations this old still count: older ones are of another season
 FALL_MAX = 0.1  # of the parent's hit rate: the band
-SERVED_MIN = 200  # recommendations of each bundle, below which nothing is said
+SERVED_MIN = 200  # recommendations of either side, below which nothing is said
+HOUR_MIN = 20  # of these in an hour of the day, below which it is left out
+ANCESTORS_MAX = 64  # some two weeks of bundles that run for six hours
 EVENTS_MIN = 500  # in each window
 
 
 class Watched(msgspec.Struct, kw_only=True):
-    """What was found; what `--json` prints. Rates are (value, 95% low, high)."""
+    """What was found; what `--json` prints. Rates are (value, 95% low, high). `parent`: the bundle to go back to; what was
+    `served` by it, and its rate, are of all that ran `before` the current one, at the hours of the day at which both ran."""
 
     current: str
     parent: str | None = None
+    before: list[str] = []
     horizon: Horizon
     served: dict[str, int] = {}
     hit_rate: dict[str, tuple[float, float, float]] = {}
@@ -52,9 +60,13 @@ def watch(settings: Settings, tenant: str, horizon: Horizon = "1d", *, act: bool
         raise release.NothingReleased("nothing was released yet, so there is nothing to watch; see clickwake models")
     found = Watched(current=now.model_version, horizon=horizon)
     try:
-        found.parent = release.before(settings, now.model_version)
+        found.before.extend(islice(release.ancestors(settings, now.model_version), ANCESTORS_MAX))
     except release.NothingReleased as error:
         found.not_judged.append(str(error))
+    except BundleRefused:
+        if not found.before:  # of those further back the registry may have none any more
+            raise
+    found.parent = next(iter(found.before), None)
     with Live(settings, tenant) as live:
         newest_ms = live.newest_ms()
         _hit_rates(found, live, newest_ms)
@@ -66,23 +78,27 @@ def watch(settings: Settings, tenant: str, horizon: Horizon = "1d", *, act: bool
 
 def _hit_rates(found: Watched, live: Live, newest_ms: int) -> None:
     since_ms = newest_ms - round(HITS_DAYS * DAY_MS)
-    versions = [one for one in (found.current, found.parent) if one is not None]
-    hits = {one: live.hits(one, since_ms, found.horizon) for one in versions}
-    found.served = {one: of.total for one, of in hits.items()}
-    few = [one for one, of in hits.items() if of.total < SERVED_MIN]
-    for one in versions:
-        if hits[one].total:
-            found.hit_rate[one] = msgspec.structs.astuple(rate(hits[one]))
-    if few or found.parent is None:
-        found.not_judged.append(f"hit rate: fewer than {SERVED_MIN} recommendations of {', '.join(few)}" if few
-                                else "hit rate: there is no parent to compare with")  # fmt: skip
+    own = live.hits([found.current], since_ms, found.horizon)
+    if found.parent is None:
+        found.served, found.not_judged = {found.current: own.total}, [
+            *found.not_judged, "hit rate: there is no parent to compare with"]
+        if own.total:
+            found.hit_rate[found.current] = msgspec.structs.astuple(rate(own, shares(own)))
         return
-    ahead = difference(hits[found.current], hits[found.parent])
+    own, other = at_common_hours(own, live.hits(found.before, since_ms, found.horizon))
+    sides = {found.current: own, found.parent: other}
+    found.served = {one: of.total for one, of in sides.items()}
+    if few := [one for one, total in found.served.items() if total < SERVED_MIN]:
+        found.not_judged.append(f"hit rate: fewer than {SERVED_MIN} recommendations of {', '.join(few)} at the hours of the "
+                                "day at which both ran")  # fmt: skip
+        return
+    as_own = shares(own)
+    found.hit_rate = {one: msgspec.structs.astuple(rate(of, as_own)) for one, of in sides.items()}
+    ahead, old = difference(own, other, as_own), found.hit_rate[found.parent][0]
     found.difference = msgspec.structs.astuple(ahead)
-    old = found.hit_rate[found.parent][0]
     if fell(ahead, old):
-        found.left_band.append(f"hit rate within {found.horizon} {old + ahead.value:.4f}, {found.parent} reaches {old:.4f} "
-                               f"(difference {ahead.low:+.4f} … {ahead.high:+.4f})")  # fmt: skip
+        found.left_band.append(f"hit rate within {found.horizon} {old + ahead.value:.4f}, {found.parent} and before reach "
+                               f"{old:.4f} at the same hours (difference {ahead.low:+.4f} … {ahead.high:+.4f})")  # fmt: skip
 
 
 def _drifts(found: Watched, live: Live, newest_ms: int, settings: Settings) -> None:
@@ -131,22 +147,41 @@ def fell(ahead: Interval, parent_rate: float) -> bool:
     return ahead.value < -FALL_MAX * parent_rate and ahead.high < 0
 
 
-def rate(hits: Hits) -> Interval:
-    """Share of recommendations with a hit; users are drawn, for one user's recommendations are much alike."""
-    return interval(float(hits.hit.sum() / hits.served.sum()), _drawn(hits, 0))
+def at_common_hours(one: Hits, other: Hits) -> tuple[Hits, Hits]:
+    """Of either only the hours of the day in which both have HOUR_MIN recommendations."""
+    both = np.minimum(one.served.sum(0), other.served.sum(0)) >= HOUR_MIN
+    return Hits(one.served * both, one.hit * both), Hits(other.served * both, other.hit * both)
 
 
-def difference(one: Hits, other: Hits) -> Interval:
-    """Rate of one minus that of another; users of each are drawn apart."""
-    value = one.hit.sum() / one.served.sum() - other.hit.sum() / other.served.sum()
-    return interval(float(value), _drawn(one, 1) - _drawn(other, 2))
+def shares(hits: Hits) -> FloatArray:
+    """(24,) How recommendations are spread over the day."""
+    by_hour: FloatArray = hits.served.sum(0) / max(1, hits.total)
+    return by_hour
 
 
-def _drawn(hits: Hits, seed: int) -> FloatArray:
+def rate(hits: Hits, as_spread: FloatArray) -> Interval:
+    """Share of recommendations with a hit, were they spread over the day so; users are drawn, for one user's recommendations
+    are much alike."""
+    return interval(_rate(hits.served.sum(0), hits.hit.sum(0), as_spread), _drawn(hits, as_spread, 0))
+
+
+def difference(one: Hits, other: Hits, as_spread: FloatArray) -> Interval:
+    """Rate of one minus that of another, spread alike; users of each are drawn apart."""
+    value = rate(one, as_spread).value - rate(other, as_spread).value
+    return interval(value, _drawn(one, as_spread, 1) - _drawn(other, as_spread, 2))
+
+
+def _rate(served: FloatArray, hit: FloatArray, as_spread: FloatArray) -> float:
+    there = served > 0
+    return float((as_spread[there] * hit[there] / served[there]).sum() / as_spread[there].sum())
+
+
+def _drawn(hits: Hits, as_spread: FloatArray, seed: int) -> FloatArray:
     """(ROUNDS,) rates over users drawn with replacement."""
     rng, users = np.random.default_rng(seed), len(hits.served)
+    served, hit = hits.served.astype(np.float64), hits.hit.astype(np.float64)
     draws = np.empty(BOOTSTRAP_ROUNDS)
     for at in range(BOOTSTRAP_ROUNDS):
-        chosen = rng.integers(0, users, users)
-        draws[at] = hits.hit[chosen].sum() / hits.served[chosen].sum()
+        times = np.bincount(rng.integers(0, users, users), minlength=users).astype(np.float64)
+        draws[at] = _rate(times @ served, times @ hit, as_spread)
     return draws

@@ -11,7 +11,6 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import msgspec
 import numpy as np
 import structlog
@@ -120,7 +119,7 @@ def export(settings: Settings) -> str:
     folder, int8 = source_folder(settings), settings.training.text_int8
     space = space_of(folder, int8)
     uri = f"{settings.registry.rstrip('/')}/text/{space}"
-    fs, root = fsspec.core.url_to_fs(uri)
+    fs, root = model_store.opened(uri)
     signer, keys = signing.signer(settings.models), signing.trusted(settings.models)
     if fs.exists(f"{root}/manifest.json"):
         try:

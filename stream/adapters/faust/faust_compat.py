@@ -63,7 +63,6 @@ TRANSPORTS.aliases[SCHEME] = "stream.adapters.faust.faust_transport:Transport"
 HEARTBEATS_A_SESSION = 10
 REBALANCE_TIMEOUT_S = 60.0  # time to close an interval when partitions move
 POLL_INTERVAL_MAX_S = 3_600.0  # recovery of a large state polls nothing; heartbeats go on meanwhile
-METADATA_AGE_MAX_MS = 30_000  # a topic that was made again, or has more partitions, is noticed after so long
 QUEUED_BATCHES_MAX = 4  # of an agent, beyond the one it works on; more would only be memory
 ORDERLY_END_S = 12.0  # after SIGTERM; what waits for a broker that is away then is cut short, before somebody kills it
 CRASH_DEADLINE_S = 12.0  # an orderly end after a failure; then the process ends itself all the same
@@ -196,7 +195,7 @@ def create_app(settings: Settings, name: str, on_assigned: PartitionsHook = _not
         "broker_max_poll_records": batch_records_max or settings.personalize.batch_records_max,
         "broker_commit_interval": commit_interval_ms / 1000,
         "consumer_auto_offset_reset": "earliest",
-        "consumer_metadata_max_age_ms": METADATA_AGE_MAX_MS,
+        "consumer_metadata_max_age_ms": kafka_clients.METADATA_AGE_MAX_MS,
         "producer_acks": -1,
         "producer_request_timeout": kafka_clients.REQUEST_TIMEOUT_S,  # Faust's default is twenty minutes
         "processing_guarantee": "at_least_once",

@@ -28,6 +28,14 @@ class Erasures(GlobalReader):
         """Whether what the user did at this time is not to be taken."""
         return self.erased.covers(user_key, ts_ms)
 
+    def until_ms(self, user_key: bytes) -> int:
+        """Up to when the user was erased, -1 for never."""
+        return self.erased.until_ms(user_key)
+
+    def takes(self, user_key: bytes, began_ms: int) -> bool:
+        """Whether the profile that began then is one that an erasure takes, so that nothing more is to be said of it."""
+        return self.erased.takes(user_key, began_ms)
+
     @property
     def under_way(self) -> bool:
         """Whether any request is not done."""

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 BACKOFF_S_MAX = 5.0
 HANDSHAKE_S_MAX = 3.0
 REQUEST_TIMEOUT_S = 40.0  # aiokafka's own; must exceed the longest session timeout
+METADATA_AGE_MAX_MS = 30_000  # a topic that was made again, or has more partitions, is noticed after so long
 METADATA_S_MAX = 2.0  # a topic that was just made is unknown to a busy broker for a moment
 CACHED_KEYS_MAX = 100_000  # pure-Python murmur2 costs 5 µs a key; users come back within a batch and after it
 
@@ -46,12 +47,13 @@ def ssl_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def aiokafka_arguments(settings: Settings) -> dict[str, Any]:
-    """Address and authentication for aiokafka's consumer and producer."""
+    """Address and authentication for aiokafka's consumer and producer, and how often they ask for topics' partitions."""
     kafka = settings.kafka
     arguments: dict[str, Any] = {
         "bootstrap_servers": kafka.bootstrap_servers,
         "security_protocol": kafka.security_protocol,
         "ssl_context": ssl_context(settings),
+        "metadata_max_age_ms": METADATA_AGE_MAX_MS,
     }
     if kafka.security_protocol.startswith("SASL") and kafka.sasl_password is not None:
         arguments |= {

@@ -123,7 +123,7 @@ def check_signature(uri: str, raw_manifest: bytes, keys: Keys) -> str | None:
     """The id of the one of `keys` that signed the manifest; without keys nothing is asked. Raises `BundleRefused`."""
     if not keys:
         return None
-    fs, root = _open(uri)
+    fs, root = opened(uri)
     with _answering(f"{uri}/{SIGNATURE}"):
         present = fs.exists(f"{root}/{SIGNATURE}")
     if not present:
@@ -136,7 +136,7 @@ def check_signature(uri: str, raw_manifest: bytes, keys: Keys) -> str | None:
 
 def sign(uri: str, raw_manifest: bytes, signer: Signer) -> None:
     """Put the signature beside the manifest."""
-    fs, root = _open(uri)
+    fs, root = opened(uri)
     fs.pipe_file(f"{root}/{SIGNATURE}", signer.sign(raw_manifest))
 
 
@@ -257,7 +257,7 @@ def text_model(registry: str, space: str, keys: Keys = ()) -> TextModel:
 
 def tokenizer_sha256(registry: str, space: str) -> str:
     """Of the registry's text encoder of that space; empty when there is none."""
-    fs, root = _open(_text_uri(registry, space))
+    fs, root = opened(_text_uri(registry, space))
     return text_model(registry, space).files["tokenizer.json"] if fs.exists(f"{root}/manifest.json") else ""
 
 
@@ -265,7 +265,7 @@ def newest_text_space(registry: str, keys: Keys = ()) -> str | None:
     """The space of the text encoder exported last; None when the registry has none. With `keys`, one that none of them
     signed is passed over: it must not keep the catalog from working. Raises `RegistryAway`."""
     uri = f"{registry.rstrip('/')}/text"
-    fs, _ = _open(uri)
+    fs, _ = opened(uri)
     manifests = listed(uri, "*/manifest.json")
     with _answering(uri):
         newest_first = sorted(manifests, key=lambda one: str(fs.modified(one)), reverse=True)
@@ -289,7 +289,7 @@ def _text_uri(registry: str, space: str) -> str:
 
 def versions(registry: str) -> list[Manifest]:
     """All bundles in the registry, newest first; unreadable ones are left out and logged."""
-    fs, _ = _open(registry)
+    fs, _ = opened(registry)
     found = []
     for path in listed(f"{registry.rstrip('/')}/bundles", "*/manifest.json"):
         try:
@@ -320,7 +320,7 @@ def publish(registry: str, model_version: str, files: dict[str, bytes]) -> str:
 
 def write_files(uri: str, files: dict[str, bytes]) -> None:
     """Write files under a folder; `manifest.json` last and by renaming, so that no reader sees half of one."""
-    fs, root = _open(uri)
+    fs, root = opened(uri)
     for name in sorted(files, key=lambda name: (name == "manifest.json", name)):
         path = f"{root}/{name}"
         fs.makedirs(posixpath.dirname(path), exist_ok=True)
@@ -331,25 +331,27 @@ def write_files(uri: str, files: dict[str, bytes]) -> None:
             fs.pipe_file(path, files[name])
 
 
-def _open(uri: str) -> tuple[Any, str]:
-    """The file system of a URI and the path in it. Raises `BundleRefused` when its scheme cannot be used here."""
+def opened(uri: str) -> tuple[Any, str]:
+    """The file system of a URI and the path in it, to be used at once: what it knew of folders is forgotten, since other
+    processes write there. Raises `BundleRefused` when its scheme cannot be used here."""
     try:
         fs, path = fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
         raise BundleRefused(f"{uri} cannot be reached from here: {error}; check CLICKWAKE_MODELS__REGISTRY") from error
+    fs.invalidate_cache()  # s3fs keeps listings for ever; sftp does not take `use_listings_cache=False`
     return fs, path
 
 
 def listed(uri: str, pattern: str) -> list[str]:
     """Paths under a folder of the registry; none where there is no such folder. Raises `RegistryAway` without an answer."""
-    fs, root = _open(uri)
+    fs, root = opened(uri)
     with _answering(uri):
         return list(fs.glob(f"{root}/{pattern}")) if fs.exists(root) else []
 
 
 def read(uri: str) -> bytes:
     """One file of the registry. Raises `BundleRefused` when it is missing or too large, `RegistryAway` without an answer."""
-    fs, path = _open(uri)
+    fs, path = opened(uri)
     with _answering(uri):
         if fs.size(path) > FILE_BYTES_MAX:
             raise BundleRefused(f"{uri} is larger than {FILE_BYTES_MAX} bytes")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from schemas.events import ORDER_COMPLETED, PROMOTION_CLICKED, PROMOTION_VIEWED, Properties
 from schemas.offers import MICROS, PLACEMENT_PREFIX, OfferTotals, Open, PlacementTotals, UserOffers, placement_key
-from schemas.outputs import Offered
+from schemas.outputs import OfferCap, Offered
 from stream.core.offers.offer_policy import expand
 from stream.core.offers.offers import FEATURES_MAX, HOUR_MS
 from stream.core.user.state import DAY_MS
@@ -111,11 +111,11 @@ class Ledger:
         user = self._read(user_key)
         if not offered.offer_id or ident in user.open:
             return
-        cost, cap = offered.cost, offered.cap
+        cost = offered.cost
         one = user.open[ident] = Open(
             offered.placement, offered.offer_id, logged_ms, offered.window_ms, offered.reward, offered.about, offered.groups,
             (round(cost.impression * MICROS), round(cost.click * MICROS), round(cost.order * MICROS)),
-            None if cap is None else (cap.count, round(cap.hours * HOUR_MS)), offered.holdout, instead=offered.instead,
+            _cap(offered.cap), offered.holdout, instead=offered.instead, instead_cap=_cap(offered.instead_cap),
         )  # fmt: skip
         for early in [early for early in user.early if early[0] == ident]:
             user.early.remove(early)
@@ -180,9 +180,8 @@ class Ledger:
         if new & SEEN:
             learned.gram[np.ix_(rows, rows)] += 1
             learned.outcomes += 1
-            _remember(user, one, at_ms)
-            if one.cap is not None:
-                self._note_due(user_key, user.seen_until_ms[one.offer_id])
+            for until_ms in _remember(user, one, at_ms):
+                self._note_due(user_key, until_ms)
         if new & (CLICKED if one.reward == "click" else ORDERED):
             learned.moment[rows] += 1
             learned.rewards += 1
@@ -191,11 +190,11 @@ class Ledger:
             _add(totals, one, new, at_ms // DAY_MS, revenue_micros)
 
     def _final(self, user_key: bytes, one: Open) -> None:
-        """Nothing more can come of a decision: if it was seen, it is among those that guardrails go by."""
-        offer = one.instead if one.holdout else one.offer_id
-        if not one.done or not offer:
+        """Nothing more can come of a decision: if it was seen, it is among those that guardrails go by, of either side only
+        where the other could have been shown as well."""
+        if not one.done or not one.instead:
             return
-        totals = self._moving(user_key, one).offer(offer)
+        totals = self._moving(user_key, one).offer(one.instead if one.holdout else one.offer_id)
         if totals is not None:
             _add_final(totals, one)
 
@@ -223,13 +222,25 @@ class Ledger:
         heapq.heappush(self._due.setdefault(self._partition_of(user_key), []), (at_ms, user_key))
 
 
-def _remember(user: UserOffers, one: Open, at_ms: int) -> None:
-    """When an offer with a cap was seen, as often as the cap asks for."""
-    if one.cap is None:
-        return
-    count, within_ms = one.cap
-    user.seen[one.offer_id] = sorted([*user.seen.get(one.offer_id, []), at_ms])[-count:]
-    user.seen_until_ms[one.offer_id] = max(user.seen_until_ms.get(one.offer_id, 0), at_ms + within_ms)
+def _cap(cap: OfferCap | None) -> tuple[int, int] | None:
+    """Count, and within how many ms."""
+    return None if cap is None else (cap.count, round(cap.hours * HOUR_MS))
+
+
+def _remember(user: UserOffers, one: Open, at_ms: int) -> list[int]:
+    """When an offer with a cap was seen, as often as the cap asks for; by who is held out what would have been seen, too, so
+    that its cap leaves as much of them to compare with. Returns until when each is remembered."""
+    seen = {one.offer_id: one.cap}
+    if one.holdout and one.instead:
+        seen[one.instead] = one.instead_cap
+    found = []
+    for offer, cap in seen.items():
+        if cap is not None:
+            count, within_ms = cap
+            user.seen[offer] = sorted([*user.seen.get(offer, []), at_ms])[-count:]
+            user.seen_until_ms[offer] = max(user.seen_until_ms.get(offer, 0), at_ms + within_ms)
+            found.append(user.seen_until_ms[offer])
+    return found
 
 
 def _add(totals: OfferTotals, one: Open, new: int, day: int, revenue_micros: int) -> None:

@@ -170,6 +170,9 @@ def _placement(where: str, placement: Placement, file: OffersFile, conditions: M
     if placement.guardrail is not None and (placement.control is None or not file.holdout):
         raise OffersError(f"{where}.guardrail: it compares with the control's rate among users who are held out: give a "
                           "`control`, and a `holdout` above 0")  # fmt: skip
+    if placement.guardrail is not None and any(one.id == placement.control and one.cap is not None for one in offers):
+        raise OffersError(f"{where}.guardrail: it compares with the control, {placement.control!r}, which may have no cap: "
+                          "who is held out would use it up, and others would not")  # fmt: skip
     groups = tuple((name, _condition(f"{where}.groups.{name}", text)) for name, text in placement.groups.items())
     near = CUTS if any(one.items for one in offers) else ()
     features = (len({name for one in offers for name in one.about}) + len(near)) * (1 + len(groups))
@@ -287,9 +290,10 @@ def _micros(money: float | None) -> int | None:
 
 
 def rates(metric: Event, totals: OfferTotals) -> tuple[Rate, Rate]:
-    """Clicks or orders an impression whose window is over: of the offer, and of the control among held-out users who would
-    have been shown it. Whom it suits, and how new it is, is thus no difference (Johnson, Lewis & Nubbemeyer, "Ghost Ads:
-    Improving the Economics of Measuring Online Ad Effectiveness", Journal of Marketing Research 54, 2017)."""
+    """Clicks or orders an impression whose window is over, where the control could have been shown: of the offer, and of the
+    control among held-out users who would have been shown it. Whom it suits, and how new it is, is thus no difference
+    (Johnson, Lewis & Nubbemeyer, "Ghost Ads: Improving the Economics of Measuring Online Ad Effectiveness", Journal of
+    Marketing Research 54, 2017)."""
     if metric == "click":
         return rate(totals.over_clicks, totals.over_impressions), rate(totals.control_clicks, totals.control_impressions)
     return rate(totals.over_orders, totals.over_impressions), rate(totals.control_orders, totals.control_impressions)

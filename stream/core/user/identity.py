@@ -32,7 +32,8 @@ class Claim(msgspec.Struct, frozen=True, tag="claim", array_like=True):
 
 class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
     """The anonymous history that belongs to `user`, oldest first, and what was said there of advertising and of the user.
-    Keyed by the user. `ring`: older ordered lines too."""
+    Keyed by the user. `ring`: older ordered lines too. `after_ms`: what is older there is not this user's (-1 where nothing
+    is another's; missing before 0.10.0)."""
 
     tenant: str
     anonymous: str
@@ -41,6 +42,7 @@ class Answer(msgspec.Struct, frozen=True, tag="answer", array_like=True):
     ads: Stated = NOTHING_STATED
     activities: tuple[Activity, ...] = ()
     traits: dict[str, Trait] = {}
+    after_ms: int = -1
 
     @property
     def known_ms(self) -> int:
@@ -84,12 +86,14 @@ class Erase(msgspec.Struct, frozen=True, tag="erase", array_like=True):
 
 class Forget(msgspec.Struct, frozen=True, tag="forget", array_like=True):
     """`other` is erased: the state of `holder` lets go of what it knows of it. Keyed by the holder. `ads_stay`: `other` only
-    withdrew consent to a profile, so what was said of advertising stays."""
+    withdrew consent to a profile, so what was said of advertising stays. `met_ms`: when the two were seen together last, as
+    `other` knew it, which a client's clock may have put ahead (missing before 0.10.0)."""
 
     tenant: str
     holder: str
     other: str
     ads_stay: bool = False
+    met_ms: int = 0
 
 
 class Recall(msgspec.Struct, frozen=True, tag="recall", array_like=True):
@@ -133,7 +137,7 @@ def answers(state: UserState, tenant: str, anonymous: str) -> list[Answer]:
         ads = state.ads if after < state.ads.ts_ms <= ts_ms else NOTHING_STATED
         traits = {name: one for name, one in state.traits.items() if after < one.ts_ms <= ts_ms}
         result.append(Answer(tenant=tenant, anonymous=anonymous, user=user, ring=ring, ads=ads, activities=did,
-                             traits=traits))  # fmt: skip
+                             traits=traits, after_ms=after))  # fmt: skip
         after = ts_ms
     return result
 
@@ -173,6 +177,7 @@ def forget(state: UserState, other: str, *, ads_stay: bool = False) -> bool:
             if after < state.ads.ts_ms <= ts_ms and not ads_stay:
                 state.ads = NOTHING_STATED
             state.claims = [claim for claim in state.claims if claim[1] != other]
+            state.forgot_ms = max(state.forgot_ms, ts_ms)
             state.items = {}
             for touch in state.own_touches():
                 count_item(state.items, touch)
@@ -200,12 +205,14 @@ def link(state: UserState, answer: Answer) -> bool:
         return state.ads != before
     ring, did, ads = list(answer.ring), list(answer.activities), max(state.ads, answer.ads)
     said = state.linked_traits.get(answer.anonymous, {})
-    traits = merged(said, answer.traits)  # what another user of the device said later leaves this one theirs
+    mine = {name: one for name, one in said.items() if one.ts_ms > answer.after_ms}  # a claim may come after a later one
+    traits = merged(mine, answer.traits)  # what another user of the device said later leaves this one theirs
     known = (state.linked.get(answer.anonymous), state.linked_activities.get(answer.anonymous, []), state.ads, said)
     if known == (ring, did, ads, traits):
         return False
     state.linked[answer.anonymous], state.ads = ring, ads
     state.linked_activities.pop(answer.anonymous, None)
+    state.linked_traits.pop(answer.anonymous, None)
     if did:
         state.linked_activities[answer.anonymous] = did
     if traits:

@@ -215,6 +215,17 @@ class UserState(msgspec.Struct, array_like=True):
     since_ms: int = 0  # when the broker took the event that began the profile: tells it from one that was cleared before it
     traits: dict[str, Trait] = {}  # those that rules of segments ask for, by name
     linked_traits: dict[str, dict[str, Trait]] = {}  # anonymous id → those said there, of those that have any
+    # on an anonymous state: up to when something of it was let go with its user; 0: nothing, or before 0.10.0
+    forgot_ms: int = 0
+
+    @property
+    def began_ms(self) -> int:
+        """When the profile began: as the broker knows it, before 0.9.0 by its first event.
+
+        >>> UserState(first_ts_ms=5).began_ms, UserState(first_ts_ms=9, since_ms=7).began_ms
+        (5, 7)
+        """
+        return self.since_ms or self.first_ts_ms
 
     def next_due_ms(self) -> int:
         """When silence alone brings about the next thing, an alert or a reminder; 0: never.

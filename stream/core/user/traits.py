@@ -87,7 +87,7 @@ def note(state: UserState, said: Described, ts_ms: int, mark: int) -> None:
 
 def recall(state: UserState, said: Iterable[Said], names: Names) -> bool:
     """Keep what was said before a rule asked for it; False when it changes nothing. What the broker took before the profile
-    began is of one that its user withdrew.
+    began is of one that its user withdrew, and what was said up to `forgot_ms` may be of who was forgotten here.
 
     >>> names = Names(frozenset({"plan", "age"}))
     >>> state = UserState(events=1, since_ms=5, traits={"plan": Trait(7, 0, "pro")})
@@ -98,7 +98,8 @@ def recall(state: UserState, said: Iterable[Said], names: Names) -> bool:
     """
     if not state.events:
         return False
-    told = {one.name: one.trait for one in said if one.name in names.traits and one.append_ms >= state.since_ms}
+    told = {one.name: one.trait for one in said if one.name in names.traits and one.append_ms >= state.since_ms
+            and one.trait.ts_ms > state.forgot_ms}  # fmt: skip
     known, state.traits = state.traits, merged(state.traits, told)
     return state.traits != known
 
