@@ -21,13 +21,13 @@ from schemas import topics
 from schemas.catalog import UNENCODED, Item, ItemVector
 from schemas.events import key
 from schemas.opinions import Opinion
-from schemas.outputs import ChurnAlert, DeliveryRecord
+from schemas.outputs import DeliveryRecord
 from schemas.topics import Topic
 from stream.adapters.health.lag import Lag
 from stream.settings import Settings
 from tests.support import bundles
 from tests.support.cluster import ENDS_S, Sender, read_all, running, until
-from tests.support.fakes import event
+from tests.support.fakes import alert, event
 
 RUNS, AT_ONCE, SENT_MAX, SAID_EACH = 3, 10, 5_000, 60
 DELIVERIES = "channels: {files: {type: csv, folder: out}}\ndeliveries: [{name: save them, channel: files, about: churn}]\n"
@@ -52,13 +52,6 @@ def review(number: int) -> tuple[bytes, bytes]:
     return key("t", f"u{number}"), msgspec.json.encode(made)
 
 
-def alert(number: int) -> tuple[bytes, bytes]:
-    now, user = datetime.now(UTC), f"u{number}"
-    made = ChurnAlert(alert_id=f"alert-{user}", tenant="t", user_id=user, state="raised", probability=0.8, horizon_days=14,
-                      interval=(0.7, 0.9), reasons=("silent",), last_event_ts=now, as_of_ts=now, model_version="v")
-    return key("t", user), msgspec.json.encode(made)
-
-
 def item(number: int) -> tuple[bytes, bytes]:
     made = Item(item_id=f"i{number}", tenant="t", title=f"Mug number {number}, of clay")
     return f"t/{made.item_id}".encode(), msgspec.json.encode(made)
@@ -75,7 +68,7 @@ def cases(settings: Settings) -> list[Case]:
     return [
         Case("insights", topics.EVENTS, f"{prefix}.insights", review, topics.OPINIONS,
              lambda value: msgspec.json.decode(value, type=Opinion).event_id),
-        Case("delivery", topics.CHURN_ALERTS, f"{prefix}.delivery", alert, topics.DELIVERIES,
+        Case("delivery", topics.CHURN_ALERTS, f"{prefix}.delivery", lambda number: alert(f"u{number}"), topics.DELIVERIES,
              lambda value: msgspec.json.decode(value, type=DeliveryRecord).about_id),
         Case("catalog", topics.ITEMS, f"{prefix}-catalog-{space}", item, topics.ITEM_VECTORS, item_of),
     ]  # fmt: skip

@@ -25,15 +25,14 @@ from clickhouse_connect.driver.client import Client
 
 from clickwake import topics as topic_admin
 from schemas import topics
-from schemas.events import key
 from schemas.opinions import Quote, SatisfactionAlert
-from schemas.outputs import ChurnAlert, DeliveryRecord
+from schemas.outputs import DeliveryRecord
 from stream.adapters.database import clickhouse
 from stream.delivery.channels import COLUMNS
 from stream.settings import Settings
 from tests.support.certificates import Authority
 from tests.support.cluster import Sender, Tail, Worker, read_all, running, until
-from tests.support.fakes import event
+from tests.support.fakes import alert, event
 from tests.support.mail import PASSWORD, mail_server
 
 T = TypeVar("T")
@@ -70,13 +69,6 @@ def hook() -> Iterator[Hook]:
     yield made
     server.shutdown()
     server.server_close()
-
-
-def alert(user: str, **more: Any) -> tuple[bytes, bytes]:
-    now = datetime.now(UTC)
-    made = ChurnAlert(alert_id=f"alert-{user}", tenant="t", user_id=user, state="raised", probability=0.8, horizon_days=14,
-                      interval=(0.7, 0.9), reasons=("silent",), last_event_ts=now, as_of_ts=now, model_version="v")
-    return key("t", user), msgspec.json.encode(msgspec.structs.replace(made, **more))
 
 
 def fell(number: int, **more: Any) -> tuple[bytes, bytes]:

@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 
 from schemas.erasure import Erased
+from schemas.events import key as user_key
+from schemas.outputs import ChurnAlert
 from schemas.release import Manifest
 from schemas.topics import Topic
 from stream.core.ranking.links import NO_LINKS
@@ -162,6 +164,14 @@ class FakeModels:
 
     def effects(self, features: Any) -> Any:
         return {name: np.tile(np.float32([0.5, 0.25]), (len(features), 1)) for name in self.manifest.uplift}
+
+
+def alert(user: str, **more: Any) -> tuple[bytes, bytes]:
+    """Key and value of a churn alert that is raised now."""
+    now = datetime.now(UTC)
+    made = ChurnAlert(alert_id=f"alert-{user}", tenant="t", user_id=user, state="raised", probability=0.8, horizon_days=14,
+                      interval=(0.7, 0.9), reasons=("silent",), last_event_ts=now, as_of_ts=now, model_version="v")
+    return user_key("t", user), msgspec.json.encode(msgspec.structs.replace(made, **more))
 
 
 def event(

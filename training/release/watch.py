@@ -162,13 +162,17 @@ def shares(hits: Hits) -> FloatArray:
 def rate(hits: Hits, as_spread: FloatArray) -> Interval:
     """Share of recommendations with a hit, were they spread over the day so; users are drawn, for one user's recommendations
     are much alike."""
-    return interval(_rate(hits.served.sum(0), hits.hit.sum(0), as_spread), _drawn(hits, as_spread, 0))
+    return interval(_value(hits, as_spread), _drawn(hits, as_spread, 0))
 
 
 def difference(one: Hits, other: Hits, as_spread: FloatArray) -> Interval:
     """Rate of one minus that of another, spread alike; users of each are drawn apart."""
-    value = rate(one, as_spread).value - rate(other, as_spread).value
+    value = _value(one, as_spread) - _value(other, as_spread)
     return interval(value, _drawn(one, as_spread, 1) - _drawn(other, as_spread, 2))
+
+
+def _value(hits: Hits, as_spread: FloatArray) -> float:
+    return _rate(hits.served.sum(0), hits.hit.sum(0), as_spread)
 
 
 def _rate(served: FloatArray, hit: FloatArray, as_spread: FloatArray) -> float:
