@@ -30,7 +30,7 @@ from tests.support.cluster import ENDS_S, Sender, read_all, running, until
 from tests.support.fakes import alert, event
 
 RUNS, AT_ONCE, SENT_MAX, SAID_EACH = 3, 10, 5_000, 60
-DELIVERIES = "channels: {files: {type: csv, folder: FOLDER}}\ndeliveries: [{name: save them, channel: files, about: churn}]\n"
+DELIVERIES = "channels: {files: {type: csv, folder: HERE}}\ndeliveries: [{name: save them, channel: files, about: churn}]\n"
 
 
 class Case(NamedTuple):
@@ -115,7 +115,7 @@ def test_what_was_said_is_what_was_passed(worker: str, settings: Settings, regis
     (case,) = (one for one in cases(settings) if one.worker == worker)
     home = tmp_path / worker
     home.mkdir()
-    (home / "deliveries.yml").write_text(DELIVERIES.replace("FOLDER", str(home / "out")))
+    (home / "deliveries.yml").write_text(DELIVERIES.replace("HERE", str(home / "out")))
     with flowing(settings, case):
         for _ in range(RUNS):
             before = len(said(settings, case))
